@@ -1,0 +1,209 @@
+"""Pictures and boxes from a COCO annotation file and a folder."""
+
+import difflib
+import os
+
+import cv2
+import numpy as np
+
+from atss_jax.data import coco_json
+from atss_jax.data.records import Record, Records
+
+
+class CocoDataset:
+    """A COCO annotation file and its pictures, as mmdet reads them.
+
+    Kept are the annotations that mmdet keeps: no truthy `ignore`, some overlap with the
+    picture, area above 0, width and height of at least 1, a category among `classes`.
+    Boxes are not clipped; crowds come out as `ignored`. Pictures come in the file's
+    order.
+
+    Attributes:
+        classes: name of each label.
+        category_ids: COCO category id of each label.
+        records: the pictures left after filtering.
+
+    Source: mmdet.datasets.CocoDataset.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        img_prefix: str,
+        classes: tuple[str, ...] | None = None,
+        filter_empty_gt: bool = True,
+        min_size: int = 32,
+        test_mode: bool = False,
+    ):
+        """Reads the annotations; pictures are first touched by `read_image`.
+
+        Differs from mmdet: there labels follow the order of the file's categories even
+        if `classes` is ordered otherwise, which silently swaps names. Here label i is
+        `classes[i]`, matched by name.
+
+        Args:
+            ann_file: the JSON file.
+            img_prefix: folder that the file's `file_name`s are relative to; empty for
+                the current one.
+            classes: names to detect; None for all of the file's, in its order.
+            filter_empty_gt: drop pictures without any annotation of a wanted category
+                (annotations that are themselves dropped count, as in mmdet).
+            min_size: drop pictures whose shorter side is below this.
+            test_mode: keep every picture whatever the two above say.
+
+        Raises:
+            FileNotFoundError: `ann_file` or `img_prefix` does not exist.
+            ValueError: a malformed file, a class that it does not have, or no picture
+                left.
+        """
+        if os.path.isfile(ann_file) and img_prefix and not os.path.isdir(img_prefix):
+            raise FileNotFoundError(
+                f'img_prefix is not a folder: {img_prefix} '
+                f'(the pictures of {ann_file}). {coco_json.HINT}'
+            )
+        self._file = coco_json.read(ann_file)
+        self.classes = _choose_classes(self._file, classes)
+        id_of = {name: id_ for id_, name in self._file.categories.items()}
+        self.category_ids = tuple(id_of[name] for name in self.classes)
+
+        labels = _lookup(self.category_ids, self._file.annotation_categories)
+        rows = _lookup(self._file.image_ids.tolist(), self._file.annotation_images)
+        wanted = np.ones(len(self._file.image_ids), bool)
+        if not test_mode:
+            wanted = self._file.image_sizes.min(axis=1) >= min_size
+            if filter_empty_gt:
+                wanted &= np.bincount(rows[labels >= 0], minlength=len(wanted)) > 0
+        if not wanted.any():
+            raise ValueError(
+                f'{ann_file}: none of its {len(wanted)} pictures is left with '
+                f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
+                f'test_mode={test_mode}, classes={self.classes[:10]}'
+            )
+        self.records = _build_records(self._file, img_prefix, rows, labels, wanted)
+
+    def read_image(self, record: Record) -> np.ndarray:
+        """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+        Raises:
+            OSError: the file is missing or cannot be read.
+            ValueError: it is no picture, or its size is not the annotated one.
+        """
+        name, owner = record.file_name, f'image id {record.image_id}, {self._file.path}'
+        try:
+            content = np.fromfile(name, np.uint8)
+        except OSError as error:
+            reason = error.strerror or 'cannot be read'
+            raise type(error)(f'{name}: {reason} ({owner})') from error
+        image = _decode(content)
+        if image is None:
+            raise ValueError(
+                f'{name}: not a picture that OpenCV can decode, '
+                f'{content.size} bytes ({owner})'
+            )
+        if image.shape[:2] != record.size:
+            raise ValueError(
+                f'{name}: {_size_text(image.shape)}, but annotated as '
+                f'{_size_text(record.size)} ({owner})'
+                + _hint_orientation(image.shape[:2], record.size)
+            )
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def ground_truth(self) -> dict:
+        """The whole file as a COCO dict, less what evaluating boxes does not need.
+
+        Nothing is filtered: also annotations that training drops are scored against, as
+        pycocotools does with the file itself. Missing `area` and `iscrowd` are filled.
+        """
+        return self._file.as_dict()
+
+
+def _choose_classes(
+    file: coco_json.CocoFile, classes: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    available = tuple(file.categories.values())
+    if classes is None:
+        classes = available
+    if isinstance(classes, str):
+        raise ValueError(f'classes must be a tuple of names, found {classes!r}')
+    if not classes:
+        raise ValueError(f'{file.path}: no classes; the file has {available}')
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice:
+        raise ValueError(f'classes lists {", ".join(map(repr, twice))} more than once')
+    for name in classes:
+        if name not in available:
+            raise ValueError(
+                f'{file.path} has no category {name!r}{_suggest(name, available)}. '
+                f'Its categories: {", ".join(available)}'
+            )
+    return tuple(classes)
+
+
+def _suggest(name: str, available: tuple[str, ...]) -> str:
+    lower = {other.lower(): other for other in available}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    return f', did you mean {lower[close[0]]!r}?' if close else ''
+
+
+def _lookup(keys: list[int] | tuple[int, ...], values: np.ndarray) -> np.ndarray:
+    """Position of each value among the keys, -1 where it is not one of them."""
+    position = {key: index for index, key in enumerate(keys)}
+    return np.array([position.get(value, -1) for value in values.tolist()], np.int64)
+
+
+def _build_records(
+    file: coco_json.CocoFile,
+    img_prefix: str,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    wanted: np.ndarray,
+) -> Records:
+    kept = _is_object(file, rows) & (labels >= 0) & wanted[rows]
+    # Stable: the boxes of a picture stay in the file's order.
+    order = np.flatnonzero(kept)[np.argsort(rows[kept], kind='stable')]
+    x, y, width, height = file.boxes[order].T
+    counts = np.bincount(rows[order], minlength=len(wanted))[wanted]
+    names = [os.path.join(img_prefix, file.file_names[i]) for i in wanted.nonzero()[0]]
+    return Records(
+        image_ids=file.image_ids[wanted],
+        file_names=np.array(names, str),
+        sizes=file.image_sizes[wanted].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes=np.stack([x, y, x + width, y + height], 1).astype(np.float32),
+        labels=labels[order].astype(np.int32),
+        ignored=file.crowds[order],
+    )
+
+
+def _is_object(file: coco_json.CocoFile, rows: np.ndarray) -> np.ndarray:
+    """(M,) bool: mmdet would hand this annotation on, were its category wanted."""
+    x, y, width, height = file.boxes.T
+    image_height, image_width = file.image_sizes[rows].T
+    inside_width = np.minimum(x + width, image_width) - np.maximum(x, 0)
+    inside_height = np.minimum(y + height, image_height) - np.maximum(y, 0)
+    overlaps = (inside_width > 0) & (inside_height > 0)
+    large = (file.areas > 0) & (width >= 1) & (height >= 1)
+    return overlaps & large & ~file.dropped
+
+
+def _decode(content: np.ndarray) -> np.ndarray | None:
+    """BGR picture, or None."""
+    if not content.size:  # OpenCV raises here, and returns None for other nonsense
+        return None
+    try:
+        return cv2.imdecode(content, cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+
+
+def _size_text(size: tuple[int, ...]) -> str:
+    return f'{size[1]}x{size[0]} (width x height)'
+
+
+def _hint_orientation(found: tuple[int, int], annotated: tuple[int, int]) -> str:
+    if found != annotated[::-1]:
+        return ''
+    return (
+        '. Width and height are swapped: often the picture carries an EXIF orientation '
+        'that the annotation tool did not apply'
+    )

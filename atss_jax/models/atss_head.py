@@ -1,0 +1,93 @@
+"""The ATSS head: two towers shared by all levels, three outputs a cell."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from atss_jax.models.layers import Conv, ConvModule
+from atss_jax.structures import HeadOutputs
+
+NORMAL = nn.initializers.normal(0.01)
+PRIOR_BIAS = nn.initializers.constant(-math.log(99))
+"""So that every class starts at probability 0.01 (focal loss, arXiv 1708.02002)."""
+
+
+class Scale(nn.Module):
+    """One learnable factor."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*any']) -> Float[Array, '*any']:
+        """Multiplies by the factor, which starts at 1."""
+        return x * self.param('scale', nn.initializers.ones, ()).astype(x.dtype)
+
+
+class ATSSHead(nn.Module):
+    """Class logits, box deltas and centerness for each anchor.
+
+    No `exp` on the box branch: a learnable scale a level, then the box coder's deltas.
+    Source: arXiv 1912.02424; mmdet `models/dense_heads/atss_head.py`.
+
+    Attributes:
+        num_classes: C.
+        in_channels: channels of every pyramid level; checked against what comes in.
+        num_anchors: anchors a cell.
+        stacked_convs: convolutions in each tower.
+        feat_channels: channels of the towers.
+        norm_cfg: norm of the towers.
+    """
+
+    num_classes: int
+    in_channels: int = 256
+    num_anchors: int = 1
+    stacked_convs: int = 4
+    feat_channels: int = 256
+    norm_cfg: Mapping[str, Any] = nn.FrozenDict(
+        type='GN', num_groups=32, requires_grad=True
+    )
+
+    @nn.compact
+    def __call__(
+        self,
+        features: tuple[Float[Array, 'B _h _w D'], ...],
+        sizes: list[Int[Array, 'B 2']],
+        train: bool = False,
+    ) -> HeadOutputs:
+        """`sizes`: the valid size of each level."""
+        if features[0].shape[-1] != self.in_channels:
+            raise ValueError(
+                f'model.bbox_head.in_channels = {self.in_channels}, but the neck gives '
+                f'{features[0].shape[-1]}'
+            )
+        towers = {name: self._tower(name) for name in ('cls_convs', 'reg_convs')}
+        a = self.num_anchors
+        cls = self._output('atss_cls', a * self.num_classes, PRIOR_BIAS)
+        reg = self._output('atss_reg', a * 4)
+        centerness = self._output('atss_centerness', a)
+        levels = []
+        for index, (x, size) in enumerate(zip(features, sizes, strict=True)):
+            cls_x = reg_x = x
+            for cls_conv, reg_conv in zip(*towers.values(), strict=True):
+                cls_x = cls_conv(cls_x, size, train)
+                reg_x = reg_conv(reg_x, size, train)
+            deltas = Scale(name=f'scales_{index}')(reg(reg_x, size))
+            level = cls(cls_x, size), deltas, centerness(reg_x, size)
+            levels.append([output.astype(jnp.float32) for output in level])
+        return HeadOutputs(*(tuple(output) for output in zip(*levels, strict=True)))
+
+    def _tower(self, name):
+        return [
+            ConvModule(
+                self.feat_channels,
+                norm_cfg=self.norm_cfg,
+                kernel_init=NORMAL,
+                name=f'{name}_{i}',
+            )
+            for i in range(self.stacked_convs)
+        ]
+
+    def _output(self, name, features, bias_init=nn.initializers.zeros):
+        return Conv(features, kernel_init=NORMAL, bias_init=bias_init, name=name)

@@ -1,0 +1,51 @@
+"""The whole detector: backbone, neck, head."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from atss_jax.models.fpn import level_sizes
+from atss_jax.structures import HeadOutputs
+
+
+class ATSS(nn.Module):
+    """Normalised pictures in, head outputs out.
+
+    What is said about an image depends on neither its canvas nor its batch mates.
+
+    Attributes:
+        backbone: ResNet.
+        neck: FPN.
+        bbox_head: ATSSHead.
+        strides: pixels a cell of each pyramid level.
+        size_divisor: an image's valid region is its size rounded up to a multiple of
+            this, the padding that mmdet would give the image alone.
+        dtype: type the network computes in; parameters, norm statistics and outputs are
+            float32 in any case.
+    """
+
+    backbone: nn.Module
+    neck: nn.Module
+    bbox_head: nn.Module
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    size_divisor: int = 32
+    dtype: str = 'float32'
+
+    def __call__(
+        self,
+        images: Float[Array, 'B H W 3'],
+        image_sizes: Int[Array, 'B 2'],
+        train: bool = False,
+    ) -> HeadOutputs:
+        """Head outputs of all levels.
+
+        Args:
+            images: normalised, zero outside each image; H and W multiples of 32.
+            image_sizes: height, width of each image on the canvas.
+            train: batch statistics where `norm_eval` is False.
+        """
+        size = -(-image_sizes // self.size_divisor) * self.size_divisor
+        features = self.backbone(images.astype(jnp.dtype(self.dtype)), size, train)
+        strides = [2 ** (index + 2) for index in self.backbone.out_indices]
+        pyramid = self.neck(features, level_sizes(size, strides))
+        return self.bbox_head(pyramid, level_sizes(size, self.strides), train)

@@ -1,0 +1,230 @@
+"""Convolutions and norms that see an image's valid region only.
+
+Images of several sizes share a canvas. Every layer here takes, beside the features
+(B,H,W,C), `size` (B,2): the valid rows and columns of each image at this resolution. Cells
+outside never reach a result inside: spatial convolutions read them as zeros (the zero
+padding that the image alone would get), norms leave them out of their statistics.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+BATCH_AXIS = 'batch'
+"""Name of the mapped device axis; SyncBN reduces over it."""
+
+KAIMING = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+XAVIER = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+
+
+def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:
+    """Valid size behind a layer of stride 2, which keeps every second cell."""
+    return (size + 1) // 2
+
+
+def inside(size: Int[Array, 'B 2'], height: int, width: int) -> Bool[Array, 'B H W 1']:
+    """True on the cells of a (height, width) canvas that are valid."""
+    rows = jnp.arange(height) < size[:, :1]
+    columns = jnp.arange(width) < size[:, 1:]
+    return rows[:, :, None, None] & columns[:, None, :, None]
+
+
+def zero_outside(
+    x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
+) -> Float[Array, 'B H W C']:
+    """Replaces all cells outside the valid region by exact zeros."""
+    return jnp.where(inside(size, *x.shape[1:3]), x, 0)
+
+
+class Conv(nn.Module):
+    """Convolution with PyTorch's symmetric padding of `kernel_size // 2`.
+
+    Attributes:
+        features: output channels.
+        kernel_size: side of the kernel, odd.
+        stride: step in both directions.
+        use_bias: adds a bias.
+        kernel_init: initialiser of the (k,k,in,out) kernel.
+        bias_init: initialiser of the bias.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Callable[..., Any] = KAIMING
+    bias_init: Callable[..., Any] = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
+    ) -> Float[Array, 'B h w D']:
+        """Computes in the type of `x`; the parameters stay float32."""
+        k, s = self.kernel_size, self.stride
+        kernel = self.param('kernel', self.kernel_init, (k, k, x.shape[-1], self.features))
+        kernel = kernel.astype(x.dtype)
+        if k == 1:
+            # A plain matrix product; XLA on CPU runs it about twice as fast as the
+            # convolution. No cell sees its neighbours, so nothing needs to be zeroed.
+            y = x[:, ::s, ::s] @ kernel[0, 0]
+        else:
+            y = jax.lax.conv_general_dilated(
+                zero_outside(x, size),
+                kernel,
+                window_strides=(s, s),
+                padding=[(k // 2, k // 2)] * 2,
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            )
+        if self.use_bias:
+            bias = self.param('bias', self.bias_init, (self.features,))
+            y = y + bias.astype(x.dtype)
+        return y
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over valid cells, with PyTorch's running statistics.
+
+    Differs from mmdet: padding never counts; and after a training step on several devices
+    the running statistics are the mean over devices, so that all hold the same (mmdet
+    saves those of rank 0).
+
+    Attributes:
+        synced: statistics over all devices (SyncBN) rather than one.
+        scale_init: initialiser of the scale.
+        momentum: share of the new statistics in the running ones.
+        epsilon: added to the variance.
+    """
+
+    synced: bool = False
+    scale_init: Callable[..., Any] = nn.initializers.ones
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool
+    ) -> Float[Array, 'B H W C']:
+        """Normalises by batch statistics if `train`, else by the stored ones."""
+        channels = (x.shape[-1],)
+        scale = self.param('scale', self.scale_init, channels)
+        bias = self.param('bias', nn.initializers.zeros, channels)
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
+        var = self.variable('batch_stats', 'var', jnp.ones, channels)
+        # Read by nothing here; kept because PyTorch's checkpoints carry it.
+        steps = self.variable('batch_stats', 'num_batches_tracked', jnp.int32, 0)
+        if train:
+            batch_mean, batch_var, count = self._statistics(x, size)
+            if not self.is_initializing():
+                m = self.momentum
+                unbiased = batch_var * count / jnp.maximum(count - 1, 1)
+                mean.value = (1 - m) * mean.value + m * batch_mean
+                var.value = (1 - m) * var.value + m * unbiased
+                steps.value = steps.value + 1
+        else:
+            batch_mean, batch_var = mean.value, var.value
+        factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
+        shift = bias - batch_mean * factor
+        return x * factor.astype(x.dtype) + shift.astype(x.dtype)
+
+    def _statistics(self, x, size):
+        """Mean, biased variance and count over valid cells, in float32."""
+        valid = inside(size, *x.shape[1:3])
+        x = jnp.where(valid, x, 0).astype(jnp.float32)
+        total, count = jnp.sum(x, (0, 1, 2)), jnp.sum(valid).astype(jnp.float32)
+        synced = self.synced and not self.is_initializing()
+        if synced:
+            total, count = jax.lax.psum((total, count), BATCH_AXIS)
+        mean = total / count
+        squares = jnp.sum(jnp.where(valid, x - mean, 0) ** 2, (0, 1, 2))
+        if synced:
+            squares = jax.lax.psum(squares, BATCH_AXIS)
+        return mean, squares / count, count
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over the valid cells of each image.
+
+    Attributes:
+        num_groups: groups of channels that share statistics.
+        scale_init: initialiser of the scale.
+        epsilon: added to the variance.
+    """
+
+    num_groups: int = 32
+    scale_init: Callable[..., Any] = nn.initializers.ones
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool = False
+    ) -> Float[Array, 'B H W C']:
+        """The same in training and evaluation; statistics in float32."""
+        batch, height, width, channels = x.shape
+        scale = self.param('scale', self.scale_init, (channels,))
+        bias = self.param('bias', nn.initializers.zeros, (channels,))
+        per_group = channels // self.num_groups
+        count = jnp.clip(size, max=jnp.array([height, width])).prod(-1) * per_group
+        count = count.astype(jnp.float32)[:, None]
+        valid = jnp.where(inside(size, height, width), x, 0).astype(jnp.float32)
+
+        def group_mean(total):
+            grouped = total.reshape(batch, self.num_groups, per_group).sum(-1)
+            return jnp.repeat(grouped / count, per_group, axis=-1)
+
+        # Both sums in one pass over the features.
+        mean = group_mean(valid.sum((1, 2)))
+        var = group_mean((valid * valid).sum((1, 2))) - mean * mean
+        factor = scale * jax.lax.rsqrt(jnp.maximum(var, 0) + self.epsilon)
+        shift = bias - mean * factor
+        factor, shift = (v.astype(x.dtype)[:, None, None] for v in (factor, shift))
+        return x * factor + shift
+
+
+def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:
+    """How mmdet names this norm's parameters: 'bn' or 'gn'."""
+    return 'gn' if norm_cfg['type'] == 'GN' else 'bn'
+
+
+def make_norm(
+    norm_cfg: Mapping[str, Any],
+    name: str,
+    scale_init: Callable[..., Any] = nn.initializers.ones,
+) -> nn.Module:
+    """Builds the norm that an mmdet `norm_cfg` names: BN, SyncBN or GN."""
+    if norm_cfg['type'] == 'GN':
+        return GroupNorm(norm_cfg['num_groups'], scale_init, name=name)
+    synced = norm_cfg['type'] == 'SyncBN'
+    return BatchNorm(synced, scale_init, name=name)
+
+
+class ConvModule(nn.Module):
+    """Convolution, then norm and ReLU where `norm_cfg` is given.
+
+    Source: mmcv's ConvModule, which also decides that a norm replaces the bias.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    norm_cfg: Mapping[str, Any] | None = None
+    kernel_init: Callable[..., Any] = KAIMING
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool = False
+    ) -> Float[Array, 'B h w D']:
+        """`size` is that of the input."""
+        bias = self.norm_cfg is None
+        conv = Conv(
+            self.features, self.kernel_size, self.stride, bias, self.kernel_init, name='conv'
+        )
+        x = conv(x, size)
+        if self.norm_cfg is None:
+            return x
+        size = size if self.stride == 1 else halve(size)
+        norm = make_norm(self.norm_cfg, norm_prefix(self.norm_cfg))
+        return nn.relu(norm(x, size, train))

@@ -1,0 +1,156 @@
+"""ResNet 18 to 152 as mmdetection builds it: frozen stages, norm_eval, both styles."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from atss_jax.models.layers import Conv, halve, make_norm, norm_prefix, zero_outside
+
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+def stage_channels(depth: int) -> tuple[int, ...]:
+    """Channels of C2..C5, for the neck's `in_channels`."""
+    expansion = 1 if depth in (18, 34) else 4
+    return tuple(64 * 2**stage * expansion for stage in range(4))
+
+
+class _Block(nn.Module):
+    """What both residual blocks share: their fields and the short cut."""
+
+    planes: int
+    stride: int
+    downsample: bool
+    style: str
+    norm_cfg: Mapping[str, Any]
+
+    def _norm(self, index, zero=False):
+        init = nn.initializers.zeros if zero else nn.initializers.ones
+        return make_norm(self.norm_cfg, f'{norm_prefix(self.norm_cfg)}{index}', init)
+
+    def _conv(self, features, kernel_size, stride, index):
+        return Conv(features, kernel_size, stride, use_bias=False, name=f'conv{index}')
+
+    def _shortcut(self, x, size, size_out, features, train):
+        if not self.downsample:
+            return x
+        conv = Conv(features, 1, self.stride, use_bias=False, name='downsample_0')
+        norm = make_norm(self.norm_cfg, 'downsample_1')
+        return norm(conv(x, size), size_out, train)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions (R18, R34)."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool
+    ) -> Float[Array, 'B h w D']:
+        """`train`: batch statistics in the norms."""
+        size_out = size if self.stride == 1 else halve(size)
+        y = self._conv(self.planes, 3, self.stride, 1)(x, size)
+        y = nn.relu(self._norm(1)(y, size_out, train))
+        y = self._conv(self.planes, 3, 1, 2)(y, size_out)
+        y = self._norm(2, zero=True)(y, size_out, train)
+        return nn.relu(y + self._shortcut(x, size, size_out, self.planes, train))
+
+
+class Bottleneck(_Block):
+    """1x1, 3x3, 1x1 (R50 and deeper); the stride is in the 3x3, or for caffe the first."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool
+    ) -> Float[Array, 'B h w D']:
+        """`train`: batch statistics in the norms."""
+        size_out = size if self.stride == 1 else halve(size)
+        strides = (self.stride, 1) if self.style == 'caffe' else (1, self.stride)
+        size_mid = size_out if self.style == 'caffe' else size
+        y = self._conv(self.planes, 1, strides[0], 1)(x, size)
+        y = nn.relu(self._norm(1)(y, size_mid, train))
+        y = self._conv(self.planes, 3, strides[1], 2)(y, size_mid)
+        y = nn.relu(self._norm(2)(y, size_out, train))
+        y = self._conv(4 * self.planes, 1, 1, 3)(y, size_out)
+        y = self._norm(3, zero=True)(y, size_out, train)
+        return nn.relu(y + self._shortcut(x, size, size_out, 4 * self.planes, train))
+
+
+def max_pool(
+    x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
+) -> Float[Array, 'B h w C']:
+    """3x3 maximum at stride 2 behind a ReLU.
+
+    All inputs are at least 0 and each window holds a valid cell, so zeros outside the
+    valid region act like the minus infinity that PyTorch pads with.
+    """
+    padding = ((1, 1), (1, 1))
+    return nn.max_pool(zero_outside(x, size), (3, 3), (2, 2), padding)
+
+
+class ResNet(nn.Module):
+    """mmdet's ResNet: field names, parameter names and numbers.
+
+    Source: arXiv 1512.03385; mmdet `models/backbones/resnet.py`.
+
+    Attributes:
+        depth: 18, 34, 50, 101 or 152.
+        num_stages: stages built, 1..4.
+        out_indices: stages whose features come out, 0..num_stages-1.
+        frozen_stages: -1 none, 0 the stem, n the stem and the first n stages. Frozen parts
+            use stored statistics; the training step leaves their parameters alone.
+        norm_cfg: type BN, SyncBN or GN (with num_groups), requires_grad.
+        norm_eval: stored statistics in training too.
+        style: 'pytorch' or 'caffe'.
+    """
+
+    depth: int = 50
+    num_stages: int = 4
+    out_indices: tuple[int, ...] = (0, 1, 2, 3)
+    frozen_stages: int = 1
+    norm_cfg: Mapping[str, Any] = nn.FrozenDict(type='BN', requires_grad=True)
+    norm_eval: bool = True
+    style: str = 'pytorch'
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W 3'], size: Int[Array, 'B 2'], train: bool = False
+    ) -> tuple[Float[Array, 'B _h _w _c'], ...]:
+        """Features of `out_indices`, at strides 4, 8, 16, 32 (C2..C5)."""
+        train = train and not self.norm_eval
+        x = Conv(64, 7, 2, use_bias=False, name='conv1')(x, size)
+        size = halve(size)
+        norm = make_norm(self.norm_cfg, f'{norm_prefix(self.norm_cfg)}1')
+        x = nn.relu(norm(x, size, train and self.frozen_stages < 0))
+        x = max_pool(x, size)
+        size = halve(size)
+        outputs = []
+        for stage in range(self.num_stages):
+            x, size = self._stage(stage, x, size, train and self.frozen_stages <= stage)
+            if stage in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
+    def _stage(self, stage, x, size, train):
+        block = BasicBlock if self.depth in (18, 34) else Bottleneck
+        planes = 64 * 2**stage
+        expansion = 1 if block is BasicBlock else 4
+        for index in range(BLOCKS[self.depth][stage]):
+            stride = 2 if stage > 0 and index == 0 else 1
+            x = block(
+                planes,
+                stride,
+                downsample=stride != 1 or x.shape[-1] != planes * expansion,
+                style=self.style,
+                norm_cfg=self.norm_cfg,
+                name=f'layer{stage + 1}_{index}',
+            )(x, size, train)
+            size = size if stride == 1 else halve(size)
+        return x, size

@@ -1,0 +1,44 @@
+"""What all tests share: virtual devices, a compilation cache, shape checks, golden files.
+
+The environment is set before jax is imported anywhere: eight virtual CPU devices, and a
+compilation cache that outlives the run, since compiling is most of what tests wait for.
+"""
+
+import os
+import pathlib
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+
+import jaxtyping  # noqa: E402
+
+# Shapes in signatures are checked at every call that a test makes.
+jaxtyping.install_import_hook(
+    ['atss_jax.detection', 'atss_jax.models'], 'beartype.beartype'
+)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+GOLDEN = ROOT / 'tests' / 'golden'
+SHARED_DATA = ROOT.parent / 'shared' / 'data'
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """Loads `tests/golden/NAME.npz`: `golden('anchors')['default/0']`."""
+    return lambda name: np.load(GOLDEN / f'{name}.npz')
+
+
+@pytest.fixture(scope='session')
+def coco_tiny():
+    """Folder of 160 COCO pictures; they are not part of the repository."""
+    folder = SHARED_DATA / 'coco_tiny'
+    if not folder.exists():
+        pytest.skip('needs ../shared/data/coco_tiny')
+    return folder

@@ -35,12 +35,10 @@ def scale_up(
     _check_image(image)
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     height, width = image.shape[:2]
-    factor = min_side / min(height, width)
-    if factor <= 1:
-        return image.copy(), boxes
-    new_height, new_width = round(height * factor), round(width * factor)
-    enlarged = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_CUBIC)
-    ratio = np.array([new_width / width, new_height / height] * 2, np.float32)
+    factor = max(1, min_side / min(height, width))
+    size = round(width * factor), round(height * factor)
+    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    ratio = np.array([size[0] / width, size[1] / height] * 2, np.float32)
     return enlarged, boxes * ratio
 
 
@@ -221,19 +219,17 @@ class _Tag(NamedTuple):
 
 
 def _place_tag(size: tuple[int, int], corners, text: str, placed: list[_Tag]) -> _Tag:
-    """Above the box, inside its top or below it: wherever the fewest tags are covered."""
+    """Above the box, inside its top or below it: where it hides the fewest tags."""
     height, width = size
     letters = max(MIN_TEXT_PIXELS, min(size) / 30)
     pad = max(2, round(letters / 5))
     line = fit(text, letters, width - 2 * pad)
     tag_width = min(line.width + 2 * pad, width)
     tag_height = min(line.ascent + line.descent + pad, height)
-    x1, y1, _, y2 = corners
-    left = min(max(x1, 0), width - tag_width)
-    tops = [
-        top for top in (y1 - tag_height, y1, y2 + 1) if 0 <= top <= height - tag_height
-    ]
-    tops = tops or [min(max(y1, 0), height - tag_height)]
+    left = min(max(corners[0], 0), width - tag_width)
+    room = height - tag_height
+    top, bottom = max(corners[1], 0), corners[3] + 1
+    tops = [y for y in (top - tag_height, top, bottom) if 0 <= y <= room] or [room]
     tags = [_Tag(line, left, top, tag_width, tag_height) for top in tops]
     return min(tags, key=lambda tag: sum(_overlap(tag, other) for other in placed))
 

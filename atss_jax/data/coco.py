@@ -9,6 +9,11 @@ import numpy as np
 from atss_jax.data import coco_json
 from atss_jax.data.records import Record, Records
 
+_HINT = (
+    'To train without any data of your own, on the embedded generated pictures: '
+    'python train.py --config=configs/atss_shapes.py'
+)
+
 
 class CocoDataset:
     """A COCO annotation file and its pictures, as mmdet reads them.
@@ -56,11 +61,7 @@ class CocoDataset:
             ValueError: a malformed file, a class that it does not have, or no picture
                 left.
         """
-        if os.path.isfile(ann_file) and img_prefix and not os.path.isdir(img_prefix):
-            raise FileNotFoundError(
-                f'img_prefix is not a folder: {img_prefix} '
-                f'(the pictures of {ann_file}). {coco_json.HINT}'
-            )
+        _check_paths(ann_file, img_prefix)
         self._file = coco_json.read(ann_file)
         self.classes = _choose_classes(self._file, classes)
         id_of = {name: id_ for id_, name in self._file.categories.items()}
@@ -70,9 +71,9 @@ class CocoDataset:
         rows = _lookup(self._file.image_ids.tolist(), self._file.annotation_images)
         wanted = np.ones(len(self._file.image_ids), bool)
         if not test_mode:
-            wanted = self._file.image_sizes.min(axis=1) >= min_size
-            if filter_empty_gt:
-                wanted &= np.bincount(rows[labels >= 0], minlength=len(wanted)) > 0
+            wanted &= self._file.image_sizes.min(axis=1) >= min_size
+        if not test_mode and filter_empty_gt:
+            wanted &= np.bincount(rows[labels >= 0], minlength=len(wanted)) > 0
         if not wanted.any():
             raise ValueError(
                 f'{ann_file}: none of its {len(wanted)} pictures is left with '
@@ -115,6 +116,16 @@ class CocoDataset:
         pycocotools does with the file itself. Missing `area` and `iscrowd` are filled.
         """
         return self._file.as_dict()
+
+
+def _check_paths(ann_file: str, img_prefix: str) -> None:
+    if not os.path.isfile(ann_file):
+        raise FileNotFoundError(f'ann_file not found: {ann_file}. {_HINT}')
+    if img_prefix and not os.path.isdir(img_prefix):
+        raise FileNotFoundError(
+            f'img_prefix is not a folder: {img_prefix} '
+            f'(the pictures of {ann_file}). {_HINT}'
+        )
 
 
 def _choose_classes(

@@ -9,15 +9,10 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import warnings
 
 import numpy as np
 
-HINT = (
-    'To train without any data of your own, on the embedded generated pictures: '
-    'python train.py --config=configs/atss_shapes.py'
-)
 _SECTIONS = ('images', 'annotations', 'categories')
 
 
@@ -87,7 +82,6 @@ def read(path: str) -> CocoFile:
     """Reads and checks a COCO annotation file (detection; masks are skipped).
 
     Raises:
-        FileNotFoundError: there is no such file.
         ValueError: it is not JSON, not COCO, or a record is malformed; the message
             names the file, the record and what was found.
     """
@@ -123,8 +117,6 @@ def read(path: str) -> CocoFile:
 
 
 def _load_json(path: str) -> dict:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'ann_file not found: {path}. {HINT}')
     with open(path, encoding='utf-8') as stream:
         try:
             # Masks are most of the file and nothing here reads them: dropped as soon as

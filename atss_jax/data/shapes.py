@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from atss_jax.data.records import Record, Records
-from atss_jax.data.shapes_scene import OUTLINES, Scene, clipped_box, draw_scene, paint
+from atss_jax.data.shapes_scene import OUTLINES, Scene, draw_scene, drawn_box, paint
 
 # An object is at least this many pixels across, or nobody could name it.
 MIN_OBJECT_PIXELS = 8
@@ -156,7 +156,7 @@ class ShapesDataset:
 
     def _record(self, index: int) -> Record:
         scene = self.scene(index)
-        boxes = [clipped_box(outline, scene.size) for outline in scene.outlines]
+        boxes = [drawn_box(outline, scene.size) for outline in scene.outlines]
         return Record(
             image_id=index + 1,
             file_name='',

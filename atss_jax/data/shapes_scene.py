@@ -4,6 +4,7 @@ The two take separate random streams, so that boxes are known without painting.
 """
 
 import dataclasses
+import statistics
 
 import cv2
 import numpy as np
@@ -12,12 +13,13 @@ import numpy as np
 TRIES_PER_OBJECT = 8
 # cv2 draws at 1/16 pixel, counted from pixel centres; boxes count from pixel corners.
 SUBPIXEL_BITS = 4
+# cv2 also draws the pixels under a polygon's edges: it reaches this much further.
+GROWTH = 0.5
 RIM_SHARE = 0.5
 CANDIDATE_COLORS = 12
 # Gaussian quantiles, one per byte: noise at the price of random bytes.
-QUANTILES = np.quantile(
-    np.random.Generator(np.random.PCG64(0)).standard_normal(1 << 16),
-    (np.arange(256) + 0.5) / 256,
+QUANTILES = np.array(
+    [statistics.NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)]
 )
 
 
@@ -81,12 +83,13 @@ def draw_scene(
     taken = np.zeros(size, np.uint8)
     labels, outlines = [], []
     draws = rng.random((TRIES_PER_OBJECT * wanted, 5))
-    radii = np.exp(low + (high - low) * draws[:, 0]) * (min(size) / 2)
+    radii = np.exp(low + (high - low) * draws[:, 0]) * (min(size) / 2 - 1)
     # A complex number per draw: multiplying by it scales and turns an outline.
     spins = radii * np.exp(2j * np.pi * draws[:, 1])
     for draw, radius, spin in zip(draws.tolist(), radii.tolist(), spins, strict=True):
         label = int(draw[2] * len(shapes))
-        margin = radius if not labels else radius / 2
+        # One pixel of air, so that the front object is whole, thus never refused.
+        margin = radius / 2 if labels else radius + 1
         x = margin + draw[3] * (width - 2 * margin)
         y = margin + draw[4] * (height - 2 * margin)
         outline = (shapes[label] * spin + complex(x, y)).view(np.float64).reshape(-1, 2)
@@ -100,8 +103,8 @@ def draw_scene(
 
 def _claim(taken: np.ndarray, outline: np.ndarray, min_visible: float) -> bool:
     """Marks an object's pixels as taken, if enough of them are free and inside."""
-    left, top = np.floor(outline.min(axis=0)).astype(int)
-    right, bottom = np.ceil(outline.max(axis=0)).astype(int)
+    left, top = np.floor(outline.min(axis=0) - GROWTH).astype(int)
+    right, bottom = np.ceil(outline.max(axis=0) + GROWTH).astype(int)
     whole = np.zeros((bottom - top, right - left), np.uint8)
     fill(whole, outline - (left, top), 1, line_type=cv2.LINE_8)
     x1, y1 = max(left, 0), max(top, 0)
@@ -116,8 +119,8 @@ def _claim(taken: np.ndarray, outline: np.ndarray, min_visible: float) -> bool:
     return True
 
 
-def clipped_box(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(4,) xyxy: the tight box of the part of a polygon inside the picture.
+def drawn_box(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(4,) xyxy: the tight box of a drawn polygon's part inside the picture.
 
     Clipping the polygon's box instead would be loose: of a triangle whose tip is
     outside, the part inside can be much less tall than the triangle.
@@ -128,7 +131,9 @@ def clipped_box(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             outline = _cut(outline, depth=outline[:, axis])
         if outline[:, axis].max() > limit:
             outline = _cut(outline, depth=limit - outline[:, axis])
-    return np.concatenate([outline.min(axis=0), outline.max(axis=0)])
+    low = np.maximum(outline.min(axis=0) - GROWTH, 0)
+    high = np.minimum(outline.max(axis=0) + GROWTH, (width, height))
+    return np.concatenate([low, high])
 
 
 def _cut(outline: np.ndarray, depth: np.ndarray) -> np.ndarray:

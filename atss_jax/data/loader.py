@@ -1,0 +1,220 @@
+"""Rows and batches: decode, resize, flip, pad; and grain to do it ahead of time."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+from atss_jax.data import transforms
+from atss_jax.data.plan import Canvas, TrainPlan, canvas_of_each, default_canvases
+from atss_jax.data.records import Source
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """mmdet's pipeline values.
+
+    Attributes:
+        img_scale: the picture is resized to fit (long, short), either way round.
+        keep_ratio: if not, it becomes exactly (width, height).
+        flip_ratio: share of training pictures mirrored left to right.
+        size_divisor: a picture alone would be padded to a multiple of this.
+        canvases: (height, width) of the canvases that pictures may be put on; None: one
+            landscape and one portrait canvas that hold any picture.
+        max_boxes: boxes a picture, G; a picture with more is an error.
+    """
+
+    img_scale: tuple[int, int]
+    keep_ratio: bool = True
+    flip_ratio: float = 0.0
+    size_divisor: int = 32
+    canvases: tuple[Canvas, ...] | None = None
+    max_boxes: int = 100
+
+    def all_canvases(self) -> tuple[Canvas, ...]:
+        """The canvases, given or by default."""
+        if self.canvases is not None:
+            return self.canvases
+        return default_canvases(self.img_scale, self.keep_ratio, self.size_divisor)
+
+    def canvas_index(self, source: Source) -> np.ndarray:
+        """(N,) canvas of each record of `source`."""
+        return canvas_of_each(
+            source.records.sizes,
+            self.all_canvases(),
+            self.img_scale,
+            self.keep_ratio,
+            self.size_divisor,
+        )
+
+
+def check_box_counts(source: Source, max_boxes: int) -> None:
+    """Raises ValueError if a picture has more boxes than a batch has room for."""
+    counts = source.records.counts
+    if len(counts) and counts.max() > max_boxes:
+        record = source.records[int(counts.argmax())]
+        raise ValueError(
+            f'image id {record.image_id} ({record.file_name}) has {counts.max()} boxes, '
+            f'but data.max_boxes = {max_boxes}; raise it to {counts.max()} or more'
+        )
+
+
+def load_row(
+    source: Source, index: int, canvas: Canvas, pipeline: Pipeline, flip: bool
+) -> Batch:
+    """One row of a batch (no leading B); names, types and meanings as in `structures`.
+
+    Args:
+        source: where the record comes from.
+        index: of the record.
+        canvas: height, width of the result.
+        pipeline: how to resize.
+        flip: mirror left to right.
+    """
+    record = source.records[index]
+    new = transforms.rescale_size(record.size, pipeline.img_scale, pipeline.keep_ratio)
+    image = transforms.resize(source.read_image(record), new)
+    scale = transforms.scale_factor(record.size, new)
+    boxes = transforms.clip_boxes(transforms.resize_boxes(record.boxes, scale), new)
+    if flip:
+        image = transforms.flip_image(image)
+        boxes = transforms.flip_boxes(boxes, new[1])
+    count, room = len(boxes), pipeline.max_boxes
+    return {
+        'image': transforms.pad_to_canvas(image, canvas),
+        'image_size': np.array(new, np.int32),
+        'gt_boxes': _pad(boxes.astype(np.float32), room),
+        'gt_labels': _pad(record.labels.astype(np.int32), room),
+        'gt_valid': np.arange(room) < count,
+        'gt_ignored': _pad(record.ignored, room),
+        'image_id': np.array(record.image_id, np.int64),
+        'scale': scale.astype(np.float32),
+        'original_size': np.array(record.size, np.int32),
+        'row_valid': np.array(True),
+    }
+
+
+def _pad(values, length):
+    padded = np.zeros((length, *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    return padded
+
+
+def stack(rows: list[Batch]) -> Batch:
+    """Rows to a batch."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainBatches:
+    """Builds any training batch from its step, alone.
+
+    Attributes:
+        source: the records.
+        plan: which of them form a batch.
+        pipeline: how they are loaded.
+        rows: first and last+1 row of the global batch that this host loads.
+    """
+
+    source: Source
+    plan: TrainPlan
+    pipeline: Pipeline
+    rows: tuple[int, int]
+
+    def __call__(self, step: int) -> Batch:
+        """This host's rows of global batch `step`."""
+        canvas, records = self.plan.canvas(step), self.plan.records(step)
+        rows = []
+        for row in range(*self.rows):
+            flip = self.plan.random(step, row).random() < self.pipeline.flip_ratio
+            index = int(records[row])
+            rows.append(load_row(self.source, index, canvas, self.pipeline, flip))
+        return stack(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatches:
+    """Builds any evaluation batch from its position.
+
+    Attributes:
+        source: the records.
+        pipeline: how they are loaded.
+        batches: canvas and records of each batch, as from `plan.eval_batches`.
+        rows: first and last+1 row that this host loads.
+    """
+
+    source: Source
+    pipeline: Pipeline
+    batches: list[tuple[int, np.ndarray]]
+    rows: tuple[int, int]
+
+    def __call__(self, position: int) -> Batch:
+        """This host's rows; a row that only fills up has `row_valid` False."""
+        canvas_index, records = self.batches[position]
+        canvas = self.pipeline.all_canvases()[canvas_index]
+        rows, blank = [], None
+        for record in records[slice(*self.rows)]:
+            # Any picture will do to fill up with: what is found in it is dropped.
+            if record < 0:
+                blank = blank or self._row(int(records[0]), canvas)
+                rows.append({**blank, 'row_valid': np.array(False)})
+            else:
+                rows.append(self._row(int(record), canvas))
+        return stack(rows)
+
+    def _row(self, index, canvas):
+        row = load_row(self.source, index, canvas, self.pipeline, flip=False)
+        # Truth is not for the device: evaluation reads it from the annotations.
+        return {name: value for name, value in row.items() if not name.startswith('gt_')}
+
+
+class _Load(grain.transforms.Map):
+    """What grain runs: a batch builder, in a thread or a worker process."""
+
+    def __init__(self, build):
+        self.build = build
+
+    def map(self, step):
+        return self.build(int(step))
+
+
+def prefetch(
+    build: TrainBatches | EvalBatches, start: int, stop: int, workers: int
+) -> Iterator[Batch]:
+    """Batches start..stop-1 in order, loaded ahead.
+
+    Args:
+        build: makes a batch from its number.
+        start: first batch.
+        stop: last batch + 1.
+        workers: worker processes; 0 loads in threads of this one. The batches are the
+            same with any number.
+    """
+    if start >= stop:
+        return iter(())
+    threads = 2
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    dataset = grain.MapDataset.range(start, stop).map(_Load(build))
+    dataset = dataset.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        )
+    return _closing(iter(dataset))
+
+
+def _closing(iterator):
+    """Passes batches on; stops the workers at the end or when the reader goes away."""
+    try:
+        yield from itertools.chain(iterator)
+    finally:
+        close = getattr(iterator, 'close', None)
+        if close is not None:
+            close()

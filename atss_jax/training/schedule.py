@@ -1,0 +1,59 @@
+"""Learning rate by step, as mmengine computes it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LrConfig:
+    """mmdet's `lr_config`.
+
+    Attributes:
+        policy: 'step' or 'CosineAnnealing'.
+        step: epochs after which the rate is multiplied by gamma (policy step).
+        gamma: that factor.
+        min_lr_ratio: final over initial rate (policy CosineAnnealing).
+        warmup: 'linear', or None.
+        warmup_iters: iterations of the warm-up.
+        warmup_ratio: factor at its start.
+    """
+
+    policy: str = 'step'
+    step: tuple[int, ...] = (8, 11)
+    gamma: float = 0.1
+    min_lr_ratio: float = 0.0
+    warmup: str | None = 'linear'
+    warmup_iters: int = 500
+    warmup_ratio: float = 0.001
+
+
+def learning_rates(
+    lr: float, config: LrConfig, steps_per_epoch: int, total_epochs: int
+) -> np.ndarray:
+    """(steps,) float64 learning rate of every step of the run.
+
+    Warm-up multiplies the policy's rate by `start + (1 - start) * i / (iters - 1)`; epochs
+    count by the policy. Source: mmengine `LinearLR`, `MultiStepLR`, `CosineAnnealingLR`.
+    """
+    steps = np.arange(steps_per_epoch * total_epochs)
+    epochs = steps // steps_per_epoch
+    if config.policy == 'step':
+        passed = np.searchsorted(np.asarray(config.step), epochs, side='right')
+        factor = config.gamma**passed
+    else:
+        cosine = (1 + np.cos(math.pi * epochs / total_epochs)) / 2
+        factor = config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine
+    if config.warmup is not None:
+        progress = np.minimum(steps / max(config.warmup_iters - 1, 1), 1)
+        factor = factor * (config.warmup_ratio + (1 - config.warmup_ratio) * progress)
+    return lr * factor
+
+
+def schedule(rates: np.ndarray) -> Callable:
+    """The rates as an optax schedule; a step beyond the last keeps the last rate."""
+    table = jnp.asarray(rates, jnp.float32)
+    return lambda step: table[jnp.minimum(step, len(table) - 1)]

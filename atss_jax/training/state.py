@@ -1,0 +1,106 @@
+"""What training carries from step to step, and which parameters it trains."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Bool, Int
+
+Params = Mapping[str, Any]
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that decides how training goes on.
+
+    Attributes:
+        step: number of finished steps.
+        params: all parameters, frozen ones too.
+        batch_stats: running statistics of batch norms.
+        momentum: state of the optimizer, for trained parameters only.
+        healthy: False from the first step whose loss or gradient was not finite; no
+            later step changes anything.
+    """
+
+    step: Int[Array, '']
+    params: Params
+    batch_stats: Params
+    momentum: optax.OptState
+    healthy: Bool[Array, '']
+
+    @property
+    def variables(self) -> dict[str, Params]:
+        """For `model.apply`."""
+        return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def is_trained(path: tuple[str, ...], model: nn.Module) -> bool:
+    """Whether the parameter at `path` of the detector is trained.
+
+    Frozen are: the stem and the first stages, by `frozen_stages`; and norms whose
+    `norm_cfg` says `requires_grad=False`.
+    """
+    part, module = path[0], path[1]
+    is_norm = path[-1] == 'scale' and not module.startswith('scales_')
+    is_norm = is_norm or (path[-1] == 'bias' and path[-2][:2] in ('bn', 'gn'))
+    is_norm = is_norm or path[-2] == 'downsample_1'
+    norm_cfg = getattr(getattr(model, part), 'norm_cfg', None)
+    if is_norm and norm_cfg is not None and not norm_cfg['requires_grad']:
+        return False
+    if part != 'backbone':
+        return True
+    frozen = model.backbone.frozen_stages
+    if module.startswith('layer'):
+        return int(module.split('_')[0].removeprefix('layer')) > frozen
+    return frozen < 0
+
+
+def updates_statistics(model: nn.Module) -> bool:
+    """Whether training changes the running statistics of any batch norm."""
+    parts = [(model.backbone, model.backbone.norm_eval), (model.bbox_head, False)]
+    return any(part.norm_cfg['type'] != 'GN' and not fixed for part, fixed in parts)
+
+
+def split(params: Params, model: nn.Module) -> tuple[Params, Params]:
+    """Trained and frozen parameters, as two trees."""
+    flat = flatten_dict(params)
+    trained = {path: x for path, x in flat.items() if is_trained(path, model)}
+    frozen = {path: x for path, x in flat.items() if path not in trained}
+    return unflatten_dict(trained), unflatten_dict(frozen)
+
+
+def merge(trained: Params, frozen: Params) -> Params:
+    """Undoes `split`."""
+    return unflatten_dict({**flatten_dict(trained), **flatten_dict(frozen)})
+
+
+def init_variables(model: nn.Module, seed: int) -> dict[str, Params]:
+    """Parameters and statistics as mmdet starts them, as NumPy arrays.
+
+    One compiled program draws all of them; a run on the device layer by layer would
+    compile a program for each.
+    """
+    images = np.zeros((1, 128, 128, 3), np.float32)
+    sizes = np.full((1, 2), 128, np.int32)
+    return jax.tree.map(
+        np.asarray, jax.jit(model.init)(jax.random.key(seed), images, sizes)
+    )
+
+
+def create_state(
+    variables: dict[str, Params], model: nn.Module, tx: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step."""
+    trained, _ = split(variables['params'], model)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables['params'],
+        batch_stats=variables.get('batch_stats', {}),
+        momentum=tx.init(trained),
+        healthy=jnp.array(True),
+    )

@@ -1,0 +1,225 @@
+"""Backbones pretrained on ImageNet, by the names that mmdet's configs give them.
+
+Downloaded once into a cache, checked against the hash in the file's name, and read
+without PyTorch. A path to a file of your own does as well everywhere.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import pathlib
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tqdm
+
+from atss_jax.weights import pth
+
+PYTORCH_URL = 'https://download.pytorch.org/models'
+OPENMMLAB_URL = 'https://download.openmmlab.com/pretrain/third_party'
+TIMEOUT_SECONDS = 30
+
+# IMAGENET1K_V1. mmengine asks the installed torchvision: 0.11 and newer name these
+# files, older ones others (resnet50-19c8e357.pth).
+TORCHVISION_FILES = {
+    'resnet18': 'resnet18-f37072fd.pth',
+    'resnet34': 'resnet34-b627a593.pth',
+    'resnet50': 'resnet50-0676ba61.pth',
+    'resnet101': 'resnet101-63fe2227.pth',
+    'resnet152': 'resnet152-394f9c45.pth',
+}
+# From mmengine's and mmcv's open_mmlab.json. 'caffe' ones want BGR, not normalised by
+# a standard deviation, and `style='caffe'`.
+OPENMMLAB_FILES = {
+    'detectron/resnet50_caffe': 'resnet50_caffe-788b5fa3.pth',
+    'detectron/resnet101_caffe': 'resnet101_caffe-3ad79236.pth',
+    'detectron2/resnet50_caffe': 'resnet50_msra-5891d200.pth',
+    'detectron2/resnet101_caffe': 'resnet101_msra-6cc46731.pth',
+    'detectron2/resnext101_32x8d': 'resnext101_32x8d-1516f1aa.pth',
+    'resnext50_32x4d': 'resnext50-32x4d-0ab1a123.pth',
+    'resnext101_32x4d': 'resnext101_32x4d-a5af3160.pth',
+    'resnext101_64x4d': 'resnext101_64x4d-ee2c6f71.pth',
+}
+# Converted from Caffe2, some with a bias beside each convolution: the batch norm after
+# it has it already, and Detectron and mmdet leave it out too.
+_FROM_CAFFE = frozenset(
+    file for name, file in OPENMMLAB_FILES.items() if name.startswith('detectron')
+)
+
+
+def resolve(
+    name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """The local file of a backbone; downloads it if the cache has it not.
+
+    Args:
+        name_or_path: 'torchvision://resnet50', 'open-mmlab://detectron2/resnet50_caffe',
+            an http(s) address (of a checkpoint of mmdet's model zoo, say), or a path.
+        cache_dir: default `$ATSS_JAX_CACHE`, else `~/.cache/atss_jax`.
+
+    Raises:
+        ValueError: an unknown name; a file that is not what its name's hash says.
+        FileNotFoundError: there is no such path.
+        ConnectionError: no download; says which address to fetch and where to put it.
+    """
+    name = os.fspath(name_or_path)
+    if '://' not in name:
+        path = pathlib.Path(name).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'{path}: no such file; expected one, or a name of {_known_names()}'
+            )
+        return path
+    url = _url(name)
+    cache = cache_dir or os.environ.get('ATSS_JAX_CACHE') or '~/.cache/atss_jax'
+    file = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    target = pathlib.Path(cache).expanduser() / file
+    if not target.exists():
+        with _locked(target):
+            if not target.exists():  # another process may have brought it meanwhile
+                _download(url, target)
+    if problem := _hash_problem(target, target.name):
+        raise ValueError(f'{target}: {problem}; delete it and run this again')
+    return target
+
+
+def backbone_weights(
+    name_or_path: str | os.PathLike,
+    wanted: Iterable[str],
+    cache_dir: str | os.PathLike | None = None,
+) -> dict[str, np.ndarray]:
+    """The arrays of a pretrained ResNet, exactly the `wanted` ones.
+
+    Names are torchvision's ('layer1.0.conv1.weight'), which are mmdet's without
+    'backbone.'. A file may hold the classifier (`fc.*`) besides, and may lack
+    `num_batches_tracked`, which is 0 then.
+
+    Raises:
+        ValueError: the file lacks names or holds others; lists them.
+    """
+    path = resolve(name_or_path, cache_dir)
+    found, wanted = pth.state_dict(path), set(wanted)
+    missing = {name for name in wanted - found.keys() if not _is_counter(name)}
+    left = {name for name in found.keys() - wanted if not _is_ignored(name, path.name)}
+    if missing or left:
+        raise ValueError(
+            f'{path}: not the weights of this backbone; it lacks {_listed(missing)}; '
+            f'it has besides {_listed(left)}'
+        )
+    zero = np.zeros((), np.int64)
+    return {name: found.get(name, zero) for name in sorted(wanted)}
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith('num_batches_tracked')
+
+
+def _is_ignored(name: str, file: str) -> bool:
+    conv_bias = re.search(r'(^|\.)(conv\d|downsample\.0)\.bias$', name)
+    from_caffe = file in _FROM_CAFFE and conv_bias is not None
+    return from_caffe or name.startswith('fc.') or _is_counter(name)
+
+
+def _listed(names: set[str], most: int = 12) -> str:
+    if not names:
+        return 'nothing'
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(sorted(names)[:most]) + more
+
+
+def _known_names() -> list[str]:
+    return [
+        *(f'torchvision://{name}' for name in TORCHVISION_FILES),
+        *(f'open-mmlab://{name}' for name in OPENMMLAB_FILES),
+    ]
+
+
+def _url(name: str) -> str:
+    scheme, _, rest = name.partition('://')
+    if scheme in ('http', 'https'):
+        return name
+    if scheme == 'torchvision' and rest in TORCHVISION_FILES:
+        return f'{PYTORCH_URL}/{TORCHVISION_FILES[rest]}'
+    if scheme == 'open-mmlab' and rest in OPENMMLAB_FILES:
+        return f'{OPENMMLAB_URL}/{OPENMMLAB_FILES[rest]}'
+    raise ValueError(f'no weights named {name!r}; expected a path or {_known_names()}')
+
+
+# Downloading -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(target: pathlib.Path) -> Iterator[None]:
+    """One process at a time: those of one host start together and share the cache."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(target.name + '.lock'), 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download(url: str, target: pathlib.Path) -> None:
+    part = target.with_name(target.name + '.part')
+    try:
+        _fetch(url, part)
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionError(
+            f'cannot download {url}: {error}\nRun this again to resume. Without a '
+            f'network, fetch that address elsewhere and put the file at {target}'
+        ) from error
+    if problem := _hash_problem(part, target.name):
+        part.unlink()  # else every later run would resume from it
+        raise ValueError(f'{url}: {problem}; removed what was downloaded')
+    os.replace(part, target)
+
+
+def _fetch(url: str, part: pathlib.Path) -> None:
+    """Appends to `part` what it lacks; starts over where a server cannot resume."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {'Range': f'bytes={have}-'} if have else {}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            return  # nothing is lacking: killed before the rename; the hash will tell
+        raise
+    with response:
+        resumed = response.status == http.client.PARTIAL_CONTENT
+        have = have if resumed else 0
+        length = response.headers.get('Content-Length')
+        total = have + int(length) if length else None
+        with (
+            open(part, 'ab' if resumed else 'wb') as file,
+            _progress(part.stem, have, total) as bar,
+        ):
+            while block := response.read(1 << 20):
+                file.write(block)
+                bar.update(len(block))
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise ConnectionError(f'the connection broke after {size} of {total} bytes')
+
+
+def _progress(name: str, have: int, total: int | None) -> tqdm.tqdm:
+    # disable=None: a bar on a terminal, silence in a log file.
+    return tqdm.tqdm(
+        desc=name, initial=have, total=total, unit='B', unit_scale=True, disable=None
+    )
+
+
+def _hash_problem(path: pathlib.Path, name: str) -> str | None:
+    """Checks the SHA-256, whose first digits OpenMMLab and torch put in file names."""
+    match = re.search(r'-([0-9a-f]{8,64})\.pth$', name)
+    if match is None:
+        return None
+    with open(path, 'rb') as file:
+        actual = hashlib.file_digest(file, 'sha256').hexdigest()
+    if actual.startswith(match[1]):
+        return None
+    return f'its SHA-256 starts with {actual[: len(match[1])]}, expected {match[1]}'

@@ -170,7 +170,9 @@ class EvalBatches:
     def _row(self, index, canvas):
         row = load_row(self.source, index, canvas, self.pipeline, flip=False)
         # Truth is not for the device: evaluation reads it from the annotations.
-        return {name: value for name, value in row.items() if not name.startswith('gt_')}
+        return {
+            name: value for name, value in row.items() if not name.startswith('gt_')
+        }
 
 
 class _Load(grain.transforms.Map):

@@ -27,7 +27,9 @@ def default_canvases(
     if not keep_ratio:
         width, height = img_scale
         return ((round_up(height, size_divisor), round_up(width, size_divisor)),)
-    long, short = (round_up(side, size_divisor) for side in (max(img_scale), min(img_scale)))
+    long, short = (
+        round_up(side, size_divisor) for side in (max(img_scale), min(img_scale))
+    )
     return ((short, long), (long, short)) if long != short else ((short, long),)
 
 
@@ -52,12 +54,16 @@ def canvas_of_each(
     """
     order = sorted(range(len(canvases)), key=lambda i: canvases[i][0] * canvases[i][1])
     # Sets of pictures have few different sizes: look each up once.
-    unique, inverse = np.unique(np.asarray(sizes).reshape(-1, 2), axis=0, return_inverse=True)
+    unique, inverse = np.unique(
+        np.asarray(sizes).reshape(-1, 2), axis=0, return_inverse=True
+    )
     chosen = np.empty(len(unique), np.int64)
     for row, size in enumerate(unique):
         new = rescale_size(tuple(size), img_scale, keep_ratio)
         height, width = (round_up(side, size_divisor) for side in new)
-        fits = [i for i in order if height <= canvases[i][0] and width <= canvases[i][1]]
+        fits = [
+            i for i in order if height <= canvases[i][0] and width <= canvases[i][1]
+        ]
         if not fits:
             raise ValueError(
                 f'a picture of {size[0]}x{size[1]} (height x width) becomes {height}x'

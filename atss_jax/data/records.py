@@ -56,7 +56,9 @@ class Records:
         return cls(
             image_ids=np.array([record.image_id for record in records], np.int64),
             file_names=np.array([record.file_name for record in records], str),
-            sizes=np.array([record.size for record in records], np.int32).reshape(-1, 2),
+            sizes=np.array([record.size for record in records], np.int32).reshape(
+                -1, 2
+            ),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             boxes=stack('boxes', np.float32, (4,)),
             labels=stack('labels', np.int32),

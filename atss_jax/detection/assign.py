@@ -158,7 +158,7 @@ def assign(
     *,
     valid_size: Int[Array, '2'] | None = None,
     anchors: AnchorGenerator = AnchorGenerator(),  # noqa: B008, frozen
-    assigner: ATSSAssigner = ATSSAssigner(),  # noqa: B008, frozen
+    assigner: ATSSAssigner = ATSSAssigner(),
 ) -> Int[Array, 'A']:
     """Index of the box that each anchor is assigned to, -1 for none.
 
@@ -175,7 +175,9 @@ def assign(
     Differs from mmdet: of anchors at exactly the same distance the lowest index is a
     candidate (there, any). Source: mmdet `ATSSAssigner`.
     """
-    num_anchors = sum(h * w for h, w in anchors.grid_sizes(canvas)) * anchors.num_anchors
+    num_anchors = (
+        sum(h * w for h, w in anchors.grid_sizes(canvas)) * anchors.num_anchors
+    )
     num_boxes = len(gt_boxes)
     if num_boxes == 0:
         return jnp.full(num_anchors, -1)

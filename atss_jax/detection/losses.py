@@ -143,7 +143,7 @@ def _image_losses(cls_logits, deltas, centerness, anchors, example, canvas, conf
 def level_losses(
     outputs: HeadOutputs,
     batch: Mapping[str, Array],
-    config: LossConfig = LossConfig(),  # noqa: B008, frozen
+    config: LossConfig = LossConfig(),
     axis_name: str | None = None,
 ) -> dict[str, Float[Array, 'L']]:
     """The losses by pyramid level, weighted; `atss_loss` is their sum.
@@ -172,7 +172,9 @@ def level_losses(
     # Means over devices: after a mean over devices of losses and gradients, N devices
     # give what one device with the whole batch gives.
     positives, centre_sum = total[0] / devices, jnp.maximum(total[1], 1) / devices
-    sizes = [h * w * config.anchors.num_anchors for h, w in config.anchors.grid_sizes(canvas)]
+    sizes = [
+        h * w * config.anchors.num_anchors for h, w in config.anchors.grid_sizes(canvas)
+    ]
     splits = np.cumsum(sizes)[:-1]
 
     def by_level(loss):
@@ -192,7 +194,7 @@ def _grid(outputs):
 def atss_loss(
     outputs: HeadOutputs,
     batch: Mapping[str, Array],
-    config: LossConfig = LossConfig(),  # noqa: B008, frozen
+    config: LossConfig = LossConfig(),
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
     """Total loss, and its parts `loss_cls`, `loss_bbox` and `loss_centerness`.

@@ -61,7 +61,12 @@ def _best_pairs(
     top, pair = jax.lax.top_k(pairs, min(config.nms_pre, len(pairs)))
     scores = jax.nn.sigmoid(top)
     num_classes = logits.shape[-1]
-    return kept[pair // num_classes], pair % num_classes, scores, scores > config.score_thr
+    return (
+        kept[pair // num_classes],
+        pair % num_classes,
+        scores,
+        scores > config.score_thr,
+    )
 
 
 def _level_detections(cls_logits, deltas, centerness, level, image_size, config):
@@ -81,7 +86,7 @@ def detect(
     outputs: HeadOutputs,
     image_size: Int[Array, '2'],
     scale: Float[Array, '2'],
-    config: DetectConfig = DetectConfig(),  # noqa: B008, frozen
+    config: DetectConfig = DetectConfig(),
 ) -> Detections:
     """Detections of one image, in pixels of the original picture, best first.
 

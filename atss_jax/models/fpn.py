@@ -30,7 +30,9 @@ class FPN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: tuple[Float[Array, 'B _h _w _c'], ...], sizes: list[Int[Array, 'B 2']]
+        self,
+        inputs: tuple[Float[Array, 'B _h _w _c'], ...],
+        sizes: list[Int[Array, 'B 2']],
     ) -> tuple[Float[Array, 'B _h _w D'], ...]:
         """`sizes`: the valid size of each input."""
         channels = tuple(x.shape[-1] for x in inputs)

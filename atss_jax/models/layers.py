@@ -65,7 +65,9 @@ class Conv(nn.Module):
     ) -> Float[Array, 'B h w D']:
         """Computes in the type of `x`; the parameters stay float32."""
         k, s = self.kernel_size, self.stride
-        kernel = self.param('kernel', self.kernel_init, (k, k, x.shape[-1], self.features))
+        kernel = self.param(
+            'kernel', self.kernel_init, (k, k, x.shape[-1], self.features)
+        )
         kernel = kernel.astype(x.dtype)
         if k == 1:
             # A plain matrix product; XLA on CPU runs it about twice as fast as the
@@ -220,7 +222,12 @@ class ConvModule(nn.Module):
         """`size` is that of the input."""
         bias = self.norm_cfg is None
         conv = Conv(
-            self.features, self.kernel_size, self.stride, bias, self.kernel_init, name='conv'
+            self.features,
+            self.kernel_size,
+            self.stride,
+            bias,
+            self.kernel_init,
+            name='conv',
         )
         x = conv(x, size)
         if self.norm_cfg is None:

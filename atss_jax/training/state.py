@@ -1,6 +1,7 @@
 """What training carries from step to step, and which parameters it trains."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import flax.linen as nn
@@ -37,6 +38,10 @@ class TrainState(struct.PyTreeNode):
     def variables(self) -> dict[str, Params]:
         """For `model.apply`."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
+
+    def asdict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def is_trained(path: tuple[str, ...], model: nn.Module) -> bool:

@@ -87,14 +87,19 @@ def make_train_step(
         images = normalizer(batch['image'], batch['image_size'])
 
         def loss_of(trained):
-            variables = {'params': merge(trained, frozen), 'batch_stats': state.batch_stats}
+            variables = {
+                'params': merge(trained, frozen),
+                'batch_stats': state.batch_stats,
+            }
             outputs, updates = model.apply(
                 variables, images, batch['image_size'], train=True, mutable=mutable
             )
             loss, parts = atss_loss(outputs, batch, loss_config, BATCH_AXIS)
             return loss, (parts, updates)
 
-        (loss, (parts, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        (loss, (parts, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            trained
+        )
         grads, metrics, stats = _mean((grads, {'loss': loss, **parts}, stats))
         metrics['grad_norm'] = norm = optax.global_norm(grads)
         if optimizer.max_norm is not None:

@@ -26,7 +26,9 @@ def torch_name(path: tuple[str, ...]) -> str:
     names = [_split_index(module) for module in modules]
     if collection == 'batch_stats':
         leaf = _STATISTICS[leaf]
-    elif leaf == 'kernel' or (leaf == 'scale' and not modules[-1].startswith('scales_')):
+    elif leaf == 'kernel' or (
+        leaf == 'scale' and not modules[-1].startswith('scales_')
+    ):
         leaf = 'weight'
     return '.'.join([*names, leaf])
 
@@ -58,7 +60,9 @@ def variable_shapes(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in flatten_dict(shapes).items()}
 
 
-def to_variables(state_dict: Mapping[str, np.ndarray], model: nn.Module) -> dict[str, Any]:
+def to_variables(
+    state_dict: Mapping[str, np.ndarray], model: nn.Module
+) -> dict[str, Any]:
     """Flax variables (`params` and `batch_stats`) of `model` from an mmdet state dict.
 
     Args:

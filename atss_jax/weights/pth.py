@@ -174,6 +174,8 @@ def _zip_folder(archive: zipfile.ZipFile, size: int) -> str:
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f'{info.filename} is compressed: torch.save never does')
+        if info.header_offset < 0:
+            raise ValueError(f'damaged: {info.filename} lies before the file')
     claimed = sum(info.file_size for info in archive.infolist())
     if claimed > size:
         raise ValueError(f'damaged: its parts claim {claimed} bytes of {size}')

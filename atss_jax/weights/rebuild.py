@@ -115,7 +115,9 @@ def _numpy_empty(*_unused) -> np.ndarray:
 
 def fill_array(array: np.ndarray, state: object) -> None:
     """NumPy's own `__setstate__`, given nothing that it could trip over."""
-    _, shape, dtype, fortran, data = _sequence(state)
+    if len(_sequence(state)) == 3:
+        return  # requires_grad, volatile, hooks: a Parameter of torch 0.1 to 0.3
+    _, shape, dtype, fortran, data = state
     dtype, data = _plain_dtype(dtype), _bytes(data)
     count = math.prod(_sequence(shape))
     if array.size or min(shape, default=0) < 0 or count * dtype.itemsize != len(data):
@@ -171,6 +173,7 @@ FUNCTIONS: dict[str, Callable] = {
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_parameter': _parameter,
     'torch._utils._rebuild_parameter_with_state': _parameter,
+    'torch.nn.parameter.Parameter': _parameter,  # torch 0.1 to 0.3
     'torch.Size': lambda sizes=(): tuple(_sequence(sizes)),
     'torch.device': lambda kind, *index: ':'.join([_text(kind), *map(str, index[:1])]),
     'numpy.dtype': _numpy_dtype,

@@ -1,0 +1,181 @@
+"""What a config field may hold, and a reader that lets no field go unread."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A test of a value, in words and in code.
+
+    Attributes:
+        expected: in words, for messages and for the config reference.
+        convert: gives the value as the program uses it; ValueError or TypeError if it is
+            not accepted.
+    """
+
+    expected: str
+    convert: Callable[[Any], Any]
+
+
+def _require(condition):
+    if not condition:
+        raise ValueError
+
+
+def one_of(*choices: Any) -> Check:
+    """One of these values, of the same type: True is not 1."""
+
+    def convert(value):
+        for choice in choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+        raise ValueError
+
+    return Check(' or '.join(repr(choice) for choice in choices), convert)
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def number(minimum: float = -float('inf'), above: float = -float('inf')) -> Check:
+    """A finite number, at least `minimum` and larger than `above`."""
+
+    def convert(value):
+        _require(
+            _is_number(value) and minimum <= value < float('inf') and value > above
+        )
+        return float(value)
+
+    limit = f' above {above:g}' if above > -float('inf') else ''
+    limit = f' of at least {minimum:g}' if minimum > -float('inf') else limit
+    return Check(f'a number{limit}', convert)
+
+
+def integer(minimum: int) -> Check:
+    """A whole number, at least `minimum`."""
+
+    def convert(value):
+        _require(_is_number(value) and value == int(value) and value >= minimum)
+        return int(value)
+
+    return Check(f'a whole number of at least {minimum}', convert)
+
+
+def _boolean(value):
+    _require(isinstance(value, bool))
+    return value
+
+
+def _text(value):
+    _require(isinstance(value, str) and value)
+    return value
+
+
+boolean = Check('True or False', _boolean)
+text = Check('text', _text)
+
+
+def optional(check: Check) -> Check:
+    """None, or what `check` accepts."""
+    return Check(
+        f'{check.expected}, or None',
+        lambda value: None if value is None else check.convert(value),
+    )
+
+
+def tuple_of(check: Check, length: int | None = None) -> Check:
+    """A tuple or list of values that `check` accepts; comes out as a tuple."""
+
+    def convert(value):
+        _require(isinstance(value, tuple | list) and value)
+        _require(length is None or len(value) == length)
+        return tuple(check.convert(element) for element in value)
+
+    count = 'several of' if length is None else f'{length} of'
+    return Check(f'a tuple, {count}: {check.expected}', convert)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Leaves by dotted path; an empty section is a leaf."""
+    leaves = {}
+    for name, value in config.items():
+        path = f'{prefix}{name}'
+        if isinstance(value, Mapping) and value:
+            leaves.update(flatten(value, f'{path}.'))
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def closest(path: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the most similar path, or nothing.
+
+    Paths that differ in their last part only come first.
+    """
+    known = sorted(known)
+    parent, _, name = path.rpartition('.')
+    siblings = {
+        other.rpartition('.')[2]: other
+        for other in known
+        if other.rpartition('.')[0] == parent
+    }
+    match = difflib.get_close_matches(name, siblings, n=1)
+    if match:
+        return f"; did you mean '{siblings[match[0]]}'?"
+    match = difflib.get_close_matches(path, known, n=1)
+    return f"; did you mean '{match[0]}'?" if match else ''
+
+
+class Reader:
+    """Reads fields of a config by path, each checked and each once.
+
+    What was never read is an error of `finish`: a field that changes nothing is a
+    misspelling or a misunderstanding, and must not pass in silence.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.leaves = flatten(config)
+        self.read: dict[str, Check] = {}
+
+    def has(self, path: str) -> bool:
+        """Whether there is a section or a value other than None at `path`."""
+        inside = any(leaf.startswith(f'{path}.') for leaf in self.leaves)
+        return inside or self.leaves.get(path) is not None
+
+    def __call__(self, path: str, check: Check) -> Any:
+        """The value at `path`.
+
+        Raises:
+            ValueError: there is none, or `check` does not accept it.
+        """
+        self.read[path] = check
+        if path not in self.leaves:
+            unread = [leaf for leaf in self.leaves if leaf not in self.read]
+            raise ValueError(
+                f"config has no field '{path}' (expected {check.expected})"
+                + closest(path, unread).replace('did you mean', 'is it misspelt as')
+            )
+        value = self.leaves[path]
+        try:
+            return check.convert(value)
+        except (ValueError, TypeError):
+            raise ValueError(
+                f'config.{path} = {value!r} is not supported; expected {check.expected}'
+            ) from None
+
+    def refuse(self, path: str, reason: str) -> ValueError:
+        """An error about a value that is fine alone but not with the others."""
+        return ValueError(f'config.{path} = {self.leaves[path]!r}: {reason}')
+
+    def finish(self) -> None:
+        """Raises ValueError if a field was never read."""
+        for path in self.leaves:
+            if path not in self.read:
+                hint = closest(path, self.read)
+                raise ValueError(
+                    f"config has a field '{path}' that nothing reads{hint}"
+                )

@@ -1,0 +1,153 @@
+"""Runs a model over a source and scores what it finds."""
+
+import collections
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import tqdm
+
+from atss_jax import parallel
+from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
+from atss_jax.data.plan import eval_batches
+from atss_jax.data.records import Source
+from atss_jax.detection.postprocess import DetectConfig, detect
+from atss_jax.evaluation import coco_metric
+from atss_jax.models.preprocess import Normalizer
+from atss_jax.structures import Detections
+
+Found = dict[str, np.ndarray]
+"""Detections of one picture: `boxes` (n,4) xyxy original pixels, `scores`, `labels`."""
+
+_AHEAD = 2  # batches that the device works on while the host reads results
+
+
+def make_predict_step(
+    model: nn.Module, normalizer: Normalizer, config: DetectConfig
+) -> Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Detections]:
+    """Variables and a batch to detections of each row; map with `parallel.map_rows`."""
+
+    def predict_step(variables, batch):
+        images = normalizer(batch['image'], batch['image_size'])
+        outputs = model.apply(variables, images, batch['image_size'])
+        return jax.vmap(lambda *one: detect(*one, config))(
+            outputs, batch['image_size'], batch['scale']
+        )
+
+    return predict_step
+
+
+def predict(
+    step: Callable, variables: Any, batches: Iterator[dict], mode: str
+) -> Iterator[tuple[int, Found]]:
+    """(image id, what was found) of every picture, in the order of `batches`.
+
+    Args:
+        step: a mapped `make_predict_step`.
+        variables: replicated over the devices.
+        batches: host batches, as from `loader.EvalBatches`.
+        mode: of `parallel`.
+    """
+    waiting = collections.deque()
+    for batch in batches:
+        inputs = {name: batch[name] for name in ('image', 'image_size', 'scale')}
+        detections = step(variables, parallel.shard_rows(inputs, mode))
+        waiting.append((batch, detections))
+        if len(waiting) > _AHEAD:
+            yield from _rows(*waiting.popleft())
+    while waiting:
+        yield from _rows(*waiting.popleft())
+
+
+def _rows(batch, detections):
+    boxes, scores, labels, valid = (np.asarray(part) for part in detections)
+    for row in np.flatnonzero(batch['row_valid']):
+        ok = valid[row]
+        found = dict(boxes=boxes[row][ok], scores=scores[row][ok], labels=labels[row][ok])
+        yield int(batch['image_id'][row]), found
+
+
+class Evaluator:
+    """Scores models on one source; compiles once a canvas, however often it is called.
+
+    Args:
+        model: the detector.
+        detect_config: thresholds and NMS.
+        source: pictures and truth.
+        pipeline: how pictures are loaded.
+        normalizer: how the device prepares them.
+        batch_size: of all devices together.
+        workers: loading processes.
+        mode: of `parallel`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        detect_config: DetectConfig,
+        source: Source,
+        pipeline: Pipeline,
+        normalizer: Normalizer,
+        batch_size: int,
+        workers: int,
+        mode: str,
+    ):
+        self.source, self.mode, self.workers = source, mode, workers
+        step = make_predict_step(model, normalizer, detect_config)
+        self._step = parallel.map_rows(step, mode)
+        batches = eval_batches(pipeline.canvas_index(source), batch_size)
+        self._batches = EvalBatches(source, pipeline, batches, (0, batch_size))
+        self._ground_truth = None
+
+    def detections(self, variables: Any, show_progress: bool = False) -> dict[int, Found]:
+        """What is found in every picture, by image id; variables are replicated."""
+        batches = prefetch(self._batches, 0, len(self._batches.batches), self.workers)
+        found = predict(self._step, variables, batches, self.mode)
+        total = len(self.source.records)
+        bar = tqdm.tqdm(found, 'evaluate', total, unit='images', disable=not show_progress)
+        return dict(bar)
+
+    def score(self, found: Mapping[int, Found]) -> coco_metric.Scores:
+        """COCO numbers of detections, over the pictures of the source."""
+        if self._ground_truth is None:
+            self._ground_truth = self.source.ground_truth()
+        return coco_metric.evaluate(
+            self._ground_truth,
+            to_results(found, self.source.category_ids),
+            self.source.classes,
+            self.source.category_ids,
+            image_ids=self.source.records.image_ids,
+        )
+
+
+def to_results(found: Mapping[int, Found], category_ids: tuple[int, ...]) -> list[dict]:
+    """Detections as COCO results."""
+    return [
+        result
+        for image_id, one in found.items()
+        for result in coco_metric.coco_results(
+            image_id, one['boxes'], one['scores'], one['labels'], category_ids
+        )
+    ]
+
+
+def summary(scores: coco_metric.Scores) -> dict[str, Any]:
+    """The numbers for a JSON file: the twelve, and AP by class; null where undefined."""
+
+    def plain(values):
+        return {k: None if math.isnan(v) else float(v) for k, v in values.items()}
+
+    return {**plain(scores.summary), 'per_class': plain(scores.per_class)}
+
+
+def write_json(path: str | pathlib.Path, value: Any) -> None:
+    """Writes JSON through a temporary file, so that none is ever half written."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)

@@ -1,0 +1,54 @@
+"""Evaluates the checkpoint of a workdir: what `eval.py` does."""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from atss_jax import parallel
+from atss_jax.config import build_experiment, load_config
+from atss_jax.evaluation import run
+from atss_jax.evaluation.coco_metric import Scores, format_table
+from atss_jax.training.checkpoint import Checkpoints
+from atss_jax.training.loop import make_evaluator, open_sources
+from atss_jax.training.workdir import config_path
+
+
+def evaluate_workdir(
+    workdir: str,
+    split: str = 'val',
+    step: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Scores:
+    """Scores a checkpoint on a split; prints the numbers and writes them to the workdir.
+
+    Args:
+        workdir: folder of a run.
+        split: 'train', 'val' or 'test'; training pictures are taken without augmentation.
+        step: of a checkpoint; None: the one with the best AP.
+        overrides: of config fields, as for `load_config`.
+
+    Raises:
+        ValueError: the folder is no workdir, has no such checkpoint, or the data is bad.
+    """
+    config = load_config(config_path(workdir), overrides)
+    experiment = build_experiment(config)
+    checkpoints = Checkpoints.open(workdir)
+    step = checkpoints.best_step() if step is None else step
+    if step not in checkpoints.steps():
+        raise ValueError(f'no checkpoint {step} in {workdir}: {checkpoints.steps()}')
+    variables = checkpoints.restore_variables(experiment.model, step)
+    source = open_sources(experiment, (split,))[split]
+    evaluator = make_evaluator(experiment, source, split)
+    found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
+    scores = evaluator.score(found)
+    folder = pathlib.Path(workdir) / 'evaluation'
+    folder.mkdir(exist_ok=True)
+    results = folder / f'{split}_{step}_detections.json'
+    numbers = folder / f'{split}_{step}_scores.json'
+    run.write_json(results, run.to_results(found, source.category_ids))
+    run.write_json(numbers, run.summary(scores))
+    print(f'checkpoint {step} of {workdir} on data.{split}, {len(found)} pictures')
+    print(format_table(scores))
+    print(f'detections: {results}\nnumbers: {numbers}')
+    return scores

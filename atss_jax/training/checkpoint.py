@@ -1,0 +1,105 @@
+"""Checkpoints in `WORKDIR/checkpoints/STEP`: the newest and the best are kept."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
+from orbax.checkpoint import checkpoint_managers as managers
+
+from atss_jax.training.state import TrainState
+from atss_jax.weights.mmdet import variable_shapes
+
+_BEST = 'AP'
+
+
+def _best_metric(metrics):
+    return metrics[_BEST]
+
+
+class Checkpoints:
+    """Saves in the background; a kill never leaves a step that counts but is not whole.
+
+    Args:
+        workdir: where the folder `checkpoints` is or will be.
+        max_to_keep: newest checkpoints kept, beside the one with the best AP.
+    """
+
+    def __init__(self, workdir: str, max_to_keep: int = 1):
+        self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+        kept = [
+            managers.LatestN(max_to_keep),
+            managers.BestN(
+                get_metric_fn=_best_metric, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(kept),
+            # Not what decides here, but without it no metric would be stored.
+            best_fn=_best_metric,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    @classmethod
+    def open(cls, workdir: str) -> 'Checkpoints':
+        """Those of a workdir that must have some.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
+            raise ValueError(f'no checkpoints in {workdir}: no such folder in it')
+        checkpoints = cls(workdir)
+        if not checkpoints.steps():
+            raise ValueError(f'no finished checkpoint in {checkpoints.folder}')
+        return checkpoints
+
+    def steps(self) -> list[int]:
+        """Steps that can be restored, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int:
+        """The step with the best AP, or the newest if none was evaluated."""
+        best = self._manager.best_step()
+        return self.steps()[-1] if best is None else best
+
+    def save(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
+        """Starts to save the state of its step; returns before it is on disk."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.StandardSave(state.asdict()),
+            metrics=None if metrics is None else dict(metrics),
+            force=True,
+        )
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of a step, as NumPy arrays, in the structure of `like`."""
+        wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like.asdict())
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        return like.replace(**restored)
+
+    def restore_variables(self, model: nn.Module, step: int | None = None) -> dict:
+        """Parameters and statistics of a step (None: the best), as NumPy arrays.
+
+        Raises:
+            ValueError: they do not fit the model.
+        """
+        step = self.best_step() if step is None else step
+        saved = self._manager.restore(step, args=ocp.args.StandardRestore())
+        variables = {name: saved[name] for name in ('params', 'batch_stats')}
+        shapes = unflatten_dict(variable_shapes(model))
+        found = jax.tree.map(np.shape, variables)
+        if found != {'batch_stats': {}, **shapes}:
+            raise ValueError(
+                f'checkpoint {step} in {self.folder} is of another model than the config'
+            )
+        return jax.tree.map(np.asarray, variables)
+
+    def close(self) -> None:
+        """Waits until all is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

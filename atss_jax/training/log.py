@@ -1,0 +1,148 @@
+"""What a run says: lines or a progress bar, `metrics.jsonl`, TensorBoard scalars."""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+import tqdm
+
+_NAMES = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
+
+
+class RunLog:
+    """The log of one run in its workdir.
+
+    `metrics.jsonl` holds what the computation says and no times, so that it is the same
+    however often the run was stopped and went on. TensorBoard has the speed as well.
+
+    Args:
+        workdir: folder of the run.
+        start_step: finished steps; records beyond it are from a run that was cut off.
+        total_steps: steps of the whole run.
+        steps_per_epoch: to name the epoch.
+        interval: steps between records.
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        start_step: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        interval: int,
+    ):
+        folder = pathlib.Path(workdir)
+        self._file = folder / 'metrics.jsonl'
+        self._drop_after(start_step)
+        self._board = tensorboardX.SummaryWriter(
+            str(folder / 'tensorboard'), purge_step=start_step + 1
+        )
+        self._total, self._per_epoch = total_steps, steps_per_epoch
+        self._interval = interval
+        self._bar = tqdm.tqdm(
+            total=total_steps,
+            initial=start_step,
+            unit='step',
+            disable=not sys.stdout.isatty(),
+            file=sys.stdout,
+            dynamic_ncols=True,
+        )
+        self._window: list[Mapping[str, float]] = []
+        self._times = _Times()
+
+    def _drop_after(self, step):
+        if not self._file.exists():
+            return
+        kept = []
+        for line in self._file.read_text().splitlines():
+            try:
+                if json.loads(line)['step'] <= step:
+                    kept.append(line + '\n')
+            except json.JSONDecodeError:
+                continue  # the last line of a run that was killed while it wrote
+        self._file.write_text(''.join(kept))
+
+    def step(self, step: int, metrics: Mapping[str, float], lr: float, images: int) -> None:
+        """One finished step (counted from 1). Averages go out every `interval` steps."""
+        self._window.append(metrics)
+        self._times.images += images
+        self._bar.update(step - self._bar.n)
+        epoch_ends = step % self._per_epoch == 0
+        if step % self._interval and not epoch_ends:
+            return
+        count = len(self._window)
+        means = {name: sum(m[name] for m in self._window) / count for name in _NAMES}
+        self._window = []
+        record = {'kind': 'train', 'step': step, 'epoch': self._epoch(step), 'lr': lr}
+        self._write({**record, **means})
+        speed, waiting = self._times.lap()
+        for name, value in {**means, 'lr': lr}.items():
+            self._board.add_scalar(f'train/{name}', value, step)
+        self._board.add_scalar('speed/images_per_second', speed, step)
+        self._board.add_scalar('speed/data_wait_share', waiting, step)
+        self._show(step, means, lr, speed, waiting, images)
+
+    def _epoch(self, step):
+        return (step - 1) // self._per_epoch + 1
+
+    def _show(self, step, means, lr, speed, waiting, images):
+        parts = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
+        rate = f'{speed:.1f} images/s, waiting for data {waiting:.0%}'
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f'{means["loss"]:.3f}, lr {lr:.2g}, {rate}')
+            return
+        left = (self._total - step) * images / max(speed, 1e-9)
+        print(
+            f'epoch {self._epoch(step)} step {step}/{self._total} lr {lr:.3g} {parts} | '
+            f'{rate}, {tqdm.tqdm.format_interval(left)} left',
+            flush=True,
+        )
+
+    def evaluation(self, step: int, numbers: Mapping[str, Any], table: str) -> None:
+        """COCO numbers after a step; `table` is shown."""
+        record = {'kind': 'eval', 'step': step, 'epoch': self._epoch(step)}
+        self._write({**record, **numbers})
+        for name, value in numbers.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f'eval/{name}', value, step)
+        self.say(table)
+
+    def say(self, text: str) -> None:
+        """Prints, above the progress bar where there is one."""
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def waited(self, seconds: float) -> None:
+        """Adds time spent waiting for the next batch."""
+        self._times.waited += seconds
+
+    def paused(self, seconds: float) -> None:
+        """Time that was not training: it does not count in images/s."""
+        self._times.start += seconds
+
+    def _write(self, record):
+        with self._file.open('a') as file:
+            file.write(json.dumps(record) + '\n')
+
+    def close(self) -> None:
+        """Closes the bar and the files."""
+        self._bar.close()
+        self._board.close()
+
+
+class _Times:
+    """Images and seconds since the last lap."""
+
+    def __init__(self):
+        self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
+
+    def lap(self):
+        """Images per second, and share of the time waited for data; starts anew."""
+        elapsed = max(time.perf_counter() - self.start, 1e-9)
+        result = self.images / elapsed, min(self.waited / elapsed, 1.0)
+        self.__init__()
+        return result

@@ -1,0 +1,284 @@
+"""Training from a config to checkpoints and COCO numbers."""
+
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from atss_jax import parallel
+from atss_jax.config import build_experiment, to_json
+from atss_jax.data.loader import TrainBatches, check_box_counts, prefetch
+from atss_jax.data.plan import TrainPlan
+from atss_jax.data.records import Source
+from atss_jax.evaluation import run
+from atss_jax.evaluation.coco_metric import Scores, format_table
+from atss_jax.experiment import Experiment
+from atss_jax.training import workdir as workdirs
+from atss_jax.training.checkpoint import Checkpoints
+from atss_jax.training.initial import initial_variables
+from atss_jax.training.log import RunLog
+from atss_jax.training.schedule import learning_rates, schedule
+from atss_jax.training.state import TrainState, create_state
+from atss_jax.training.step import make_train_step, sgd
+
+_IN_FLIGHT = 2  # steps the host may be ahead of the devices
+
+DEVICE_FIELDS = (
+    'image',
+    'image_size',
+    'gt_boxes',
+    'gt_labels',
+    'gt_valid',
+    'gt_ignored',
+)
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss or gradient that is NaN or infinite; the weights are from before it."""
+
+
+def check_classes(source: Source, num_classes: int, split: str) -> None:
+    """Raises ValueError unless the data has as many classes as the head."""
+    if len(source.classes) != num_classes:
+        raise ValueError(
+            f'model.bbox_head.num_classes = {num_classes}, but data.{split} has '
+            f'{len(source.classes)} classes {source.classes}; set '
+            f'--config.model.bbox_head.num_classes={len(source.classes)}, or choose '
+            f'with data.{split}.classes'
+        )
+
+
+def open_sources(experiment: Experiment, splits: tuple[str, ...]) -> dict[str, Source]:
+    """Opens data sets and checks them against the model and each other.
+
+    Raises:
+        ValueError: files are missing or malformed, or classes do not go together.
+    """
+    sources = {}
+    for split in splits:
+        sources[split] = experiment.data[split].open()
+        num_classes = experiment.model.bbox_head.num_classes
+        check_classes(sources[split], num_classes, split)
+    names = {source.classes for source in sources.values()}
+    if len(names) > 1:
+        listed = '; '.join(f'data.{s}: {source.classes}' for s, source in sources.items())
+        raise ValueError(
+            'the classes of the data sets differ in name or order, so labels would mean '
+            f'different things: {listed}'
+        )
+    return sources
+
+
+def make_evaluator(experiment: Experiment, source: Source, split: str) -> run.Evaluator:
+    """The evaluator that a config describes, over all devices."""
+    data = experiment.data[split]
+    return run.Evaluator(
+        experiment.model,
+        experiment.detect,
+        source,
+        data.pipeline,
+        data.normalizer,
+        experiment.samples_per_gpu * jax.device_count(),
+        experiment.workers_per_gpu * jax.local_device_count(),
+        experiment.parallel,
+    )
+
+
+@dataclasses.dataclass
+class _Run:
+    """The parts of a training run, put together once."""
+
+    experiment: Experiment
+    plan: TrainPlan
+    batches: TrainBatches
+    rates: np.ndarray
+    evaluator: run.Evaluator
+    checkpoints: Checkpoints
+    workdir: str
+
+    @property
+    def total_steps(self) -> int:
+        return len(self.rates)
+
+
+def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
+    """Trains, evaluates and saves as the config says; goes on where the workdir stands.
+
+    Args:
+        config: as from `load_config`.
+        workdir: folder of the run; one with checkpoints of the same config is resumed.
+
+    Returns:
+        The final state, replicated over the devices.
+
+    Raises:
+        ValueError: config, data, weights or workdir do not allow it.
+        NonFiniteLoss: training broke down; earlier checkpoints are there.
+    """
+    experiment = build_experiment(config)
+    sources = open_sources(experiment, ('train', 'val'))
+    parts = _prepare(experiment, sources, to_json(config), workdir)
+    tx = sgd(experiment.optimizer, schedule(parts.rates))
+    state = _first_state(parts, tx)
+    train_step = make_train_step(
+        experiment.model,
+        experiment.data['train'].normalizer,
+        experiment.loss,
+        experiment.optimizer,
+        tx,
+    )
+    step = parallel.map_over_devices(train_step, experiment.parallel, donate_first=True)
+    log = RunLog(
+        workdir,
+        int(state.step),
+        parts.total_steps,
+        parts.plan.steps_per_epoch,
+        experiment.log_interval,
+    )
+    _announce(parts, sources, int(state.step), log)
+    try:
+        return _steps(parts, step, state, log)
+    finally:
+        log.close()
+        parts.checkpoints.close()
+
+
+def _prepare(experiment, sources, config_json, workdir):
+    data = experiment.data['train']
+    check_box_counts(sources['train'], data.pipeline.max_boxes)
+    batch_size = experiment.samples_per_gpu * jax.device_count()
+    plan = TrainPlan(
+        data.pipeline.canvas_index(sources['train']),
+        data.pipeline.all_canvases(),
+        batch_size,
+        experiment.seed,
+    )
+    rates = learning_rates(
+        experiment.optimizer.lr,
+        experiment.lr_config,
+        plan.steps_per_epoch,
+        experiment.total_epochs,
+    )
+    evaluator = make_evaluator(experiment, sources['val'], 'val')
+    stream = {'global_batch_size': batch_size, 'records': len(sources['train'].records)}
+    workdirs.claim(workdir, config_json, stream)
+    return _Run(
+        experiment,
+        plan,
+        TrainBatches(sources['train'], plan, data.pipeline, (0, batch_size)),
+        rates,
+        evaluator,
+        Checkpoints(workdir, experiment.max_keep_ckpts),
+        workdir,
+    )
+
+
+def _first_state(parts, tx):
+    """The newest checkpoint of the workdir, of `resume_from`, or initial weights."""
+    experiment = parts.experiment
+    resumes = bool(parts.checkpoints.steps())
+    start_over = not resumes and experiment.resume_from is None
+    variables = initial_variables(
+        experiment.model,
+        experiment.seed,
+        experiment.pretrained if start_over else None,
+        experiment.load_from if start_over else None,
+    )
+    state = create_state(variables, experiment.model, tx)
+    if not start_over:
+        source = (
+            parts.checkpoints if resumes else Checkpoints.open(experiment.resume_from)
+        )
+        state = source.restore(source.steps()[-1], state)
+    return parallel.replicate(state)
+
+
+def _announce(parts, sources, start, log):
+    devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
+    log.say(
+        f'{len(sources["train"].records)} training and {len(sources["val"].records)} '
+        f'evaluation pictures, {len(sources["train"].classes)} classes; {devices}, batch '
+        f'{parts.plan.batch_size}; {parts.plan.steps_per_epoch} steps an epoch, '
+        f'{parts.total_steps} in all; canvases {parts.batches.pipeline.all_canvases()}'
+    )
+    if start:
+        log.say(f'resumed from step {start} in {parts.workdir}')
+
+
+def _steps(parts, step_function, state, log):
+    start = int(state.step)
+    workers = parts.experiment.workers_per_gpu * jax.local_device_count()
+    batches = prefetch(parts.batches, start, parts.total_steps, workers)
+    in_flight = collections.deque()
+    for step in range(start, parts.total_steps):
+        began = time.perf_counter()
+        batch = next(batches)
+        log.waited(time.perf_counter() - began)
+        inputs = {name: batch[name] for name in DEVICE_FIELDS}
+        inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
+        state, metrics = step_function(state, inputs)
+        in_flight.append((step, metrics))
+        if len(in_flight) > _IN_FLIGHT:
+            _finish_step(parts, *in_flight.popleft(), log)
+        if (step + 1) % parts.plan.steps_per_epoch == 0:
+            while in_flight:
+                _finish_step(parts, *in_flight.popleft(), log)
+            _end_epoch(parts, state, (step + 1) // parts.plan.steps_per_epoch, log)
+    return state
+
+
+def _finish_step(parts, step, metrics, log):
+    """Reads the metrics of a step, a few steps late so that no device waits for it."""
+    metrics = {name: float(value) for name, value in parallel.to_host(metrics).items()}
+    if not (math.isfinite(metrics['loss']) and math.isfinite(metrics['grad_norm'])):
+        raise _broken(parts, step, metrics)
+    images = parts.plan.batch_size
+    log.step(step + 1, metrics, float(parts.rates[step]), images)
+
+
+def _broken(parts, step, metrics):
+    records = parts.batches.source.records
+    ids = [int(records.image_ids[index]) for index in parts.plan.records(step)]
+    saved = parts.checkpoints.steps()
+    last = f'{parts.checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
+    numbers = ', '.join(f'{name} {value:g}' for name, value in metrics.items())
+    return NonFiniteLoss(
+        f'step {step}: {numbers}. Image ids of the batch: {ids}. Training stopped and '
+        f'nothing was learnt from this step; last good checkpoint: {last}. A lower '
+        'optimizer.lr, a longer lr_config.warmup_iters or optimizer_config.grad_clip may '
+        'help; see docs/troubleshooting.md'
+    )
+
+
+def _end_epoch(parts, state, epoch, log):
+    """Evaluates and saves, where this epoch is due for it; the last always is."""
+    began = time.perf_counter()
+    is_last = epoch == parts.experiment.total_epochs
+    step, metrics = int(state.step), None
+    if is_last or epoch % parts.experiment.evaluation_interval == 0:
+        scores = evaluate_state(parts.evaluator, state)
+        metrics = finite(scores)
+        table = f'evaluation after epoch {epoch}\n{format_table(scores)}'
+        log.evaluation(step, run.summary(scores), table)
+    if is_last or epoch % parts.experiment.checkpoint_interval == 0:
+        parts.checkpoints.save(state, metrics)
+    log.paused(time.perf_counter() - began)
+
+
+def evaluate_state(evaluator: run.Evaluator, state: TrainState) -> Scores:
+    """COCO numbers of the weights of a state."""
+    return evaluator.score(evaluator.detections(state.variables))
+
+
+def finite(scores: Scores) -> dict[str, float]:
+    """The twelve numbers with 0 where none is defined: what checkpoints are ranked by."""
+    return {
+        name: 0.0 if math.isnan(value) else float(value)
+        for name, value in scores.summary.items()
+    }

@@ -1,0 +1,65 @@
+"""What lies in a workdir: the config it belongs to, and what its data stream depends on."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from atss_jax.checks import flatten
+
+CONFIG = 'config.json'
+STREAM = 'stream.json'
+
+# These change neither weights nor metrics: a run may go on with others.
+_FREE = ('data.workers_per_gpu', 'data.samples_per_gpu', 'parallel')
+
+
+def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
+    """Makes the workdir, or checks that it is of the same run.
+
+    Args:
+        workdir: folder.
+        config_json: the resolved config, as `config.to_json` gives it.
+        stream: what else decides the training batches (global batch size, records).
+
+    Raises:
+        ValueError: the folder is of another config or stream; nothing is changed.
+    """
+    folder = pathlib.Path(workdir)
+    _compare(folder / CONFIG, json.loads(config_json), 'config')
+    _compare(folder / STREAM, stream, 'training batches')
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in ((CONFIG, config_json), (STREAM, json.dumps(stream, indent=2))):
+        temporary = folder / f'{name}.tmp'
+        temporary.write_text(text + '\n')
+        temporary.replace(folder / name)
+
+
+def _compare(file, now, what):
+    if not file.exists():
+        return
+    before = flatten(json.loads(file.read_text()))
+    now = flatten(now)
+    differences = [
+        f'  {path}: {before.get(path, "absent")!r} there, {now.get(path, "absent")!r} now'
+        for path in sorted({*before, *now})
+        if path not in _FREE and before.get(path, file) != now.get(path, file)
+    ]
+    if differences:
+        raise ValueError(
+            f'{file.parent} belongs to a run with other {what}:\n'
+            + '\n'.join(differences)
+            + '\nUse another --workdir, or set these fields as they were.'
+        )
+
+
+def config_path(workdir: str) -> str:
+    """The config of a workdir.
+
+    Raises:
+        ValueError: no run was started in this folder.
+    """
+    file = pathlib.Path(workdir) / CONFIG
+    if not file.is_file():
+        raise ValueError(f'{workdir} is not the workdir of a run: no {CONFIG} in it')
+    return str(file)

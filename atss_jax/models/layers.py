@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from atss_jax.models.convolution import convolve
+
 BATCH_AXIS = 'batch'
 """Name of the mapped device axis; SyncBN reduces over it."""
 
@@ -74,13 +76,7 @@ class Conv(nn.Module):
             # convolution. No cell sees its neighbours, so nothing needs to be zeroed.
             y = x[:, ::s, ::s] @ kernel[0, 0]
         else:
-            y = jax.lax.conv_general_dilated(
-                zero_outside(x, size),
-                kernel,
-                window_strides=(s, s),
-                padding=[(k // 2, k // 2)] * 2,
-                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-            )
+            y = convolve(zero_outside(x, size), kernel, s)
         if self.use_bias:
             bias = self.param('bias', self.bias_init, (self.features,))
             y = y + bias.astype(x.dtype)

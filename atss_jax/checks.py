@@ -12,8 +12,8 @@ class Check:
 
     Attributes:
         expected: in words, for messages and for the config reference.
-        convert: gives the value as the program uses it; ValueError or TypeError if it is
-            not accepted.
+        convert: gives the value as the program uses it; ValueError or TypeError if it
+            is not accepted.
     """
 
     expected: str

@@ -25,7 +25,7 @@ def map_over_devices(
 
     The function sees its share of the batch (leading axis B / devices) and may reduce
     over axis `'batch'`. Its outputs must be the same on all devices, except under
-    `gather` (see `map_rows`). Both modes run the same function and give the same numbers.
+    `gather` (see `map_rows`). Both modes run one function and give the same numbers.
 
     Args:
         function: what one device does.

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int
 class HeadOutputs(NamedTuple):
     """What the head says, before sigmoid and before decoding; one entry a level.
 
-    With several anchors a cell (`a` of them) the channels are anchor-major: `a*C`, `a*4`
-    and `a`, so that a reshape to `(-1, C)` lists anchors in row, column, anchor order.
-    A single image has no leading B.
+    With several anchors a cell (`a` of them) the channels are anchor-major: `a*C`,
+    `a*4` and `a`, so that a reshape to `(-1, C)` lists anchors in row, column, anchor
+    order. A single image has no leading B.
     """
 
     cls_logits: tuple[Float[Array, '*B Hl Wl _c'], ...]

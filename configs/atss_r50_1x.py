@@ -1,6 +1,6 @@
 """ATSS, ResNet-50, FPN, 12 epochs of COCO: mmdetection's `atss_r50_fpn_1x_coco.py`.
 
-Expected: AP 39.4 on val2017 (mmdetection's model zoo, the same recipe; not trained here).
+Expected: AP 39.4 on val2017 (mmdetection's model zoo, same recipe; not trained here).
 Cost: 90,000 steps of 16 pictures: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_1x.py --workdir=work_dirs/atss_r50_1x

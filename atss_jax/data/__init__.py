@@ -1,0 +1,1 @@
+"""Data sets, transforms and the batch stream. NumPy only: workers touch no device."""

@@ -58,9 +58,10 @@ def check_box_counts(source: Source, max_boxes: int) -> None:
     counts = source.records.counts
     if len(counts) and counts.max() > max_boxes:
         record = source.records[int(counts.argmax())]
+        most = counts.max()
         raise ValueError(
-            f'image id {record.image_id} ({record.file_name}) has {counts.max()} boxes, '
-            f'but data.max_boxes = {max_boxes}; raise it to {counts.max()} or more'
+            f'image id {record.image_id} ({record.file_name}) has {most} boxes, '
+            f'but data.max_boxes = {max_boxes}; raise it to {most} or more'
         )
 
 

@@ -23,7 +23,7 @@ def round_up(size: int, divisor: int) -> int:
 def default_canvases(
     img_scale: tuple[int, int], keep_ratio: bool, size_divisor: int
 ) -> tuple[Canvas, ...]:
-    """A landscape and a portrait canvas that hold every picture resized to `img_scale`."""
+    """Landscape and portrait canvases that hold any picture resized to `img_scale`."""
     if not keep_ratio:
         width, height = img_scale
         return ((round_up(height, size_divisor), round_up(width, size_divisor)),)
@@ -40,7 +40,7 @@ def canvas_of_each(
     keep_ratio: bool,
     size_divisor: int,
 ) -> np.ndarray:
-    """(N,) index of the smallest canvas that holds each picture, once resized and padded.
+    """(N,) index of the smallest canvas that holds each picture, resized and padded.
 
     Args:
         sizes: (N,2) height, width of the original pictures.
@@ -66,8 +66,9 @@ def canvas_of_each(
         ]
         if not fits:
             raise ValueError(
-                f'a picture of {size[0]}x{size[1]} (height x width) becomes {height}x'
-                f'{width}, which fits none of data.canvases = {canvases}; add a larger one'
+                f'a picture of {size[0]}x{size[1]} (height x width) becomes '
+                f'{height}x{width}, which fits none of data.canvases = {canvases}; '
+                'add a larger one'
             )
         chosen[row] = fits[0]
     return chosen[inverse.reshape(-1)]
@@ -77,8 +78,8 @@ def canvas_of_each(
 class TrainPlan:
     """The training stream.
 
-    Each epoch shuffles the records of each canvas, fills the last batch of each canvas up
-    with records from the start of that order (as mmdet 2.x does for its aspect-ratio
+    Each epoch shuffles the records of each canvas, fills the last batch of each canvas
+    up with records from the start of that order (as mmdet 2.x does for its aspect-ratio
     groups), and shuffles the batches.
 
     Attributes:
@@ -130,7 +131,7 @@ def _epoch_batches(plan, epoch):
 def eval_batches(
     canvas_index: np.ndarray, batch_size: int
 ) -> list[tuple[int, np.ndarray]]:
-    """(canvas, (B,) records) of every batch: each record once, by canvas; -1 fills up."""
+    """(canvas, (B,) records) of batches: each record once, by canvas; -1 fills up."""
     batches = []
     for canvas in np.unique(canvas_index):
         members = np.flatnonzero(canvas_index == canvas)

@@ -1,0 +1,1 @@
+"""Pure array maths: boxes, anchors, assignment, losses, NMS. No Flax, no config."""

@@ -34,7 +34,7 @@ class AnchorGenerator:
         return len(self.ratios) * self.scales_per_octave
 
     def base_anchors(self, level: int) -> Float[np.ndarray, 'a 4']:
-        """The anchors of the cell in row 0, column 0. float32 throughout, as in mmdet."""
+        """Anchors of the cell in row 0, column 0. float32 throughout, as in mmdet."""
         stride = np.float32(self.strides[level])
         octave = 2 ** (np.arange(self.scales_per_octave) / self.scales_per_octave)
         scales = np.float32(octave * self.octave_base_scale)

@@ -3,8 +3,8 @@
 For each box (arXiv 1912.02424, algorithm 1):
 
 1. Candidates: on every level the `topk` anchors whose centres are nearest to the box's.
-2. Threshold: mean plus standard deviation of the candidates' IoU with the box. A box that
-   fits one level well has a high mean and deviation, and only that level's anchors pass.
+2. Threshold: mean plus standard deviation of the candidates' IoU with the box. A box
+   that fits one level well has high mean and deviation: only that level's anchors pass.
 3. Positives: candidates at or above the threshold whose centre lies inside the box.
 
 An anchor that several boxes claim goes to the one with the highest IoU.
@@ -33,7 +33,7 @@ class ATSSAssigner:
 
     Attributes:
         topk: candidates a level.
-        allowed_border: pixels that an anchor may reach beyond the image; -1: any number.
+        allowed_border: pixels an anchor may reach beyond the image; -1: any number.
     """
 
     topk: int = 9
@@ -49,8 +49,8 @@ def valid_cells(
 ) -> Int[Array, 'a 2 2']:
     """First and last+1 (row, column) at which each anchor of a cell may be used.
 
-    Cells within the valid region, and, with `allowed_border >= 0`, anchors that reach no
-    further than that beyond the image: a rectangle of cells for each base anchor.
+    Cells within the valid region, and, with `allowed_border >= 0`, anchors that reach
+    no further than that beyond the image: a rectangle of cells for each base anchor.
 
     Args:
         anchors: the grid.
@@ -78,7 +78,8 @@ def _window(position, bounds, width, length):
     """Indices of the `width` cells nearest to `position`, shifted into `bounds`.
 
     Of two cells at the same distance the lower index is taken. Args: position (G,) in
-    cells; bounds (2,) first and last+1; length: cells of the canvas. -> (G,width), valid.
+    cells; bounds (2,) first and last+1; length: cells of the canvas.
+    Returns (G,width), valid.
     """
     first = jnp.ceil(position - width / 2)
     # In float32 first: a far box must not overflow the integer.
@@ -111,6 +112,11 @@ def _level_candidates(gt_centres, anchors, assigner, level, grid_size, bounds):
     square = jnp.stack(squares, -1).reshape(len(gt_centres), -1)
     index = jnp.stack(indices, -1).reshape(square.shape)
     box = jnp.stack(boxes, -2).reshape(*square.shape, 4)
+    if len(base) > 1 and assigner.allowed_border >= 0:
+        # Base anchors then have windows of their own: sort back to that order.
+        order = jnp.argsort(index, 1)
+        square, index = (jnp.take_along_axis(x, order, 1) for x in (square, index))
+        box = jnp.take_along_axis(box, order[..., None], 1)
     nearness, nearest = jax.lax.top_k(-square, min(assigner.topk, square.shape[1]))
     index = jnp.take_along_axis(index, nearest, 1)
     box = jnp.take_along_axis(box, nearest[..., None], 1)
@@ -196,7 +202,7 @@ def assign(
 
 
 def _resolve(index, iou_GK, positive, num_anchors):
-    """Gives each anchor to the claim with the highest IoU, then the lowest box index."""
+    """Gives each anchor to the claim with highest IoU, then lowest box index."""
     num_boxes = len(index)
     index = jnp.where(positive, index, num_anchors)  # out of range: dropped
     best = jnp.full(num_anchors, -1.0).at[index].max(iou_GK, mode='drop')

@@ -62,7 +62,7 @@ def _iou_and_centre_penalty(a, b):
 
 
 def diou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n']:
-    """IoU less the squared, normalised distance of centres. Source: arXiv 1911.08287."""
+    """IoU less the squared normalised distance of centres. Source: arXiv 1911.08287."""
     overlap, penalty = _iou_and_centre_penalty(a, b)
     return overlap - penalty
 
@@ -70,8 +70,8 @@ def diou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n
 def ciou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n']:
     """DIoU less a penalty on the aspect ratio, clipped to -1..1.
 
-    Source: arXiv 2005.03572; mmdet `ciou_loss`, which takes the weight of the penalty as
-    a constant for the gradient and applies it only above IoU 0.5.
+    Source: arXiv 2005.03572; mmdet `ciou_loss`, which takes the weight of the penalty
+    as a constant for the gradient and applies it only above IoU 0.5.
     """
     overlap, penalty = _iou_and_centre_penalty(a, b)
 

@@ -39,7 +39,7 @@ class LossConfig:
         bbox_weight: weight of the box loss.
         centerness_weight: weight of the centerness loss.
         pos_weight: factor on positive anchors in the focal loss; not positive: 1.
-        size_divisor: an image's valid region is its size rounded up to a multiple of it.
+        size_divisor: the valid region is the image size rounded up to a multiple of it.
     """
 
     anchors: AnchorGenerator = AnchorGenerator()  # noqa: RUF009, frozen
@@ -59,7 +59,7 @@ def focal_loss(
     logits: Float[Array, '*n'], is_target: Bool[Array, '*n'], gamma: float, alpha: float
 ) -> Float[Array, '*n']:
     """Binary focal loss of each logit. Source: arXiv 1708.02002, equation 5."""
-    # z is the logit of being wrong: the loss is weight * sigmoid(z)^gamma * softplus(z).
+    # z is the logit of being wrong: loss = weight * sigmoid(z)^gamma * softplus(z).
     z = jnp.where(is_target, -logits, logits)
     weight = jnp.where(is_target, alpha, 1 - alpha)
     # An integer power is a product, which is far cheaper than a general one.
@@ -131,7 +131,7 @@ def _image_losses(cls_logits, deltas, centerness, anchors, example, canvas, conf
         weight = jnp.where(positive, config.pos_weight, weight)
     cls = focal_loss(cls_logits, is_target, config.gamma, config.alpha).sum(-1) * weight
 
-    # Other anchors get harmless numbers: a NaN times zero would still be a NaN gradient.
+    # Other anchors get harmless numbers: a NaN times zero is still a NaN gradient.
     target = jnp.where(positive[:, None], example['gt_boxes'][owner], anchors)
     predicted = config.coder.decode(anchors, jnp.where(positive[:, None], deltas, 0))
     centre = jnp.where(positive, centerness_targets(anchors, target), 0)

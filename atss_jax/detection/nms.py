@@ -39,7 +39,7 @@ def class_wise_nms(
         best = jnp.argmax(left)
         score, box = left[best], boxes[best]
         overlaps = (labels == labels[best]) & (_iou(box, boxes) > iou_threshold)
-        # The pick itself goes too: a box without area overlaps nothing, not even itself.
+        # The pick goes too: a box without area overlaps nothing, not even itself.
         drop = overlaps | (jnp.arange(len(left)) == best)
         left = jnp.where(drop, -jnp.inf, left)
         return left, (box, score, labels[best], score > -jnp.inf)

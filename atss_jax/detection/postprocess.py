@@ -24,7 +24,7 @@ class DetectConfig:
         score_thr: class scores must be higher; centerness does not count here.
         iou_threshold: of the class-wise NMS.
         max_per_img: detections kept.
-        size_divisor: an image's valid region is its size rounded up to a multiple of it.
+        size_divisor: the valid region is the image size rounded up to a multiple of it.
     """
 
     anchors: AnchorGenerator = AnchorGenerator()  # noqa: RUF009, frozen

@@ -1,0 +1,1 @@
+"""COCO metric, and running it on a model or a workdir."""

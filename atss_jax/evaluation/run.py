@@ -68,7 +68,8 @@ def _rows(batch, detections):
     boxes, scores, labels, valid = (np.asarray(part) for part in detections)
     for row in np.flatnonzero(batch['row_valid']):
         ok = valid[row]
-        found = dict(boxes=boxes[row][ok], scores=scores[row][ok], labels=labels[row][ok])
+        found = {'boxes': boxes[row], 'scores': scores[row], 'labels': labels[row]}
+        found = {name: values[ok] for name, values in found.items()}
         yield int(batch['image_id'][row]), found
 
 
@@ -104,13 +105,15 @@ class Evaluator:
         self._batches = EvalBatches(source, pipeline, batches, (0, batch_size))
         self._ground_truth = None
 
-    def detections(self, variables: Any, show_progress: bool = False) -> dict[int, Found]:
+    def detections(
+        self, variables: Any, show_progress: bool = False
+    ) -> dict[int, Found]:
         """What is found in every picture, by image id; variables are replicated."""
         batches = prefetch(self._batches, 0, len(self._batches.batches), self.workers)
         found = predict(self._step, variables, batches, self.mode)
         total = len(self.source.records)
-        bar = tqdm.tqdm(found, 'evaluate', total, unit='images', disable=not show_progress)
-        return dict(bar)
+        quiet = not show_progress
+        return dict(tqdm.tqdm(found, 'evaluate', total, unit='images', disable=quiet))
 
     def score(self, found: Mapping[int, Found]) -> coco_metric.Scores:
         """COCO numbers of detections, over the pictures of the source."""
@@ -137,7 +140,7 @@ def to_results(found: Mapping[int, Found], category_ids: tuple[int, ...]) -> lis
 
 
 def summary(scores: coco_metric.Scores) -> dict[str, Any]:
-    """The numbers for a JSON file: the twelve, and AP by class; null where undefined."""
+    """Numbers for a JSON file: the twelve, and AP by class; null where undefined."""
 
     def plain(values):
         return {k: None if math.isnan(v) else float(v) for k, v in values.items()}

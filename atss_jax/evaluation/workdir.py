@@ -20,16 +20,16 @@ def evaluate_workdir(
     step: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Scores:
-    """Scores a checkpoint on a split; prints the numbers and writes them to the workdir.
+    """Scores a checkpoint on a split; prints numbers and writes them to the workdir.
 
     Args:
         workdir: folder of a run.
-        split: 'train', 'val' or 'test'; training pictures are taken without augmentation.
+        split: 'train', 'val' or 'test'; training pictures are not augmented.
         step: of a checkpoint; None: the one with the best AP.
         overrides: of config fields, as for `load_config`.
 
     Raises:
-        ValueError: the folder is no workdir, has no such checkpoint, or the data is bad.
+        ValueError: the folder is no workdir, has no such checkpoint, or data is bad.
     """
     config = load_config(config_path(workdir), overrides)
     experiment = build_experiment(config)

@@ -25,9 +25,10 @@ def _convolve(x, kernel, stride):
     )
 
 
-# XLA on CPU computes the gradient for the kernel as a convolution with a kernel of the
-# size of the picture, at a quarter of the speed of a matrix product. One product for each
-# of the k*k shifts makes the whole backward pass of a 256-channel layer twice as fast.
+# XLA on CPU computes the gradient for the kernel as a convolution with a kernel of
+# the size of the picture, at a quarter of the speed of a matrix product. One product
+# for each of the k*k shifts makes the whole backward pass of a 256-channel layer
+# twice as fast.
 @jax.custom_vjp
 def _convolve_cpu(x, kernel):
     return _convolve(x, kernel, 1)

@@ -16,8 +16,8 @@ class FPN(nn.Module):
         in_channels: channels of the backbone's outputs; checked against what comes in.
         out_channels: channels of every output.
         start_level: first backbone output that is used.
-        add_extra_convs: False (levels above by max pooling at stride 2), or the source of
-            stride-2 convolutions: 'on_input' (True means the same), 'on_lateral',
+        add_extra_convs: False (levels above by max pooling at stride 2), or the source
+            of stride-2 convolutions: 'on_input' (True means the same), 'on_lateral',
             'on_output'.
         num_outs: number of output levels.
     """

@@ -1,9 +1,9 @@
 """Convolutions and norms that see an image's valid region only.
 
 Images of several sizes share a canvas. Every layer here takes, beside the features
-(B,H,W,C), `size` (B,2): the valid rows and columns of each image at this resolution. Cells
-outside never reach a result inside: spatial convolutions read them as zeros (the zero
-padding that the image alone would get), norms leave them out of their statistics.
+(B,H,W,C), `size` (B,2): the valid rows and columns of each image at this resolution.
+Cells outside never reach a result inside: spatial convolutions read them as zeros (the
+zero padding that the image alone would get), norms leave them out of their statistics.
 """
 
 from collections.abc import Callable, Mapping
@@ -86,9 +86,9 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over valid cells, with PyTorch's running statistics.
 
-    Differs from mmdet: padding never counts; and after a training step on several devices
-    the running statistics are the mean over devices, so that all hold the same (mmdet
-    saves those of rank 0).
+    Differs from mmdet: padding never counts; and after a training step on several
+    devices the running statistics are the mean over devices, so that all hold the same
+    (mmdet saves those of rank 0).
 
     Attributes:
         synced: statistics over all devices (SyncBN) rather than one.

@@ -25,7 +25,7 @@ class Normalizer:
     def __call__(
         self, images: UInt8[Array, 'B H W 3'], image_sizes: Int[Array, 'B 2']
     ) -> Float[Array, 'B H W 3']:
-        """Normalised pictures, zero outside each image: mmdet pads after normalising."""
+        """Normalised pictures, 0 outside each image: mmdet pads after normalising."""
         pixels = images.astype(jnp.float32)
         if not self.to_rgb:
             pixels = pixels[..., ::-1]

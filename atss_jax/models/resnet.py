@@ -64,7 +64,7 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """1x1, 3x3, 1x1 (R50 and deeper); the stride is in the 3x3, or for caffe the first."""
+    """1x1, 3x3, 1x1 (R50 and deeper); stride in the 3x3, or for caffe the first."""
 
     @nn.compact
     def __call__(
@@ -104,8 +104,8 @@ class ResNet(nn.Module):
         depth: 18, 34, 50, 101 or 152.
         num_stages: stages built, 1..4.
         out_indices: stages whose features come out, 0..num_stages-1.
-        frozen_stages: -1 none, 0 the stem, n the stem and the first n stages. Frozen parts
-            use stored statistics; the training step leaves their parameters alone.
+        frozen_stages: -1 none, 0 the stem, n the stem and the first n stages.
+            Frozen parts use stored statistics; training leaves their parameters alone.
         norm_cfg: type BN, SyncBN or GN (with num_groups), requires_grad.
         norm_eval: stored statistics in training too.
         style: 'pytorch' or 'caffe'.

@@ -1,0 +1,1 @@
+"""State, schedule, step, loop, log and checkpoints."""

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -95,7 +94,8 @@ class Checkpoints:
         found = jax.tree.map(np.shape, variables)
         if found != {'batch_stats': {}, **shapes}:
             raise ValueError(
-                f'checkpoint {step} in {self.folder} is of another model than the config'
+                f'checkpoint {step} in {self.folder} is of another model '
+                'than the config'
             )
         return jax.tree.map(np.asarray, variables)
 

@@ -31,7 +31,8 @@ def initial_variables(
         return variables
     state_dict = mmdet.to_state_dict(variables)
     prefix = 'backbone.'
-    wanted = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
+    names = [name for name in state_dict if name.startswith(prefix)]
+    wanted = [name.removeprefix(prefix) for name in names]
     loaded = torchvision.backbone_weights(pretrained, wanted)
     state_dict |= {prefix + name: value for name, value in loaded.items()}
     return mmdet.to_variables(state_dict, model)

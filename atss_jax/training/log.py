@@ -66,8 +66,10 @@ class RunLog:
                 continue  # the last line of a run that was killed while it wrote
         self._file.write_text(''.join(kept))
 
-    def step(self, step: int, metrics: Mapping[str, float], lr: float, images: int) -> None:
-        """One finished step (counted from 1). Averages go out every `interval` steps."""
+    def step(
+        self, step: int, metrics: Mapping[str, float], lr: float, images: int
+    ) -> None:
+        """One finished step, counted from 1. Averages go out every `interval` steps."""
         self._window.append(metrics)
         self._times.images += images
         self._bar.update(step - self._bar.n)
@@ -97,8 +99,8 @@ class RunLog:
             return
         left = (self._total - step) * images / max(speed, 1e-9)
         print(
-            f'epoch {self._epoch(step)} step {step}/{self._total} lr {lr:.3g} {parts} | '
-            f'{rate}, {tqdm.tqdm.format_interval(left)} left',
+            f'epoch {self._epoch(step)} step {step}/{self._total} lr {lr:.3g} '
+            f'{parts} | {rate}, {tqdm.tqdm.format_interval(left)} left',
             flush=True,
         )
 

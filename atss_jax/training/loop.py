@@ -67,10 +67,10 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...]) -> dict[str, S
         check_classes(sources[split], num_classes, split)
     names = {source.classes for source in sources.values()}
     if len(names) > 1:
-        listed = '; '.join(f'data.{s}: {source.classes}' for s, source in sources.items())
+        listed = '; '.join(f'data.{s}: {sources[s].classes}' for s in sources)
         raise ValueError(
-            'the classes of the data sets differ in name or order, so labels would mean '
-            f'different things: {listed}'
+            'the classes of the data sets differ in name or order, so labels would '
+            f'mean different things: {listed}'
         )
     return sources
 
@@ -201,10 +201,11 @@ def _first_state(parts, tx):
 
 def _announce(parts, sources, start, log):
     devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
+    train, val = sources['train'], sources['val']
     log.say(
-        f'{len(sources["train"].records)} training and {len(sources["val"].records)} '
-        f'evaluation pictures, {len(sources["train"].classes)} classes; {devices}, batch '
-        f'{parts.plan.batch_size}; {parts.plan.steps_per_epoch} steps an epoch, '
+        f'{len(train.records)} training and {len(val.records)} evaluation pictures, '
+        f'{len(train.classes)} classes; {devices}, '
+        f'batch {parts.plan.batch_size}; {parts.plan.steps_per_epoch} steps an epoch, '
         f'{parts.total_steps} in all; canvases {parts.batches.pipeline.all_canvases()}'
     )
     if start:
@@ -251,8 +252,8 @@ def _broken(parts, step, metrics):
     return NonFiniteLoss(
         f'step {step}: {numbers}. Image ids of the batch: {ids}. Training stopped and '
         f'nothing was learnt from this step; last good checkpoint: {last}. A lower '
-        'optimizer.lr, a longer lr_config.warmup_iters or optimizer_config.grad_clip may '
-        'help; see docs/troubleshooting.md'
+        'optimizer.lr, a longer lr_config.warmup_iters or optimizer_config.grad_clip '
+        'may help; see docs/troubleshooting.md'
     )
 
 
@@ -277,7 +278,7 @@ def evaluate_state(evaluator: run.Evaluator, state: TrainState) -> Scores:
 
 
 def finite(scores: Scores) -> dict[str, float]:
-    """The twelve numbers with 0 where none is defined: what checkpoints are ranked by."""
+    """The twelve numbers, 0 where none is defined: what checkpoints are ranked by."""
     return {
         name: 0.0 if math.isnan(value) else float(value)
         for name, value in scores.summary.items()

@@ -36,8 +36,10 @@ def learning_rates(
 ) -> np.ndarray:
     """(steps,) float64 learning rate of every step of the run.
 
-    Warm-up multiplies the policy's rate by `start + (1 - start) * i / (iters - 1)`; epochs
-    count by the policy. Source: mmengine `LinearLR`, `MultiStepLR`, `CosineAnnealingLR`.
+    Warm-up multiplies the policy's rate by `start + (1 - start) * i / (iters - 1)`;
+    epochs count by the policy.
+
+    Source: mmengine `LinearLR`, `MultiStepLR`, `CosineAnnealingLR`.
     """
     steps = np.arange(steps_per_epoch * total_epochs)
     epochs = steps // steps_per_epoch

@@ -76,8 +76,8 @@ def make_train_step(
     """The step of one device; map it with `parallel.map_over_devices`.
 
     It takes the state and this device's rows of the batch, and gives the next state and
-    metrics (`loss`, its parts, `grad_norm`), the same on all devices. A step whose loss or
-    gradient is not finite changes nothing and leaves `healthy` False.
+    metrics (`loss`, its parts, `grad_norm`), the same on all devices. A step whose loss
+    or gradient is not finite changes nothing and leaves `healthy` False.
     """
 
     mutable = ['batch_stats'] if updates_statistics(model) else []

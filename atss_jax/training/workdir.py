@@ -1,4 +1,4 @@
-"""What lies in a workdir: the config it belongs to, and what its data stream depends on."""
+"""What lies in a workdir: its config, and what its data stream depends on."""
 
 import json
 import pathlib
@@ -41,7 +41,8 @@ def _compare(file, now, what):
     before = flatten(json.loads(file.read_text()))
     now = flatten(now)
     differences = [
-        f'  {path}: {before.get(path, "absent")!r} there, {now.get(path, "absent")!r} now'
+        f'  {path}: {before.get(path, "absent")!r} there, '
+        f'{now.get(path, "absent")!r} now'
         for path in sorted({*before, *now})
         if path not in _FREE and before.get(path, file) != now.get(path, file)
     ]

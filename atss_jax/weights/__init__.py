@@ -1,0 +1,1 @@
+"""Weights from elsewhere: .pth files, mmdetection and torchvision names."""

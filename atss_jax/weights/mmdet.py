@@ -66,8 +66,8 @@ def to_variables(
     """Flax variables (`params` and `batch_stats`) of `model` from an mmdet state dict.
 
     Args:
-        state_dict: torch names to NumPy arrays in torch layout. A checkpoint from before
-            PyTorch 0.4.1 has no `num_batches_tracked`; these then start at 0.
+        state_dict: torch names to NumPy arrays in torch layout. A checkpoint from
+            before PyTorch 0.4.1 has no `num_batches_tracked`; these then start at 0.
         model: the model that the weights are for.
 
     Raises:

@@ -20,9 +20,13 @@ def main() -> int:
     cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 
+    import absl.logging
+
     from atss_jax.config import parse_overrides
     from atss_jax.evaluation.workdir import evaluate_workdir
 
+    # Orbax and grain speak through absl; what matters we say ourselves.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         overrides = parse_overrides(overrides)
         evaluate_workdir(flags.workdir, flags.split, flags.step, overrides)

@@ -27,9 +27,13 @@ def main() -> int:
     cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 
+    import absl.logging
+
     from atss_jax.config import load_config, parse_overrides
     from atss_jax.training.loop import NonFiniteLoss, train
 
+    # Orbax and grain speak through absl; what matters we say ourselves.
+    absl.logging.set_verbosity(absl.logging.ERROR)
     try:
         config = load_config(flags.config, parse_overrides(overrides))
         train(config, flags.workdir)

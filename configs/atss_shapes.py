@@ -18,10 +18,10 @@ def _shapes(num_images, seed):
         type='ShapesDataset',
         num_images=num_images,
         seed=seed,  # another seed, other pictures
-        min_size=128,
-        max_size=128,
-        max_objects=6,
-        object_size=(0.15, 0.6),
+        min_size=96,
+        max_size=96,
+        max_objects=4,
+        object_size=(0.25, 0.65),
         min_visible=0.6,
         clutter=1.0,
         noise=8.0,
@@ -36,23 +36,25 @@ def get_config() -> ConfigDict:
     model.backbone.update(
         depth=18, num_stages=3, out_indices=(0, 1, 2), frozen_stages=-1, norm_eval=False
     )
-    model.neck.update(in_channels=(64, 128, 256), out_channels=64, num_outs=4)
+    model.neck.update(in_channels=(64, 128, 256), out_channels=64, num_outs=3)
     model.bbox_head.update(num_classes=5, in_channels=64, feat_channels=64)
     model.bbox_head.stacked_convs = 2
     anchors = model.bbox_head.anchor_generator
-    anchors.update(octave_base_scale=4, strides=(8, 16, 32, 64))
+    anchors.update(octave_base_scale=4, strides=(8, 16, 32))
     data = {}
     counts = {'train': 3200, 'val': 200, 'test': 200}
     for seed, (split, count) in enumerate(counts.items()):
         data[split] = _shapes(count, seed)
         data[split]['pipeline'] = config.data[split].pipeline
-        data[split]['pipeline'].img_scale = (128, 128)
+        data[split]['pipeline'].img_scale = (96, 96)
     config.data = ConfigDict(dict(config.data.to_dict(), **data))
-    config.data.samples_per_gpu = 16
-    config.data.max_boxes = 6
+    config.data.samples_per_gpu = 8
+    config.data.workers_per_gpu = 0
+    config.data.max_boxes = 4
     config.optimizer.lr = 0.02
     config.optimizer_config.grad_clip = dict(max_norm=10, norm_type=2)
-    config.lr_config.update(warmup_iters=50, warmup_ratio=0.1, step=(2,))
-    config.total_epochs = 3
-    config.log_config.interval = 25
+    config.lr_config.update(warmup_iters=50, warmup_ratio=0.1, step=(3,))
+    config.total_epochs = 4
+    config.evaluation.interval = 2
+    config.log_config.interval = 50
     return config

@@ -10,7 +10,9 @@ import numpy as np
 f32 = np.float32
 
 
-def all_anchors(canvas, strides=(8, 16, 32, 64, 128), ratios=(1.0,), octave=8, scales=1):
+def all_anchors(
+    canvas, strides=(8, 16, 32, 64, 128), ratios=(1.0,), octave=8, scales=1
+):
     """[(level, row, column, (x1, y1, x2, y2))] over the canvas, in mmdet's order."""
     anchors = []
     for level, stride in enumerate(strides):

@@ -245,7 +245,10 @@ def test_500_boxes_equal_the_oracle():
 )
 def test_tiny_pictures_equal_the_oracle(size, canvas):
     rng = np.random.default_rng(1)
-    for boxes in (random_boxes(rng, 10, size), clipped(random_boxes(rng, 10, size), size)):
+    for boxes in (
+        random_boxes(rng, 10, size),
+        clipped(random_boxes(rng, 10, size), size),
+    ):
         check(boxes, size, canvas)
 
 

@@ -1,8 +1,7 @@
 """Rows and batches: decode, resize, flip, pad; and grain to do it ahead of time."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import grain
 import numpy as np
@@ -188,7 +187,7 @@ class _Load(grain.transforms.Map):
 
 def prefetch(
     build: TrainBatches | EvalBatches, start: int, stop: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches start..stop-1 in order, loaded ahead.
 
     Args:
@@ -199,7 +198,7 @@ def prefetch(
             same with any number.
     """
     if start >= stop:
-        return iter(())
+        return
     threads = 2
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     dataset = grain.MapDataset.range(start, stop).map(_Load(build))
@@ -210,14 +209,13 @@ def prefetch(
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         )
-    return _closing(iter(dataset))
-
-
-def _closing(iterator):
-    """Passes batches on; stops the workers at the end or when the reader goes away."""
+    iterator = iter(dataset)
     try:
-        yield from itertools.chain(iterator)
+        for batch in iterator:
+            # Out of the memory that the worker shares with us, which grain frees when
+            # the last reference goes: too late where that is at interpreter exit.
+            yield {name: np.copy(x) for name, x in batch.items()} if workers else batch
+            del batch
     finally:
-        close = getattr(iterator, 'close', None)
-        if close is not None:
-            close()
+        # Stops the workers, also when the reader goes away before the end.
+        iterator.close()

@@ -1,6 +1,7 @@
 """Training from a config to checkpoints and COCO numbers."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import time
@@ -215,22 +216,22 @@ def _announce(parts, sources, start, log):
 def _steps(parts, step_function, state, log):
     start = int(state.step)
     workers = parts.experiment.workers_per_gpu * jax.local_device_count()
-    batches = prefetch(parts.batches, start, parts.total_steps, workers)
     in_flight = collections.deque()
-    for step in range(start, parts.total_steps):
-        began = time.perf_counter()
-        batch = next(batches)
-        log.waited(time.perf_counter() - began)
-        inputs = {name: batch[name] for name in DEVICE_FIELDS}
-        inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
-        state, metrics = step_function(state, inputs)
-        in_flight.append((step, metrics))
-        if len(in_flight) > _IN_FLIGHT:
-            _finish_step(parts, *in_flight.popleft(), log)
-        if (step + 1) % parts.plan.steps_per_epoch == 0:
-            while in_flight:
+    batches = prefetch(parts.batches, start, parts.total_steps, workers)
+    with contextlib.closing(batches):
+        for step in range(start, parts.total_steps):
+            began = time.perf_counter()
+            batch = next(batches)
+            log.waited(time.perf_counter() - began)
+            inputs = {name: batch[name] for name in DEVICE_FIELDS}
+            inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
+            state, metrics = step_function(state, inputs)
+            in_flight.append((step, metrics))
+            epoch, left = divmod(step + 1, parts.plan.steps_per_epoch)
+            while len(in_flight) > (_IN_FLIGHT if left else 0):
                 _finish_step(parts, *in_flight.popleft(), log)
-            _end_epoch(parts, state, (step + 1) // parts.plan.steps_per_epoch, log)
+            if not left:
+                _end_epoch(parts, state, epoch, log)
     return state
 
 

@@ -1,0 +1,54 @@
+# make demo   trains a small detector on generated pictures, evaluates it, draws what it finds
+# make test   lint and tests
+# Both make .venv and install into it first. ACCEL=cpu|cuda|tpu overrides what is found.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ACCEL ?= $(shell if nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
+	elif ls /dev/accel0 /dev/vfio/0 >/dev/null 2>&1; then echo tpu; else echo cpu; fi)
+REQUIREMENTS := $(if $(filter cpu,$(ACCEL)),requirements.txt,requirements-$(ACCEL).txt)
+INSTALLED := $(VENV)/installed-$(ACCEL)
+DEMO := work_dirs/demo
+
+.PHONY: demo test test-slow test-torch lint install clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements*.txt pyproject.toml
+	@case "$(ACCEL)" in cpu|cuda|tpu) ;; *) \
+		echo "ACCEL=$(ACCEL): expected cpu, cuda or tpu"; exit 1;; esac
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+demo: install
+	$(BIN)/python train.py --config=configs/atss_shapes.py --workdir=$(DEMO)
+	$(BIN)/python eval.py --workdir=$(DEMO)
+	$(BIN)/python -m atss_jax draw detections --workdir $(DEMO) --out $(DEMO)/detections.png
+	@echo
+	@echo "weights:          $(DEMO)/checkpoints"
+	@echo "COCO numbers:     $(DEMO)/evaluation"
+	@echo "log:              $(DEMO)/metrics.jsonl, tensorboard --logdir $(DEMO)/tensorboard"
+	@echo "picture to look at: $(DEMO)/detections.png"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest -q -n 2
+
+# Minutes to an hour: see docs/development.md.
+test-slow: install
+	$(BIN)/python -m pytest -q -m slow
+
+test-torch: install
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/python -m pytest -q -m torch
+
+clean:
+	rm -rf $(VENV) .cache

@@ -1,0 +1,63 @@
+"""Pictures of what a run finds, beside the truth."""
+
+import numpy as np
+
+from atss_jax import parallel, visualize
+from atss_jax.config import build_experiment, load_config
+from atss_jax.data.records import Record, Records
+from atss_jax.training.checkpoint import Checkpoints
+from atss_jax.training.loop import make_evaluator, open_sources
+from atss_jax.training.workdir import config_path
+
+
+class _Few:
+    """The first pictures of a source."""
+
+    def __init__(self, source, count):
+        records = [source.records[i] for i in range(min(count, len(source.records)))]
+        self.classes, self.category_ids = source.classes, source.category_ids
+        self.records = Records.from_list(records)
+        self.read_image = source.read_image
+        self.ground_truth = source.ground_truth
+
+
+def draw_detections(
+    workdir: str, out: str, split: str, count: int, columns: int, min_score: float
+) -> None:
+    """Writes a sheet of the first pictures of a split: truth and detections side by side.
+
+    Args:
+        workdir: folder of a run; its best checkpoint is taken.
+        out: picture file to write, .png or .jpg.
+        split: 'train', 'val' or 'test'.
+        count: pictures.
+        columns: pairs of pictures in a row.
+        min_score: detections with lower scores are left out.
+
+    Raises:
+        ValueError: no such run or checkpoint, or bad data.
+    """
+    experiment = build_experiment(load_config(config_path(workdir)))
+    variables = Checkpoints.open(workdir).restore_variables(experiment.model)
+    source = _Few(open_sources(experiment, (split,))[split], count)
+    evaluator = make_evaluator(experiment, source, split)
+    found = evaluator.detections(parallel.replicate(variables))
+    records = [source.records[i] for i in range(len(source.records))]
+    sheet = visualize.detection_sheet(
+        [source.read_image(record) for record in records],
+        [_truth(record) for record in records],
+        [_fields(found[record.image_id]) for record in records],
+        source.classes,
+        columns=columns,
+        min_score=min_score,
+    )
+    visualize.write_image(out, sheet)
+
+
+def _truth(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    objects = ~record.ignored
+    return record.boxes[objects], record.labels[objects]
+
+
+def _fields(found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return found['boxes'], found['labels'], found['scores']

@@ -1,6 +1,8 @@
 """Rows and batches: decode, resize, flip, pad; and grain to do it ahead of time."""
 
 import dataclasses
+import gc
+import traceback
 from collections.abc import Generator
 
 import grain
@@ -44,7 +46,7 @@ class Pipeline:
     def canvas_index(self, source: Source) -> np.ndarray:
         """(N,) canvas of each record of `source`."""
         return canvas_of_each(
-            source.records.sizes,
+            source.records,
             self.all_canvases(),
             self.img_scale,
             self.keep_ratio,
@@ -55,12 +57,16 @@ class Pipeline:
 def check_box_counts(source: Source, max_boxes: int) -> None:
     """Raises ValueError if a picture has more boxes than a batch has room for."""
     counts = source.records.counts
-    if len(counts) and counts.max() > max_boxes:
-        record = source.records[int(counts.argmax())]
-        most = counts.max()
+    if len(counts):
+        _check_room(source.records[int(counts.argmax())], max_boxes)
+
+
+def _check_room(record, max_boxes):
+    count = len(record.labels)
+    if count > max_boxes:
         raise ValueError(
-            f'image id {record.image_id} ({record.file_name}) has {most} boxes, '
-            f'but data.max_boxes = {max_boxes}; raise it to {most} or more'
+            f'image id {record.image_id} ({record.file_name}) has {count} boxes, '
+            f'but data.max_boxes = {max_boxes}; raise it to {count} or more'
         )
 
 
@@ -75,25 +81,38 @@ def load_row(
         canvas: height, width of the result.
         pipeline: how to resize.
         flip: mirror left to right.
+
+    Raises:
+        ValueError: more boxes than `pipeline.max_boxes`, or a bad picture.
+        OSError: no such picture.
     """
-    record = source.records[index]
+    record, room = source.records[index], pipeline.max_boxes
+    _check_room(record, room)
+    row = _load_picture(source, record, canvas, pipeline, flip)
+    new = row['image_size']
+    boxes = transforms.resize_boxes(record.boxes, row['scale'])
+    boxes = transforms.clip_boxes(boxes, tuple(new))
+    if flip:
+        boxes = transforms.flip_boxes(boxes, new[1])
+    return row | {
+        'gt_boxes': _pad(boxes.astype(np.float32), room),
+        'gt_labels': _pad(record.labels.astype(np.int32), room),
+        'gt_valid': np.arange(room) < len(boxes),
+        'gt_ignored': _pad(record.ignored, room),
+    }
+
+
+def _load_picture(source, record, canvas, pipeline, flip):
+    """What a row holds beside the truth."""
     new = transforms.rescale_size(record.size, pipeline.img_scale, pipeline.keep_ratio)
     image = transforms.resize(source.read_image(record), new)
-    scale = transforms.scale_factor(record.size, new)
-    boxes = transforms.clip_boxes(transforms.resize_boxes(record.boxes, scale), new)
     if flip:
         image = transforms.flip_image(image)
-        boxes = transforms.flip_boxes(boxes, new[1])
-    count, room = len(boxes), pipeline.max_boxes
     return {
         'image': transforms.pad_to_canvas(image, canvas),
         'image_size': np.array(new, np.int32),
-        'gt_boxes': _pad(boxes.astype(np.float32), room),
-        'gt_labels': _pad(record.labels.astype(np.int32), room),
-        'gt_valid': np.arange(room) < count,
-        'gt_ignored': _pad(record.ignored, room),
         'image_id': np.array(record.image_id, np.int64),
-        'scale': scale.astype(np.float32),
+        'scale': transforms.scale_factor(record.size, new).astype(np.float32),
         'original_size': np.array(record.size, np.int32),
         'row_valid': np.array(True),
     }
@@ -168,11 +187,10 @@ class EvalBatches:
         return stack(rows)
 
     def _row(self, index, canvas):
-        row = load_row(self.source, index, canvas, self.pipeline, flip=False)
-        # Truth is not for the device: evaluation reads it from the annotations.
-        return {
-            name: value for name, value in row.items() if not name.startswith('gt_')
-        }
+        # Without truth, which evaluation reads from the annotations: pictures to be
+        # scored may have any number of boxes.
+        record = self.source.records[index]
+        return _load_picture(self.source, record, canvas, self.pipeline, flip=False)
 
 
 class _Load(grain.transforms.Map):
@@ -209,13 +227,23 @@ def prefetch(
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         )
-    iterator = iter(dataset)
+    try:
+        yield from _closing(iter(dataset), bool(workers))
+    except Exception as error:
+        # A failed batch leaves grain's iterator in cycles of frames, and with it memory
+        # that workers share with us: freed at interpreter exit is too late.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        raise
+
+
+def _closing(iterator, copy):
     try:
         for batch in iterator:
-            # Out of the memory that the worker shares with us, which grain frees when
-            # the last reference goes: too late where that is at interpreter exit.
-            yield {name: np.copy(x) for name, x in batch.items()} if workers else batch
+            # Out of the shared memory, for the same reason.
+            own = {name: np.copy(x) for name, x in batch.items()} if copy else batch
             del batch
+            yield own
     finally:
         # Stops the workers, also when the reader goes away before the end.
         iterator.close()

@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 
+from atss_jax.data.records import Records
 from atss_jax.data.transforms import rescale_size
 
 Canvas = tuple[int, int]
@@ -34,7 +35,7 @@ def default_canvases(
 
 
 def canvas_of_each(
-    sizes: np.ndarray,
+    records: Records,
     canvases: tuple[Canvas, ...],
     img_scale: tuple[int, int],
     keep_ratio: bool,
@@ -43,7 +44,7 @@ def canvas_of_each(
     """(N,) index of the smallest canvas that holds each picture, resized and padded.
 
     Args:
-        sizes: (N,2) height, width of the original pictures.
+        records: the pictures.
         canvases: to choose from; of two with one area the first is taken.
         img_scale: mmdet's: the picture fits (long, short) either way round.
         keep_ratio: if not, every picture becomes exactly `img_scale` (width, height).
@@ -54,8 +55,8 @@ def canvas_of_each(
     """
     order = sorted(range(len(canvases)), key=lambda i: canvases[i][0] * canvases[i][1])
     # Sets of pictures have few different sizes: look each up once.
-    unique, inverse = np.unique(
-        np.asarray(sizes).reshape(-1, 2), axis=0, return_inverse=True
+    unique, first, inverse = np.unique(
+        records.sizes, axis=0, return_index=True, return_inverse=True
     )
     chosen = np.empty(len(unique), np.int64)
     for row, size in enumerate(unique):
@@ -65,10 +66,12 @@ def canvas_of_each(
             i for i in order if height <= canvases[i][0] and width <= canvases[i][1]
         ]
         if not fits:
+            record = records[int(first[row])]
             raise ValueError(
-                f'a picture of {size[0]}x{size[1]} (height x width) becomes '
-                f'{height}x{width}, which fits none of data.canvases = {canvases}; '
-                'add a larger one'
+                f'image id {record.image_id} ({record.file_name or "generated"}) of '
+                f'{size[0]}x{size[1]} (height x width) becomes {height}x{width} with '
+                f'img_scale {img_scale} and padding, which fits none of data.canvases = '
+                f'{canvases}; add a larger one, or set it to None'
             )
         chosen[row] = fits[0]
     return chosen[inverse.reshape(-1)]

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+_LARGE = 2**19
+
+
 def convolve(
     x: Float[Array, 'B H W C'], kernel: Float[Array, 'k k C D'], stride: int
 ) -> Float[Array, 'B h w D']:
     """Cross-correlation with k // 2 zeros on every side, as PyTorch's Conv2d."""
-    if stride == 1 and jax.default_backend() == 'cpu':
+    if stride == 1 and x.size >= _LARGE and jax.default_backend() == 'cpu':
         return _convolve_cpu(x, kernel)
     return _convolve(x, kernel, stride)
 

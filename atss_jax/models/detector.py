@@ -46,6 +46,6 @@ class ATSS(nn.Module):
         """
         size = -(-image_sizes // self.size_divisor) * self.size_divisor
         features = self.backbone(images.astype(jnp.dtype(self.dtype)), size, train)
-        strides = [2 ** (index + 2) for index in self.backbone.out_indices]
+        strides = tuple(2 ** (index + 2) for index in self.backbone.out_indices)
         pyramid = self.neck(features, level_sizes(size, strides))
         return self.bbox_head(pyramid, level_sizes(size, self.strides), train)

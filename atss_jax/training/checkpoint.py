@@ -59,12 +59,27 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that can be restored, in order."""
-        return sorted(self._manager.all_steps())
+        # To orbax any folder with a number for a name is a step, even an empty one.
+        steps = self._manager.all_steps()
+        return sorted(step for step in steps if self._is_whole(step))
+
+    def _is_whole(self, step):
+        return (self.folder / str(step) / COMMIT_SUCCESS_FILE).is_file()
+
+    def set_aside_unfinished(self) -> None:
+        """Renames folders of unfinished steps, which would else count as the newest."""
+        for step in self._manager.all_steps():
+            if not self._is_whole(step):
+                folder = self.folder / str(step)
+                folder.rename(folder.with_name(f'unfinished_{step}_{time.time_ns()}'))
+        self._manager.reload()
 
     def best_step(self) -> int:
         """The step with the best AP, or the newest if none was evaluated."""
-        best = self._manager.best_step()
-        return self.steps()[-1] if best is None else best
+        steps = self.steps()
+        metrics = {step: self._manager.metrics(step) for step in steps}
+        scored = [(_best_metric(m), step) for step, m in metrics.items() if m]
+        return max(scored)[1] if scored else steps[-1]
 
     def save(self, state: TrainState, metrics: Mapping[str, float] | None) -> None:
         """Starts to save the state of its step; returns before it is on disk."""

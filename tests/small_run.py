@@ -1,0 +1,131 @@
+"""A COCO folder of small pictures and a config so small that it trains in seconds."""
+
+import json
+import pathlib
+from typing import Any
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from atss_jax.config import load_config
+from tests.conftest import ROOT
+
+CLASSES = ('red', 'green', 'blue')
+CATEGORY_IDS = (7, 2, 11)  # neither labels nor in order
+LANDSCAPE, PORTRAIT = (40, 80), (80, 40)  # height, width
+
+
+def write_coco(folder: pathlib.Path, name: str, count: int, seed: int) -> None:
+    """Writes `folder/NAME.json` and `folder/NAME/*.png`.
+
+    One picture in three is portrait; every fifth has no object; one has a crowd. Ids
+    are neither 0..N-1 nor in order.
+    """
+    random = np.random.default_rng(seed)
+    images, annotations = [], []
+    (folder / name).mkdir(parents=True)
+    for index in range(count):
+        size = PORTRAIT if index % 3 == 2 else LANDSCAPE
+        image_id = 1000 - 7 * index
+        file_name = f'{image_id}.png'
+        picture, found = _picture(random, size, 0 if index % 5 == 4 else 2)
+        cv2.imwrite(str(folder / name / file_name), picture[..., ::-1])
+        images.append(
+            {'id': image_id, 'file_name': file_name, 'height': size[0], 'width': size[1]}
+        )
+        for label, box in found:
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': image_id,
+                    'category_id': CATEGORY_IDS[label],
+                    'bbox': box,
+                    'area': box[2] * box[3],
+                    'iscrowd': int(len(annotations) == 5),
+                }
+            )
+    categories = [
+        {'id': id_, 'name': c} for id_, c in zip(CATEGORY_IDS, CLASSES, strict=True)
+    ]
+    content = {'images': images, 'annotations': annotations, 'categories': categories}
+    (folder / f'{name}.json').write_text(json.dumps(content))
+
+
+def _picture(random, size, objects):
+    picture = random.integers(90, 130, (*size, 3)).astype(np.uint8)
+    found = []
+    for _ in range(objects):
+        label = int(random.integers(3))
+        width, height = (int(x) for x in random.integers(12, 28, 2))
+        x = int(random.integers(0, size[1] - width))
+        y = int(random.integers(0, size[0] - height))
+        picture[y : y + height, x : x + width] = 40
+        picture[y : y + height, x : x + width, label] = 230
+        found.append((label, [x, y, width, height]))
+    return picture, found
+
+
+def _data(folder, name, pipeline, **more):
+    return {
+        'type': 'CocoDataset',
+        'ann_file': str(folder / f'{name}.json'),
+        'img_prefix': str(folder / name),
+        'classes': None,
+        'pipeline': pipeline,
+        **more,
+    }
+
+
+def small_overrides(folder: pathlib.Path) -> dict[str, Any]:
+    """What turns `configs/atss_shapes.py` into the small config, on data of `folder`."""
+    pipeline = {
+        'img_scale': (64, 32),  # so that there are two canvases: 32x64 and 64x32
+        'keep_ratio': True,
+        'img_norm_cfg': {
+            'mean': (110.0, 110.0, 110.0),
+            'std': (60.0, 60.0, 60.0),
+            'to_rgb': True,
+        },
+        'pad': {'size_divisor': 32},
+    }
+    flipped = {**pipeline, 'flip_ratio': 0.5}
+    return {
+        'model.backbone.num_stages': 2,
+        'model.backbone.out_indices': (1,),
+        'model.backbone.frozen_stages': 0,
+        'model.neck.in_channels': (128,),
+        'model.neck.start_level': 0,
+        'model.neck.out_channels': 32,
+        'model.neck.num_outs': 2,
+        'model.bbox_head.num_classes': 3,
+        'model.bbox_head.in_channels': 32,
+        'model.bbox_head.feat_channels': 32,
+        'model.bbox_head.stacked_convs': 1,
+        'model.bbox_head.norm_cfg.num_groups': 8,
+        'model.bbox_head.anchor_generator.octave_base_scale': 2,
+        'model.bbox_head.anchor_generator.strides': (8, 16),
+        'test_cfg.score_thr': 0.0,  # weights of a few steps are never sure
+        'test_cfg.max_per_img': 20,
+        'data.samples_per_gpu': 1,
+        'data.max_boxes': 3,
+        'data.train': _data(
+            folder, 'train', flipped, filter_empty_gt=False, min_size=32
+        ),
+        'data.val': _data(folder, 'val', pipeline),
+        'data.test': _data(folder, 'val', pipeline),
+        'lr_config.warmup_iters': 2,
+        'lr_config.step': (1,),
+        'total_epochs': 2,
+        'evaluation.interval': 1,
+        'checkpoint_config.max_keep_ckpts': 1,
+        'log_config.interval': 2,
+    }
+
+
+def small_config(
+    folder: pathlib.Path, overrides: dict[str, Any] | None = None
+) -> ConfigDict:
+    """The small config, with `overrides` on top."""
+    path = str(ROOT / 'configs' / 'atss_shapes.py')
+    return load_config(path, small_overrides(folder) | (overrides or {}))

@@ -41,6 +41,7 @@ COCO_FIELDS = {
     'ann_file': text,
     'img_prefix': text,
     'classes': optional(tuple_of(text)),
+    'indices': optional(integer(1)),
 }
 COCO_TRAIN_FIELDS = {'filter_empty_gt': boolean, 'min_size': integer(0)}
 SHAPES_FIELDS = {

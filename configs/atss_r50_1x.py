@@ -30,6 +30,7 @@ def _val2017():
         ann_file='data/coco/annotations/instances_val2017.json',
         img_prefix='data/coco/val2017/',
         classes=None,  # names and order; None: as in the annotation file
+        indices=None,  # only the first so many pictures
         pipeline=_pipeline(),
     )
 
@@ -113,6 +114,7 @@ def get_config() -> ConfigDict:
                 ann_file='data/coco/annotations/instances_train2017.json',
                 img_prefix='data/coco/train2017/',
                 classes=None,
+                indices=None,
                 filter_empty_gt=True,
                 min_size=32,
                 pipeline=_pipeline(flip_ratio=0.5),

@@ -213,3 +213,13 @@ class TestReadImage:
         segment = b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif
         (folder.images / 'a.png').write_bytes(jpeg[:2] + segment + jpeg[2:])
         assert source.read_image(source.records[0]).shape == (40, 60, 3)
+
+
+def test_indices_keeps_the_first_pictures_of_those_left(coco_tiny):
+    folder = str(coco_tiny / 'train2017')
+    ann_file = str(coco_tiny / 'annotations' / 'instances_train2017.json')
+    everything = CocoDataset(ann_file, folder).records
+    few = CocoDataset(ann_file, folder, indices=7).records
+    assert few.image_ids.tolist() == everything.image_ids[:7].tolist()
+    assert np.array_equal(few.boxes, everything.first(7).boxes)
+    assert len(CocoDataset(ann_file, folder, indices=10_000).records) == len(everything)

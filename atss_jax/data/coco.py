@@ -39,6 +39,7 @@ class CocoDataset:
         filter_empty_gt: bool = True,
         min_size: int = 32,
         test_mode: bool = False,
+        indices: int | None = None,
     ):
         """Reads the annotations; pictures are first touched by `read_image`.
 
@@ -55,6 +56,7 @@ class CocoDataset:
                 (annotations that are themselves dropped count, as in mmdet).
             min_size: drop pictures whose shorter side is below this.
             test_mode: keep every picture whatever the two above say.
+            indices: only the first so many of the pictures that are left.
 
         Raises:
             FileNotFoundError: `ann_file` or `img_prefix` does not exist.
@@ -80,6 +82,8 @@ class CocoDataset:
                 f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
                 f'test_mode={test_mode}, classes={self.classes[:10]}'
             )
+        if indices is not None:
+            wanted &= np.cumsum(wanted) <= indices
         self.records = _build_records(self._file, img_prefix, rows, labels, wanted)
 
     def read_image(self, record: Record) -> np.ndarray:

@@ -70,8 +70,8 @@ def canvas_of_each(
             raise ValueError(
                 f'image id {record.image_id} ({record.file_name or "generated"}) of '
                 f'{size[0]}x{size[1]} (height x width) becomes {height}x{width} with '
-                f'img_scale {img_scale} and padding, which fits none of data.canvases = '
-                f'{canvases}; add a larger one, or set it to None'
+                f'img_scale {img_scale} and padding, which fits none of data.canvases '
+                f'= {canvases}; add a larger one, or set it to None'
             )
         chosen[row] = fits[0]
     return chosen[inverse.reshape(-1)]

@@ -79,6 +79,10 @@ class Records:
             ignored=self.ignored[own],
         )
 
+    def first(self, count: int) -> 'Records':
+        """The first `count` records, or all if there are fewer."""
+        return self.from_list([self[i] for i in range(min(count, len(self)))])
+
     @property
     def counts(self) -> np.ndarray:
         """(N,) number of boxes of each record, crowds included."""

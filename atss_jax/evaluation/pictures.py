@@ -4,7 +4,7 @@ import numpy as np
 
 from atss_jax import parallel, visualize
 from atss_jax.config import build_experiment, load_config
-from atss_jax.data.records import Record, Records
+from atss_jax.data.records import Record
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.loop import make_evaluator, open_sources
 from atss_jax.training.workdir import config_path
@@ -14,9 +14,8 @@ class _Few:
     """The first pictures of a source."""
 
     def __init__(self, source, count):
-        records = [source.records[i] for i in range(min(count, len(source.records)))]
         self.classes, self.category_ids = source.classes, source.category_ids
-        self.records = Records.from_list(records)
+        self.records = source.records.first(count)
         self.read_image = source.read_image
         self.ground_truth = source.ground_truth
 
@@ -24,7 +23,7 @@ class _Few:
 def draw_detections(
     workdir: str, out: str, split: str, count: int, columns: int, min_score: float
 ) -> None:
-    """Writes a sheet of the first pictures of a split: truth and detections side by side.
+    """Writes a sheet of the first pictures of a split: truth beside detections.
 
     Args:
         workdir: folder of a run; its best checkpoint is taken.

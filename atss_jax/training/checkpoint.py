@@ -1,6 +1,7 @@
 """Checkpoints in `WORKDIR/checkpoints/STEP`: the newest and the best are kept."""
 
 import pathlib
+import time
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from atss_jax.training.state import TrainState
 from atss_jax.weights.mmdet import variable_shapes
 
 _BEST = 'AP'
+_COMMITTED = 'commit_success.txt'  # what orbax writes last
 
 
 def _best_metric(metrics):
@@ -64,14 +66,14 @@ class Checkpoints:
         return sorted(step for step in steps if self._is_whole(step))
 
     def _is_whole(self, step):
-        return (self.folder / str(step) / COMMIT_SUCCESS_FILE).is_file()
+        return (self.folder / str(step) / _COMMITTED).is_file()
 
     def set_aside_unfinished(self) -> None:
         """Renames folders of unfinished steps, which would else count as the newest."""
         for step in self._manager.all_steps():
             if not self._is_whole(step):
                 folder = self.folder / str(step)
-                folder.rename(folder.with_name(f'unfinished_{step}_{time.time_ns()}'))
+                folder.rename(f'{folder}_{time.time_ns()}.unfinished')
         self._manager.reload()
 
     def best_step(self) -> int:
@@ -114,7 +116,11 @@ class Checkpoints:
             )
         return jax.tree.map(np.asarray, variables)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until all is on disk."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees what saving needs."""
+        self.wait()
         self._manager.close()

@@ -169,13 +169,15 @@ def _prepare(experiment, sources, config_json, workdir):
     evaluator = make_evaluator(experiment, sources['val'], 'val')
     stream = {'global_batch_size': batch_size, 'records': len(sources['train'].records)}
     workdirs.claim(workdir, config_json, stream)
+    checkpoints = Checkpoints(workdir, experiment.max_keep_ckpts)
+    checkpoints.set_aside_unfinished()
     return _Run(
         experiment,
         plan,
         TrainBatches(sources['train'], plan, data.pipeline, (0, batch_size)),
         rates,
         evaluator,
-        Checkpoints(workdir, experiment.max_keep_ckpts),
+        checkpoints,
         workdir,
     )
 
@@ -247,6 +249,7 @@ def _finish_step(parts, step, metrics, log):
 def _broken(parts, step, metrics):
     records = parts.batches.source.records
     ids = [int(records.image_ids[index]) for index in parts.plan.records(step)]
+    parts.checkpoints.wait()
     saved = parts.checkpoints.steps()
     last = f'{parts.checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
     numbers = ', '.join(f'{name} {value:g}' for name, value in metrics.items())

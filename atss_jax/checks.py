@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -41,18 +42,26 @@ def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def number(minimum: float = -float('inf'), above: float = -float('inf')) -> Check:
-    """A finite number, at least `minimum` and larger than `above`."""
+def number(
+    minimum: float = -math.inf, maximum: float = math.inf, above: float = -math.inf
+) -> Check:
+    """A finite number from `minimum` to `maximum` that is larger than `above`."""
 
     def convert(value):
-        _require(
-            _is_number(value) and minimum <= value < float('inf') and value > above
-        )
+        _require(_is_number(value) and math.isfinite(value))
+        _require(minimum <= value <= maximum and value > above)
         return float(value)
 
-    limit = f' above {above:g}' if above > -float('inf') else ''
-    limit = f' of at least {minimum:g}' if minimum > -float('inf') else limit
-    return Check(f'a number{limit}', convert)
+    limits = [
+        f'{words} {limit:g}'
+        for words, limit in [
+            ('of at least', minimum),
+            ('above', above),
+            ('of at most', maximum),
+        ]
+        if math.isfinite(limit)
+    ]
+    return Check(' '.join(['a number', ' and '.join(limits)]).strip(), convert)
 
 
 def integer(minimum: int) -> Check:
@@ -141,10 +150,9 @@ class Reader:
         self.leaves = flatten(config)
         self.read: dict[str, Check] = {}
 
-    def has(self, path: str) -> bool:
-        """Whether there is a section or a value other than None at `path`."""
-        inside = any(leaf.startswith(f'{path}.') for leaf in self.leaves)
-        return inside or self.leaves.get(path) is not None
+    def has_section(self, path: str) -> bool:
+        """Whether there is a section with fields at `path`."""
+        return any(leaf.startswith(f'{path}.') for leaf in self.leaves)
 
     def __call__(self, path: str, check: Check) -> Any:
         """The value at `path`.

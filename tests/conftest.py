@@ -42,3 +42,22 @@ def coco_tiny():
     if not folder.exists():
         pytest.skip('needs ../shared/data/coco_tiny')
     return folder
+
+
+@pytest.fixture(scope='session')
+def small_data(tmp_path_factory):
+    """Folder of a small COCO data set: 21 training and 9 evaluation pictures."""
+    from tests.small_run import write_coco
+
+    folder = tmp_path_factory.mktemp('small_data')
+    write_coco(folder, 'train', 21, seed=0)
+    write_coco(folder, 'val', 9, seed=1)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def small_run(small_data, tmp_path_factory):
+    """A finished training run on it. Tests that write to its workdir copy it first."""
+    from tests.small_run import finished_run
+
+    return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')

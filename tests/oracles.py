@@ -1,4 +1,4 @@
-"""mmdetection's procedures as slow, plain loops: every anchor, every class, one at a time.
+"""mmdetection's procedures as slow, plain loops over every anchor and class.
 
 Written from mmdetection's own description, sharing no code with the package.
 """
@@ -45,7 +45,7 @@ def is_counted(anchor, image_size, valid_size, strides, border):
 
 
 def iou(a, b):
-    """Overlap of two boxes over their union, at least 1e-6, in the type of the boxes."""
+    """Overlap of two boxes over their union of at least 1e-6, in their own type."""
     width = max(min(a[2], b[2]) - max(a[0], b[0]), type(a[0])(0))
     height = max(min(a[3], b[3]) - max(a[1], b[1]), type(a[0])(0))
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
@@ -53,7 +53,7 @@ def iou(a, b):
 
 
 def assign(gt_boxes, anchors, counted, topk):
-    """Box of each anchor (-1: none), and anchors where rounding decides, so it may differ.
+    """Box of each anchor (-1: none), and the anchors where rounding decides.
 
     Float32 throughout, as mmdet.
     """

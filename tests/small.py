@@ -22,7 +22,7 @@ LOSS = LossConfig(AnchorGenerator((4, 8), octave_base_scale=4.0))
 
 
 def small_model(backbone=None, neck=None, head=None):
-    """Two stages of an R18, 16 channels, levels of strides 4 and 8; changed by fields."""
+    """Two stages of an R18, 16 channels, strides 4 and 8; changed by fields."""
     backbone = {
         'depth': 18,
         'num_stages': 2,
@@ -66,7 +66,9 @@ def random_variables(model, seed=0):
     values = {path: draw(path, shape) for path, shape in shapes.items()}
     return unflatten_dict(
         {
-            path: value if isinstance(value, np.int32) else np.asarray(value, np.float32)
+            path: value
+            if isinstance(value, np.int32)
+            else np.asarray(value, np.float32)
             for path, value in values.items()
         }
     )
@@ -84,9 +86,7 @@ def random_batch(seed, sizes, canvas=(64, 64), room=4):
         'gt_ignored': np.zeros((len(sizes), room), bool),
     }
     for row, (height, width) in enumerate(sizes):
-        batch['image'][row, :height, :width] = rng.integers(
-            0, 256, (height, width, 3)
-        )
+        batch['image'][row, :height, :width] = rng.integers(0, 256, (height, width, 3))
         count = rng.integers(1, room + 1)
         corner = rng.uniform(0, [width * 0.6, height * 0.6], (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(8, 30, (count, 2))], 1)

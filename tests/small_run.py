@@ -1,14 +1,20 @@
 """A COCO folder of small pictures and a config so small that it trains in seconds."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
+from atss_jax import parallel
 from atss_jax.config import load_config
+from atss_jax.training.loop import train
+from configs import atss_r50_1x
 from tests.conftest import ROOT
 
 CLASSES = ('red', 'green', 'blue')
@@ -32,7 +38,12 @@ def write_coco(folder: pathlib.Path, name: str, count: int, seed: int) -> None:
         picture, found = _picture(random, size, 0 if index % 5 == 4 else 2)
         cv2.imwrite(str(folder / name / file_name), picture[..., ::-1])
         images.append(
-            {'id': image_id, 'file_name': file_name, 'height': size[0], 'width': size[1]}
+            {
+                'id': image_id,
+                'file_name': file_name,
+                'height': size[0],
+                'width': size[1],
+            }
         )
         for label, box in found:
             annotations.append(
@@ -66,30 +77,21 @@ def _picture(random, size, objects):
     return picture, found
 
 
-def _data(folder, name, pipeline, **more):
-    return {
-        'type': 'CocoDataset',
+def _data(folder, split, name):
+    """A data section of the R50 config, on small pictures of `folder`."""
+    section = atss_r50_1x.get_config().data[split].to_dict()
+    section |= {
         'ann_file': str(folder / f'{name}.json'),
         'img_prefix': str(folder / name),
-        'classes': None,
-        'pipeline': pipeline,
-        **more,
     }
+    # Two canvases then: 32x64 and 64x32.
+    section['pipeline'] |= {'img_scale': (64, 32)}
+    section['pipeline']['img_norm_cfg'] |= {'mean': (110.0,) * 3, 'std': (60.0,) * 3}
+    return section
 
 
 def small_overrides(folder: pathlib.Path) -> dict[str, Any]:
-    """What turns `configs/atss_shapes.py` into the small config, on data of `folder`."""
-    pipeline = {
-        'img_scale': (64, 32),  # so that there are two canvases: 32x64 and 64x32
-        'keep_ratio': True,
-        'img_norm_cfg': {
-            'mean': (110.0, 110.0, 110.0),
-            'std': (60.0, 60.0, 60.0),
-            'to_rgb': True,
-        },
-        'pad': {'size_divisor': 32},
-    }
-    flipped = {**pipeline, 'flip_ratio': 0.5}
+    """Turns `configs/atss_shapes.py` into the small config, on data of `folder`."""
     return {
         'model.backbone.num_stages': 2,
         'model.backbone.out_indices': (1,),
@@ -109,11 +111,9 @@ def small_overrides(folder: pathlib.Path) -> dict[str, Any]:
         'test_cfg.max_per_img': 20,
         'data.samples_per_gpu': 1,
         'data.max_boxes': 3,
-        'data.train': _data(
-            folder, 'train', flipped, filter_empty_gt=False, min_size=32
-        ),
-        'data.val': _data(folder, 'val', pipeline),
-        'data.test': _data(folder, 'val', pipeline),
+        'data.train': _data(folder, 'train', 'train') | {'filter_empty_gt': False},
+        'data.val': _data(folder, 'val', 'val'),
+        'data.test': _data(folder, 'test', 'val'),
         'lr_config.warmup_iters': 2,
         'lr_config.step': (1,),
         'total_epochs': 2,
@@ -129,3 +129,47 @@ def small_config(
     """The small config, with `overrides` on top."""
     path = str(ROOT / 'configs' / 'atss_shapes.py')
     return load_config(path, small_overrides(folder) | (overrides or {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A run of the small config: its folder, last state, number of traces."""
+
+    workdir: pathlib.Path
+    config: ConfigDict
+    state: Any
+    train_traces: int
+    eval_traces: int
+
+
+def finished_run(folder: pathlib.Path, workdir: pathlib.Path) -> FinishedRun:
+    """Trains the small config from start to end."""
+    config = small_config(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        steps = count_traces(patch, 'map_over_devices')
+        predictions = count_traces(patch, 'map_rows')
+        state = jax.device_get(train(config, str(workdir)))
+    return FinishedRun(workdir, config, state, len(steps), len(predictions))
+
+
+def count_traces(patch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """A list that grows each time a function mapped by `parallel.NAME` is traced."""
+    real, traces = getattr(parallel, name), []
+
+    def wrap(function, *args, **kwargs):
+        def traced(*inputs):
+            traces.append(1)
+            return function(*inputs)
+
+        return real(traced, *args, **kwargs)
+
+    patch.setattr(parallel, name, wrap)
+    return traces
+
+
+def tree_of(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file below a folder with its content; empty folders too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
+        for path in sorted(folder.rglob('*'))
+    }

@@ -114,14 +114,24 @@ def test_no_boxes_at_all():
 # Golden ------------------------------------------------------------------------------
 
 
+KEYS = (
+    'gt_bboxes',
+    'gt_labels',
+    'img_shape',
+    'pad_shape',
+    'batch_shape',
+    'pos_anchor',
+    'pos_label',
+    'pos_target',
+    'num_valid',
+    'avg_factor',
+)
+
+
 @pytest.mark.parametrize('case', range(81))
 def test_equals_mmdet(golden, golden_assign, case):
     name = f'{case}/'
-    data = {
-        key: golden_assign[name + key]
-        for key in ('gt_bboxes', 'gt_labels', 'img_shape', 'pad_shape', 'batch_shape')
-        + ('pos_anchor', 'pos_label', 'pos_target', 'num_valid', 'avg_factor')
-    }
+    data = {key: golden_assign[name + key] for key in KEYS}
     canvas = tuple(int(side) for side in data['batch_shape'])
     got = owners(data['gt_bboxes'], data['img_shape'], canvas, room=150)
     positive = np.flatnonzero(got >= 0)
@@ -173,10 +183,11 @@ def hostile_boxes():
     plain = random_boxes(rng, 12, SIZE)
     grid = rng.integers(0, 15, (12, 2)) * 8.0  # centres on cells: many equal distances
     height, width = SIZE
+    thin = np.array([0.3, 60])
     return {
-        'outside': plain + [300, 0, 300, 0],
+        'outside': plain + np.array([300, 0, 300, 0]),
         'far_left': plain - [500, 400, 500, 400],
-        'across_the_border': plain + [width / 2, 0, width / 2, 0],
+        'across_the_border': plain + np.array([width / 2, 0, width / 2, 0]),
         'on_the_border': np.array(
             [
                 [0, 0, width, height],
@@ -194,7 +205,7 @@ def hostile_boxes():
         'ties': np.concatenate([grid - 20, grid + 20], 1),
         'half_ties': np.concatenate([grid - 16, grid + 24], 1),
         'anchors_themselves': np.concatenate([grid - 32, grid + 32], 1)[:6],
-        'thin': np.concatenate([grid - [0.3, 60], grid + [0.3, 60]], 1),
+        'thin': np.concatenate([grid - thin, grid + thin], 1),
         'tiny': np.concatenate([plain[:, :2], plain[:, :2] + 0.005], 1),
         'larger_than_all': np.array([[-900, -700, 1000, 800], [-64, -64, 190, 170]]),
     }

@@ -26,7 +26,7 @@ def box(*corners):
 def random_boxes(seed, n=60):
     """Boxes of positive sides; half of them near the first, to overlap much."""
     rng = np.random.default_rng(seed)
-    near = [10, 10, 50, 40] + rng.normal(0, 5, (n // 2, 4))
+    near = np.array([10, 10, 50, 40]) + rng.normal(0, 5, (n // 2, 4))
     corner = rng.uniform(-50, 100, (n - n // 2, 2))
     far = np.concatenate([corner, corner + rng.uniform(1, 80, corner.shape)], 1)
     return jnp.array(np.concatenate([near, far]), jnp.float32)

@@ -223,6 +223,7 @@ ALTERNATIVES = {
 for split in ('train', 'val', 'test'):
     for name, value in PIPELINE.items():
         ALTERNATIVES[f'data.{split}.pipeline.{name}'] = value
+    ALTERNATIVES[f'data.{split}.indices'] = 5
     ALTERNATIVES[f'data.{split}.pipeline.pad.size_divisor'] = {
         f'data.{each}.pipeline.pad.size_divisor': 64
         for each in ('train', 'val', 'test')
@@ -351,7 +352,9 @@ def test_contradictions_are_named(values, path, said):
     ],
 )
 def test_values_out_of_range_are_refused(leaf, value):
-    assert f'config.{leaf} = {value!r} is not supported; expected' in error({leaf: value})
+    assert f'config.{leaf} = {value!r} is not supported; expected' in error(
+        {leaf: value}
+    )
 
 
 def test_lists_are_as_good_as_tuples():

@@ -1,7 +1,7 @@
 """mmdetection's losses, gradients and five SGD steps of R50, on the golden weights.
 
-The losses are computed on a canvas much larger than the pictures, where they must be the
-same; the steps on the tight one, by the real training step.
+The losses are computed on a canvas much larger than the pictures, where they must be
+the same; the steps on the tight one, by the real training step.
 """
 
 import functools
@@ -87,7 +87,7 @@ def test_gradients_at_the_head_outputs(name, level):
     assert not outputs[level][:, shape[1] :].any()
     assert not outputs[level][:, :, shape[2] :].any()
     values = data[f'{key}/values']
-    scale = max(np.abs(values).max(), data[f'{key}/std'], 1e-12)
+    scale = float(max(np.abs(values).max(), data[f'{key}/std'], 1e-12))
     samples = ours.reshape(-1)[data[f'{key}/idx']]
     assert np.abs(samples - values).max() < 1e-4 * scale
     assert ours.std() == pytest.approx(data[f'{key}/std'], rel=1e-4)
@@ -118,7 +118,11 @@ def _step():
     rates = learning_rates(0.01, LrConfig(warmup_iters=4, warmup_ratio=0.1), 5, 1)
     tx = sgd(OptimizerConfig(), schedule(rates))
     step = make_train_step(
-        golden_model(), lambda images, sizes: images, LossConfig(), OptimizerConfig(), tx
+        golden_model(),
+        lambda images, sizes: images,
+        LossConfig(),
+        OptimizerConfig(),
+        tx,
     )
     mapped = jax.pmap(
         step,

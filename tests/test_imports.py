@@ -43,12 +43,16 @@ ALLOWED = {
         | {'evaluation'},
         MAPPING | {'flax', 'tqdm', 'pycocotools', 'cv2'},
     ),
+    'config_model': ({'checks', 'detection', 'models'}, set()),
+    'config_data': ({'checks', 'data', 'models'}, set()),
     'experiment': (
-        {'checks', 'data', 'detection', 'models', 'training', 'parallel'},
+        {'checks', 'config_data', 'config_model', 'detection', 'models', 'training'}
+        | {'parallel'},
         set(),
     ),
     'config': ({'checks', 'experiment', 'models'}, {'ml_collections'}),
 }
+
 
 def module_name(path):
     parts = path.relative_to(ROOT / 'atss_jax').with_suffix('').parts
@@ -75,7 +79,7 @@ def imports(path):
 
 
 def own_module(name):
-    """The module of the package that an imported name lies in; None: another package."""
+    """The module of the package that an imported name lies in; None: not of it."""
     package, *parts = name.split('.')
     if package != 'atss_jax':
         return None

@@ -208,7 +208,7 @@ def test_detections_lie_in_the_original_picture():
 
 
 def test_one_cell_by_hand():
-    """One anchor says class 1 with certainty: its own square, clipped and scaled back."""
+    """One anchor is certain of class 1: its own square, clipped and scaled back."""
     outputs = random_outputs(0, shift=-20)
     cls = list(outputs.cls_logits)
     # P4: stride 16, anchors of side 128.

@@ -93,10 +93,25 @@ class Checkpoints:
         )
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a step, as NumPy arrays, in the structure of `like`."""
+        """The state of a step, as NumPy arrays, in the structure of `like`.
+
+        Raises:
+            ValueError: it is of another model or optimizer.
+        """
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like.asdict())
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        try:
+            args = ocp.args.StandardRestore(wanted)
+            restored = self._manager.restore(step, args=args)
+        except ValueError as error:  # pages long: it prints arrays
+            raise self._does_not_fit(step) from error
+        if jax.tree.map(np.shape, restored) != jax.tree.map(np.shape, wanted):
+            raise self._does_not_fit(step)
         return like.replace(**restored)
+
+    def _does_not_fit(self, step):
+        return ValueError(
+            f'checkpoint {step} in {self.folder} is of another model than the config'
+        )
 
     def restore_variables(self, model: nn.Module, step: int | None = None) -> dict:
         """Parameters and statistics of a step (None: the best), as NumPy arrays.
@@ -110,10 +125,7 @@ class Checkpoints:
         shapes = unflatten_dict(variable_shapes(model))
         found = jax.tree.map(np.shape, variables)
         if found != {'batch_stats': {}, **shapes}:
-            raise ValueError(
-                f'checkpoint {step} in {self.folder} is of another model '
-                'than the config'
-            )
+            raise self._does_not_fit(step)
         return jax.tree.map(np.asarray, variables)
 
     def wait(self) -> None:

@@ -44,6 +44,10 @@ def load_detector(path: str, model: ATSS) -> dict[str, Any]:
     Raises:
         ValueError: neither is there, or the weights do not fit.
     """
+    if not pathlib.Path(path).exists():
+        raise ValueError(
+            f'no weights at {path}: expected the workdir of a run, or a .pth file'
+        )
     if pathlib.Path(path).is_dir():
         return Checkpoints.open(path).restore_variables(model)
     return mmdet.to_variables(pth.state_dict(path), model)

@@ -102,6 +102,7 @@ class _Run:
     evaluator: run.Evaluator
     checkpoints: Checkpoints
     workdir: str
+    stream: Mapping[str, int]  # what beside the config decides the batches
 
     @property
     def total_steps(self) -> int:
@@ -127,6 +128,8 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
     parts = _prepare(experiment, sources, to_json(config), workdir)
     tx = sgd(experiment.optimizer, schedule(parts.rates))
     state = _first_state(parts, tx)
+    # Not before: weights that are not there must not bind the workdir to this config.
+    workdirs.claim(workdir, to_json(config), parts.stream)
     train_step = make_train_step(
         experiment.model,
         experiment.data['train'].normalizer,
@@ -167,18 +170,13 @@ def _prepare(experiment, sources, config_json, workdir):
         experiment.total_epochs,
     )
     evaluator = make_evaluator(experiment, sources['val'], 'val')
+    batches = TrainBatches(sources['train'], plan, data.pipeline, (0, batch_size))
     stream = {'global_batch_size': batch_size, 'records': len(sources['train'].records)}
-    workdirs.claim(workdir, config_json, stream)
+    workdirs.check(workdir, config_json, stream)
     checkpoints = Checkpoints(workdir, experiment.max_keep_ckpts)
     checkpoints.set_aside_unfinished()
     return _Run(
-        experiment,
-        plan,
-        TrainBatches(sources['train'], plan, data.pipeline, (0, batch_size)),
-        rates,
-        evaluator,
-        checkpoints,
-        workdir,
+        experiment, plan, batches, rates, evaluator, checkpoints, workdir, stream
     )
 
 
@@ -194,11 +192,17 @@ def _first_state(parts, tx):
         experiment.load_from if start_over else None,
     )
     state = create_state(variables, experiment.model, tx)
-    if not start_over:
-        source = (
-            parts.checkpoints if resumes else Checkpoints.open(experiment.resume_from)
-        )
+    if resumes:
+        state = parts.checkpoints.restore(parts.checkpoints.steps()[-1], state)
+    elif not start_over:
+        source = Checkpoints.open(experiment.resume_from)
         state = source.restore(source.steps()[-1], state)
+        if state.step >= parts.total_steps:
+            raise ValueError(
+                f'resume_from = {experiment.resume_from}: step {state.step} of '
+                f'{parts.total_steps} is done there, nothing is left to train; raise '
+                'total_epochs, or start from its weights with load_from'
+            )
     return parallel.replicate(state)
 
 
@@ -212,7 +216,7 @@ def _announce(parts, sources, start, log):
         f'{parts.total_steps} in all; canvases {parts.batches.pipeline.all_canvases()}'
     )
     if start:
-        log.say(f'resumed from step {start} in {parts.workdir}')
+        log.say(f'going on after step {start}')
 
 
 def _steps(parts, step_function, state, log):
@@ -254,8 +258,8 @@ def _broken(parts, step, metrics):
     last = f'{parts.checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
     numbers = ', '.join(f'{name} {value:g}' for name, value in metrics.items())
     return NonFiniteLoss(
-        f'step {step}: {numbers}. Image ids of the batch: {ids}. Training stopped and '
-        f'nothing was learnt from this step; last good checkpoint: {last}. A lower '
+        f'step {step + 1}: {numbers}. Image ids of the batch: {ids}. Training stopped '
+        f'and nothing was learnt from this step; last good checkpoint: {last}. A lower '
         'optimizer.lr, a longer lr_config.warmup_iters or optimizer_config.grad_clip '
         'may help; see docs/troubleshooting.md'
     )

@@ -14,8 +14,8 @@ STREAM = 'stream.json'
 _FREE = ('data.workers_per_gpu', 'data.samples_per_gpu', 'parallel')
 
 
-def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
-    """Makes the workdir, or checks that it is of the same run.
+def check(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
+    """Checks that the workdir is of the same run, or of none yet.
 
     Args:
         workdir: folder.
@@ -23,11 +23,17 @@ def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
         stream: what else decides the training batches (global batch size, records).
 
     Raises:
-        ValueError: the folder is of another config or stream; nothing is changed.
+        ValueError: the folder is of another config or stream.
     """
     folder = pathlib.Path(workdir)
     _compare(folder / CONFIG, json.loads(config_json), 'config')
     _compare(folder / STREAM, stream, 'training batches')
+
+
+def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
+    """Makes the workdir that of a run; arguments and errors as for `check`."""
+    check(workdir, config_json, stream)
+    folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in ((CONFIG, config_json), (STREAM, json.dumps(stream, indent=2))):
         temporary = folder / f'{name}.tmp'
@@ -41,8 +47,7 @@ def _compare(file, now, what):
     before = flatten(json.loads(file.read_text()))
     now = flatten(now)
     differences = [
-        f'  {path}: {before.get(path, "absent")!r} there, '
-        f'{now.get(path, "absent")!r} now'
+        f'  {path}: {_show(before, path)} there, {_show(now, path)} now'
         for path in sorted({*before, *now})
         if path not in _FREE and before.get(path, file) != now.get(path, file)
     ]
@@ -52,6 +57,10 @@ def _compare(file, now, what):
             + '\n'.join(differences)
             + '\nUse another --workdir, or set these fields as they were.'
         )
+
+
+def _show(leaves, path):
+    return repr(leaves[path]) if path in leaves else 'absent'
 
 
 def config_path(workdir: str) -> str:

@@ -181,7 +181,7 @@ def test_no_image_folder(train, own_data):
         ('', 'not a JSON file'),
         ('[1, 2]', 'not a COCO annotation file'),
         ('{"shapes": [], "version": 1}', "found 'shapes', 'version'"),
-        ('{"images": [], "annotations": [], "categories": []}', 'pictures'),
+        ('{"images": [], "annotations": [], "categories": []}', 'no classes'),
     ],
 )
 def test_json_that_is_not_coco(train, own_data, content, part):
@@ -365,8 +365,8 @@ def test_drawing_detections(call, own_run, tmp_path):
     [
         (('--workdir=nowhere', '--out=a.png'), ('nowhere', 'not the workdir')),
         (('--out=a.txt',), ('a.txt', '.png')),
-        (('--out=a.png', '--count=0'), ('count',)),
-        (('--out=a.png', '--columns=0'), ('columns',)),
+        (('--out=a.png', '--count=0'), ('--count', 'at least 1')),
+        (('--out=a.png', '--columns=0'), ('--columns', 'at least 1')),
     ],
 )
 def test_what_drawing_refuses(call, own_run, monkeypatch, tmp_path, flags, parts):

@@ -1,4 +1,4 @@
-"""Rows and batches: the contract table, and the same batches however they are loaded."""
+"""Rows and batches: the contract table, and the same bits however they are loaded."""
 
 import dataclasses
 import subprocess

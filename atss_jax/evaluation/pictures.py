@@ -1,5 +1,7 @@
 """Pictures of what a run finds, beside the truth."""
 
+import pathlib
+
 import numpy as np
 
 from atss_jax import parallel, visualize
@@ -34,8 +36,9 @@ def draw_detections(
         min_score: detections with lower scores are left out.
 
     Raises:
-        ValueError: no such run or checkpoint, or bad data.
+        ValueError: no such run or checkpoint, bad data, or a picture that cannot be.
     """
+    _check_request(out, count, columns)
     experiment = build_experiment(load_config(config_path(workdir)))
     variables = Checkpoints.open(workdir).restore_variables(experiment.model)
     source = _Few(open_sources(experiment, (split,))[split], count)
@@ -51,6 +54,16 @@ def draw_detections(
         min_score=min_score,
     )
     visualize.write_image(out, sheet)
+
+
+def _check_request(out, count, columns):
+    """What would else fail at the very end."""
+    if pathlib.Path(out).suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+        raise ValueError(f'expected --out to end in .png or .jpg, got {out}')
+    if count < 1 or columns < 1:
+        raise ValueError(
+            f'expected --count and --columns of at least 1, got {count} and {columns}'
+        )
 
 
 def _truth(record: Record) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import tensorboardX
 import tqdm
 
-_NAMES = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
+METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
 
 
 class RunLog:
@@ -77,7 +77,7 @@ class RunLog:
         if step % self._interval and not epoch_ends:
             return
         count = len(self._window)
-        means = {name: sum(m[name] for m in self._window) / count for name in _NAMES}
+        means = {name: sum(m[name] for m in self._window) / count for name in METRICS}
         self._window = []
         record = {'kind': 'train', 'step': step, 'epoch': self._epoch(step), 'lr': lr}
         self._write({**record, **means})

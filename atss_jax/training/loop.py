@@ -23,9 +23,9 @@ from atss_jax.experiment import Experiment
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
-from atss_jax.training.log import RunLog
+from atss_jax.training.log import METRICS, RunLog
 from atss_jax.training.schedule import learning_rates, schedule
-from atss_jax.training.state import TrainState, create_state
+from atss_jax.training.state import TrainState, create_state, zero_variables
 from atss_jax.training.step import make_train_step, sgd
 
 _IN_FLIGHT = 2  # steps the host may be ahead of the devices
@@ -183,26 +183,27 @@ def _prepare(experiment, sources, config_json, workdir):
 def _first_state(parts, tx):
     """The newest checkpoint of the workdir, of `resume_from`, or initial weights."""
     experiment = parts.experiment
-    resumes = bool(parts.checkpoints.steps())
-    start_over = not resumes and experiment.resume_from is None
-    variables = initial_variables(
-        experiment.model,
-        experiment.seed,
-        experiment.pretrained if start_over else None,
-        experiment.load_from if start_over else None,
-    )
-    state = create_state(variables, experiment.model, tx)
-    if resumes:
-        state = parts.checkpoints.restore(parts.checkpoints.steps()[-1], state)
-    elif not start_over:
+    if parts.checkpoints.steps():
+        like = create_state(zero_variables(experiment.model), experiment.model, tx)
+        state = parts.checkpoints.restore(parts.checkpoints.steps()[-1], like)
+    elif experiment.resume_from is not None:
+        like = create_state(zero_variables(experiment.model), experiment.model, tx)
         source = Checkpoints.open(experiment.resume_from)
-        state = source.restore(source.steps()[-1], state)
+        state = source.restore(source.steps()[-1], like)
         if state.step >= parts.total_steps:
             raise ValueError(
                 f'resume_from = {experiment.resume_from}: step {state.step} of '
                 f'{parts.total_steps} is done there, nothing is left to train; raise '
                 'total_epochs, or start from its weights with load_from'
             )
+    else:
+        variables = initial_variables(
+            experiment.model,
+            experiment.seed,
+            experiment.pretrained,
+            experiment.load_from,
+        )
+        state = create_state(variables, experiment.model, tx)
     return parallel.replicate(state)
 
 
@@ -256,7 +257,7 @@ def _broken(parts, step, metrics):
     parts.checkpoints.wait()
     saved = parts.checkpoints.steps()
     last = f'{parts.checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
-    numbers = ', '.join(f'{name} {value:g}' for name, value in metrics.items())
+    numbers = ', '.join(f'{name} {metrics[name]:g}' for name in METRICS)
     return NonFiniteLoss(
         f'step {step + 1}: {numbers}. Image ids of the batch: {ids}. Training stopped '
         f'and nothing was learnt from this step; last good checkpoint: {last}. A lower '

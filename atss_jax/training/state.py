@@ -90,11 +90,18 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Params]:
     One compiled program draws all of them; a run on the device layer by layer would
     compile a program for each.
     """
-    images = np.zeros((1, 128, 128, 3), np.float32)
-    sizes = np.full((1, 2), 128, np.int32)
-    return jax.tree.map(
-        np.asarray, jax.jit(model.init)(jax.random.key(seed), images, sizes)
-    )
+    init = jax.jit(model.init)
+    return jax.tree.map(np.asarray, init(jax.random.key(seed), *_inputs()))
+
+
+def zero_variables(model: nn.Module) -> dict[str, Params]:
+    """Zeros in the structure of the variables; compiles nothing."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *_inputs())
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def _inputs():
+    return np.zeros((1, 128, 128, 3), np.float32), np.full((1, 2), 128, np.int32)
 
 
 def create_state(

@@ -64,14 +64,16 @@ def number(
     return Check(' '.join(['a number', ' and '.join(limits)]).strip(), convert)
 
 
-def integer(minimum: int) -> Check:
-    """A whole number, at least `minimum`."""
+def integer(minimum: int, maximum: float = math.inf) -> Check:
+    """A whole number from `minimum` to `maximum`."""
 
     def convert(value):
-        _require(_is_number(value) and value == int(value) and value >= minimum)
+        _require(_is_number(value) and value == int(value))
+        _require(minimum <= value <= maximum)
         return int(value)
 
-    return Check(f'a whole number of at least {minimum}', convert)
+    limit = f' and at most {maximum}' if maximum < math.inf else ''
+    return Check(f'a whole number of at least {minimum}{limit}', convert)
 
 
 def _boolean(value):
@@ -170,7 +172,7 @@ class Reader:
         value = self.leaves[path]
         try:
             return check.convert(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise ValueError(
                 f'config.{path} = {value!r} is not supported; expected {check.expected}'
             ) from None

@@ -52,14 +52,22 @@ def _backbone(read):
     indices = read(f'{path}.out_indices', tuple_of(one_of(*range(stages))))
     if indices != tuple(range(indices[0], indices[0] + len(indices))):
         raise read.refuse(f'{path}.out_indices', 'expected consecutive stages')
+    style = read(f'{path}.style', one_of('pytorch', 'caffe'))
+    if style == 'caffe' and depth in (18, 34):
+        raise read.refuse(
+            f'{path}.style', f'depth {depth} has no 1x1 to take the stride'
+        )
+    frozen = read(f'{path}.frozen_stages', one_of(-1, 0, 1, 2, 3, 4))
+    if frozen > stages:
+        raise read.refuse(f'{path}.frozen_stages', f'num_stages is {stages}')
     return ResNet(
         depth=depth,
         num_stages=stages,
         out_indices=indices,
-        frozen_stages=read(f'{path}.frozen_stages', one_of(-1, 0, 1, 2, 3, 4)),
+        frozen_stages=frozen,
         norm_cfg=_norm_cfg(read, f'{path}.norm_cfg', 64),
         norm_eval=read(f'{path}.norm_eval', boolean),
-        style=read(f'{path}.style', one_of('pytorch', 'caffe')),
+        style=style,
     )
 
 

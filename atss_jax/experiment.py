@@ -91,7 +91,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         log_interval=read('log_config.interval', integer(1)),
         load_from=read('load_from', optional(text)),
         resume_from=read('resume_from', optional(text)),
-        seed=read('seed', integer(0)),
+        seed=read('seed', integer(0, 2**32 - 1)),
         parallel=read('parallel', one_of(*parallel.MODES)),
     )
     read('evaluation.metric', one_of('bbox'))
@@ -149,7 +149,7 @@ def _optimizer(read):
         read('optimizer_config.grad_clip', _NO_SECTION)
     return OptimizerConfig(
         lr=read('optimizer.lr', _ABOVE_0),
-        momentum=read('optimizer.momentum', _WEIGHT),
+        momentum=read('optimizer.momentum', _SHARE),
         weight_decay=read('optimizer.weight_decay', _WEIGHT),
         max_norm=max_norm,
     )
@@ -162,11 +162,11 @@ def _lr_config(read):
         by_policy['step'] = read('lr_config.step', tuple_of(integer(1)))
         by_policy['gamma'] = read('lr_config.gamma', _ABOVE_0)
     else:
-        by_policy['min_lr_ratio'] = read('lr_config.min_lr_ratio', _WEIGHT)
+        by_policy['min_lr_ratio'] = read('lr_config.min_lr_ratio', _SHARE)
     return LrConfig(
         policy=policy,
         warmup=read('lr_config.warmup', one_of('linear', None)),
         warmup_iters=read('lr_config.warmup_iters', integer(1)),
-        warmup_ratio=read('lr_config.warmup_ratio', _ABOVE_0),
+        warmup_ratio=read('lr_config.warmup_ratio', _SHARE),
         **by_policy,
     )

@@ -1,4 +1,4 @@
-"""What all tests share: virtual devices, a compilation cache, shape checks, golden files.
+"""Shared by all tests: virtual devices, compilation cache, shape checks, golden files.
 
 The environment is set before jax is imported anywhere: eight virtual CPU devices, and a
 compilation cache that outlives the run, since compiling is most of what tests wait for.
@@ -61,3 +61,11 @@ def small_run(small_data, tmp_path_factory):
     from tests.small_run import finished_run
 
     return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')
+
+
+def pytest_collection_modifyitems(items):
+    """One worker a file, and one for the files that share a small trained run."""
+    for item in items:
+        file = item.path.stem
+        group = 'small_run' if file in ('test_training', 'test_cli') else file
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -9,7 +9,7 @@ from tests.conftest import GOLDEN
 
 
 def golden_state_dict(shapes: dict | None = None) -> dict[str, np.ndarray]:
-    """The weights that golden outputs were computed with: a function of names and shapes."""
+    """The weights behind the golden outputs: a function of names and shapes."""
     if shapes is None:
         shapes = json.loads((GOLDEN / 'state_dict_shapes.json').read_text())
     return {name: _golden_array(name, tuple(shape)) for name, shape in shapes.items()}

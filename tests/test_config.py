@@ -467,3 +467,33 @@ def test_closest_prefers_the_same_section():
     assert closest('optimizer.lrr', known) == "; did you mean 'optimizer.lr'?"
     assert closest('data.val.typ', known) == "; did you mean 'data.val.type'?"
     assert closest('something.else.entirely', known) == ''
+
+
+@pytest.mark.parametrize(
+    'overrides, part',
+    [
+        ({'seed': float('inf')}, 'config.seed'),
+        ({'seed': 2**63}, 'config.seed'),
+        ({'optimizer.momentum': 1.5}, 'config.optimizer.momentum'),
+        ({'model.backbone.num_stages': 3}, 'config.model.backbone.out_indices'),
+        (
+            {
+                'model.backbone.depth': 18,
+                'model.backbone.style': 'caffe',
+                'model.neck.in_channels': (64, 128, 256, 512),
+            },
+            'config.model.backbone.style',
+        ),
+        (
+            {
+                'model.backbone.num_stages': 3,
+                'model.backbone.out_indices': (0, 1, 2),
+                'model.backbone.frozen_stages': 4,
+            },
+            'config.model.backbone.frozen_stages',
+        ),
+    ],
+)
+def test_values_that_would_do_nothing_or_overflow_are_refused(overrides, part):
+    with pytest.raises(ValueError, match=part):
+        load_config(str(ROOT / 'configs' / 'atss_r50_1x.py'), overrides)

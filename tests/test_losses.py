@@ -330,3 +330,12 @@ def test_mean_over_devices_is_the_loss_of_the_whole_batch(counts):
     by_device = jax.jit(local)(*jax.tree.map(lambda x: x[:, None], (outputs, batch)))
     for name, values in by_device.items():
         assert float(values.mean()) == pytest.approx(whole[name], rel=1e-5)
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 1.0, 1.5, 2.0])
+def test_focal_gradient_is_finite_where_the_network_is_sure(gamma):
+    logits = jnp.array([-300.0, -110.0, -90.0, 0.0, 90.0, 300.0])
+    for is_target in (False, True):
+        targets = jnp.full(logits.shape, is_target)
+        gradient = jax.grad(lambda x: focal_loss(x, targets, gamma, 0.25).sum())(logits)  # noqa: B023
+        assert np.isfinite(gradient).all()

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from atss_jax.detection.losses import atss_loss
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.detector import ATSS
 from atss_jax.models.fpn import FPN
+from atss_jax.models.layers import GroupNorm
 from atss_jax.models.resnet import BLOCKS, ResNet, stage_channels
 from atss_jax.training.state import (
     init_variables,
@@ -469,3 +470,28 @@ def test_initial_values_are_mmdets():
     jax.tree.map(np.testing.assert_array_equal, params, again)
     name = 'bbox_head', 'atss_cls', 'kernel'
     assert (flatten_dict(params)[name] != flatten_dict(other)[name]).all()
+
+
+def test_group_norm_keeps_its_digits_where_the_mean_is_large():
+    x = np.random.default_rng(0).normal(300, 1, (1, 8, 8, 32)).astype(np.float32)
+    norm, size = GroupNorm(num_groups=4), jnp.array([[8, 8]])
+    variables = norm.init(jax.random.key(0), jnp.asarray(x), size)
+    groups = x.astype(np.float64).reshape(64, 4, 8)
+    expected = (groups - groups.mean((0, 2), keepdims=True)) / np.sqrt(
+        groups.var((0, 2), keepdims=True) + 1e-5
+    )
+    ours = np.asarray(norm.apply(variables, jnp.asarray(x), size)).reshape(64, 4, 8)
+    assert np.abs(ours - expected).max() < 2e-4
+
+
+def test_half_precision_weights_become_float32():
+    model = ATSS(
+        ResNet(18), FPN((64, 128, 256, 512), 32), ATSSHead(3, 32, feat_channels=32)
+    )
+    shapes = {
+        p: np.zeros(s, np.float16) for p, s in mmdet.variable_shapes(model).items()
+    }
+    state_dict = mmdet.to_state_dict(unflatten_dict(shapes))
+    variables = flatten_dict(mmdet.to_variables(state_dict, model))
+    wrong = {p: v.dtype for p, v in variables.items() if v.dtype != np.float32}
+    assert {path[-1] for path in wrong} == {'num_batches_tracked'}

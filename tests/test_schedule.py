@@ -75,3 +75,9 @@ def test_schedule_is_the_table_and_keeps_its_last_rate():
     rate = schedule(rates)
     got = [float(rate(step)) for step in range(6)]
     np.testing.assert_allclose(got, [*rates, rates[-1], rates[-1]], rtol=1e-6)
+
+
+def test_the_order_of_steps_does_not_matter():
+    config = LrConfig(step=(3, 1), warmup=None)
+    rates = learning_rates(1.0, config, steps_per_epoch=1, total_epochs=5)
+    np.testing.assert_allclose(rates, [1, 0.1, 0.1, 0.01, 0.01])

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -21,6 +24,7 @@ from atss_jax.training.log import RunLog
 from atss_jax.training.loop import NonFiniteLoss, train
 from atss_jax.training.state import TrainState, init_variables, is_trained
 from atss_jax.weights import mmdet, pth
+from tests.conftest import ROOT
 from tests.small_run import CATEGORY_IDS, CLASSES, count_traces, small_config, tree_of
 
 STEPS = 6  # two epochs of three batches of eight
@@ -57,7 +61,11 @@ def test_the_workdir_holds_the_config(small_run):
     text = (small_run.workdir / 'config.json').read_text()
     assert text == to_json(small_run.config) + '\n'
     stream = json.loads((small_run.workdir / 'stream.json').read_text())
-    assert stream == {'global_batch_size': 8, 'records': 21}
+    assert stream == {
+        'global_batch_size': 8,
+        'records': 21,
+        'classes': list(CLASSES),
+    }
 
 
 def test_metrics_are_complete_and_bear_no_times(small_run):
@@ -383,6 +391,8 @@ def test_a_loss_that_is_not_finite_stops_training(
     checkpoints = Checkpoints(str(workdir))
     checkpoints.save(state.replace(momentum=wild), {'AP': 0.5})
     checkpoints.close()
+    for name in ('config.json', 'stream.json'):
+        shutil.copy(small_run.workdir / name, workdir)
 
     states, real = [], parallel.map_over_devices
 
@@ -479,7 +489,7 @@ def test_kept_checkpoints(tmp_path, scores, newest, kept, best):
 def test_no_checkpoints_at_all(tmp_path):
     with pytest.raises(ValueError, match='no checkpoints in'):
         Checkpoints.open(str(tmp_path))
-    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'checkpoints' / '12').mkdir(parents=True)
     with pytest.raises(ValueError, match='no finished checkpoint in'):
         Checkpoints.open(str(tmp_path))
 
@@ -500,3 +510,50 @@ def test_a_log_goes_on_after_its_last_good_step(tmp_path):
     write(4, 7)
     write(7, 10)
     assert (tmp_path / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_weights_of_many_devices_load_on_one(small_run):
+    """In a process of its own: here there are eight devices."""
+    program = (
+        'import sys, jax, numpy as np\n'
+        'from atss_jax.config import build_model, load_config\n'
+        'from atss_jax.training.checkpoint import Checkpoints\n'
+        'assert jax.device_count() == 1\n'
+        'model = build_model(load_config(f"{sys.argv[1]}/config.json"))\n'
+        'variables = Checkpoints.open(sys.argv[1]).restore_variables(model, 6)\n'
+        'print(sum(float(np.abs(x).sum()) for x in jax.tree.leaves(variables)))\n'
+    )
+    environment = dict(os.environ, XLA_FLAGS='')
+    command = [sys.executable, '-c', program, str(small_run.workdir)]
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    leaves = jax.tree.leaves(small_run.state.variables)
+    expected = sum(float(np.abs(x).sum()) for x in leaves)
+    assert float(done.stdout) == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluation_on_classes_in_another_order_is_refused(small_run):
+    other = {'data.val.classes': CLASSES[::-1]}
+    with pytest.raises(ValueError, match='classes differ in name or order'):
+        evaluate_workdir(str(small_run.workdir), 'val', overrides=other)
+
+
+def test_load_from_a_run_of_other_classes_is_refused(small_run, small_data, tmp_path):
+    swapped = {f'data.{split}.classes': CLASSES[::-1] for split in ('train', 'val')}
+    config = small_config(small_data, swapped | {'load_from': str(small_run.workdir)})
+    with pytest.raises(ValueError, match='was trained for the classes'):
+        train(config, str(tmp_path / 'workdir'))
+
+
+def test_resume_from_a_run_of_other_batches_is_refused(small_run, small_data, tmp_path):
+    overrides = {'resume_from': str(small_run.workdir), 'data.samples_per_gpu': 2}
+    with pytest.raises(ValueError, match='global_batch_size: 8 there, 16 now'):
+        train(small_config(small_data, overrides), str(tmp_path / 'workdir'))
+
+
+def test_checkpoints_without_a_config_are_refused(tmp_path):
+    (tmp_path / 'checkpoints' / '12').mkdir(parents=True)
+    with pytest.raises(ValueError, match='checkpoints but no config'):
+        workdirs.check(str(tmp_path), '{}', {})

@@ -62,9 +62,13 @@ def focal_loss(
     # z is the logit of being wrong: loss = weight * sigmoid(z)^gamma * softplus(z).
     z = jnp.where(is_target, -logits, logits)
     weight = jnp.where(is_target, alpha, 1 - alpha)
-    # An integer power is a product, which is far cheaper than a general one.
-    power = int(gamma) if gamma == int(gamma) else gamma
-    return weight * jax.nn.sigmoid(z) ** power * jax.nn.softplus(z)
+    if gamma == int(gamma):
+        # An integer power is a product, which is far cheaper than a general one.
+        focus = jax.nn.sigmoid(z) ** int(gamma)
+    else:
+        # The gradient of a power below 1 is infinite at 0; this one is not.
+        focus = jnp.exp(gamma * jax.nn.log_sigmoid(z))
+    return weight * focus * jax.nn.softplus(z)
 
 
 def centerness_targets(

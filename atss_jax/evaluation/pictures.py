@@ -7,9 +7,9 @@ import numpy as np
 from atss_jax import parallel, visualize
 from atss_jax.config import build_experiment, load_config
 from atss_jax.data.records import Record
+from atss_jax.evaluation.build import make_evaluator, open_sources
 from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.loop import make_evaluator, open_sources
-from atss_jax.training.workdir import config_path
+from atss_jax.training.workdir import config_path, trained_classes
 
 
 class _Few:
@@ -41,7 +41,8 @@ def draw_detections(
     _check_request(out, count, columns)
     experiment = build_experiment(load_config(config_path(workdir)))
     variables = Checkpoints.open(workdir).restore_variables(experiment.model)
-    source = _Few(open_sources(experiment, (split,))[split], count)
+    classes = trained_classes(workdir)
+    source = _Few(open_sources(experiment, (split,), classes)[split], count)
     evaluator = make_evaluator(experiment, source, split)
     found = evaluator.detections(parallel.replicate(variables))
     records = [source.records[i] for i in range(len(source.records))]

@@ -8,10 +8,10 @@ from typing import Any
 from atss_jax import parallel
 from atss_jax.config import build_experiment, load_config
 from atss_jax.evaluation import run
+from atss_jax.evaluation.build import make_evaluator, open_sources
 from atss_jax.evaluation.coco_metric import Scores, format_table
 from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.loop import make_evaluator, open_sources
-from atss_jax.training.workdir import config_path
+from atss_jax.training.workdir import config_path, trained_classes
 
 
 def evaluate_workdir(
@@ -38,7 +38,8 @@ def evaluate_workdir(
     if step not in checkpoints.steps():
         raise ValueError(f'no checkpoint {step} in {workdir}: {checkpoints.steps()}')
     variables = checkpoints.restore_variables(experiment.model, step)
-    source = open_sources(experiment, (split,))[split]
+    classes = trained_classes(workdir)
+    source = open_sources(experiment, (split,), classes)[split]
     evaluator = make_evaluator(experiment, source, split)
     found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
     scores = evaluator.score(found)

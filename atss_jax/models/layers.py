@@ -125,8 +125,7 @@ class BatchNorm(nn.Module):
         else:
             batch_mean, batch_var = mean.value, var.value
         factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
-        shift = bias - batch_mean * factor
-        return x * factor.astype(x.dtype) + shift.astype(x.dtype)
+        return ((x - batch_mean) * factor + bias).astype(x.dtype)
 
     def _statistics(self, x, size):
         """Mean, biased variance and count over valid cells, in float32."""
@@ -167,19 +166,20 @@ class GroupNorm(nn.Module):
         per_group = channels // self.num_groups
         count = jnp.clip(size, max=jnp.array([height, width])).prod(-1) * per_group
         count = count.astype(jnp.float32)[:, None]
-        valid = jnp.where(inside(size, height, width), x, 0).astype(jnp.float32)
+        cells = inside(size, height, width)
+        valid = jnp.where(cells, x, 0).astype(jnp.float32)
 
         def group_mean(total):
             grouped = total.reshape(batch, self.num_groups, per_group).sum(-1)
             return jnp.repeat(grouped / count, per_group, axis=-1)
 
-        # Both sums in one pass over the features.
         mean = group_mean(valid.sum((1, 2)))
-        var = group_mean((valid * valid).sum((1, 2))) - mean * mean
-        factor = scale * jax.lax.rsqrt(jnp.maximum(var, 0) + self.epsilon)
-        shift = bias - mean * factor
-        factor, shift = (v.astype(x.dtype)[:, None, None] for v in (factor, shift))
-        return x * factor + shift
+        # Not E[x^2] - mean^2, which loses all digits where the mean is large.
+        centred = jnp.where(cells, x.astype(jnp.float32) - mean[:, None, None], 0)
+        var = group_mean((centred * centred).sum((1, 2)))
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        y = (x - mean[:, None, None]) * factor[:, None, None] + bias
+        return y.astype(x.dtype)
 
 
 def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:

@@ -43,7 +43,9 @@ class Checkpoints:
             # Not what decides here, but without it no metric would be stored.
             best_fn=_best_metric,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.folder, item_handlers=ocp.StandardCheckpointHandler(), options=options
+        )
 
     @classmethod
     def open(cls, workdir: str) -> 'Checkpoints':
@@ -120,7 +122,11 @@ class Checkpoints:
             ValueError: they do not fit the model.
         """
         step = self.best_step() if step is None else step
-        saved = self._manager.restore(step, args=ocp.args.StandardRestore())
+        # NumPy arrays to restore to: without them orbax wants the devices of the run.
+        saved = self._manager.item_metadata(step)
+        saved = dict(getattr(saved, 'tree', saved))
+        wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
+        saved = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         variables = {name: saved[name] for name in ('params', 'batch_stats')}
         shapes = unflatten_dict(variable_shapes(model))
         found = jax.tree.map(np.shape, variables)

@@ -16,8 +16,8 @@ from atss_jax import parallel
 from atss_jax.config import build_experiment, to_json
 from atss_jax.data.loader import TrainBatches, check_box_counts, prefetch
 from atss_jax.data.plan import TrainPlan
-from atss_jax.data.records import Source
 from atss_jax.evaluation import run
+from atss_jax.evaluation.build import make_evaluator, open_sources
 from atss_jax.evaluation.coco_metric import Scores, format_table
 from atss_jax.experiment import Experiment
 from atss_jax.training import workdir as workdirs
@@ -44,53 +44,6 @@ class NonFiniteLoss(FloatingPointError):
     """A loss or gradient that is NaN or infinite; the weights are from before it."""
 
 
-def check_classes(source: Source, num_classes: int, split: str) -> None:
-    """Raises ValueError unless the data has as many classes as the head."""
-    if len(source.classes) != num_classes:
-        raise ValueError(
-            f'model.bbox_head.num_classes = {num_classes}, but data.{split} has '
-            f'{len(source.classes)} classes {source.classes}; set '
-            f'--config.model.bbox_head.num_classes={len(source.classes)}, or choose '
-            f'with data.{split}.classes'
-        )
-
-
-def open_sources(experiment: Experiment, splits: tuple[str, ...]) -> dict[str, Source]:
-    """Opens data sets and checks them against the model and each other.
-
-    Raises:
-        ValueError: files are missing or malformed, or classes do not go together.
-    """
-    sources = {}
-    for split in splits:
-        sources[split] = experiment.data[split].open()
-        num_classes = experiment.model.bbox_head.num_classes
-        check_classes(sources[split], num_classes, split)
-    names = {source.classes for source in sources.values()}
-    if len(names) > 1:
-        listed = '; '.join(f'data.{s}: {sources[s].classes}' for s in sources)
-        raise ValueError(
-            'the classes of the data sets differ in name or order, so labels would '
-            f'mean different things: {listed}'
-        )
-    return sources
-
-
-def make_evaluator(experiment: Experiment, source: Source, split: str) -> run.Evaluator:
-    """The evaluator that a config describes, over all devices."""
-    data = experiment.data[split]
-    return run.Evaluator(
-        experiment.model,
-        experiment.detect,
-        source,
-        data.pipeline,
-        data.normalizer,
-        experiment.samples_per_gpu * jax.device_count(),
-        experiment.workers_per_gpu * jax.local_device_count(),
-        experiment.parallel,
-    )
-
-
 @dataclasses.dataclass
 class _Run:
     """The parts of a training run, put together once."""
@@ -102,7 +55,7 @@ class _Run:
     evaluator: run.Evaluator
     checkpoints: Checkpoints
     workdir: str
-    stream: Mapping[str, int]  # what beside the config decides the batches
+    stream: Mapping[str, Any]  # what beside the config decides the batches
 
     @property
     def total_steps(self) -> int:
@@ -123,6 +76,11 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
         ValueError: config, data, weights or workdir do not allow it.
         NonFiniteLoss: training broke down; earlier checkpoints are there.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f'{jax.process_count()} hosts: training over several is not supported yet; '
+            'one host may have any number of devices'
+        )
     experiment = build_experiment(config)
     sources = open_sources(experiment, ('train', 'val'))
     parts = _prepare(experiment, sources, to_json(config), workdir)
@@ -171,7 +129,11 @@ def _prepare(experiment, sources, config_json, workdir):
     )
     evaluator = make_evaluator(experiment, sources['val'], 'val')
     batches = TrainBatches(sources['train'], plan, data.pipeline, (0, batch_size))
-    stream = {'global_batch_size': batch_size, 'records': len(sources['train'].records)}
+    stream = {
+        'global_batch_size': batch_size,
+        'records': len(sources['train'].records),
+        'classes': list(sources['train'].classes),
+    }
     workdirs.check(workdir, config_json, stream)
     checkpoints = Checkpoints(workdir, experiment.max_keep_ckpts)
     checkpoints.set_aside_unfinished()
@@ -188,6 +150,7 @@ def _first_state(parts, tx):
         state = parts.checkpoints.restore(parts.checkpoints.steps()[-1], like)
     elif experiment.resume_from is not None:
         like = create_state(zero_variables(experiment.model), experiment.model, tx)
+        workdirs.check_stream(experiment.resume_from, parts.stream)
         source = Checkpoints.open(experiment.resume_from)
         state = source.restore(source.steps()[-1], like)
         if state.step >= parts.total_steps:
@@ -197,6 +160,8 @@ def _first_state(parts, tx):
                 'total_epochs, or start from its weights with load_from'
             )
     else:
+        if experiment.load_from is not None:
+            workdirs.check_classes(experiment.load_from, parts.stream['classes'])
         variables = initial_variables(
             experiment.model,
             experiment.seed,

@@ -44,7 +44,7 @@ def learning_rates(
     steps = np.arange(steps_per_epoch * total_epochs)
     epochs = steps // steps_per_epoch
     if config.policy == 'step':
-        passed = np.searchsorted(np.asarray(config.step), epochs, side='right')
+        passed = np.searchsorted(np.sort(config.step), epochs, side='right')
         factor = config.gamma**passed
     else:
         cosine = (1 + np.cos(math.pi * epochs / total_epochs)) / 2

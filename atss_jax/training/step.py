@@ -50,6 +50,11 @@ def sgd(config: OptimizerConfig, rate: Callable) -> optax.GradientTransformation
     )
 
 
+def global_norm(grads: Params) -> Float[Array, '']:
+    """L2 norm of all gradients as one vector."""
+    return jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
+
+
 def clip_by_norm(grads: Params, norm: Float[Array, ''], max_norm: float) -> Params:
     """Scales gradients of global norm `norm` down to `max_norm`, as PyTorch does."""
     factor = jnp.minimum(max_norm / (norm + 1e-6), 1)
@@ -101,7 +106,7 @@ def make_train_step(
             trained
         )
         grads, metrics, stats = _mean((grads, {'loss': loss, **parts}, stats))
-        metrics['grad_norm'] = norm = optax.global_norm(grads)
+        metrics['grad_norm'] = norm = global_norm(grads)
         if optimizer.max_norm is not None:
             grads = clip_by_norm(grads, norm, optimizer.max_norm)
         updates, momentum = tx.update(grads, state.momentum, trained)

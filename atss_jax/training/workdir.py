@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atss_jax.checks import flatten
@@ -20,14 +20,31 @@ def check(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
     Args:
         workdir: folder.
         config_json: the resolved config, as `config.to_json` gives it.
-        stream: what else decides the training batches (global batch size, records).
+        stream: what else decides training: global batch size, records, class names.
 
     Raises:
         ValueError: the folder is of another config or stream.
     """
     folder = pathlib.Path(workdir)
+    checkpoints = list(folder.glob('checkpoints/*'))
+    if checkpoints and not (folder / CONFIG).exists():
+        raise ValueError(
+            f'{workdir} has checkpoints but no {CONFIG} to say what they are of; use '
+            'another --workdir'
+        )
     _compare(folder / CONFIG, json.loads(config_json), 'config')
-    _compare(folder / STREAM, stream, 'training batches')
+    check_stream(workdir, stream)
+
+
+def check_stream(workdir: str, stream: Mapping[str, Any]) -> None:
+    """Raises ValueError if the workdir's run has other batches or classes."""
+    _compare(pathlib.Path(workdir) / STREAM, stream, 'training batches')
+
+
+def trained_classes(workdir: str) -> tuple[str, ...] | None:
+    """Class names that the run's weights are for; None if the workdir does not say."""
+    file = pathlib.Path(workdir) / STREAM
+    return tuple(json.loads(file.read_text())['classes']) if file.exists() else None
 
 
 def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
@@ -61,6 +78,16 @@ def _compare(file, now, what):
 
 def _show(leaves, path):
     return repr(leaves[path]) if path in leaves else 'absent'
+
+
+def check_classes(load_from: str, classes: Sequence[str]) -> None:
+    """Raises ValueError if `load_from` is a workdir whose weights are for others."""
+    there = trained_classes(load_from)
+    if there is not None and there != tuple(classes):
+        raise ValueError(
+            f'load_from = {load_from} was trained for the classes {there}, but the '
+            f'data has {tuple(classes)}; set data.train.classes and data.val.classes'
+        )
 
 
 def config_path(workdir: str) -> str:

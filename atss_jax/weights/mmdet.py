@@ -47,9 +47,12 @@ def _to_torch_layout(path, value):
 
 
 def _from_torch_layout(path, value):
+    # Half precision is a way to store weights; in training they are float32.
+    is_counter = path[-1] == 'num_batches_tracked'
+    value = value.astype(np.int32 if is_counter else np.float32)
     if path[-1] == 'kernel' and value.ndim == 4:
         return np.ascontiguousarray(value.transpose(2, 3, 1, 0))
-    return value.astype(np.int32) if path[-1] == 'num_batches_tracked' else value
+    return value
 
 
 def variable_shapes(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:

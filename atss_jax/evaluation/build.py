@@ -1,0 +1,65 @@
+"""Data sets and evaluators that a config describes."""
+
+from collections.abc import Sequence
+
+import jax
+
+from atss_jax.data.records import Source
+from atss_jax.evaluation.run import Evaluator
+from atss_jax.experiment import Experiment
+
+
+def open_sources(
+    experiment: Experiment,
+    splits: Sequence[str],
+    trained_classes: Sequence[str] | None = None,
+) -> dict[str, Source]:
+    """Opens data sets and checks them against the model and each other.
+
+    Args:
+        experiment: what the config describes.
+        splits: of 'train', 'val' and 'test'.
+        trained_classes: names that the weights were trained for; None: unknown.
+
+    Raises:
+        ValueError: files are missing or malformed, or classes do not go together.
+    """
+    classes = {} if trained_classes is None else {'the weights': tuple(trained_classes)}
+    sources = {}
+    for split in splits:
+        source = sources[split] = experiment.data[split].open()
+        _check_count(source, experiment.model.bbox_head.num_classes, split)
+        classes[f'data.{split}'] = source.classes
+    if len(set(classes.values())) > 1:
+        listed = '; '.join(f'{owner}: {names}' for owner, names in classes.items())
+        raise ValueError(
+            'classes differ in name or order, so labels would mean different things: '
+            f'{listed}. Set data.{splits[-1]}.classes to the same names and order'
+        )
+    return sources
+
+
+def _check_count(source, num_classes, split):
+    found = len(source.classes)
+    if found != num_classes:
+        raise ValueError(
+            f'model.bbox_head.num_classes = {num_classes}, but data.{split} has '
+            f'{found} classes {source.classes}; set '
+            f'--config.model.bbox_head.num_classes={found}, or choose with '
+            f'data.{split}.classes'
+        )
+
+
+def make_evaluator(experiment: Experiment, source: Source, split: str) -> Evaluator:
+    """The evaluator that a config describes, over all devices."""
+    data = experiment.data[split]
+    return Evaluator(
+        experiment.model,
+        experiment.detect,
+        source,
+        data.pipeline,
+        data.normalizer,
+        experiment.samples_per_gpu * jax.device_count(),
+        experiment.workers_per_gpu * jax.local_device_count(),
+        experiment.parallel,
+    )

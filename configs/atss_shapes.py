@@ -3,7 +3,7 @@
 The same code as the R50 config with fewer stages, channels and levels, and anchors of
 4 strides, which suit objects of 28 to 62 pixels in pictures of 96 x 96.
 
-Expected: AP 0.44 on its own held-out pictures. Cost: 5 minutes on 2 CPU cores.
+Expected: AP 0.57 on its own held-out pictures. Cost: 7 minutes on 2 CPU cores.
 
     python train.py --config=configs/atss_shapes.py --workdir=work_dirs/shapes
 """
@@ -48,13 +48,13 @@ def get_config() -> ConfigDict:
         data[split]['pipeline'] = config.data[split].pipeline
         data[split]['pipeline'].img_scale = (96, 96)
     config.data = ConfigDict(dict(config.data.to_dict(), **data))
-    config.data.samples_per_gpu = 8
+    config.data.samples_per_gpu = 16
     config.data.workers_per_gpu = 0
     config.data.max_boxes = 3
-    config.optimizer.lr = 0.02
+    config.optimizer.lr = 0.04
     config.optimizer_config.grad_clip = dict(max_norm=10, norm_type=2)
-    config.lr_config.update(warmup_iters=50, warmup_ratio=0.1, step=(2,))
-    config.total_epochs = 3
-    config.evaluation.interval = 3
-    config.log_config.interval = 50
+    config.lr_config.update(warmup_iters=50, warmup_ratio=0.1, step=(3,))
+    config.total_epochs = 4
+    config.evaluation.interval = 4
+    config.log_config.interval = 25
     return config

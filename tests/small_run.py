@@ -114,6 +114,7 @@ def small_overrides(folder: pathlib.Path) -> dict[str, Any]:
         'data.train': _data(folder, 'train', 'train') | {'filter_empty_gt': False},
         'data.val': _data(folder, 'val', 'val'),
         'data.test': _data(folder, 'test', 'val'),
+        'optimizer.lr': 0.02,
         'lr_config.warmup_iters': 2,
         'lr_config.step': (1,),
         'total_epochs': 2,

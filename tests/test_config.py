@@ -52,7 +52,8 @@ def error(values, remove=()):
 
 @pytest.mark.parametrize('path', CONFIGS)
 def test_every_config_is_accepted(path):
-    build_experiment(load_config(path))
+    experiment = build_experiment(load_config(path))
+    assert set(experiment.data) == {'train', 'val', 'test'}
 
 
 @pytest.mark.parametrize('leaf', LEAVES)

@@ -191,8 +191,9 @@ def test_pictures_to_score_may_have_any_number_of_boxes():
     few = dataclasses.replace(PIPELINE, max_boxes=1)
     batches = eval_batches(few.canvas_index(Source()), 4)
     build = EvalBatches(Source(), few, batches, (0, 4))
-    for position in range(len(batches)):
-        build(position)
+    found = [build(position) for position in range(len(batches))]
+    rows = sum(int(batch['row_valid'].sum()) for batch in found)
+    assert rows == len(Source().records)
 
 
 def test_a_training_batch_keeps_the_contract():

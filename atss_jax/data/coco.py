@@ -73,9 +73,8 @@ class CocoDataset:
         rows = _lookup(self._file.image_ids.tolist(), self._file.annotation_images)
         wanted = np.ones(len(self._file.image_ids), bool)
         if not test_mode:
-            wanted &= self._file.image_sizes.min(axis=1) >= min_size
-        if not test_mode and filter_empty_gt:
-            wanted &= np.bincount(rows[labels >= 0], minlength=len(wanted)) > 0
+            annotated = rows[labels >= 0]
+            wanted = _is_wanted(self._file, annotated, filter_empty_gt, min_size)
         if not wanted.any():
             raise ValueError(
                 f'{ann_file}: none of its {len(wanted)} pictures is left with '
@@ -164,6 +163,19 @@ def _lookup(keys: list[int] | tuple[int, ...], values: np.ndarray) -> np.ndarray
     """Position of each value among the keys, -1 where it is not one of them."""
     position = {key: index for index, key in enumerate(keys)}
     return np.array([position.get(value, -1) for value in values.tolist()], np.int64)
+
+
+def _is_wanted(
+    file: coco_json.CocoFile,
+    annotated: np.ndarray,
+    filter_empty_gt: bool,
+    min_size: int,
+) -> np.ndarray:
+    """(N,) pictures to train on; `annotated`: picture of each wanted annotation."""
+    wanted = file.image_sizes.min(axis=1) >= min_size
+    if filter_empty_gt:
+        wanted &= np.bincount(annotated, minlength=len(wanted)) > 0
+    return wanted
 
 
 def _build_records(

@@ -115,6 +115,7 @@ def small_overrides(folder: pathlib.Path) -> dict[str, Any]:
         'data.val': _data(folder, 'val', 'val'),
         'data.test': _data(folder, 'test', 'val'),
         'optimizer.lr': 0.02,
+        'auto_scale_lr.base_batch_size': 8,
         'lr_config.warmup_iters': 2,
         'lr_config.step': (1,),
         'total_epochs': 2,

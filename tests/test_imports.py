@@ -32,15 +32,18 @@ ALLOWED = {
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
     'lettering': (set(), {'numpy', 'cv2'}),
     'visualize': ({'lettering'}, {'numpy', 'cv2'}),
-    'parallel': ({'models'}, MAPPING),
+    'cluster': (set(), set()),
+    'hosts': (set(), MAPPING),
+    'parallel': ({'models', 'cluster', 'hosts'}, MAPPING),
+    'command_line': ({'parallel', 'hosts'}, {'jax', 'absl'}),
     'training': (
         {'structures', 'detection', 'models', 'data', 'weights', 'parallel', 'checks'}
-        | {'training'},
+        | {'training', 'hosts', '__init__'},
         TRAINING_LIBRARIES,
     ),
     'evaluation': (
         {'structures', 'detection', 'models', 'data', 'parallel', 'visualize'}
-        | {'evaluation'},
+        | {'evaluation', 'hosts'},
         MAPPING | {'flax', 'tqdm', 'pycocotools', 'cv2'},
     ),
     'config_model': ({'checks', 'detection', 'models'}, set()),

@@ -61,9 +61,11 @@ def test_the_workdir_holds_the_config(small_run):
     text = (small_run.workdir / 'config.json').read_text()
     assert text == to_json(small_run.config) + '\n'
     stream = json.loads((small_run.workdir / 'stream.json').read_text())
+    source = build_experiment(small_run.config).data['train'].open()
     assert stream == {
         'global_batch_size': 8,
         'records': 21,
+        'records_digest': source.records.digest(),
         'classes': list(CLASSES),
     }
 
@@ -110,7 +112,8 @@ def test_tensorboard_files(small_run):
 def test_newest_and_best_checkpoint_are_kept(small_run):
     scores = {r['step']: r['AP'] for r in metrics_of(small_run.workdir, 'eval')}
     best = max(scores, key=lambda step: (scores[step], step))
-    assert saved_steps(small_run.workdir) == sorted({best, STEPS})
+    # The last was saved before it was evaluated, when the one before was the best.
+    assert saved_steps(small_run.workdir) == [3, STEPS]
     checkpoints = Checkpoints.open(str(small_run.workdir))
     assert checkpoints.best_step() == best
     model = build_experiment(small_run.config).model
@@ -386,10 +389,12 @@ def test_a_loss_that_is_not_finite_stops_training(
 ):
     """Momentum gone wild: the next step is finite, the one after it is not."""
     state = Checkpoints.open(str(stopped_run)).restore(3, small_run.state)
-    wild = jax.tree.map(lambda x: x * np.float32(1e33), state.momentum)
+    wild = jax.tree.map(
+        lambda x: x * np.float32(1e33) if x.dtype == np.float32 else x, state.momentum
+    )
     workdir = tmp_path / 'workdir'
     checkpoints = Checkpoints(str(workdir))
-    checkpoints.save(state.replace(momentum=wild), {'AP': 0.5})
+    checkpoints.save(state.replace(momentum=wild), {})
     checkpoints.close()
     for name in ('config.json', 'stream.json'):
         shutil.copy(small_run.workdir / name, workdir)
@@ -460,6 +465,12 @@ def tiny_state(step):
     )
 
 
+def write_score(workdir, step, score):
+    record = {'kind': 'eval', 'step': step, 'epoch': step, 'AP': score}
+    with (workdir / 'metrics.jsonl').open('a') as file:
+        file.write(json.dumps(record) + '\n')
+
+
 @pytest.mark.parametrize(
     ('scores', 'newest', 'kept', 'best'),
     [
@@ -475,7 +486,10 @@ def tiny_state(step):
 def test_kept_checkpoints(tmp_path, scores, newest, kept, best):
     checkpoints = Checkpoints(str(tmp_path), newest)
     for step, score in enumerate(scores, 1):
-        checkpoints.save(tiny_state(step), None if score is None else {'AP': score})
+        if score is not None:
+            checkpoints.evaluated(step, score)
+            write_score(tmp_path, step, score)
+        checkpoints.save(tiny_state(step), {})
     checkpoints.close()
     checkpoints = Checkpoints.open(str(tmp_path))
     steps = checkpoints.steps()

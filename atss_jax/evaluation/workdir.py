@@ -43,13 +43,18 @@ def evaluate_workdir(
     evaluator = make_evaluator(experiment, source, split)
     found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
     scores = evaluator.score(found)
+    if parallel.is_first():
+        _report(workdir, split, step, found, scores, source.category_ids)
+    return scores
+
+
+def _report(workdir, split, step, found, scores, category_ids):
     folder = pathlib.Path(workdir) / 'evaluation'
     folder.mkdir(exist_ok=True)
     results = folder / f'{split}_{step}_detections.json'
     numbers = folder / f'{split}_{step}_scores.json'
-    run.write_json(results, run.to_results(found, source.category_ids))
+    run.write_json(results, run.to_results(found, category_ids))
     run.write_json(numbers, run.summary(scores))
     print(f'checkpoint {step} of {workdir} on data.{split}, {len(found)} pictures')
     print(format_table(scores))
     print(f'detections: {results}\nnumbers: {numbers}')
-    return scores

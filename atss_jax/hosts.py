@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -43,6 +44,8 @@ class Watch:
     def _run(self):
         while (left := self._since + self.limit - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
+        frame = sys._current_frames().get(threading.main_thread().ident)
+        print(''.join(traceback.format_stack(frame)), file=sys.stderr)
         leave(
             f'process {jax.process_index()} of {jax.process_count()}: no progress for '
             f'{self.limit:g} s ({self._what}). Another host is gone, stuck or slower '

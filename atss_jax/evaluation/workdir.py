@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from atss_jax import parallel
+from atss_jax import hosts, parallel
 from atss_jax.config import build_experiment, load_config
 from atss_jax.evaluation import run
 from atss_jax.evaluation.build import make_evaluator, open_sources
@@ -37,6 +37,7 @@ def evaluate_workdir(
     step = checkpoints.best_step() if step is None else step
     if step not in checkpoints.steps():
         raise ValueError(f'no checkpoint {step} in {workdir}: {checkpoints.steps()}')
+    hosts.progress('reading weights')
     variables = checkpoints.restore_variables(experiment.model, step)
     classes = trained_classes(workdir)
     source = open_sources(experiment, (split,), classes)[split]

@@ -81,7 +81,9 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
         Stopped: SIGTERM came; all is saved.
     """
     experiment = build_experiment(config)
+    hosts.progress('reading annotations')
     sources = open_sources(experiment, ('train', 'val'))
+    hosts.progress('comparing hosts')
     _check_hosts(config, sources, workdir)
     parts = _prepare(experiment, sources, to_json(config), workdir)
     try:
@@ -109,6 +111,7 @@ def _check_hosts(config, sources, workdir):
 def _train(parts, sources, config_json):
     experiment = parts.experiment
     tx = sgd(experiment.optimizer, schedule(parts.rates))
+    hosts.progress('reading or drawing the weights to start from')
     state, notes, warnings = _first_state(parts, tx)
     # Not before: weights that are not there must not bind the workdir to this config.
     workdirs.claim(parts.workdir, config_json, parts.stream)

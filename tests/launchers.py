@@ -117,7 +117,7 @@ def tpu_vm(folder: pathlib.Path, *arguments: str) -> tuple[list[str], list[str]]
 
 
 def job_set(kind: str) -> dict:
-    """`launch/gke_jobset.yaml` as it is ('tpu'), or as its comment makes it for GPUs."""
+    """`launch/gke_jobset.yaml` for 'tpu', or what its comment makes of it for 'gpu'."""
     file = LAUNCH / 'gke_jobset.yaml'
     if kind == 'tpu':
         return yaml.safe_load(file.read_text())

@@ -174,3 +174,16 @@ def test_it_prints_what_it_assumes_and_the_table():
     # 16 pictures at 40 a device and second.
     assert one[:3] == ['1', '16', '50.0']
     assert (two[1], four[1]) == ('32', '64')
+
+
+def test_the_page_on_pods_quotes_what_it_prints():
+    script = str(ROOT / 'benchmarks' / 'scaling_model.py')
+    done = subprocess.run(
+        [sys.executable, script, '--preset=h100'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = (ROOT / 'docs' / 'pods.md').read_text()
+    for line in done.stdout.splitlines():
+        assert line.rstrip() in page

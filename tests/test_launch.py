@@ -1,5 +1,6 @@
 """The launch recipes: what they start, and what they do on each exit status."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -9,6 +10,9 @@ import sys
 
 import pytest
 
+from atss_jax.checks import flatten
+from atss_jax.config import load_config
+from benchmarks.scaling_model import Assumptions
 from tests.conftest import ROOT
 from tests.launchers import LAUNCH, Slurm, container_of, job_of, job_set, tpu_vm
 
@@ -132,14 +136,6 @@ def test_job_set_for_gpus_says_who_is_who():
     assert variable in {entry['name'] for entry in container['env']}
 
 
-def in_docs():
-    """Flags of train.py in docs/pods.md, as far as they are written as commands."""
-    text = (ROOT / 'docs' / 'pods.md').read_text().replace('\\\n', ' ')
-    commands = [line for line in text.splitlines() if re.search(r'\btrain\.py ', line)]
-    mentioned = re.findall(r'`(--[a-z_]+)(?:=[^`]*)?`', text)
-    return re.findall(r'--[a-z_.]+', ' '.join(commands)) + mentioned
-
-
 @pytest.fixture(scope='module')
 def flags(tmp_path_factory):
     """Where flags are passed to train.py, and which."""
@@ -151,17 +147,22 @@ def flags(tmp_path_factory):
         'tpu_vm.sh': sudo[sudo.index('train.py') + 1 :],
         'gke_jobset.yaml': container_of(job_set('tpu'))['command'][2:],
         'gke_jobset.yaml for GPUs': container_of(job_set('gpu'))['command'][2:],
-        'docs/pods.md': in_docs(),
     }
     assert all(found.values()), found
     return found
 
 
-def test_train_knows_every_flag(flags):
+@pytest.fixture(scope='module')
+def known():
+    """Flags of train.py, as its help names them."""
     done = subprocess.run(
         [sys.executable, 'train.py', '--help'], cwd=ROOT, capture_output=True, text=True
     )
-    known = set(re.findall(r'--[a-z_]+', done.stdout))
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r'--[a-z_]+', done.stdout))
+
+
+def test_train_knows_every_flag(flags, known):
     for where, given in flags.items():
         names = {flag.split('=')[0] for flag in given}
         names = {name for name in names if not name.startswith('--config.')}
@@ -174,3 +175,20 @@ def test_every_config_is_there(flags):
             name, _, value = flag.partition('=')
             if name == '--config' and value:
                 assert (ROOT / value).is_file(), where
+
+
+def test_page_names_only_flags_that_there_are(known):
+    page = (ROOT / 'docs' / 'pods.md').read_text()
+    after = ' '.join(re.findall(r' train\.py (--.*)', page))
+    assert set(re.findall(r'(--[a-z_]+)', after.replace('--config.', ''))) <= known
+    others = {f'--{field.name}' for field in dataclasses.fields(Assumptions)}
+    others |= set(re.findall(r'--[a-z-]+', (LAUNCH / 'slurm.sbatch').read_text()))
+    assert set(re.findall(r'`(--[a-z_-]+)(?:=[^`.]*)?`', page)) <= known | others
+
+
+def test_page_names_only_fields_that_there_are():
+    page = (ROOT / 'docs' / 'pods.md').read_text()
+    config = load_config(str(ROOT / 'configs' / 'atss_r50_1x.py'))
+    fields = set(re.findall(r'--config\.([a-z_.0-9]+)', page))
+    assert len(fields) > 3
+    assert fields <= set(flatten(config.to_dict()))

@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,11 +43,11 @@ OVERRIDES = {
     'model.bbox_head.anchor_generator.strides': (8, 16),
     'test_cfg.score_thr': 0.0,
     'test_cfg.max_per_img': 20,
-    'data.samples_per_gpu': 2,
     'data.workers_per_gpu': 0,
     'auto_scale_lr.base_batch_size': 4,
     'lr_config.warmup_iters': 2,
     'checkpoint_config.max_keep_ckpts': 1,
+    'evaluation.interval': 2,
     'log_config.interval': 3,
     **{f'data.{split}.min_size': 64 for split in ('train', 'val', 'test')},
     **{f'data.{split}.max_size': 64 for split in ('train', 'val', 'test')},
@@ -60,14 +62,33 @@ OVERRIDES = {
 
 
 class Run:
-    """Processes that train in one workdir with one command."""
+    """Processes that train in one workdir with one command.
 
-    def __init__(self, workdir: pathlib.Path, processes: int, epochs: int):
-        self.workdir, self.processes = workdir, processes
-        fields = OVERRIDES | {
+    Args:
+        workdir: folder of the run; output goes to a file beside it.
+        processes: how many, on this machine.
+        epochs: of 10 steps of 4 pictures.
+        devices: of all processes together.
+        fields: of the config, on top of the small ones.
+        flags: of `train.py`.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        processes: int,
+        epochs: int,
+        devices: int = 2,
+        fields: Mapping[str, Any] | None = None,
+        flags: Sequence[str] = (),
+    ):
+        self.workdir, self.processes, self.devices = workdir, processes, devices
+        fields = {
+            **OVERRIDES,
+            'data.samples_per_gpu': 4 // devices,
             'total_epochs': epochs,
-            'evaluation.interval': 2,
             'lr_config.step': (max(epochs - 1, 1),),
+            **(fields or {}),
         }
         self.command = [
             sys.executable,
@@ -75,24 +96,20 @@ class Run:
             f'--config={ROOT / "configs" / "atss_shapes.py"}',
             f'--workdir={workdir}',
             *(f'--config.{name}={value!r}' for name, value in fields.items()),
+            *flags,
         ]
+        self.output = workdir.parent / f'{workdir.name}.log'
 
     def start(self) -> None:
-        """Starts all processes; two devices in all, however many processes."""
-        flags, devices = [[]], 2 // self.processes
-        if self.processes > 1:
-            with socket.socket() as probe:
-                probe.bind(('127.0.0.1', 0))
-                port = probe.getsockname()[1]
-            together = [f'--coordinator=127.0.0.1:{port}']
-            together += [f'--num_processes={self.processes}']
-            flags = [[*together, f'--process_id={i}'] for i in range(self.processes)]
+        """Starts all processes."""
+        flags = join_flags(self.processes)
+        devices = self.devices // self.processes
         environment = os.environ | {
             'JAX_PLATFORMS': 'cpu',
             'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
             'PYTHONPATH': str(ROOT),
         }
-        self.log = (self.workdir.parent / f'{self.workdir.name}.log').open('a')
+        self.log = self.output.open('a')
         self.running = [
             subprocess.Popen(
                 [*self.command, *own],
@@ -141,6 +158,17 @@ class Run:
         return _hash_of_state(self.workdir, self.saved()[-1]), log.hexdigest()[:16]
 
 
+def join_flags(processes: int) -> list[list[str]]:
+    """Flags of each process, by which they find each other on this machine."""
+    if processes == 1:
+        return [[]]
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    together = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={processes}']
+    return [[*together, f'--process_id={number}'] for number in range(processes)]
+
+
 def _hash_of_state(workdir, step):
     """Hash of all arrays of a checkpoint, read by the code that training uses."""
     import jax
@@ -168,7 +196,7 @@ def wait_for(happened, run: Run, limit: float = 600) -> bool:
             return False
         if time.monotonic() > until:
             run.kill()
-            raise TimeoutError(f'nothing happened for {limit} s; see {run.log.name}')
+            raise TimeoutError(f'nothing happened for {limit} s; see {run.output}')
         time.sleep(0.002)
     return True
 
@@ -214,7 +242,7 @@ def main() -> int:
     wait_for(lambda: alone.saved() != [], alone)
     first = time.monotonic()
     if any(alone.wait()):
-        print(f'the run that nobody kills failed: see {alone.log.name}')
+        print(f'the run that nobody kills failed: see {alone.output}')
         return 1
     epoch_time = (time.monotonic() - first) / (epochs - 1)
     print(f'left alone: {epochs} epochs in {time.monotonic() - began:.0f} s')
@@ -243,9 +271,7 @@ def compare(
     for name, (state, log) in zip(('left alone', 'killed'), outcomes, strict=True):
         print(f'{name:10s}: state {state}, metrics log {log}')
     same = outcomes[0] == outcomes[1] and done == kills and not any(statuses)
-    print(
-        'equal bit for bit' if same else f'NOT as it should be: see {killed.log.name}'
-    )
+    print('equal bit for bit' if same else f'NOT as it should be: see {killed.output}')
     return same
 
 

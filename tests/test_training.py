@@ -22,30 +22,21 @@ from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
 from atss_jax.training.log import RunLog
 from atss_jax.training.loop import NonFiniteLoss, train
-from atss_jax.training.state import TrainState, init_variables, is_trained
+from atss_jax.training.state import init_variables, is_trained
 from atss_jax.weights import mmdet, pth
 from tests.conftest import ROOT
-from tests.small_run import CATEGORY_IDS, CLASSES, count_traces, small_config, tree_of
+from tests.small_run import (
+    CATEGORY_IDS,
+    CLASSES,
+    assert_equal,
+    count_traces,
+    metrics_of,
+    saved_steps,
+    small_config,
+    tree_of,
+)
 
 STEPS = 6  # two epochs of three batches of eight
-
-
-def assert_equal(one, other):
-    """Trees of arrays with the same names and the same bits."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-
-
-def metrics_of(workdir, kind):
-    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record['kind'] == kind]
-
-
-def saved_steps(workdir):
-    return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir())
 
 
 def first_state(config, workdir, patch):
@@ -453,59 +444,6 @@ def test_shard_map_gives_the_numbers_of_pmap(small_run, small_data, tmp_path):
 
 
 # Parts --------------------------------------------------------------------------------
-
-
-def tiny_state(step):
-    return TrainState(
-        step=np.array(step, np.int32),
-        params={'w': np.full(3, step, np.float32)},
-        batch_stats={'m': np.zeros(2, np.float32)},
-        momentum={'w': np.zeros(3, np.float32)},
-        healthy=np.array(True),
-    )
-
-
-def write_score(workdir, step, score):
-    record = {'kind': 'eval', 'step': step, 'epoch': step, 'AP': score}
-    with (workdir / 'metrics.jsonl').open('a') as file:
-        file.write(json.dumps(record) + '\n')
-
-
-@pytest.mark.parametrize(
-    ('scores', 'newest', 'kept', 'best'),
-    [
-        ((0.5, 0.1, 0.2, 0.3), 1, [1, 4], 1),  # the best is the oldest
-        ((0.1, 0.5, 0.2, 0.3), 1, [2, 4], 2),
-        ((0.1, 0.2, 0.3, 0.4), 1, [4], 4),
-        ((0.5, 0.1, 0.2, 0.3), 2, [1, 3, 4], 1),
-        ((0.0, 0.0, 0.0, 0.0), 1, [4], 4),
-        ((0.2, None, 0.1, None), 1, [1, 4], 1),  # not each is evaluated
-        ((None, None, None, None), 2, [3, 4], 4),
-    ],
-)
-def test_kept_checkpoints(tmp_path, scores, newest, kept, best):
-    checkpoints = Checkpoints(str(tmp_path), newest)
-    for step, score in enumerate(scores, 1):
-        if score is not None:
-            checkpoints.evaluated(step, score)
-            write_score(tmp_path, step, score)
-        checkpoints.save(tiny_state(step), {})
-    checkpoints.close()
-    checkpoints = Checkpoints.open(str(tmp_path))
-    steps = checkpoints.steps()
-    assert steps == saved_steps(tmp_path)
-    assert set(kept) <= set(steps)
-    assert len(steps) == len(kept) or not any(scores)  # of equal ones any may stay
-    assert checkpoints.best_step() == best
-    assert_equal(checkpoints.restore(best, tiny_state(0)), tiny_state(best))
-
-
-def test_no_checkpoints_at_all(tmp_path):
-    with pytest.raises(ValueError, match='no checkpoints in'):
-        Checkpoints.open(str(tmp_path))
-    (tmp_path / 'checkpoints' / '12').mkdir(parents=True)
-    with pytest.raises(ValueError, match='no finished checkpoint in'):
-        Checkpoints.open(str(tmp_path))
 
 
 def test_a_log_goes_on_after_its_last_good_step(tmp_path):

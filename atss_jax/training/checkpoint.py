@@ -5,6 +5,7 @@ the middle of, and a checksum of every array, so that a damaged file is noticed.
 """
 
 import dataclasses
+import json
 import pathlib
 import time
 import warnings
@@ -64,6 +65,7 @@ class Checkpoints:
         ap = evaluated(workdir) if parallel.is_first() else None
         self._ap = {int(step): value for step, value in parallel.from_first(ap).items()}
         kept = [managers.LatestN(max_to_keep), _Best(self._ap)]
+        self._started = None
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers={
@@ -133,15 +135,21 @@ class Checkpoints:
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
         """Starts to save the state of its step; returns before it is on disk.
 
+        A step that is saved already stays as it is.
+
         Args:
             state: replicated over the devices.
             notes: JSON values that `notes` gives back.
         """
+        step = int(parallel.to_host(state.step))
+        if step in (self._started, *self.steps()):
+            return
+        self._started = step
         # Copies: the next step writes over the memory of the state, on CPU too.
         state = jax.tree.map(np.array, parallel.to_host(state)).asdict()
         arrays = {path: (_kind(x), _checksum(x)) for path, x in _by_path(state).items()}
         page = {'notes': dict(notes), 'arrays': arrays}
-        step = int(state['step'])
+        page['checksum'] = _checksum_of_page(page)
         hosts.progress(f'saving checkpoint {step}')
         items = {'state': ocp.args.StandardSave(state), _NOTES: ocp.args.JsonSave(page)}
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -154,9 +162,11 @@ class Checkpoints:
         args = ocp.args.Composite(**{_NOTES: ocp.args.JsonRestore()})
         try:
             page = self._manager.restore(step, args=args)[_NOTES]
-            return {'notes': page['notes'], 'arrays': page['arrays']}
+            if page['checksum'] != _checksum_of_page(page):
+                raise ValueError('it was altered')
         except _DAMAGE as error:
-            raise self._damaged(step, _NOTES) from error
+            raise self._damaged(step, f'{_NOTES}: {error}') from error
+        return page
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, as NumPy arrays, in the structure of `like`.
@@ -270,3 +280,7 @@ def _kind(x):
 
 def _checksum(x):
     return zlib.crc32(np.ascontiguousarray(x))
+
+
+def _checksum_of_page(page):
+    return zlib.crc32(json.dumps([page['notes'], page['arrays']]).encode())

@@ -315,8 +315,7 @@ def _end_epoch(parts, state, epoch, log):
 
 def _save(parts, state, log):
     began = time.perf_counter()
-    if int(state.step) not in parts.checkpoints.steps():
-        parts.checkpoints.save(state, {'log': log.unfinished})
+    parts.checkpoints.save(state, {'log': log.unfinished})
     log.paused(time.perf_counter() - began)
 
 

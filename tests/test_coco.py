@@ -190,7 +190,7 @@ class TestReadImage:
         (folder.images / 'a.png').mkdir()
         self.rejects(source, error=OSError)
 
-    @pytest.mark.parametrize('content', [b'', b'no picture', b'\x89PNG\r\n\x1a\n'])
+    @pytest.mark.parametrize('content', [b'', b'no picture'])
     def test_undecodable(self, source, folder, content):
         (folder.images / 'a.png').write_bytes(content)
         self.rejects(source, 'not a picture', f'{len(content)} bytes')

@@ -3,10 +3,9 @@
 import difflib
 import os
 
-import cv2
 import numpy as np
 
-from atss_jax.data import coco_json
+from atss_jax.data import coco_json, pictures
 from atss_jax.data.records import Record, Records
 
 _HINT = (
@@ -90,7 +89,7 @@ class CocoDataset:
 
         Raises:
             OSError: the file is missing or cannot be read.
-            ValueError: it is no picture, or its size is not the annotated one.
+            pictures.BadPicture: it is no picture, not whole, or not of this size.
         """
         name, owner = record.file_name, f'image id {record.image_id}, {self._file.path}'
         try:
@@ -98,19 +97,7 @@ class CocoDataset:
         except OSError as error:
             reason = error.strerror or 'cannot be read'
             raise type(error)(f'{name}: {reason} ({owner})') from error
-        image = _decode(content)
-        if image is None:
-            raise ValueError(
-                f'{name}: not a picture that OpenCV can decode, '
-                f'{content.size} bytes ({owner})'
-            )
-        if image.shape[:2] != record.size:
-            raise ValueError(
-                f'{name}: {_size_text(image.shape)}, but annotated as '
-                f'{_size_text(record.size)} ({owner})'
-                + _hint_orientation(image.shape[:2], record.size)
-            )
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return pictures.decode(content, record.size, name, owner)
 
     def ground_truth(self) -> dict:
         """The whole file as a COCO dict, less what evaluating boxes does not need.
@@ -211,26 +198,3 @@ def _is_object(file: coco_json.CocoFile, rows: np.ndarray) -> np.ndarray:
     overlaps = (inside_width > 0) & (inside_height > 0)
     large = (file.areas > 0) & (width >= 1) & (height >= 1)
     return overlaps & large & ~file.dropped
-
-
-def _decode(content: np.ndarray) -> np.ndarray | None:
-    """BGR picture, or None."""
-    if not content.size:  # OpenCV raises here, and returns None for other nonsense
-        return None
-    try:
-        return cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
-
-
-def _size_text(size: tuple[int, ...]) -> str:
-    return f'{size[1]}x{size[0]} (width x height)'
-
-
-def _hint_orientation(found: tuple[int, int], annotated: tuple[int, int]) -> str:
-    if found != annotated[::-1]:
-        return ''
-    return (
-        '. Width and height are swapped: often the picture carries an EXIF orientation '
-        'that the annotation tool did not apply'
-    )

@@ -115,11 +115,6 @@ class TestLoading:
         assert source.records[0].boxes.shape == (0, 4)
         assert source.ground_truth()['annotations'] == []
 
-    def test_unknown_category_is_skipped_with_a_warning(self, folder):
-        folder.content['annotations'][2]['category_id'] = 5
-        with pytest.warns(UserWarning, match=r'1 annotations are skipped.*\(5\)'):
-            assert folder.load().records.counts.tolist() == [1, 1]
-
     def test_real_file(self, coco_tiny):
         source = CocoDataset(
             str(coco_tiny / 'annotations' / 'instances_val2017.json'),

@@ -2,100 +2,30 @@
 
 import dataclasses
 import errno
-import json
 import resource
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from atss_jax.data.bad_pictures import BadPictures
-from atss_jax.data.coco import CocoDataset
-from atss_jax.data.loader import (
-    EvalBatches,
-    Pipeline,
-    TrainBatches,
-    check_box_counts,
-    load_row,
-    prefetch,
-)
+from atss_jax.data.loader import check_box_counts, load_row
 from atss_jax.data.pictures import BadPicture
-from atss_jax.data.plan import TrainPlan, eval_batches
 from tests import picture_files as files
-from tests.conftest import ROOT
-
-SIZE = (40, 60)
-PIPELINE = Pipeline((60, 40), flip_ratio=0.5, max_boxes=2, max_bad_pictures=0.3)
-CANVAS = (64, 64)
-BATCH = 4
-
-
-class Folder:
-    """Ten pictures of one size, ids 10 to 19, each of one grey level and one box."""
-
-    def __init__(self, path):
-        self.pictures, self.file = path / 'pictures', path / 'annotations.json'
-        self.pictures.mkdir()
-        self.content = {
-            'images': [
-                {'id': k, 'file_name': f'{k}.png', 'height': 40, 'width': 60}
-                for k in range(10, 20)
-            ],
-            'annotations': [
-                {
-                    'id': k + 100,
-                    'image_id': k,
-                    'category_id': 3,
-                    'bbox': [1, 2, 10, 20],
-                    'area': 200,
-                    'iscrowd': 0,
-                }
-                for k in range(10, 20)
-            ],
-            'categories': [{'id': 3, 'name': 'cell'}, {'id': 5, 'name': 'dish'}],
-        }
-        for k in range(10, 20):
-            picture = np.full((*SIZE, 3), 10 * k, np.uint8)
-            cv2.imwrite(str(self.pictures / f'{k}.png'), picture)
-
-    def load(self, **kwargs):
-        if isinstance(self.content, bytes):
-            self.file.write_bytes(self.content)
-        else:
-            self.file.write_text(json.dumps(self.content))
-        return CocoDataset(str(self.file), str(self.pictures), **kwargs)
-
-    def spoil(self, content, number=13):
-        """Writes other bytes under the name of one of the pictures."""
-        (self.pictures / f'{number}.png').write_bytes(content)
+from tests.bad_folder import (
+    CANVAS,
+    PIPELINE,
+    SIZE,
+    Folder,
+    epoch,
+    evaluation,
+    first_record,
+    train_batches,
+)
 
 
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path)
-
-
-def train_batches(source, pipeline=PIPELINE, rows=(0, BATCH), seed=0):
-    canvases = pipeline.all_canvases()
-    plan = TrainPlan(pipeline.canvas_index(source), canvases, BATCH, seed)
-    return TrainBatches(source, plan, pipeline, rows)
-
-
-def evaluation(source, pipeline=PIPELINE):
-    batches = eval_batches(pipeline.canvas_index(source), BATCH)
-    return EvalBatches(source, pipeline, batches, (0, BATCH))
-
-
-def first_record(source, flip=False, **changes):
-    """A row of the first record."""
-    pipeline = dataclasses.replace(PIPELINE, **changes)
-    return load_row(source, 0, pipeline.all_canvases()[0], pipeline, flip)
-
-
-def epoch(batches):
-    return [batches(step) for step in range(batches.plan.steps_per_epoch)]
 
 
 # Rows of the table about the annotation file that are errors in both modes.
@@ -477,7 +407,6 @@ def test_an_error_of_the_machine_is_never_passed_over(folder, monkeypatch):
 PALETTE = files.png_chunk(b'PLTE', bytes([1, 2, 3, 10, 20, 30]))
 GOOD_PICTURES = {
     'grey PNG': (files.png(SIZE, 8, files.GREY, b'\x4d'), (77, 77, 77)),
-    'grey PNG of 1 bit': (files.png((40, 8), 1, files.GREY, b''), None),
     'grey JPEG': (files.jpeg(SIZE, [77]), (77, 77, 77)),
     # The high byte is kept.
     '16-bit grey': (files.png(SIZE, 16, files.GREY, b'\x4d\x70'), (77, 77, 77)),
@@ -510,7 +439,6 @@ GOOD_PICTURES = {
     'more after the end of a JPEG': (WHOLE_JPEG + b'more' * 99, (77, 77, 77)),
     'more after the end of a PNG': (WHOLE_PNG + b'more' * 99, (10, 20, 30)),
 }
-del GOOD_PICTURES['grey PNG of 1 bit']
 
 
 @pytest.mark.parametrize('name', GOOD_PICTURES)
@@ -545,162 +473,3 @@ def test_extreme_aspect_ratio(folder, size):
     assert sorted([height, width]) == [1, 60]
     assert (row['image'][:height, :width] == 77).all()
     assert row['gt_boxes'][0].tolist() == [0, 0, width, height]
-
-
-# Counting.
-
-
-def test_each_bad_picture_is_warned_of_once_and_counted(folder):
-    folder.spoil(b'', 13)
-    (folder.pictures / '15.png').unlink()
-    source = folder.load()
-    batches = train_batches(source)
-    bad = BadPictures(source, PIPELINE.max_bad_pictures)
-    stop = 4 * batches.plan.steps_per_epoch
-    with pytest.warns(UserWarning) as told:
-        watched = list(bad.watch(prefetch(batches, 0, stop, workers=0)))
-    assert len(watched) == stop
-    assert sorted(bad.image_ids) == [13, 15]
-    lines = [str(warning.message) for warning in told]
-    assert lines[0].startswith('bad picture 1 of at most 3, passed over: ')
-    assert lines[1].startswith('bad picture 2 of at most 3, passed over: ')
-    assert len(lines) == 2
-    texts = ''.join(lines)
-    assert '13.png: not a picture' in texts and '15.png: No such file' in texts
-    (report,) = bad.report()
-    assert '2 bad pictures' in report
-    assert '13' in report and '15' in report
-
-
-def test_no_bad_picture_is_nothing_to_say(folder, recwarn):
-    source = folder.load()
-    bad = BadPictures(source, 0.001)
-    list(bad.watch(prefetch(train_batches(source), 0, 3, workers=0)))
-    assert bad.report() == [] and bad.image_ids == []
-    assert not recwarn.list
-
-
-@pytest.mark.parametrize(
-    ('share', 'limit'), [(0.001, 1), (0.1, 1), (0.25, 2), (0.3, 3), (1.0, 10)]
-)
-@pytest.mark.filterwarnings('ignore:bad picture')
-def test_too_many_bad_pictures_are_an_error(folder, share, limit):
-    """One may always be bad; beyond that the share counts, rounded down."""
-    for number in range(10, 10 + min(limit + 1, 9)):
-        folder.spoil(b'', number)
-    source = folder.load()
-    pipeline = dataclasses.replace(PIPELINE, max_bad_pictures=share)
-    bad = BadPictures(source, share)
-    watched = bad.watch(prefetch(train_batches(source, pipeline), 0, 50, workers=0))
-    if share == 1:
-        assert len(list(watched)) == 50
-        return
-    with pytest.raises(ValueError) as caught:
-        list(watched)
-    assert f'{limit + 1} of 10 pictures cannot be read' in str(caught.value)
-    for part in (f'data.max_bad_pictures = {share}', f'lets {limit} pass', '.png'):
-        assert part in str(caught.value)
-
-
-def test_a_picture_that_only_a_worker_could_not_read(folder):
-    source = folder.load()
-    bad = BadPictures(source, 0.5)
-    with pytest.warns(UserWarning, match=r'image id 12 .*can be read now'):
-        list(bad.watch(batch for batch in [{'skipped': np.array([-1, 2])}]))
-
-
-def test_a_canvas_whose_pictures_are_all_bad(folder):
-    for number in range(10, 20):
-        folder.spoil(b'', number)
-    with pytest.raises(BadPicture) as caught:
-        train_batches(folder.load())(0)
-    for part in ('.png: not a picture', 'Of 9 other pictures', 'none can be read'):
-        assert part in str(caught.value)
-
-
-# The stream stays a function of (seed, step) and the files.
-
-STREAM = """
-import sys
-import numpy as np
-from tests.test_bad_data import BATCH, CocoDataset, prefetch, train_batches
-
-def main():
-    source = CocoDataset(sys.argv[1], sys.argv[2])
-    whole = [train_batches(source)(step) for step in range(9)]
-    assert sum((batch['skipped'] >= 0).sum() for batch in whole) > 2
-
-    def check(rows, start, workers):
-        build = train_batches(source, rows=rows)
-        stream = list(prefetch(build, start, 9, workers))
-        assert len(stream) == 9 - start
-        for one, other in zip(whole[start:], stream):
-            assert set(one) == set(other)
-            for name in one:
-                assert one[name].dtype == other[name].dtype
-                assert np.array_equal(one[name][slice(*rows)], other[name]), name
-
-    half = BATCH // 2
-    for workers in (0, 1, 3):
-        for rows in ((0, BATCH), (0, half), (half, BATCH)):
-            check(rows, 0 if rows[0] else 5, workers)
-    check((0, BATCH), 0, 3)
-    print('same')
-
-if __name__ == '__main__':
-    main()
-"""
-
-
-def test_stream_with_bad_pictures_is_the_same_however_it_is_loaded(folder, tmp_path):
-    """0, 1 and 3 workers, one host and two, fresh and from the middle."""
-    for number in (11, 14, 17):
-        folder.spoil(b'', number)
-    folder.load()
-    (tmp_path / 'script.py').write_text(STREAM)
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(tmp_path / 'script.py'),
-            str(folder.file),
-            str(folder.pictures),
-        ],
-        cwd=ROOT,
-        env={'PYTHONPATH': str(ROOT), 'PATH': '/usr/bin:/bin'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == 'same\n'
-
-
-def test_replacements_depend_on_seed_step_and_row(folder):
-    folder.spoil(b'', 13)
-    source = folder.load()
-
-    def chosen(seed):
-        batches = epoch(train_batches(source, seed=seed))
-        found = [b['image_id'][b['skipped'] == 3].tolist() for b in batches]
-        return [image_id for one in found for image_id in one]
-
-    assert chosen(0) == chosen(0)
-    assert len({chosen(seed)[0] for seed in range(20)}) > 4
-
-
-def test_replacements_are_of_the_same_canvas(folder):
-    """With a portrait picture among them: it never stands in for a landscape one."""
-    pipeline = dataclasses.replace(PIPELINE, canvases=((64, 64), (96, 64)))
-    folder.content['images'][9].update(height=60, width=40)
-    folder.spoil(files.png((60, 40), 8, files.GREY, b'\x4d'), 19)
-    folder.spoil(b'', 13)
-    source = folder.load()
-    plan = TrainPlan(np.array([0] * 9 + [1]), pipeline.all_canvases(), BATCH, 0)
-    for step in range(2 * plan.steps_per_epoch):
-        for row in range(BATCH):
-            own = plan.records(step)[row]
-            others = plan.substitutes(step, row)
-            assert sorted([own, *others]) == ([9] if own == 9 else list(range(9)))
-    batches = TrainBatches(source, plan, pipeline, (0, BATCH))
-    for batch in epoch(batches):
-        assert len(set((batch['image_id'] == 19).tolist())) == 1

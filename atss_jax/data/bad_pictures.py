@@ -121,6 +121,6 @@ class BadPictures:
         if not self.reasons:
             return []
         return [
-            f'{len(self.reasons)} bad pictures were passed over (of at most '
-            f'{self._limit}); image ids {self.image_ids}'
+            f'bad pictures passed over: {len(self.reasons)} (at most {self._limit} may '
+            f'be); image ids {self.image_ids}'
         ]

@@ -404,6 +404,9 @@ def test_an_error_of_the_machine_is_never_passed_over(folder, monkeypatch):
 
 # Rows about pictures that are unusual and good.
 
+FLAT_BMP = cv2.imencode('.bmp', np.full((*SIZE, 3), (30, 20, 10), np.uint8))[
+    1
+].tobytes()
 PALETTE = files.png_chunk(b'PLTE', bytes([1, 2, 3, 10, 20, 30]))
 GOOD_PICTURES = {
     'grey PNG': (files.png(SIZE, 8, files.GREY, b'\x4d'), (77, 77, 77)),
@@ -435,6 +438,11 @@ GOOD_PICTURES = {
     'turned by EXIF, annotated as shown': (
         files.with_orientation(files.jpeg(SIZE[::-1], [77]), 6),
         (77, 77, 77),
+    ),
+    # Windows writes them so: a height below 0.
+    'BMP with its rows from the top': (
+        FLAT_BMP[:22] + (-40).to_bytes(4, 'little', signed=True) + FLAT_BMP[26:],
+        (10, 20, 30),
     ),
     'more after the end of a JPEG': (WHOLE_JPEG + b'more' * 99, (77, 77, 77)),
     'more after the end of a PNG': (WHOLE_PNG + b'more' * 99, (10, 20, 30)),

@@ -161,6 +161,11 @@ def test_replacements_depend_on_seed_step_and_row(folder):
 
     assert chosen(0) == chosen(0)
     assert len({chosen(seed)[0] for seed in range(20)}) > 4
+    plan = train_batches(source).plan
+    orders = [
+        tuple(plan.substitutes(step, row)[:3]) for step in range(9) for row in range(4)
+    ]
+    assert len(set(orders)) > 30
 
 
 def test_replacements_are_of_the_same_canvas(folder):

@@ -51,6 +51,7 @@ class TestLoading:
             {'bbox': [1, -20, 10, 20]},
         ],
     )
+    @pytest.mark.filterwarnings('ignore:.*not trained on, as in mmdet')
     def test_dropped_annotation_still_counts_against_empty(self, folder, change):
         folder.content['annotations'][0].update(change)
         records = folder.load().records

@@ -108,7 +108,7 @@ class Table:
         groups = {}
         for index, value in enumerate(values):
             groups.setdefault(value, []).append(index)
-        first = {i: group[0] for group in groups.values() for i in group[1:]}
+        repeats = [i for group in groups.values() for i in group[1:]]
         unclear = [
             group[0]
             for group in groups.values()
@@ -123,7 +123,9 @@ class Table:
             place = self._places[values.index(row[key])]
             return f'{key} {show(row[key])} is taken by {self._name}[{place}]'
 
-        bad = sorted({*first, *(unclear if self._on_error == 'skip' else ())})
+        # Of an error the repeat is the subject, not the first.
+        unclear = unclear if self._on_error == 'skip' else []
+        bad = sorted(repeats + unclear)
         self._refuse(bad, f'{key} is taken by another', problem)
 
     def _refuse(self, bad: list[int], kind: str, problem: Callable[[Any], str]) -> None:
@@ -150,11 +152,12 @@ class Table:
         return f'{place} (id {show(row["id"])})' if has_id else place
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 80
-_SHORT.maxlevel, _SHORT.maxdict = 2, 6
+_LONGEST_SHOWN = 80
+_SHORT = reprlib.Repr()  # looks a few levels deep only, whatever the file holds
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _LONGEST_SHOWN
 
 
 def show(value: object) -> str:
     """A value of the file for a message: short, however large or deep it is."""
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f'{text[: _LONGEST_SHOWN - 3]}...'

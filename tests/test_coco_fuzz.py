@@ -18,8 +18,9 @@ from atss_jax.data.coco import CocoDataset
 from atss_jax.data.loader import Pipeline
 from tests.coco_folder import COCO
 
+EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '150'))
 settings = hypothesis.settings(
-    max_examples=int(os.environ.get('FUZZ_EXAMPLES', '150')),
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
@@ -30,10 +31,13 @@ WHOLE_FILE = re.compile(
 )
 
 INF, NAN = float('inf'), float('nan')
+EXTREMES = st.sampled_from(
+    [0, -1, 2**31, 2**63, -(2**63) - 1, 10**400, 1e300, 1e-300, INF, NAN]
+)
 NUMBERS = st.one_of(
     st.integers(-3, 70),
     st.integers(),
-    st.sampled_from([2**31, 2**63, -(2**63) - 1, 10**400, 1e300, 1e-300, INF, NAN]),
+    EXTREMES,
     st.floats(),
 )
 # With lone halves of surrogate pairs, as JSON may have them.
@@ -62,20 +66,34 @@ def places(value, path=()):
             yield from places(inner, (*path, key))
 
 
+def at(value, path):
+    """What lies at a path."""
+    for key in path:
+        value = value[key]
+    return value
+
+
+CHANGES = ('replace', 'nudge', 'extreme', 'delete', 'repeat', 'move')
+
+
 @st.composite
 def mutations(draw):
-    """The valid file with one to four changes, at any depth."""
+    """The valid file with one to three changes, at any depth."""
     content = copy.deepcopy(COCO)
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(list(places(content))))
         if not path:
             continue
-        parent = content
-        for key in path[:-1]:
-            parent = parent[key]
-        change = draw(st.sampled_from(['replace', 'nudge', 'delete', 'repeat', 'move']))
+        parent = at(content, path[:-1])
+        change = draw(st.sampled_from(CHANGES))
         if change == 'replace':
             parent[path[-1]] = draw(JSON)
+        elif change == 'extreme':
+            numbers = [
+                p for p in places(content) if type(at(content, p)) in (int, float)
+            ]
+            path = draw(st.sampled_from(numbers or [path]))
+            at(content, path[:-1])[path[-1]] = draw(EXTREMES)
         elif change == 'nudge':
             parent[path[-1]] = draw(LEAVES)
         elif change == 'delete':
@@ -151,7 +169,7 @@ def check(load, content, **kwargs):
         assert np.array_equal(again.records.image_ids, lenient.records.image_ids)
 
 
-@settings
+@hypothesis.settings(settings, max_examples=3 * EXAMPLES)
 @hypothesis.given(mutations(), st.booleans())
 def test_mutations_of_a_valid_file(load, content, test_mode):
     check(load, json.dumps(content).encode(), test_mode=test_mode, min_size=1)

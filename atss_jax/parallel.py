@@ -249,3 +249,8 @@ def gather(columns: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         dict(zip(parts, rows, strict=True))
         for rows in zip(*parts.values(), strict=True)
     ]
+
+
+def all_of(values: np.ndarray) -> np.ndarray:
+    """The values of all processes, one process after the other; a collective."""
+    return np.concatenate([part['values'] for part in gather({'values': values})])

@@ -15,6 +15,7 @@ import numpy as np
 import tqdm
 
 from atss_jax import hosts, parallel
+from atss_jax.data.bad_pictures import NONE, BadPictures
 from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Source
@@ -69,7 +70,7 @@ def predict(
 def _rows(batch, detections):
     boxes, scores, labels, valid = map(parallel.rows_to_host, detections)
     for row in np.flatnonzero(batch['row_valid']):
-        ok = valid[row]
+        ok = valid[row] & (batch['skipped'][row] == NONE)
         found = {'boxes': boxes[row], 'scores': scores[row], 'labels': labels[row]}
         found = {name: values[ok] for name, values in found.items()}
         yield int(batch['image_id'][row]), found
@@ -106,6 +107,7 @@ class Evaluator:
         batches = eval_batches(pipeline.canvas_index(source), batch_size)
         rows = parallel.local_rows(batch_size)
         self._batches = EvalBatches(source, pipeline, batches, rows)
+        self.bad_pictures = BadPictures(source, pipeline.max_bad_pictures)
         self._ground_truth = None
 
     def detections(
@@ -117,6 +119,7 @@ class Evaluator:
         """What is found in every picture, by image id, in the source's order.
 
         Each process looks at its rows of every batch; all get what all have found.
+        Nothing is found in a picture that cannot be read; `bad_pictures` counts them.
 
         Args:
             variables: replicated over the devices.
@@ -128,6 +131,7 @@ class Evaluator:
         """
         total = len(self._batches.batches)
         batches = prefetch(self._batches, 0, total, self.workers)
+        batches = self.bad_pictures.watch(batches)
         found = {}
         quiet = not (show_progress and parallel.is_first())
         count = len(self.source.records)
@@ -143,6 +147,7 @@ class Evaluator:
                 bar.update(jax.process_count())
         hosts.progress('collecting detections of all hosts')
         found = _from_all(found)
+        self.bad_pictures.add(parallel.all_of(self.bad_pictures.indices))
         return {int(id_): found[int(id_)] for id_ in self.source.records.image_ids}
 
     def score(self, found: Mapping[int, Found]) -> coco_metric.Scores:

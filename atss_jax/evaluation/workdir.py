@@ -45,17 +45,18 @@ def evaluate_workdir(
     found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
     scores = evaluator.score(found)
     if parallel.is_first():
-        _report(workdir, split, step, found, scores, source.category_ids)
+        _report(workdir, split, step, evaluator, found, scores)
     return scores
 
 
-def _report(workdir, split, step, found, scores, category_ids):
+def _report(workdir, split, step, evaluator, found, scores):
     folder = pathlib.Path(workdir) / 'evaluation'
     folder.mkdir(exist_ok=True)
     results = folder / f'{split}_{step}_detections.json'
     numbers = folder / f'{split}_{step}_scores.json'
-    run.write_json(results, run.to_results(found, category_ids))
-    run.write_json(numbers, run.summary(scores))
+    run.write_json(results, run.to_results(found, evaluator.source.category_ids))
+    bad = evaluator.bad_pictures
+    run.write_json(numbers, run.summary(scores) | {'bad_pictures': bad.image_ids})
     print(f'checkpoint {step} of {workdir} on data.{split}, {len(found)} pictures')
-    print(format_table(scores))
+    print('\n'.join([format_table(scores), *bad.report()]))
     print(f'detections: {results}\nnumbers: {numbers}')

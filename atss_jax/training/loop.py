@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from atss_jax import hosts, parallel
 from atss_jax.config import build_experiment, to_json
+from atss_jax.data.bad_pictures import BadPictures
 from atss_jax.data.loader import TrainBatches, check_box_counts, prefetch
 from atss_jax.data.plan import TrainPlan
 from atss_jax.evaluation import run
@@ -251,7 +252,8 @@ def _steps(parts, step_function, state, log):
         _evaluate(parts, state, start // per_epoch, log)  # if that was cut off
     workers = parts.experiment.workers_per_gpu * jax.local_device_count()
     in_flight = collections.deque()
-    batches = prefetch(parts.batches, start, parts.total_steps, workers)
+    bad = BadPictures(parts.batches.source, parts.batches.pipeline.max_bad_pictures)
+    batches = bad.watch(prefetch(parts.batches, start, parts.total_steps, workers))
     with contextlib.closing(batches):
         for step in range(start, parts.total_steps):
             began = time.perf_counter()
@@ -267,10 +269,13 @@ def _steps(parts, step_function, state, log):
             while len(in_flight) > (_IN_FLIGHT if left and not stop else 0):
                 _finish_step(parts, *in_flight.popleft(), log)
             if not left:
+                bad.add(parallel.all_of(bad.indices))
                 _end_epoch(parts, state, epoch, log)
             if stop and step + 1 < parts.total_steps:
                 _save(parts, state, log)
                 raise hosts.Stopped(f'after step {step + 1} of {parts.total_steps}')
+    for line in bad.report():
+        log.say(line)
     return state
 
 
@@ -327,8 +332,9 @@ def _evaluate(parts, state, epoch, log):
     if not is_due or parts.checkpoints.is_evaluated(step):
         return
     scores = evaluate_state(parts.evaluator, state, parts.stop)
-    table = f'evaluation after epoch {epoch}\n{format_table(scores)}'
-    log.evaluation(step, run.summary(scores), table)
+    bad = parts.evaluator.bad_pictures.report()
+    table = [f'evaluation after epoch {epoch}', format_table(scores), *bad]
+    log.evaluation(step, run.summary(scores), '\n'.join(table))
     ap = scores.summary['AP']
     parts.checkpoints.evaluated(step, 0.0 if math.isnan(ap) else ap)
     log.paused(time.perf_counter() - began)

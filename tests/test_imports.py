@@ -20,6 +20,7 @@ TRAINING_LIBRARIES = MAPPING | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm'
 ALLOWED = {
     'structures': (set(), MAPPING),
     'checks': (set(), set()),
+    'download': (set(), {'tqdm'}),
     'detection': ({'structures', 'detection'}, MAPPING),
     'models': ({'structures', 'models'}, MAPPING | {'flax'}),
     'data': ({'data'}, {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}),
@@ -27,7 +28,7 @@ ALLOWED = {
         {'data'},
         {'numpy', 'jaxtyping', 'tensorflow_datasets', 'array_record', 'etils'},
     ),
-    'weights': ({'weights'}, {'numpy', 'ml_dtypes', 'tqdm'}),
+    'weights': ({'weights', 'download'}, {'numpy', 'ml_dtypes'}),
     # Asks Flax for the shapes of a model's variables; computes nothing.
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
     'lettering': (set(), {'numpy', 'cv2'}),

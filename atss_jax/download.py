@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 30
 
 
 def cache_folder() -> pathlib.Path:
-    """Where downloads and indexes are kept: `$ATSS_JAX_CACHE` or `~/.cache/atss_jax`."""
+    """What is brought once for all runs: `$ATSS_JAX_CACHE` or `~/.cache/atss_jax`."""
     folder = os.environ.get('ATSS_JAX_CACHE') or '~/.cache/atss_jax'
     return pathlib.Path(folder).expanduser()
 
@@ -44,17 +44,26 @@ def download(
     """
     if target.exists():
         return
-    with _locked(target):
+    with locked(target.with_name(target.name + '.lock')):
         if not target.exists():  # another process may have brought it meanwhile
             _download(url, target, problem, size)
 
 
 @contextlib.contextmanager
-def _locked(target: pathlib.Path) -> Iterator[None]:
-    """One process at a time."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(target.name + '.lock'), 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def locked(file: pathlib.Path, wait: bool = True) -> Iterator[None]:
+    """Holds a lock file: one process of a host at a time, also after a kill.
+
+    Raises:
+        OSError: another one holds it and we were not to wait.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, 'w') as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise OSError(
+                f'{file}: another process is at work here; wait until it has ended'
+            ) from None
         yield
 
 

@@ -24,6 +24,7 @@ ALLOWED = {
     'detection': ({'structures', 'detection'}, MAPPING),
     'models': ({'structures', 'models'}, MAPPING | {'flax'}),
     'data': ({'data'}, {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}),
+    'data.coco_download': ({'download'}, {'tqdm'}),
     'data.tfds': (
         {'data'},
         {'numpy', 'jaxtyping', 'tensorflow_datasets', 'array_record', 'etils'},

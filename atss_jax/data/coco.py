@@ -63,27 +63,16 @@ class CocoDataset:
             ValueError: a malformed file, a class that it does not have, or no picture
                 left.
         """
-        _check_paths(ann_file, img_prefix)
+        check_paths(ann_file, img_prefix)
         self._file = coco_json.read(ann_file)
-        self.classes = _choose_classes(self._file, classes)
-        id_of = {name: id_ for id_, name in self._file.categories.items()}
-        self.category_ids = tuple(id_of[name] for name in self.classes)
-
-        labels = _lookup(self.category_ids, self._file.annotation_categories)
-        rows = _lookup(self._file.image_ids.tolist(), self._file.annotation_images)
-        wanted = np.ones(len(self._file.image_ids), bool)
-        if not test_mode:
-            annotated = rows[labels >= 0]
-            wanted = _is_wanted(self._file, annotated, filter_empty_gt, min_size)
-        if not wanted.any():
-            raise ValueError(
-                f'{ann_file}: none of its {len(wanted)} pictures is left with '
-                f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
-                f'test_mode={test_mode}, classes={self.classes[:10]}'
-            )
-        if indices is not None:
-            wanted &= np.cumsum(wanted) <= indices
-        self.records = _build_records(self._file, img_prefix, rows, labels, wanted)
+        self.classes, self.category_ids, self.records = select(
+            self._file,
+            img_prefix,
+            classes,
+            filter_empty_gt=filter_empty_gt and not test_mode,
+            min_size=0 if test_mode else min_size,
+            indices=indices,
+        )
 
     def read_image(self, record: Record) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
@@ -98,19 +87,7 @@ class CocoDataset:
         except OSError as error:
             reason = error.strerror or 'cannot be read'
             raise type(error)(f'{name}: {reason} ({owner})') from error
-        image = _decode(content)
-        if image is None:
-            raise ValueError(
-                f'{name}: not a picture that OpenCV can decode, '
-                f'{content.size} bytes ({owner})'
-            )
-        if image.shape[:2] != record.size:
-            raise ValueError(
-                f'{name}: {_size_text(image.shape)}, but annotated as '
-                f'{_size_text(record.size)} ({owner})'
-                + _hint_orientation(image.shape[:2], record.size)
-            )
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return decode_image(content, record, owner)
 
     def ground_truth(self) -> dict:
         """The whole file as a COCO dict, less what evaluating boxes does not need.
@@ -121,7 +98,8 @@ class CocoDataset:
         return self._file.as_dict()
 
 
-def _check_paths(ann_file: str, img_prefix: str) -> None:
+def check_paths(ann_file: str, img_prefix: str) -> None:
+    """Raises FileNotFoundError if one of the two is not there."""
     if not os.path.isfile(ann_file):
         raise FileNotFoundError(f'ann_file not found: {ann_file}. {_HINT}')
     if img_prefix and not os.path.isdir(img_prefix):
@@ -129,6 +107,39 @@ def _check_paths(ann_file: str, img_prefix: str) -> None:
             f'img_prefix is not a folder: {img_prefix} '
             f'(the pictures of {ann_file}). {_HINT}'
         )
+
+
+def select(
+    file: coco_json.CocoFile,
+    img_prefix: str,
+    classes: tuple[str, ...] | None,
+    filter_empty_gt: bool,
+    min_size: int,
+    indices: int | None,
+) -> tuple[tuple[str, ...], tuple[int, ...], Records]:
+    """Classes, the category id of each, and the records; see `CocoDataset`.
+
+    Raises:
+        ValueError: a class that the file does not have, or no picture left.
+    """
+    classes = _choose_classes(file, classes)
+    id_of = {name: id_ for id_, name in file.categories.items()}
+    category_ids = tuple(id_of[name] for name in classes)
+
+    labels = _lookup(category_ids, file.annotation_categories)
+    rows = _lookup(file.image_ids.tolist(), file.annotation_images)
+    annotated = rows[labels >= 0]
+    wanted = _is_wanted(file, annotated, filter_empty_gt, min_size)
+    if not wanted.any():
+        raise ValueError(
+            f'{file.path}: none of its {len(wanted)} pictures is left with '
+            f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
+            f'classes={classes[:10]}'
+        )
+    if indices is not None:
+        wanted &= np.cumsum(wanted) <= indices
+    records = _build_records(file, img_prefix, rows, labels, wanted)
+    return classes, category_ids, records
 
 
 def _choose_classes(
@@ -211,6 +222,33 @@ def _is_object(file: coco_json.CocoFile, rows: np.ndarray) -> np.ndarray:
     overlaps = (inside_width > 0) & (inside_height > 0)
     large = (file.areas > 0) & (width >= 1) & (height >= 1)
     return overlaps & large & ~file.dropped
+
+
+def decode_image(content: np.ndarray, record: Record, owner: str) -> np.ndarray:
+    """(H,W,3) uint8 RGB of the bytes of a picture; see `CocoDataset.read_image`.
+
+    Args:
+        content: (N,) uint8, the file.
+        record: whose picture it is.
+        owner: in words, for messages.
+
+    Raises:
+        ValueError: it is no picture, or its size is not the annotated one.
+    """
+    name = record.file_name
+    image = _decode(content)
+    if image is None:
+        raise ValueError(
+            f'{name}: not a picture that OpenCV can decode, '
+            f'{content.size} bytes ({owner})'
+        )
+    if image.shape[:2] != record.size:
+        raise ValueError(
+            f'{name}: {_size_text(image.shape)}, but annotated as '
+            f'{_size_text(record.size)} ({owner})'
+            + _hint_orientation(image.shape[:2], record.size)
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _decode(content: np.ndarray) -> np.ndarray | None:

@@ -11,6 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest='command', required=True)
     _add_draw(commands)
+    _add_prepare_tfds(commands)
     _add_download_coco(commands)
     flags = parser.parse_args(arguments)
     try:
@@ -48,6 +49,27 @@ def _draw_detections(flags):
         flags.min_score,
     )
     print(f'wrote {flags.out}')
+
+
+def _add_prepare_tfds(commands):
+    command = commands.add_parser(
+        'prepare-tfds', help='a COCO file and its pictures as a TFDS data set'
+    )
+    command.add_argument('--ann_file', required=True, help='annotations, JSON')
+    command.add_argument('--img_prefix', required=True, help='folder of the pictures')
+    command.add_argument('--data_dir', required=True, help='folder of data sets')
+    command.add_argument('--name', default='coco/2017:1.1.0', help='of the data set')
+    command.add_argument('--split', default='train', help='train, validation, ...')
+    command.set_defaults(run=_prepare_tfds)
+
+
+def _prepare_tfds(flags):
+    from atss_jax.data.tfds_prepare import prepare
+
+    folder = prepare(
+        flags.ann_file, flags.img_prefix, flags.data_dir, flags.name, flags.split
+    )
+    print(f'prepared split {flags.split} in {folder}')
 
 
 def _add_download_coco(commands):

@@ -18,6 +18,7 @@ from atss_jax.data.coco import CocoDataset
 from atss_jax.data.loader import Pipeline
 from atss_jax.data.records import Source
 from atss_jax.data.shapes import ShapesDataset
+from atss_jax.data.tfds import TFDSDataset
 from atss_jax.models.preprocess import Normalizer
 
 _ABOVE_0 = number(above=0)
@@ -27,6 +28,13 @@ _SHARE = number(minimum=0, maximum=1)
 COCO_FIELDS = {
     'ann_file': text,
     'img_prefix': text,
+    'classes': optional(tuple_of(text)),
+    'indices': optional(integer(1)),
+}
+TFDS_FIELDS = {
+    'data_dir': text,
+    'name': text,
+    'split': text,
     'classes': optional(tuple_of(text)),
     'indices': optional(integer(1)),
 }
@@ -41,6 +49,11 @@ SHAPES_FIELDS = {
     'min_visible': _ABOVE_0,
     'clutter': _WEIGHT,
     'noise': _WEIGHT,
+}
+SOURCES = {
+    'CocoDataset': (CocoDataset, COCO_FIELDS),
+    'TFDSDataset': (TFDSDataset, TFDS_FIELDS),
+    'ShapesDataset': (ShapesDataset, SHAPES_FIELDS),
 }
 
 
@@ -68,12 +81,13 @@ class DataConfig:
 def read_data(read: Reader, split: str) -> DataConfig:
     """What `data.SPLIT` describes; opens no files."""
     path = f'data.{split}'
-    kind = read(f'{path}.type', one_of('CocoDataset', 'ShapesDataset'))
-    fields = dict(COCO_FIELDS if kind == 'CocoDataset' else SHAPES_FIELDS)
-    if kind == 'CocoDataset' and split == 'train':
-        fields.update(COCO_TRAIN_FIELDS)
+    kind = read(f'{path}.type', one_of(*SOURCES))
+    source, fields = SOURCES[kind]
+    is_annotated = kind != 'ShapesDataset'
+    if is_annotated and split == 'train':
+        fields = fields | COCO_TRAIN_FIELDS
     arguments = {name: read(f'{path}.{name}', check) for name, check in fields.items()}
-    if kind == 'CocoDataset' and split != 'train':
+    if is_annotated and split != 'train':
         arguments['test_mode'] = True
     path = f'{path}.pipeline'
     divisor = read(f'{path}.pad.size_divisor', one_of(32, 64, 128))
@@ -93,5 +107,4 @@ def read_data(read: Reader, split: str) -> DataConfig:
         std=read(f'{path}.img_norm_cfg.std', tuple_of(_ABOVE_0, 3)),
         to_rgb=read(f'{path}.img_norm_cfg.to_rgb', boolean),
     )
-    source = CocoDataset if kind == 'CocoDataset' else ShapesDataset
     return DataConfig(source, arguments, pipeline, normalizer)

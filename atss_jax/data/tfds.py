@@ -93,8 +93,8 @@ class TFDSDataset:
 
         Raises:
             OSError: the record cannot be read.
-            ValueError: it is no picture, its size is not the annotated one, or the
-                index does not belong to the records.
+            ValueError: it is no picture, its size is not the annotated one, or records
+                and index do not go together.
         """
         owner = f'image id {record.image_id}, {self._label}'
         rows, image_ids = self._rows_by_id

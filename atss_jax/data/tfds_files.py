@@ -117,8 +117,17 @@ def check_split(builder: Any, split: str) -> None:
 
 @contextlib.contextmanager
 def record_errors(what: str) -> Iterator[None]:
-    """Turns what array_record raises into an OSError that says whose record it was."""
+    """Says whose record it was when one cannot be read, parsed or written.
+
+    Raises:
+        OSError: what array_record found wrong with a file.
+        ValueError: a record is not what the data set's features say; array_record
+            gives an empty one where a file has fewer than it should.
+    """
     try:
         yield
     except RuntimeError as error:
         raise OSError(f'{what}: {str(error).splitlines()[0]}') from error
+    except (ValueError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'{what}: not a record of this data set ({reason})') from error

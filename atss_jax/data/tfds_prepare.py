@@ -164,20 +164,20 @@ def _write(staging, file, paths, name, split, count, others):
     dataset, _, _ = parse_name(name)
     form = features(file)
     records = (form.serialize_example(one) for one in examples(file, paths))
-    title = f'prepare {name} {split}'
-    records = tqdm.tqdm(records, title, len(paths), unit='images', disable=None)
     bounds = np.linspace(0, len(paths), count + 1).round().astype(int)
     lengths, total = np.diff(bounds).tolist(), 0
-    for shard, length in enumerate(lengths):
-        path = staging / f'{dataset}-{split}.array_record-{shard:05d}-of-{count:05d}'
-        total += _write_shard(path, itertools.islice(records, length))
-    records.close()
+    title = f'prepare {name} {split}'
+    with tqdm.tqdm(total=len(paths), desc=title, unit='images', disable=None) as bar:
+        for shard, length in enumerate(lengths):
+            path = f'{dataset}-{split}.array_record-{shard:05d}-of-{count:05d}'
+            some = itertools.islice(records, length)
+            total += _write_shard(staging / path, some, bar)
     splits = [*others, tfds.core.SplitInfo(split, lengths, total)]
     info = _describe(staging, form, parse_name(name), splits)
     save(staging / index_name(split), file, fingerprint(info, split))
 
 
-def _write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
+def _write_shard(path: pathlib.Path, records: Iterable[bytes], bar: tqdm.tqdm) -> int:
     """Number of bytes of the records."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -188,6 +188,7 @@ def _write_shard(path: pathlib.Path, records: Iterable[bytes]) -> int:
         for record in records:
             writer.write(record)
             total += len(record)
+            bar.update()
         writer.close()
     return total
 

@@ -18,6 +18,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.wrong_start = 0
         self.url = f'http://127.0.0.1:{self.server_port}'
 
+    def handle_error(self, *_args):
+        pass  # readers may go away before the end
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -28,7 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send_error(404)
         start = 0
         if asked and self.server.ranges:
-            start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1])
+            start = self._start(asked, len(content))
             if start >= len(content):
                 return self.send_error(416)
             self.send_response(206)
@@ -40,6 +43,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header('Content-Length', str(len(content) - start))
         self.end_headers()
         self.wfile.write(content[start:][: self.server.break_after])
+
+    @staticmethod
+    def _start(asked, size):
+        """Of `bytes=START-` or `bytes=-LAST`."""
+        first, last = re.fullmatch(r'bytes=(\d*)-(\d*)', asked).groups()
+        return int(first) if first else max(size - int(last), 0)
 
     def log_message(self, *_args):
         pass

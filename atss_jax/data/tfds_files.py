@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-_NAME = re.compile(r'([a-z][a-z0-9_]*)(/[\w.+-]+)?:(\d+\.\d+\.\d+)')
+_NAME = re.compile(r'([a-z][a-z0-9_]*)(/\w[\w.+-]*)?:(\d+\.\d+\.\d+)')
 
 
 def parse_name(name: str) -> tuple[str, str, str]:

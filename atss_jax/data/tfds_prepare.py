@@ -26,6 +26,7 @@ from atss_jax.data.tfds_files import (
 )
 from atss_jax.data.tfds_index import fingerprint, index_name, read_index, save
 from atss_jax.data.tfds_records import examples, features
+from atss_jax.data.tfds_scan import is_prepared_by_us
 from atss_jax.download import locked
 
 SHARD_BYTES = 256 << 20
@@ -140,17 +141,17 @@ def _other_splits(
             f'{folder}: split {split!r} is prepared already; choose another --name or '
             'version, or delete this folder first'
         )
-    if builder.info.features.to_json() != features(file).to_json():
-        raise ValueError(
-            f'{folder}: holds a data set with other features; choose another --name'
-        )
-    for other in builder.info.splits:
+    for other in builder.info.splits if is_prepared_by_us(builder) else ():
         categories = read_index(builder, other).categories
         if list(categories.items()) != list(file.categories.items()):
             raise ValueError(
                 f'{file.path}: categories {file.categories}, but split {other!r} of '
                 f'{folder} has {categories}; they must be the same in the same order'
             )
+    if builder.info.features.to_json() != features(file).to_json():
+        raise ValueError(
+            f'{folder}: holds a data set with other features; choose another --name'
+        )
     return list(builder.info.splits.values())
 
 

@@ -60,6 +60,12 @@ def _add_prepare_tfds(commands):
     command.add_argument('--data_dir', required=True, help='folder of data sets')
     command.add_argument('--name', default='coco/2017:1.1.0', help='of the data set')
     command.add_argument('--split', default='train', help='train, validation, ...')
+    command.add_argument(
+        '--on_error',
+        default='raise',
+        choices=('raise', 'skip'),
+        help='skip: malformed records are left out and counted',
+    )
     command.set_defaults(run=_prepare_tfds)
 
 
@@ -67,7 +73,12 @@ def _prepare_tfds(flags):
     from atss_jax.data.tfds_prepare import prepare
 
     folder = prepare(
-        flags.ann_file, flags.img_prefix, flags.data_dir, flags.name, flags.split
+        flags.ann_file,
+        flags.img_prefix,
+        flags.data_dir,
+        flags.name,
+        flags.split,
+        flags.on_error,
     )
     print(f'prepared split {flags.split} in {folder}')
 

@@ -15,6 +15,7 @@ from atss_jax.checks import (
     tuple_of,
 )
 from atss_jax.data.coco import CocoDataset
+from atss_jax.data.coco_table import ON_ERROR
 from atss_jax.data.loader import Pipeline
 from atss_jax.data.records import Source
 from atss_jax.data.shapes import ShapesDataset
@@ -87,6 +88,9 @@ def read_data(read: Reader, split: str) -> DataConfig:
     if is_annotated and split == 'train':
         fields = fields | COCO_TRAIN_FIELDS
     arguments = {name: read(f'{path}.{name}', check) for name, check in fields.items()}
+    on_error = read('data.on_error', one_of(*ON_ERROR))
+    if kind == 'CocoDataset':
+        arguments['on_error'] = on_error
     if is_annotated and split != 'train':
         arguments['test_mode'] = True
     path = f'{path}.pipeline'
@@ -99,6 +103,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
         size_divisor=divisor,
         canvases=read('data.canvases', optional(canvas)),
         max_boxes=read('data.max_boxes', integer(1)),
+        max_bad_pictures=read('data.max_bad_pictures', _SHARE),
     )
     if any(side % divisor for canvas in pipeline.canvases or () for side in canvas):
         raise read.refuse('data.canvases', f'expected multiples of {divisor}')

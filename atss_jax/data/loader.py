@@ -10,6 +10,8 @@ import numpy as np
 from absl import flags
 
 from atss_jax.data import transforms
+from atss_jax.data.bad_pictures import NONE, load_or_replace
+from atss_jax.data.pictures import UNUSABLE
 from atss_jax.data.plan import Canvas, TrainPlan, canvas_of_each, default_canvases
 from atss_jax.data.records import Source
 
@@ -28,6 +30,8 @@ class Pipeline:
         canvases: (height, width) of the canvases that pictures may be put on; None: one
             landscape and one portrait canvas that hold any picture.
         max_boxes: boxes a picture, G; a picture with more is an error.
+        max_bad_pictures: share of pictures that may be unreadable; 0: the first one is
+            an error. Batches are the same with any share above 0.
     """
 
     img_scale: tuple[int, int]
@@ -36,6 +40,7 @@ class Pipeline:
     size_divisor: int = 32
     canvases: tuple[Canvas, ...] | None = None
     max_boxes: int = 100
+    max_bad_pictures: float = 0.0
 
     def all_canvases(self) -> tuple[Canvas, ...]:
         """The canvases, given or by default."""
@@ -88,7 +93,7 @@ def load_row(
     """
     record, room = source.records[index], pipeline.max_boxes
     _check_room(record, room)
-    row = _load_picture(source, record, canvas, pipeline, flip)
+    row = _picture_row(record, source.read_image(record), canvas, pipeline, flip)
     new = row['image_size']
     boxes = transforms.resize_boxes(record.boxes, row['scale'])
     boxes = transforms.clip_boxes(boxes, tuple(new))
@@ -102,10 +107,10 @@ def load_row(
     }
 
 
-def _load_picture(source, record, canvas, pipeline, flip):
+def _picture_row(record, image, canvas, pipeline, flip):
     """What a row holds beside the truth."""
     new = transforms.rescale_size(record.size, pipeline.img_scale, pipeline.keep_ratio)
-    image = transforms.resize(source.read_image(record), new)
+    image = transforms.resize(image, new)
     if flip:
         image = transforms.flip_image(image)
     return {
@@ -115,6 +120,7 @@ def _load_picture(source, record, canvas, pipeline, flip):
         'scale': transforms.scale_factor(record.size, new).astype(np.float32),
         'original_size': np.array(record.size, np.int32),
         'row_valid': np.array(True),
+        'skipped': np.array(NONE, np.int64),
     }
 
 
@@ -146,14 +152,24 @@ class TrainBatches:
     rows: tuple[int, int]
 
     def __call__(self, step: int) -> Batch:
-        """This host's rows of global batch `step`."""
-        canvas, records = self.plan.canvas(step), self.plan.records(step)
-        rows = []
-        for row in range(*self.rows):
-            flip = self.plan.random(step, row).random() < self.pipeline.flip_ratio
-            index = int(records[row])
-            rows.append(load_row(self.source, index, canvas, self.pipeline, flip))
-        return stack(rows)
+        """This host's rows of global batch `step`.
+
+        A row whose picture is bad is filled by another record of the same canvas, which
+        (seed, step, row) decide; `skipped` then has the index of the bad one, else -1.
+        """
+        return stack([self._row(step, row) for row in range(*self.rows)])
+
+    def _row(self, step, row):
+        own = int(self.plan.records(step)[row])
+        flip = self.plan.random(step, row).random() < self.pipeline.flip_ratio
+
+        def load(index):
+            canvas = self.plan.canvas(step)
+            return load_row(self.source, index, canvas, self.pipeline, flip)
+
+        if not self.pipeline.max_bad_pictures:
+            return load(own)
+        return load_or_replace(load, own, lambda: self.plan.substitutes(step, row))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +189,10 @@ class EvalBatches:
     rows: tuple[int, int]
 
     def __call__(self, position: int) -> Batch:
-        """This host's rows; a row that only fills up has `row_valid` False."""
+        """This host's rows; a row that only fills up has `row_valid` False.
+
+        A bad picture is a black one, and `skipped` has the index of its record.
+        """
         canvas_index, records = self.batches[position]
         canvas = self.pipeline.all_canvases()[canvas_index]
         rows, blank = [], None
@@ -189,8 +208,15 @@ class EvalBatches:
     def _row(self, index, canvas):
         # Without truth, which evaluation reads from the annotations: pictures to be
         # scored may have any number of boxes.
-        record = self.source.records[index]
-        return _load_picture(self.source, record, canvas, self.pipeline, flip=False)
+        record, bad = self.source.records[index], NONE
+        try:
+            image = self.source.read_image(record)
+        except UNUSABLE:
+            if not self.pipeline.max_bad_pictures:
+                raise
+            image, bad = np.zeros((*record.size, 3), np.uint8), index
+        row = _picture_row(record, image, canvas, self.pipeline, flip=False)
+        return row | {'skipped': np.array(bad, np.int64)}
 
 
 class _Load(grain.transforms.Map):

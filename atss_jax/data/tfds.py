@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from atss_jax.data.coco import decode_image, select
+from atss_jax.data import pictures
+from atss_jax.data.coco import select
 from atss_jax.data.coco_json import CocoFile
 from atss_jax.data.records import Record
 from atss_jax.data.tfds_files import folder_of, open_builder, open_rows, record_errors
@@ -65,8 +66,9 @@ class TFDSDataset:
             self._index,
             '',
             classes,
-            filter_empty_gt=filter_empty_gt and not test_mode,
-            min_size=0 if test_mode else min_size,
+            filter_empty_gt=filter_empty_gt,
+            min_size=min_size,
+            test_mode=test_mode,
             indices=indices,
         )
         rows = np.argsort(self._index.image_ids)
@@ -93,8 +95,8 @@ class TFDSDataset:
 
         Raises:
             OSError: the record cannot be read.
-            ValueError: it is no picture, its size is not the annotated one, or records
-                and index do not go together.
+            pictures.BadPicture: it is no picture, not whole, or not of this size.
+            ValueError: records and index do not go together.
         """
         owner = f'image id {record.image_id}, {self._label}'
         rows, image_ids = self._rows_by_id
@@ -106,7 +108,8 @@ class TFDSDataset:
                 f'{self._label}: record {row} has image id {found["image/id"]}, its '
                 f'index says {record.image_id}; prepare the data set again'
             )
-        return decode_image(np.frombuffer(found['image'], np.uint8), record, owner)
+        content = np.frombuffer(found['image'], np.uint8)
+        return pictures.decode(content, record.size, record.file_name, owner)
 
     def ground_truth(self) -> dict:
         """All annotations of the split as a COCO dict; nothing is filtered."""

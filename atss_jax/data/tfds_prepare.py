@@ -44,6 +44,7 @@ def prepare(
     data_dir: str,
     name: str,
     split: str,
+    on_error: str = 'raise',
     shard_bytes: int = SHARD_BYTES,
 ) -> pathlib.Path:
     """Writes one split; the data set's other splits, if any, stay as they are.
@@ -58,6 +59,7 @@ def prepare(
         data_dir: local folder of prepared data sets.
         name: dataset/config:version.
         split: of the data set: 'train', 'validation' or another word.
+        on_error: 'raise' about malformed records, or 'skip': see `coco_json.read`.
         shard_bytes: pictures go to as many files as it takes to keep each below this.
 
     Returns:
@@ -72,7 +74,7 @@ def prepare(
     folder = _local_folder(data_dir, name)
     check_name('split', split)
     check_paths(ann_file, img_prefix)
-    file = coco_json.read(ann_file)
+    file = coco_json.read(ann_file, on_error)
     paths = [os.path.join(img_prefix, name) for name in file.file_names]
     sizes = _picture_bytes(paths, file)
     _check_categories(file)

@@ -71,11 +71,11 @@ def _object(
     x, y, width, height = file.boxes[k].tolist()
     category_id = int(file.annotation_categories[k])
     return {
-        'area': int(np.clip(file.areas[k], -(2.0**62), 2.0**62)),
+        'area': int(file.areas[k]),
         'bbox': _shares(x, y, x + width, y + height, size),
         'id': int(file.annotation_ids[k]),
         'is_crowd': bool(file.crowds[k]),
-        'label': labels.get(category_id, -1),  # -1 is TensorFlow Datasets' "none"
+        'label': labels[category_id],
         'area_exact': np.float64(file.areas[k]),
         'bbox_exact': file.boxes[k],
         'category_id': category_id,

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from atss_jax.data import picture_header
 from atss_jax.data.coco_json import CocoFile
-from atss_jax.data.picture_size import picture_size
 from atss_jax.data.tfds_files import open_rows, record_errors
 
 _AT_ONCE = 64  # records that are read together, 10 MB of COCO's
@@ -97,13 +97,14 @@ def _image(record: dict[str, Any], label: str) -> tuple[int, str, tuple[int, int
     file_name = record['image/filename']
     if isinstance(file_name, bytes):
         file_name = file_name.decode()
-    size = picture_size(record['image'])
-    if size is None:
+    header = picture_header.read(record['image'])
+    if header is None or header.size is None or min(header.size) < 1:
         raise ValueError(
-            f'{file_name}: neither JPEG nor PNG, {len(record["image"])} bytes '
+            f'{file_name}: its size is not known, since it is no picture '
+            f'({picture_header.KINDS}), {len(record["image"])} bytes '
             f'(image id {image_id}, {label})'
         )
-    return image_id, str(file_name), size
+    return image_id, str(file_name), header.size
 
 
 def _objects(

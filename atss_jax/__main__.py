@@ -85,7 +85,7 @@ def _prepare_tfds(flags):
 
 def _add_download_coco(commands):
     command = commands.add_parser(
-        'download-coco', help='fetch and unpack COCO 2017: 20 GB, 41 GB while at it'
+        'download-coco', help='fetch and unpack COCO 2017: 21 GB, 41 GB while at it'
     )
     command.add_argument('--root', default='data/coco', help='folder to fill')
     command.add_argument(

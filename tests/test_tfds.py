@@ -17,6 +17,7 @@ from atss_jax.config import build_experiment, load_config
 from atss_jax.data import tfds_index
 from atss_jax.data.coco import CocoDataset
 from atss_jax.data.loader import EvalBatches, Pipeline, TrainBatches, load_row, prefetch
+from atss_jax.data.pictures import UNUSABLE, BadPicture
 from atss_jax.data.plan import TrainPlan, eval_batches
 from atss_jax.data.tfds import TFDSDataset
 from atss_jax.data.tfds_prepare import prepare
@@ -425,6 +426,8 @@ def test_damaged_files(own_dir, damage):
     with pytest.raises(OSError, match=r'1000.png \(record 0, image id 1000, ') as error:
         source.read_image(source.records[0])
     assert 'train' in str(error.value)
+    # Storage that fails is not a bad picture, which training would pass over.
+    assert not isinstance(error.value, UNUSABLE)
 
 
 def test_files_of_other_data_sets(own_dir):
@@ -457,7 +460,7 @@ def test_bad_pictures_are_the_folders_bad_pictures(small_data, tmp_path, content
     sources = CocoDataset(file, str(images)), load(tmp_path)
     for source in sources:
         record = source.records[source.records.image_ids.tolist().index(986)]
-        with pytest.raises(ValueError, match=r'986.png: .*\(image id 986, ') as error:
+        with pytest.raises(BadPicture, match=r'986.png: .*\(image id 986, ') as error:
             source.read_image(record)
         message = str(error.value).partition('986.png: ')[2]
         messages.append(message.partition(' (image')[0])

@@ -1,8 +1,10 @@
 """Rows and batches: the contract table, and the same bits however they are loaded."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -339,3 +341,57 @@ def test_an_error_in_a_worker_reaches_the_reader(tmp_path):
     done = run_script(body, tmp_path)
     assert done.stdout == '3.png: No such file (image id 3)\n'
     assert 'Traceback' not in done.stderr
+
+
+ORPHANS = """
+import os, signal, sys
+from atss_jax.data.loader import Pipeline, TrainBatches, prefetch
+from atss_jax.data.plan import TrainPlan
+from atss_jax.data.shapes import ShapesDataset
+
+def workers():
+    tasks = os.listdir('/proc/self/task')
+    files = [open(f'/proc/self/task/{task}/children') for task in tasks]
+    pids = {int(pid) for file in files for pid in file.read().split()}
+    return [p for p in pids if 'spawn_main' in open(f'/proc/{p}/cmdline').read()]
+
+def main():
+    source = ShapesDataset(40, min_size=64, max_size=64)
+    pipeline = Pipeline((64, 64), max_boxes=6)
+    canvases = pipeline.canvas_index(source)
+    plan = TrainPlan(canvases, pipeline.all_canvases(), 4, 0)
+    batches = TrainBatches(source, plan, pipeline, (0, 4))
+    for step, batch in enumerate(prefetch(batches, 0, 10**6, 2)):
+        if step == 3:
+            pids = workers()
+            print(*pids, flush=True)
+            for pid in pids:
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGINT)
+        if step == 40:
+            print('fed', flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == '__main__':
+    main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_workers_outlive_signals_but_not_their_parent(tmp_path):
+    """Launchers signal all processes; what the workers load is still needed then."""
+    program = tmp_path / 'orphans.py'
+    program.write_text(ORPHANS)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    pids, fed = done.stdout.splitlines()
+    assert (len(pids.split()), fed) == (2, 'fed')
+    until = time.monotonic() + 30
+    while alive := [pid for pid in pids.split() if os.path.exists(f'/proc/{pid}')]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.2)

@@ -10,7 +10,7 @@ from atss_jax import hosts, parallel
 from atss_jax.training import loop
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.loop import train
-from tests.small_run import assert_equal, metrics_of, saved_steps
+from tests.small_run import assert_equal, metrics_of, saved_steps, small_config
 
 
 def terminate():
@@ -95,6 +95,30 @@ def test_a_kill_while_evaluating_does_not_lose_the_epoch(small_run, tmp_path):
     assert saved_steps(workdir) == [3]
     assert metrics_of(workdir, 'eval') == []
     train(small_run.config, str(workdir))
+    whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_a_kill_after_an_epoch_that_is_not_saved(small_run, small_data, tmp_path):
+    """It was evaluated, and is again: the log is that of a run left alone."""
+
+    class Killed(Exception):
+        pass
+
+    def finish(parts, step, metrics, log):
+        real(parts, step, metrics, log)
+        if step == 3:
+            raise Killed
+
+    config = small_config(small_data, {'checkpoint_config.interval': 2})
+    workdir, real = tmp_path / 'workdir', loop._finish_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, '_finish_step', finish)
+        with pytest.raises(Killed):
+            train(config, str(workdir))
+    assert saved_steps(workdir) == []
+    assert [r['step'] for r in metrics_of(workdir, 'eval')] == [3]
+    train(config, str(workdir))
     whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
     assert (workdir / 'metrics.jsonl').read_bytes() == whole
 

@@ -2,6 +2,10 @@
 
 import dataclasses
 import gc
+import os
+import signal
+import threading
+import time
 import traceback
 from collections.abc import Generator
 
@@ -251,7 +255,8 @@ def prefetch(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=_live_with_parent,
         )
     try:
         yield from _closing(iter(dataset), bool(workers))
@@ -261,6 +266,22 @@ def prefetch(
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         raise
+
+
+def _live_with_parent(number, count):
+    """A worker outlives signals to stop, which its parent still needs data for.
+
+    But not the parent itself: one that is killed cannot tell its workers.
+    """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
+    threading.Thread(target=_leave_after, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_after(parent):
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)
 
 
 def _closing(iterator, copy):

@@ -132,6 +132,11 @@ class Checkpoints:
         """Whether the AP of a step is known."""
         return step in self._ap
 
+    def forget_evaluations_after(self, step: int) -> None:
+        """Training goes on from `step`: what comes after it will be evaluated anew."""
+        for later in [known for known in self._ap if known > step]:
+            del self._ap[later]
+
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
         """Starts to save the state of its step; returns before it is on disk.
 

@@ -207,6 +207,7 @@ def _first_state(parts, tx):
             experiment.load_from,
         )
         state = create_state(variables, experiment.model, tx)
+    parts.checkpoints.forget_evaluations_after(int(state.step))
     return parallel.replicate(state), notes, warnings
 
 

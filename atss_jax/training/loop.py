@@ -170,13 +170,12 @@ def _first_state(parts, tx):
                 'total_epochs, or start from its weights with load_from'
             )
     else:
-        if experiment.load_from is not None:
-            workdirs.check_classes(experiment.load_from, parts.stream['classes'])
         variables = initial_variables(
             experiment.model,
             experiment.seed,
             experiment.pretrained,
             experiment.load_from,
+            parts.stream['classes'],
         )
         state = first_state(variables)
     return parallel.replicate(state)

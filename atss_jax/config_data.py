@@ -17,6 +17,7 @@ from atss_jax.checks import (
 )
 from atss_jax.data.augment import Jitter
 from atss_jax.data.coco import CocoDataset
+from atss_jax.data.coco_table import ON_ERROR
 from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.records import Source
 from atss_jax.data.shapes import ShapesDataset
@@ -76,6 +77,9 @@ def read_data(read: Reader, split: str) -> DataConfig:
     if kind == 'CocoDataset' and split == 'train':
         fields.update(COCO_TRAIN_FIELDS)
     arguments = {name: read(f'{path}.{name}', check) for name, check in fields.items()}
+    on_error = read('data.on_error', one_of(*ON_ERROR))
+    if kind == 'CocoDataset':
+        arguments['on_error'] = on_error
     if kind == 'CocoDataset' and split != 'train':
         arguments['test_mode'] = True
     path = f'{path}.pipeline'
@@ -89,6 +93,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
         canvases=read('data.canvases', optional(canvas)),
         max_boxes=read('data.max_boxes', integer(1)),
         jitter=_jitter(read, path) if split == 'train' else Jitter(),
+        max_bad_pictures=read('data.max_bad_pictures', _SHARE),
     )
     if any(side % divisor for canvas in pipeline.canvases or () for side in canvas):
         raise read.refuse('data.canvases', f'expected multiples of {divisor}')

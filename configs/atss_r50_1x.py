@@ -108,6 +108,8 @@ def get_config() -> ConfigDict:
             samples_per_gpu=2,  # pictures a device and step
             workers_per_gpu=2,  # loading processes a device; 0: threads
             max_boxes=100,  # room for boxes a picture; more are an error
+            on_error='raise',  # or 'skip': malformed records are left out and counted
+            max_bad_pictures=0.001,  # share that may be unreadable; 0: none
             canvases=None,  # (height, width) of each; None: landscape and portrait
             train=dict(
                 type='CocoDataset',

@@ -414,6 +414,36 @@ def test_the_canvas_is_the_smallest_that_holds_the_batch():
     assert found <= {(64, 64), (64, 128), (128, 64)} and len(found) > 1
 
 
+class WithBadPicture(Source):
+    """The picture of record 2 cannot be read."""
+
+    def read_image(self, record):
+        if record.image_id == self.records.image_ids[2]:
+            raise FileNotFoundError('498: no such picture')
+        return super().read_image(record)
+
+
+@pytest.mark.parametrize('jitter', JITTERS.values(), ids=JITTERS)
+def test_what_takes_the_place_of_a_bad_picture_fits_the_canvas(jitter):
+    canvases = ((64, 64), (64, 128), (128, 64))
+    fields = {'canvases': canvases, 'max_bad_pictures': 0.5}
+    good = train_batches(jitter, **fields)
+    bad = train_batches(jitter, source=WithBadPicture(), **fields)
+    replaced = 0
+    for step in range(12):
+        batch, plain = bad(step), good(step)
+        assert batch['image'].shape == plain['image'].shape
+        skipped = batch['skipped'] == 2
+        ids = bad.source.records.image_ids
+        np.testing.assert_array_equal(skipped, plain['image_id'] == ids[2])
+        assert not (batch['image_id'] == ids[2]).any()
+        for name in ('image', 'gt_boxes', 'image_size'):
+            np.testing.assert_array_equal(batch[name][~skipped], plain[name][~skipped])
+        replaced += skipped.sum()
+        assert_same(bad(step), batch)
+    assert replaced > 2
+
+
 def test_smallest_canvas():
     canvases = ((64, 96), (96, 64), (64, 64))
     assert smallest_canvas(canvases, (33, 64), 32) == (64, 64)

@@ -180,7 +180,7 @@ def test_no_image_folder(train, own_data):
         ('not json', 'not a JSON file'),
         ('', 'not a JSON file'),
         ('[1, 2]', 'not a COCO annotation file'),
-        ('{"shapes": [], "version": 1}', "found 'shapes', 'version'"),
+        ('{"shapes": [], "version": 1}', "found ['shapes', 'version']"),
         ('{"images": [], "annotations": [], "categories": []}', 'no classes'),
     ],
 )
@@ -221,7 +221,7 @@ def test_an_image_that_is_not_there(train, own_data, tmp_path):
     """Found when its batch is loaded, in the first epoch."""
     file = own_data / 'train' / '993.png'
     file.unlink()
-    result = train(data=own_data)
+    result = train({'data.max_bad_pictures': 0}, own_data)
     result.refuses(file, 'No such file', 'image id 993', own_data / 'train.json')
     assert not (tmp_path / 'workdir' / 'checkpoints').exists() or not list(
         (tmp_path / 'workdir' / 'checkpoints').iterdir()
@@ -333,6 +333,7 @@ def test_eval_finds_an_image_missing(call, own_run, own_data):
     flags = (
         f'--config.data.val.ann_file={own_data / "val.json"}',
         f'--config.data.val.img_prefix={own_data / "val"}',
+        '--config.data.max_bad_pictures=0',
     )
     call('eval', f'--workdir={own_run}', *flags).refuses(file, 'image id 993')
     assert not (own_run / 'evaluation').exists()

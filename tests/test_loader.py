@@ -35,6 +35,7 @@ PICTURE = {
     'scale': ((2,), np.float32),
     'original_size': ((2,), np.int32),
     'row_valid': ((), np.bool_),
+    'skipped': ((), np.int64),
 }
 
 

@@ -185,6 +185,7 @@ def test_evaluating_a_workdir(small_run, tmp_path, capsys):
 
     record = metrics_of(workdir, 'eval')[-1]
     written = json.loads((workdir / f'evaluation/val_{STEPS}_scores.json').read_text())
+    assert written.pop('bad_pictures') == []
     assert {k: v for k, v in record.items() if k in written} == written
     assert 0 < scores.summary['AP'] < 1
 

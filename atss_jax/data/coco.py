@@ -2,11 +2,12 @@
 
 import difflib
 import os
+import warnings
 
-import cv2
 import numpy as np
 
-from atss_jax.data import coco_json
+from atss_jax.data import coco_json, pictures
+from atss_jax.data.coco_table import ON_ERROR
 from atss_jax.data.records import Record, Records
 
 _HINT = (
@@ -40,6 +41,7 @@ class CocoDataset:
         min_size: int = 32,
         test_mode: bool = False,
         indices: int | None = None,
+        on_error: str = 'raise',
     ):
         """Reads the annotations; pictures are first touched by `read_image`.
 
@@ -57,14 +59,18 @@ class CocoDataset:
             min_size: drop pictures whose shorter side is below this.
             test_mode: keep every picture whatever the two above say.
             indices: only the first so many of the pictures that are left.
+            on_error: 'raise' about a malformed record of a picture or an annotation, or
+                'skip': it is left out, counted and warned of.
 
         Raises:
             FileNotFoundError: `ann_file` or `img_prefix` does not exist.
             ValueError: a malformed file, a class that it does not have, or no picture
                 left.
         """
+        if on_error not in ON_ERROR:
+            raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
         _check_paths(ann_file, img_prefix)
-        self._file = coco_json.read(ann_file)
+        self._file = coco_json.read(ann_file, on_error)
         self.classes = _choose_classes(self._file, classes)
         id_of = {name: id_ for id_, name in self._file.categories.items()}
         self.category_ids = tuple(id_of[name] for name in self.classes)
@@ -83,14 +89,21 @@ class CocoDataset:
             )
         if indices is not None:
             wanted &= np.cumsum(wanted) <= indices
-        self.records = _build_records(self._file, img_prefix, rows, labels, wanted)
+        chosen = (labels >= 0) & wanted[rows] & ~self._file.dropped
+        unfit = _unfit(self._file, rows)
+        if not test_mode:  # where all are scored against
+            _warn_of_unfit(self._file, chosen, unfit)
+        chosen &= ~np.any(list(unfit.values()), axis=0)
+        self.records = _build_records(
+            self._file, img_prefix, rows, labels, wanted, chosen
+        )
 
     def read_image(self, record: Record) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
 
         Raises:
             OSError: the file is missing or cannot be read.
-            ValueError: it is no picture, or its size is not the annotated one.
+            pictures.BadPicture: it is no picture, not whole, or not of this size.
         """
         name, owner = record.file_name, f'image id {record.image_id}, {self._file.path}'
         try:
@@ -98,19 +111,7 @@ class CocoDataset:
         except OSError as error:
             reason = error.strerror or 'cannot be read'
             raise type(error)(f'{name}: {reason} ({owner})') from error
-        image = _decode(content)
-        if image is None:
-            raise ValueError(
-                f'{name}: not a picture that OpenCV can decode, '
-                f'{content.size} bytes ({owner})'
-            )
-        if image.shape[:2] != record.size:
-            raise ValueError(
-                f'{name}: {_size_text(image.shape)}, but annotated as '
-                f'{_size_text(record.size)} ({owner})'
-                + _hint_orientation(image.shape[:2], record.size)
-            )
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return pictures.decode(content, record.size, name, owner)
 
     def ground_truth(self) -> dict:
         """The whole file as a COCO dict, less what evaluating boxes does not need.
@@ -184,8 +185,8 @@ def _build_records(
     rows: np.ndarray,
     labels: np.ndarray,
     wanted: np.ndarray,
+    kept: np.ndarray,
 ) -> Records:
-    kept = _is_object(file, rows) & (labels >= 0) & wanted[rows]
     # Stable: the boxes of a picture stay in the file's order.
     order = np.flatnonzero(kept)[np.argsort(rows[kept], kind='stable')]
     x, y, width, height = file.boxes[order].T
@@ -202,35 +203,30 @@ def _build_records(
     )
 
 
-def _is_object(file: coco_json.CocoFile, rows: np.ndarray) -> np.ndarray:
-    """(M,) bool: mmdet would hand this annotation on, were its category wanted."""
+def _unfit(file: coco_json.CocoFile, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """(M,) bool by reason: annotations that mmdet passes over in silence."""
     x, y, width, height = file.boxes.T
     image_height, image_width = file.image_sizes[rows].T
     inside_width = np.minimum(x + width, image_width) - np.maximum(x, 0)
     inside_height = np.minimum(y + height, image_height) - np.maximum(y, 0)
-    overlaps = (inside_width > 0) & (inside_height > 0)
-    large = (file.areas > 0) & (width >= 1) & (height >= 1)
-    return overlaps & large & ~file.dropped
+    return {
+        'bbox narrower or lower than 1 pixel': (width < 1) | (height < 1),
+        'bbox outside the picture': (inside_width <= 0) | (inside_height <= 0),
+        'area not above 0': file.areas <= 0,
+    }
 
 
-def _decode(content: np.ndarray) -> np.ndarray | None:
-    """BGR picture, or None."""
-    if not content.size:  # OpenCV raises here, and returns None for other nonsense
-        return None
-    try:
-        return cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except cv2.error:
-        return None
-
-
-def _size_text(size: tuple[int, ...]) -> str:
-    return f'{size[1]}x{size[0]} (width x height)'
-
-
-def _hint_orientation(found: tuple[int, int], annotated: tuple[int, int]) -> str:
-    if found != annotated[::-1]:
-        return ''
-    return (
-        '. Width and height are swapped: often the picture carries an EXIF orientation '
-        'that the annotation tool did not apply'
-    )
+def _warn_of_unfit(
+    file: coco_json.CocoFile, chosen: np.ndarray, unfit: dict[str, np.ndarray]
+) -> None:
+    """Counts each annotation under the first reason that fits it."""
+    for reason, bad in unfit.items():
+        ids = file.annotation_ids[chosen & bad]
+        chosen = chosen & ~bad
+        if ids.size:
+            more = ', ...' if ids.size > 5 else ''
+            warnings.warn(
+                f'{file.path}: {ids.size} of {len(bad)} annotations not trained on, as '
+                f'in mmdet: {reason} (ids {", ".join(map(str, ids[:5]))}{more})',
+                stacklevel=3,
+            )

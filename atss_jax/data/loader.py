@@ -1,6 +1,7 @@
 """Rows and batches: decode, resize, flip, pad; and grain to do it ahead of time."""
 
 import dataclasses
+import functools
 import gc
 import traceback
 from collections.abc import Generator
@@ -11,6 +12,8 @@ from absl import flags
 
 from atss_jax.data import transforms
 from atss_jax.data.augment import View
+from atss_jax.data.bad_pictures import NONE, load_or_replace
+from atss_jax.data.pictures import UNUSABLE, BadPicture
 from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
@@ -61,7 +64,7 @@ def load_row(
     record, room = source.records[index], pipeline.max_boxes
     _check_room(record, room)
     view = view or pipeline.whole(index, record, flip)
-    row = _load_picture(source, record, canvas, view)
+    row = _picture_row(record, source.read_image(record), canvas, view)
     boxes, shown = pipeline.jitter.boxes(record, view)
     kept = pipeline.jitter.kept(boxes, shown)
     boxes = boxes[kept]
@@ -75,9 +78,9 @@ def load_row(
     }
 
 
-def _load_picture(source, record, canvas, view):
+def _picture_row(record, image, canvas, view):
     """What a row holds beside the truth."""
-    image = transforms.resize(source.read_image(record), view.size)
+    image = transforms.resize(image, view.size)
     image = transforms.crop(image, view.top, view.left, view.shown)
     if view.flip:
         image = transforms.flip_image(image)
@@ -88,6 +91,7 @@ def _load_picture(source, record, canvas, view):
         'scale': transforms.scale_factor(record.size, view.size).astype(np.float32),
         'original_size': np.array(record.size, np.int32),
         'row_valid': np.array(True),
+        'skipped': np.array(NONE, np.int64),
     }
 
 
@@ -119,12 +123,36 @@ class TrainBatches:
     rows: tuple[int, int]
 
     def __call__(self, step: int) -> Batch:
-        """This host's rows of global batch `step`."""
-        views = [self.view(step, row) for row in range(*self.rows)]
-        canvas, source = self.canvas(step), self.source
-        return stack(
-            [load_row(source, v.record, canvas, self.pipeline, view=v) for v in views]
-        )
+        """This host's rows of global batch `step`.
+
+        A row whose picture is bad is filled by another record of the same canvas, which
+        (seed, step, row) decide; `skipped` then has the index of the bad one, else -1.
+        """
+        canvas = self.canvas(step)
+        return stack([self._row(step, row, canvas) for row in range(*self.rows)])
+
+    def _row(self, step, row, canvas):
+        own = self.view(step, row)
+
+        def load(index):
+            is_own = index == own.record
+            view = own if is_own else self._stand_in(step, row, own, index, canvas)
+            return load_row(self.source, index, canvas, self.pipeline, view=view)
+
+        if not self.pipeline.max_bad_pictures:
+            return load(own.record)
+        others = functools.partial(self.plan.substitutes, step, row)
+        return load_or_replace(load, own.record, others)
+
+    def _stand_in(self, step, row, own, index, canvas):
+        """A view of another record, which fits the canvas that the batch has."""
+        seed = np.random.SeedSequence([self.plan.seed, 3, step, row, index])
+        random, record = np.random.default_rng(seed), self.source.records[index]
+        for _ in range(_MAX_TRIES):
+            view = self.pipeline.draw(index, record, random)
+            if view is not None and np.all(np.less_equal(view.shown, canvas)):
+                return view._replace(flip=own.flip)
+        raise BadPicture(f'image id {record.image_id}: no view of it fits {canvas}')
 
     def view(self, step: int, row: int) -> View:
         """What a row of the global batch shows.
@@ -176,7 +204,10 @@ class EvalBatches:
     rows: tuple[int, int]
 
     def __call__(self, position: int) -> Batch:
-        """This host's rows; a row that only fills up has `row_valid` False."""
+        """This host's rows; a row that only fills up has `row_valid` False.
+
+        A bad picture is a black one, and `skipped` has the index of its record.
+        """
         canvas_index, records = self.batches[position]
         canvas = self.pipeline.all_canvases()[canvas_index]
         rows, blank = [], None
@@ -192,9 +223,15 @@ class EvalBatches:
     def _row(self, index, canvas):
         # Without truth, which evaluation reads from the annotations: pictures to be
         # scored may have any number of boxes.
-        record = self.source.records[index]
-        view = self.pipeline.whole(index, record)
-        return _load_picture(self.source, record, canvas, view)
+        record, bad = self.source.records[index], NONE
+        try:
+            image = self.source.read_image(record)
+        except UNUSABLE:
+            if not self.pipeline.max_bad_pictures:
+                raise
+            image, bad = np.zeros((*record.size, 3), np.uint8), index
+        row = _picture_row(record, image, canvas, self.pipeline.whole(index, record))
+        return row | {'skipped': np.array(bad, np.int64)}
 
 
 class _Load(grain.transforms.Map):

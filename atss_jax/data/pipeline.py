@@ -22,6 +22,8 @@ class Pipeline:
         canvases: (height, width) of the canvases that pictures may be put on; None: one
             landscape and one portrait canvas that hold any picture.
         max_boxes: boxes a picture, G; a picture with more is an error.
+        max_bad_pictures: share of pictures that may be unreadable; 0: the first one is
+            an error. Batches are the same with any share above 0.
         jitter: random scale and crop of training pictures.
     """
 
@@ -31,6 +33,7 @@ class Pipeline:
     size_divisor: int = 32
     canvases: tuple[Canvas, ...] | None = None
     max_boxes: int = 100
+    max_bad_pictures: float = 0.0
     jitter: Jitter = Jitter()  # noqa: RUF009, frozen
 
     def without_jitter(self) -> 'Pipeline':

@@ -150,6 +150,15 @@ class TrainPlan:
         members = np.flatnonzero(self.canvas_index == self.canvas_index[record])
         return int(members[random.integers(len(members))])
 
+    def substitutes(self, step: int, row: int, most: int = 100) -> np.ndarray:
+        """Records of the same canvas, to try in this order if a row's own is bad."""
+        own = self.records(step)[row]
+        alike = np.flatnonzero(self.canvas_index == self.canvas_index[own])
+        random = np.random.default_rng(
+            np.random.SeedSequence([self.seed, 2, step, row])
+        )
+        return random.permutation(alike[alike != own])[:most]
+
 
 @functools.lru_cache(maxsize=2)
 def _epoch_batches(plan, epoch):

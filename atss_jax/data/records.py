@@ -98,7 +98,12 @@ class Source(Protocol):
     records: Records
 
     def read_image(self, record: Record) -> np.ndarray:
-        """(H,W,3) uint8 RGB of `record.size`."""
+        """(H,W,3) uint8 RGB of `record.size`.
+
+        Raises:
+            ValueError, OSError: `pictures.UNUSABLE` of a picture that is bad, others of
+                a machine that fails.
+        """
 
     def ground_truth(self) -> dict:
         """The annotations as a COCO dict: what evaluation scores against."""

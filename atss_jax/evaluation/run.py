@@ -13,6 +13,7 @@ import numpy as np
 import tqdm
 
 from atss_jax import parallel
+from atss_jax.data.bad_pictures import NONE, BadPictures
 from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Source
@@ -67,7 +68,7 @@ def predict(
 def _rows(batch, detections):
     boxes, scores, labels, valid = (np.asarray(part) for part in detections)
     for row in np.flatnonzero(batch['row_valid']):
-        ok = valid[row]
+        ok = valid[row] & (batch['skipped'][row] == NONE)
         found = {'boxes': boxes[row], 'scores': scores[row], 'labels': labels[row]}
         found = {name: values[ok] for name, values in found.items()}
         yield int(batch['image_id'][row]), found
@@ -103,13 +104,18 @@ class Evaluator:
         self._step = parallel.map_rows(step, mode)
         batches = eval_batches(pipeline.canvas_index(source), batch_size)
         self._batches = EvalBatches(source, pipeline, batches, (0, batch_size))
+        self.bad_pictures = BadPictures(source, pipeline.max_bad_pictures)
         self._ground_truth = None
 
     def detections(
         self, variables: Any, show_progress: bool = False
     ) -> dict[int, Found]:
-        """What is found in every picture, by image id; variables are replicated."""
+        """What is found in every picture, by image id; variables are replicated.
+
+        Nothing is found in a picture that cannot be read; `bad_pictures` counts them.
+        """
         batches = prefetch(self._batches, 0, len(self._batches.batches), self.workers)
+        batches = self.bad_pictures.watch(batches)
         found = predict(self._step, variables, batches, self.mode)
         total = len(self.source.records)
         quiet = not show_progress

@@ -48,8 +48,9 @@ def evaluate_workdir(
     results = folder / f'{split}_{step}_detections.json'
     numbers = folder / f'{split}_{step}_scores.json'
     run.write_json(results, run.to_results(found, source.category_ids))
-    run.write_json(numbers, run.summary(scores))
+    bad = evaluator.bad_pictures
+    run.write_json(numbers, run.summary(scores) | {'bad_pictures': bad.image_ids})
     print(f'checkpoint {step} of {workdir} on data.{split}, {len(found)} pictures')
-    print(format_table(scores))
+    print('\n'.join([format_table(scores), *bad.report()]))
     print(f'detections: {results}\nnumbers: {numbers}')
     return scores

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from atss_jax import parallel
 from atss_jax.config import build_experiment, to_json
+from atss_jax.data.bad_pictures import BadPictures
 from atss_jax.data.loader import TrainBatches, check_box_counts, prefetch
 from atss_jax.data.plan import TrainPlan
 from atss_jax.evaluation import run
@@ -198,7 +199,8 @@ def _steps(parts, step_function, state, log):
     start = int(state.step)
     workers = parts.experiment.workers_per_gpu * jax.local_device_count()
     in_flight = collections.deque()
-    batches = prefetch(parts.batches, start, parts.total_steps, workers)
+    bad = BadPictures(parts.batches.source, parts.batches.pipeline.max_bad_pictures)
+    batches = bad.watch(prefetch(parts.batches, start, parts.total_steps, workers))
     with contextlib.closing(batches):
         for step in range(start, parts.total_steps):
             began = time.perf_counter()
@@ -213,6 +215,8 @@ def _steps(parts, step_function, state, log):
                 _finish_step(parts, *in_flight.popleft(), log)
             if not left:
                 _end_epoch(parts, state, epoch, log)
+    for line in bad.report():
+        log.say(line)
     return state
 
 
@@ -250,8 +254,9 @@ def _end_epoch(parts, state, epoch, log):
     if is_last or epoch % parts.experiment.evaluation_interval == 0:
         scores = evaluate_state(parts.evaluator, state)
         metrics = finite(scores)
-        table = f'evaluation after epoch {epoch}\n{format_table(scores)}'
-        log.evaluation(step, run.summary(scores), table)
+        bad = parts.evaluator.bad_pictures.report()
+        table = [f'evaluation after epoch {epoch}', format_table(scores), *bad]
+        log.evaluation(step, run.summary(scores), '\n'.join(table))
     if is_last or epoch % parts.experiment.checkpoint_interval == 0:
         parts.checkpoints.save(state, metrics)
     log.paused(time.perf_counter() - began)

@@ -11,7 +11,12 @@ CONFIG = 'config.json'
 STREAM = 'stream.json'
 
 # These change neither weights nor metrics: a run may go on with others.
-_FREE = ('data.workers_per_gpu', 'data.samples_per_gpu', 'parallel')
+_FREE = (
+    'data.workers_per_gpu',
+    'data.samples_per_gpu',
+    'data.max_bad_pictures',
+    'parallel',
+)
 
 
 def check(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@ import os
 import pathlib
 import sys
 
+from atss_jax import command_line
+
 
 def main() -> int:
     """Reads the flags, evaluates, prints and writes the numbers."""
@@ -16,24 +18,19 @@ def main() -> int:
     parser.add_argument('--workdir', required=True, help='folder of the run')
     parser.add_argument('--split', default='val', choices=('train', 'val', 'test'))
     parser.add_argument('--step', type=int, help='a checkpoint; default: the best')
+    command_line.add_host_flags(parser)
     flags, overrides = parser.parse_known_args()
     cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 
-    import absl.logging
+    def action():
+        from atss_jax.config import parse_overrides
+        from atss_jax.evaluation.workdir import evaluate_workdir
 
-    from atss_jax.config import parse_overrides
-    from atss_jax.evaluation.workdir import evaluate_workdir
+        options = parse_overrides(overrides)
+        evaluate_workdir(flags.workdir, flags.split, flags.step, options)
 
-    # Orbax and grain speak through absl; what matters we say ourselves.
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    try:
-        overrides = parse_overrides(overrides)
-        evaluate_workdir(flags.workdir, flags.split, flags.step, overrides)
-    except (ValueError, OSError) as error:
-        print(f'eval.py: {error}', file=sys.stderr)
-        return 1
-    return 0
+    return command_line.run(flags, action)
 
 
 if __name__ == '__main__':

@@ -5,10 +5,13 @@ import os
 import pathlib
 import sys
 
-USAGE = """
+from atss_jax import command_line
+
+USAGE = f"""
 Any config field is set by --config.FIELD=VALUE:
   --config.optimizer.lr=0.005 --config.data.train.pipeline.img_scale="(1000, 600)"
 Run again with the same workdir, a stopped run goes on where it was.
+{command_line.EXIT_STATUS}
 """
 
 
@@ -22,26 +25,23 @@ def main() -> int:
     )
     parser.add_argument('--config', required=True, help='a file in configs/')
     parser.add_argument('--workdir', required=True, help='folder of the run')
+    command_line.add_host_flags(parser)
     flags, overrides = parser.parse_known_args()
     # Compiled programs of this run, so that going on with it does not compile again.
     cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 
-    import absl.logging
+    def action():
+        from atss_jax import parallel
+        from atss_jax.config import load_config, parse_overrides
+        from atss_jax.training.loop import train
 
-    from atss_jax.config import load_config, parse_overrides
-    from atss_jax.training.loop import NonFiniteLoss, train
-
-    # Orbax and grain speak through absl; what matters we say ourselves.
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    try:
         config = load_config(flags.config, parse_overrides(overrides))
         train(config, flags.workdir)
-    except (ValueError, OSError, NonFiniteLoss) as error:
-        print(f'train.py: {error}', file=sys.stderr)
-        return 1
-    print(f'done: python eval.py --workdir={flags.workdir}')
-    return 0
+        if parallel.is_first():
+            print(f'done: python eval.py --workdir={flags.workdir}')
+
+    return command_line.run(flags, action)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest='command', required=True)
     _add_draw(commands)
     _add_show_config(commands)
+    _add_prepare_tfds(commands)
+    _add_download_coco(commands)
     flags, left = parser.parse_known_args(arguments)
     # Config fields are options that argparse does not know.
     if hasattr(flags, 'overrides'):
@@ -73,6 +75,59 @@ def _show_config(flags):
     config = load_config(flags.config, parse_overrides(flags.overrides))
     print(to_json(config))
     print(f'parameters: {parameter_count(build_model(config)):,}')
+
+
+def _add_prepare_tfds(commands):
+    command = commands.add_parser(
+        'prepare-tfds', help='a COCO file and its pictures as a TFDS data set'
+    )
+    command.add_argument('--ann_file', required=True, help='annotations, JSON')
+    command.add_argument('--img_prefix', required=True, help='folder of the pictures')
+    command.add_argument('--data_dir', required=True, help='folder of data sets')
+    command.add_argument('--name', default='coco/2017:1.1.0', help='of the data set')
+    command.add_argument('--split', default='train', help='train, validation, ...')
+    command.add_argument(
+        '--on_error',
+        default='raise',
+        choices=('raise', 'skip'),
+        help='skip: malformed records are left out and counted',
+    )
+    command.set_defaults(run=_prepare_tfds)
+
+
+def _prepare_tfds(flags):
+    from atss_jax.data.tfds_prepare import prepare
+
+    folder = prepare(
+        flags.ann_file,
+        flags.img_prefix,
+        flags.data_dir,
+        flags.name,
+        flags.split,
+        flags.on_error,
+    )
+    print(f'prepared split {flags.split} in {folder}')
+
+
+def _add_download_coco(commands):
+    command = commands.add_parser(
+        'download-coco', help='fetch and unpack COCO 2017: 21 GB, 41 GB while at it'
+    )
+    command.add_argument('--root', default='data/coco', help='folder to fill')
+    command.add_argument(
+        '--base_url', help='of a mirror; default: http://images.cocodataset.org'
+    )
+    command.add_argument(
+        '--keep_archives', action='store_true', help='do not delete the zip files'
+    )
+    command.set_defaults(run=_download_coco)
+
+
+def _download_coco(flags):
+    from atss_jax.data.coco_download import BASE_URL, download_coco
+
+    download_coco(flags.root, flags.base_url or BASE_URL, flags.keep_archives)
+    print(f'COCO 2017 is complete in {flags.root}')
 
 
 if __name__ == '__main__':

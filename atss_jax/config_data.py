@@ -21,6 +21,7 @@ from atss_jax.data.coco_table import ON_ERROR
 from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.records import Source
 from atss_jax.data.shapes import ShapesDataset
+from atss_jax.data.tfds import TFDSDataset
 from atss_jax.models.preprocess import Normalizer
 
 _ABOVE_0 = number(above=0)
@@ -31,6 +32,13 @@ _SCALE = tuple_of(integer(1), 2)
 COCO_FIELDS = {
     'ann_file': text,
     'img_prefix': text,
+    'classes': optional(tuple_of(text)),
+    'indices': optional(integer(1)),
+}
+TFDS_FIELDS = {
+    'data_dir': text,
+    'name': text,
+    'split': text,
     'classes': optional(tuple_of(text)),
     'indices': optional(integer(1)),
 }
@@ -45,6 +53,11 @@ SHAPES_FIELDS = {
     'min_visible': _ABOVE_0,
     'clutter': _WEIGHT,
     'noise': _WEIGHT,
+}
+SOURCES = {
+    'CocoDataset': (CocoDataset, COCO_FIELDS),
+    'TFDSDataset': (TFDSDataset, TFDS_FIELDS),
+    'ShapesDataset': (ShapesDataset, SHAPES_FIELDS),
 }
 
 
@@ -72,15 +85,16 @@ class DataConfig:
 def read_data(read: Reader, split: str) -> DataConfig:
     """What `data.SPLIT` describes; opens no files."""
     path = f'data.{split}'
-    kind = read(f'{path}.type', one_of('CocoDataset', 'ShapesDataset'))
-    fields = dict(COCO_FIELDS if kind == 'CocoDataset' else SHAPES_FIELDS)
-    if kind == 'CocoDataset' and split == 'train':
-        fields.update(COCO_TRAIN_FIELDS)
+    kind = read(f'{path}.type', one_of(*SOURCES))
+    source, fields = SOURCES[kind]
+    is_annotated = kind != 'ShapesDataset'
+    if is_annotated and split == 'train':
+        fields = fields | COCO_TRAIN_FIELDS
     arguments = {name: read(f'{path}.{name}', check) for name, check in fields.items()}
     on_error = read('data.on_error', one_of(*ON_ERROR))
     if kind == 'CocoDataset':
         arguments['on_error'] = on_error
-    if kind == 'CocoDataset' and split != 'train':
+    if is_annotated and split != 'train':
         arguments['test_mode'] = True
     path = f'{path}.pipeline'
     divisor = read(f'{path}.pad.size_divisor', one_of(32, 64, 128))
@@ -102,7 +116,6 @@ def read_data(read: Reader, split: str) -> DataConfig:
         std=read(f'{path}.img_norm_cfg.std', tuple_of(_ABOVE_0, 3)),
         to_rgb=read(f'{path}.img_norm_cfg.to_rgb', boolean),
     )
-    source = CocoDataset if kind == 'CocoDataset' else ShapesDataset
     return DataConfig(source, arguments, pipeline, normalizer)
 
 

@@ -9,6 +9,7 @@ from atss_jax import parallel
 from atss_jax.checks import (
     Check,
     Reader,
+    boolean,
     integer,
     number,
     one_of,
@@ -43,6 +44,14 @@ _NO_SECTION = Check(
 
 
 @dataclasses.dataclass(frozen=True)
+class AutoScaleLr:
+    """mmdet's `auto_scale_lr`: the rate times (pictures a step / base), if enabled."""
+
+    enable: bool
+    base: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything a config describes, checked and built."""
 
@@ -57,6 +66,7 @@ class Experiment:
     workers_per_gpu: int
     optimizer: OptimizerConfig
     lr_config: LrConfig
+    auto_scale_lr: AutoScaleLr
     total_epochs: int
     evaluation_interval: int
     checkpoint_interval: int
@@ -102,6 +112,10 @@ def build(config: Mapping[str, Any]) -> Experiment:
         workers_per_gpu=read('data.workers_per_gpu', integer(0)),
         optimizer=_optimizer(read),
         lr_config=_lr_config(read),
+        auto_scale_lr=AutoScaleLr(
+            enable=read('auto_scale_lr.enable', boolean),
+            base=read('auto_scale_lr.base_batch_size', integer(1)),
+        ),
         total_epochs=read('total_epochs', integer(1)),
         evaluation_interval=read('evaluation.interval', integer(1)),
         checkpoint_interval=read('checkpoint_config.interval', integer(1)),

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
         config.data[split].img_prefix = 'data/bccd/images/'
         config.data[split].pipeline.img_scale = (320, 240)
     config.optimizer.lr = 0.005
+    config.auto_scale_lr.base_batch_size = 8
     config.optimizer_config.grad_clip = dict(max_norm=10, norm_type=2)
     config.lr_config.update(warmup_iters=100, step=(5, 7))
     config.total_epochs = 8

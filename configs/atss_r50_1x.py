@@ -147,6 +147,8 @@ def get_config() -> ConfigDict:
             step=(8, 11),
             gamma=0.1,
         ),
+        # lr is for 16 pictures a step; enabled, it is scaled to those there are.
+        auto_scale_lr=dict(enable=False, base_batch_size=16),
         total_epochs=12,
         evaluation=dict(interval=1, metric='bbox'),
         checkpoint_config=dict(interval=1, max_keep_ckpts=2),

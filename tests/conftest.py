@@ -63,7 +63,7 @@ def small_run(small_data, tmp_path_factory):
     return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')
 
 
-SMALL_RUN = ('test_training', 'test_cli', 'test_bad_run')
+SMALL_RUN = ('test_training', 'test_cli', 'test_stop', 'test_bad_run')
 
 
 def pytest_collection_modifyitems(items):

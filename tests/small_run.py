@@ -115,6 +115,7 @@ def small_overrides(folder: pathlib.Path) -> dict[str, Any]:
         'data.val': _data(folder, 'val', 'val'),
         'data.test': _data(folder, 'test', 'val'),
         'optimizer.lr': 0.02,
+        'auto_scale_lr.base_batch_size': 8,
         'lr_config.warmup_iters': 2,
         'lr_config.step': (1,),
         'total_epochs': 2,
@@ -174,3 +175,21 @@ def tree_of(folder: pathlib.Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
         for path in sorted(folder.rglob('*'))
     }
+
+
+def assert_equal(one, other):
+    """Trees of arrays with the same names and the same bits."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def metrics_of(workdir, kind):
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record['kind'] == kind]
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir())

@@ -245,6 +245,7 @@ def test_an_image_that_is_not_there_in_worker_processes(own_data, tmp_path):
     for file in (own_data / 'train').iterdir():
         file.unlink()
     fields = small_overrides(own_data) | {'data.workers_per_gpu': 2}
+    fields['auto_scale_lr.base_batch_size'] = 1
     done = subprocess.run(
         [
             sys.executable,

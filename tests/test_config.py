@@ -235,6 +235,8 @@ ALTERNATIVES = {
     'lr_config.warmup_ratio': 0.1,
     'lr_config.step': (16, 22),
     'lr_config.gamma': 0.5,
+    'auto_scale_lr.enable': True,
+    'auto_scale_lr.base_batch_size': 32,
     'total_epochs': 24,
     'evaluation.interval': 2,
     'checkpoint_config.interval': 3,

@@ -190,4 +190,4 @@ def test_training_starts_from_a_run_of_other_classes(
     bias = state.params['bbox_head']['atss_cls']['bias']
     before = variables['params']['bbox_head']['atss_cls']['bias']
     np.testing.assert_array_equal(bias, before[[2, 0]])
-    assert '2 of 2 classes keep their rows: blue, red' in capsys.readouterr().out
+    assert '2 of 2 classes keep their rows: blue, red' in capsys.readouterr().err

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 
 STANDARD = set(sys.stdlib_module_names)
 MAPPING = {'numpy', 'jaxtyping', 'jax'}
+TFDS = {'tensorflow_datasets', 'array_record', 'etils'}
 TRAINING_LIBRARIES = MAPPING | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm'}
 
 # Module or package: what it may import of the package, and which libraries. The longest
@@ -20,27 +21,33 @@ TRAINING_LIBRARIES = MAPPING | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm'
 ALLOWED = {
     'structures': (set(), MAPPING),
     'checks': (set(), set()),
+    'download': (set(), {'tqdm'}),
     'detection': ({'structures', 'detection'}, MAPPING),
     'models': ({'structures', 'models'}, MAPPING | {'flax'}),
     'data': ({'data'}, {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}),
-    'data.tfds': (
-        {'data'},
-        {'numpy', 'jaxtyping', 'tensorflow_datasets', 'array_record', 'etils'},
-    ),
-    'weights': ({'weights'}, {'numpy', 'ml_dtypes', 'tqdm'}),
+    'data.coco_download': ({'download'}, {'tqdm'}),
+    'data.tfds_files': ({'data'}, TFDS),
+    'data.tfds_records': ({'data'}, {'numpy'} | TFDS),
+    'data.tfds_scan': ({'data'}, {'numpy', 'tqdm'}),
+    'data.tfds_index': ({'data', 'download'}, {'numpy', 'etils'}),
+    'data.tfds_prepare': ({'data', 'download'}, {'numpy', 'tqdm'} | TFDS),
+    'weights': ({'weights', 'download'}, {'numpy', 'ml_dtypes'}),
     # Asks Flax for the shapes of a model's variables; computes nothing.
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
     'lettering': (set(), {'numpy', 'cv2'}),
     'visualize': ({'lettering'}, {'numpy', 'cv2'}),
-    'parallel': ({'models'}, MAPPING),
+    'cluster': (set(), set()),
+    'hosts': (set(), MAPPING),
+    'parallel': ({'models', 'cluster', 'hosts'}, MAPPING),
+    'command_line': ({'parallel', 'hosts'}, {'jax', 'absl'}),
     'training': (
         {'structures', 'detection', 'models', 'data', 'weights', 'parallel', 'checks'}
-        | {'training'},
+        | {'training', 'hosts', '__init__'},
         TRAINING_LIBRARIES,
     ),
     'evaluation': (
         {'structures', 'detection', 'models', 'data', 'parallel', 'visualize'}
-        | {'evaluation'},
+        | {'evaluation', 'hosts'},
         MAPPING | {'flax', 'tqdm', 'pycocotools', 'cv2'},
     ),
     'config_model': ({'checks', 'detection', 'models'}, set()),

@@ -1,66 +1,22 @@
 """Downloads from a server of ours on this machine; nothing here leaves it."""
 
 import hashlib
-import http.server
-import re
-import threading
 
 import numpy as np
 import pytest
 
 from atss_jax.weights import pth, torchvision
+from tests.file_server import serving
 
 NAMES = ['conv1.weight', 'bn1.weight', 'bn1.num_batches_tracked']
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`, with ranges; `requests` lists what was asked for."""
-
-    def __init__(self):
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.requests: list[tuple[str, str | None]] = []
-        self.ranges = True
-        self.break_after = None
-        self.url = f'http://127.0.0.1:{self.server_port}'
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        asked = self.headers.get('Range')
-        self.server.requests.append((self.path, asked))
-        content = self.server.files.get(self.path)
-        if content is None:
-            return self.send_error(404)
-        start = 0
-        if asked and self.server.ranges:
-            start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1])
-            if start >= len(content):
-                return self.send_error(416)
-            self.send_response(206)
-            end = len(content) - 1
-            self.send_header('Content-Range', f'bytes {start}-{end}/{len(content)}')
-        else:
-            self.send_response(200)
-        self.send_header('Content-Length', str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:][: self.server.break_after])
-
-    def log_message(self, *_args):
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(monkeypatch) as server:
         monkeypatch.setattr(torchvision, 'PYTORCH_URL', f'{server.url}/models')
         monkeypatch.setattr(torchvision, 'OPENMMLAB_URL', f'{server.url}/third_party')
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -78,10 +78,18 @@ class BadPictures:
         """
         with contextlib.closing(batches):
             for batch in batches:
-                for index in batch['skipped'].tolist():
-                    if index != NONE and index not in self.reasons:
-                        self._count(index)
+                self.add(batch['skipped'])
                 yield batch
+
+    def add(self, indices: np.ndarray) -> None:
+        """Counts records whose pictures are bad, as far as they are not counted yet.
+
+        Raises:
+            ValueError: there are more of them than may be.
+        """
+        for index in indices.tolist():
+            if index != NONE and index not in self.reasons:
+                self._count(index)
 
     def _count(self, index):
         reason = self.reasons[index] = self._reason(index)
@@ -110,6 +118,11 @@ class BadPictures:
             f'image id {record.image_id} ({record.file_name}), which can be read now: '
             'something changed the file, or the storage is not reliable'
         )
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Record indices of the bad pictures."""
+        return np.array(list(self.reasons), np.int64)
 
     @property
     def image_ids(self) -> list[int]:

@@ -69,33 +69,16 @@ class CocoDataset:
         """
         if on_error not in ON_ERROR:
             raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
-        _check_paths(ann_file, img_prefix)
+        check_paths(ann_file, img_prefix)
         self._file = coco_json.read(ann_file, on_error)
-        self.classes = _choose_classes(self._file, classes)
-        id_of = {name: id_ for id_, name in self._file.categories.items()}
-        self.category_ids = tuple(id_of[name] for name in self.classes)
-
-        labels = _lookup(self.category_ids, self._file.annotation_categories)
-        rows = _lookup(self._file.image_ids.tolist(), self._file.annotation_images)
-        wanted = np.ones(len(self._file.image_ids), bool)
-        if not test_mode:
-            annotated = rows[labels >= 0]
-            wanted = _is_wanted(self._file, annotated, filter_empty_gt, min_size)
-        if not wanted.any():
-            raise ValueError(
-                f'{ann_file}: none of its {len(wanted)} pictures is left with '
-                f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
-                f'test_mode={test_mode}, classes={self.classes[:10]}'
-            )
-        if indices is not None:
-            wanted &= np.cumsum(wanted) <= indices
-        chosen = (labels >= 0) & wanted[rows] & ~self._file.dropped
-        unfit = _unfit(self._file, rows)
-        if not test_mode:  # where all are scored against
-            _warn_of_unfit(self._file, chosen, unfit)
-        chosen &= ~np.any(list(unfit.values()), axis=0)
-        self.records = _build_records(
-            self._file, img_prefix, rows, labels, wanted, chosen
+        self.classes, self.category_ids, self.records = select(
+            self._file,
+            img_prefix,
+            classes,
+            filter_empty_gt=filter_empty_gt,
+            min_size=min_size,
+            test_mode=test_mode,
+            indices=indices,
         )
 
     def read_image(self, record: Record) -> np.ndarray:
@@ -122,7 +105,8 @@ class CocoDataset:
         return self._file.as_dict()
 
 
-def _check_paths(ann_file: str, img_prefix: str) -> None:
+def check_paths(ann_file: str, img_prefix: str) -> None:
+    """Raises FileNotFoundError if one of the two is not there."""
     if not os.path.isfile(ann_file):
         raise FileNotFoundError(f'ann_file not found: {ann_file}. {_HINT}')
     if img_prefix and not os.path.isdir(img_prefix):
@@ -130,6 +114,47 @@ def _check_paths(ann_file: str, img_prefix: str) -> None:
             f'img_prefix is not a folder: {img_prefix} '
             f'(the pictures of {ann_file}). {_HINT}'
         )
+
+
+def select(
+    file: coco_json.CocoFile,
+    img_prefix: str,
+    classes: tuple[str, ...] | None,
+    filter_empty_gt: bool,
+    min_size: int,
+    test_mode: bool,
+    indices: int | None,
+) -> tuple[tuple[str, ...], tuple[int, ...], Records]:
+    """Classes, the category id of each, and the records; see `CocoDataset`.
+
+    Raises:
+        ValueError: a class that the file does not have, or no picture left.
+    """
+    classes = _choose_classes(file, classes)
+    id_of = {name: id_ for id_, name in file.categories.items()}
+    category_ids = tuple(id_of[name] for name in classes)
+
+    labels = _lookup(category_ids, file.annotation_categories)
+    rows = _lookup(file.image_ids.tolist(), file.annotation_images)
+    wanted = np.ones(len(file.image_ids), bool)
+    if not test_mode:
+        annotated = rows[labels >= 0]
+        wanted = _is_wanted(file, annotated, filter_empty_gt, min_size)
+    if not wanted.any():
+        raise ValueError(
+            f'{file.path}: none of its {len(wanted)} pictures is left with '
+            f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
+            f'test_mode={test_mode}, classes={classes[:10]}'
+        )
+    if indices is not None:
+        wanted &= np.cumsum(wanted) <= indices
+    chosen = (labels >= 0) & wanted[rows] & ~file.dropped
+    unfit = _unfit(file, rows)
+    if not test_mode:  # where all are scored against
+        _warn_of_unfit(file, chosen, unfit)
+    chosen &= ~np.any(list(unfit.values()), axis=0)
+    records = _build_records(file, img_prefix, rows, labels, wanted, chosen)
+    return classes, category_ids, records
 
 
 def _choose_classes(

@@ -1,6 +1,7 @@
 """What a source lists: pictures and their objects, nothing decoded yet."""
 
 import dataclasses
+import hashlib
 from typing import Protocol
 
 import numpy as np
@@ -82,6 +83,16 @@ class Records:
     def first(self, count: int) -> 'Records':
         """The first `count` records, or all if there are fewer."""
         return self.from_list([self[i] for i in range(min(count, len(self)))])
+
+    def digest(self) -> str:
+        """Hash of all that decides what is learnt, but for names and pictures."""
+        columns = dataclasses.asdict(self)
+        del columns['file_names']
+        content = hashlib.sha256()
+        for name, column in columns.items():
+            content.update(f'{name} {column.dtype} {column.shape}'.encode())
+            content.update(np.ascontiguousarray(column))
+        return content.hexdigest()
 
     @property
     def counts(self) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Runs a model over a source and scores what it finds."""
 
 import collections
+import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
-from atss_jax import parallel
+from atss_jax import hosts, parallel
 from atss_jax.data.bad_pictures import NONE, BadPictures
 from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
 from atss_jax.data.plan import eval_batches
@@ -66,7 +68,7 @@ def predict(
 
 
 def _rows(batch, detections):
-    boxes, scores, labels, valid = (np.asarray(part) for part in detections)
+    boxes, scores, labels, valid = map(parallel.rows_to_host, detections)
     for row in np.flatnonzero(batch['row_valid']):
         ok = valid[row] & (batch['skipped'][row] == NONE)
         found = {'boxes': boxes[row], 'scores': scores[row], 'labels': labels[row]}
@@ -103,26 +105,59 @@ class Evaluator:
         step = make_predict_step(model, normalizer, detect_config)
         self._step = parallel.map_rows(step, mode)
         batches = eval_batches(pipeline.canvas_index(source), batch_size)
-        self._batches = EvalBatches(source, pipeline, batches, (0, batch_size))
+        rows = parallel.local_rows(batch_size)
+        self._batches = EvalBatches(source, pipeline, batches, rows)
         self.bad_pictures = BadPictures(source, pipeline.max_bad_pictures)
         self._ground_truth = None
 
     def detections(
-        self, variables: Any, show_progress: bool = False
+        self,
+        variables: Any,
+        show_progress: bool = False,
+        stop: hosts.StopSignal | None = None,
     ) -> dict[int, Found]:
-        """What is found in every picture, by image id; variables are replicated.
+        """What is found in every picture, by image id, in the source's order.
 
+        Each process looks at its rows of every batch; all get what all have found.
         Nothing is found in a picture that cannot be read; `bad_pictures` counts them.
+
+        Args:
+            variables: replicated over the devices.
+            show_progress: a progress bar, on the first process.
+            stop: asked before each batch.
+
+        Raises:
+            Stopped: `stop` said so.
         """
-        batches = prefetch(self._batches, 0, len(self._batches.batches), self.workers)
+        total = len(self._batches.batches)
+        batches = prefetch(self._batches, 0, total, self.workers)
         batches = self.bad_pictures.watch(batches)
-        found = predict(self._step, variables, batches, self.mode)
-        total = len(self.source.records)
-        quiet = not show_progress
-        return dict(tqdm.tqdm(found, 'evaluate', total, unit='images', disable=quiet))
+        found = {}
+        quiet = not (show_progress and parallel.is_first())
+        count = len(self.source.records)
+        with (
+            contextlib.closing(batches),
+            tqdm.tqdm(
+                desc='evaluate', total=count, unit='images', disable=quiet
+            ) as bar,
+        ):
+            counted = _with_progress(batches, total, stop)
+            for image_id, one in predict(self._step, variables, counted, self.mode):
+                found[image_id] = one
+                bar.update(jax.process_count())
+        hosts.progress('collecting detections of all hosts')
+        found = _from_all(found)
+        self.bad_pictures.add(parallel.all_of(self.bad_pictures.indices))
+        return {int(id_): found[int(id_)] for id_ in self.source.records.image_ids}
 
     def score(self, found: Mapping[int, Found]) -> coco_metric.Scores:
-        """COCO numbers of detections, over the pictures of the source."""
+        """COCO numbers of detections; the first process scores, all get the numbers."""
+        hosts.progress('scoring')
+        scores = self._score(found) if parallel.is_first() else None
+        fields = parallel.from_first(scores and dataclasses.asdict(scores))
+        return coco_metric.Scores(**fields)
+
+    def _score(self, found):
         if self._ground_truth is None:
             self._ground_truth = self.source.ground_truth()
         return coco_metric.evaluate(
@@ -132,6 +167,36 @@ class Evaluator:
             self.source.category_ids,
             image_ids=self.source.records.image_ids,
         )
+
+
+def _with_progress(batches, total, stop):
+    for number, batch in enumerate(batches, start=1):
+        if stop is not None and stop.requested():
+            raise hosts.Stopped(f'in evaluation batch {number} of {total}')
+        hosts.progress(f'evaluation batch {number} of {total}')
+        yield batch
+
+
+def _from_all(found):
+    """The union over all processes of pictures by id."""
+    empty = {
+        'boxes': np.zeros((0, 4), np.float32),
+        'scores': np.zeros(0, np.float32),
+        'labels': np.zeros(0, np.int32),
+    }
+    columns = {
+        name: np.concatenate([none, *(one[name] for one in found.values())])
+        for name, none in empty.items()
+    }
+    columns['ids'] = np.array(list(found), np.int64)
+    columns['counts'] = np.array([len(one['labels']) for one in found.values()], int)
+    merged = {}
+    for part in parallel.gather(columns):
+        ends = np.cumsum(part['counts'])
+        for image_id, count, end in zip(part['ids'], part['counts'], ends, strict=True):
+            own = slice(end - count, end)
+            merged[int(image_id)] = {name: part[name][own] for name in empty}
+    return merged
 
 
 def to_results(found: Mapping[int, Found], category_ids: tuple[int, ...]) -> list[dict]:

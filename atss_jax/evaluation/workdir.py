@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from atss_jax import parallel
+from atss_jax import hosts, parallel
 from atss_jax.config import build_experiment, load_config
 from atss_jax.evaluation import run
 from atss_jax.evaluation.build import make_evaluator, open_sources
@@ -37,20 +37,26 @@ def evaluate_workdir(
     step = checkpoints.best_step() if step is None else step
     if step not in checkpoints.steps():
         raise ValueError(f'no checkpoint {step} in {workdir}: {checkpoints.steps()}')
+    hosts.progress('reading weights')
     variables = checkpoints.restore_variables(experiment.model, step)
     classes = trained_classes(workdir)
     source = open_sources(experiment, (split,), classes)[split]
     evaluator = make_evaluator(experiment, source, split)
     found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
     scores = evaluator.score(found)
+    if parallel.is_first():
+        _report(workdir, split, step, evaluator, found, scores)
+    return scores
+
+
+def _report(workdir, split, step, evaluator, found, scores):
     folder = pathlib.Path(workdir) / 'evaluation'
     folder.mkdir(exist_ok=True)
     results = folder / f'{split}_{step}_detections.json'
     numbers = folder / f'{split}_{step}_scores.json'
-    run.write_json(results, run.to_results(found, source.category_ids))
+    run.write_json(results, run.to_results(found, evaluator.source.category_ids))
     bad = evaluator.bad_pictures
     run.write_json(numbers, run.summary(scores) | {'bad_pictures': bad.image_ids})
     print(f'checkpoint {step} of {workdir} on data.{split}, {len(found)} pictures')
     print('\n'.join([format_table(scores), *bad.report()]))
     print(f'detections: {results}\nnumbers: {numbers}')
-    return scores

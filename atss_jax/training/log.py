@@ -1,20 +1,42 @@
 """What a run says: lines or a progress bar, `metrics.jsonl`, TensorBoard scalars."""
 
 import json
+import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorboardX
 import tqdm
 
+from atss_jax import parallel
+
 METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
 
 
+_FILE = 'metrics.jsonl'
+
+
+def evaluated(workdir: str) -> dict[int, float]:
+    """AP by step of every evaluation in the log of a workdir; 0 for undefined."""
+    file = pathlib.Path(workdir) / _FILE
+    records = _records(file.read_text()) if file.exists() else []
+    return {r['step']: r['AP'] or 0.0 for r, _ in records if r['kind'] == 'eval'}
+
+
+def _records(text):
+    """Each whole record with its line."""
+    for line in text.splitlines():
+        try:
+            yield json.loads(line), line
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed while it wrote
+
+
 class RunLog:
-    """The log of one run in its workdir.
+    """The log of one run in its workdir; only the first process writes and prints.
 
     `metrics.jsonl` holds what the computation says and no times, so that it is the same
     however often the run was stopped and went on. TensorBoard has the speed as well.
@@ -25,6 +47,7 @@ class RunLog:
         total_steps: steps of the whole run.
         steps_per_epoch: to name the epoch.
         interval: steps between records.
+        unfinished: what `unfinished` gave when the run was saved at `start_step`.
     """
 
     def __init__(
@@ -34,43 +57,49 @@ class RunLog:
         total_steps: int,
         steps_per_epoch: int,
         interval: int,
+        unfinished: Sequence[Mapping[str, float]] = (),
     ):
         folder = pathlib.Path(workdir)
-        self._file = folder / 'metrics.jsonl'
-        self._drop_after(start_step)
-        self._board = tensorboardX.SummaryWriter(
-            str(folder / 'tensorboard'), purge_step=start_step + 1
-        )
+        self._file = folder / _FILE
+        self._board = None
+        self._writes = parallel.is_first()
+        if self._writes:
+            self._drop_after(start_step)
+            self._board = tensorboardX.SummaryWriter(
+                str(folder / 'tensorboard'), purge_step=start_step + 1
+            )
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._interval = interval
         self._bar = tqdm.tqdm(
             total=total_steps,
             initial=start_step,
             unit='step',
-            disable=not sys.stdout.isatty(),
+            disable=not (self._writes and sys.stdout.isatty()),
             file=sys.stdout,
             dynamic_ncols=True,
         )
-        self._window: list[Mapping[str, float]] = []
+        self._window = [dict(metrics) for metrics in unfinished]
         self._times = _Times()
 
     def _drop_after(self, step):
         if not self._file.exists():
             return
-        kept = []
-        for line in self._file.read_text().splitlines():
-            try:
-                if json.loads(line)['step'] <= step:
-                    kept.append(line + '\n')
-            except json.JSONDecodeError:
-                continue  # the last line of a run that was killed while it wrote
-        self._file.write_text(''.join(kept))
+        records = _records(self._file.read_text())
+        kept = [line + '\n' for record, line in records if record['step'] <= step]
+        temporary = self._file.with_suffix('.tmp')
+        temporary.write_text(''.join(kept))
+        temporary.replace(self._file)
+
+    @property
+    def unfinished(self) -> list[dict[str, float]]:
+        """Metrics of the steps since the last record, to go on averaging from."""
+        return list(self._window)
 
     def step(
         self, step: int, metrics: Mapping[str, float], lr: float, images: int
     ) -> None:
         """One finished step, counted from 1. Averages go out every `interval` steps."""
-        self._window.append(metrics)
+        self._window.append(dict(metrics))
         self._times.images += images
         self._bar.update(step - self._bar.n)
         epoch_ends = step % self._per_epoch == 0
@@ -80,8 +109,10 @@ class RunLog:
         means = {name: sum(m[name] for m in self._window) / count for name in METRICS}
         self._window = []
         record = {'kind': 'train', 'step': step, 'epoch': self._epoch(step), 'lr': lr}
-        self._write({**record, **means})
         speed, waiting = self._times.lap()
+        if not self._writes:
+            return
+        self._write({**record, **means})
         for name, value in {**means, 'lr': lr}.items():
             self._board.add_scalar(f'train/{name}', value, step)
         self._board.add_scalar('speed/images_per_second', speed, step)
@@ -106,6 +137,8 @@ class RunLog:
 
     def evaluation(self, step: int, numbers: Mapping[str, Any], table: str) -> None:
         """COCO numbers after a step; `table` is shown."""
+        if not self._writes:
+            return
         record = {'kind': 'eval', 'step': step, 'epoch': self._epoch(step)}
         self._write({**record, **numbers})
         for name, value in numbers.items():
@@ -115,8 +148,15 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Prints, above the progress bar where there is one."""
-        self._bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        if self._writes:
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def warn(self, text: str) -> None:
+        """Prints to the error stream what the user should not miss."""
+        if self._writes:
+            self._bar.write(f'warning: {text}', file=sys.stderr)
+            sys.stderr.flush()
 
     def waited(self, seconds: float) -> None:
         """Adds time spent waiting for the next batch."""
@@ -129,11 +169,14 @@ class RunLog:
     def _write(self, record):
         with self._file.open('a') as file:
             file.write(json.dumps(record) + '\n')
+            file.flush()
+            os.fsync(file.fileno())  # records are few, and decide how a run goes on
 
     def close(self) -> None:
         """Closes the bar and the files."""
         self._bar.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 class _Times:

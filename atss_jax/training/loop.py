@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from atss_jax import parallel
+from atss_jax import hosts, parallel
 from atss_jax.config import build_experiment, to_json
 from atss_jax.data.bad_pictures import BadPictures
 from atss_jax.data.loader import TrainBatches, check_box_counts, prefetch
@@ -31,6 +30,8 @@ from atss_jax.training.state import TrainState, create_state, zero_variables
 from atss_jax.training.step import make_train_step, sgd
 
 _IN_FLIGHT = 2  # steps the host may be ahead of the devices
+
+_SAME_DATA = 'All hosts must read the same annotations.'
 
 DEVICE_FIELDS = (
     'image',
@@ -58,6 +59,7 @@ class _Run:
     checkpoints: Checkpoints
     workdir: str
     stream: Mapping[str, Any]  # what beside the config decides the batches
+    stop: hosts.StopSignal
 
     @property
     def total_steps(self) -> int:
@@ -77,19 +79,43 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
     Raises:
         ValueError: config, data, weights or workdir do not allow it.
         NonFiniteLoss: training broke down; earlier checkpoints are there.
+        Stopped: SIGTERM came; all is saved.
     """
-    if jax.process_count() > 1:
-        raise ValueError(
-            f'{jax.process_count()} hosts: training over several is not supported yet; '
-            'one host may have any number of devices'
-        )
     experiment = build_experiment(config)
+    hosts.progress('reading annotations')
     sources = open_sources(experiment, ('train', 'val'))
+    hosts.progress('comparing hosts')
+    _check_hosts(config, sources, workdir)
     parts = _prepare(experiment, sources, to_json(config), workdir)
+    try:
+        with parts.stop.listening():
+            return _train(parts, sources, to_json(config))
+    finally:
+        parts.checkpoints.close()
+
+
+def _check_hosts(config, sources, workdir):
+    digests = {name: source.records.digest() for name, source in sources.items()}
+    hosts.check_equal(
+        {
+            'config': to_json(config),
+            'atss_jax code': workdirs.code_digest(),
+            'versions': workdirs.library_versions(),
+            'data.train': digests['train'],
+            'data.val': digests['val'],
+        },
+        {'data.train': _SAME_DATA, 'data.val': _SAME_DATA},
+    )
+    workdirs.check_shared(workdir)
+
+
+def _train(parts, sources, config_json):
+    experiment = parts.experiment
     tx = sgd(experiment.optimizer, schedule(parts.rates))
-    state = _first_state(parts, tx)
+    hosts.progress('reading or drawing the weights to start from')
+    state, notes, warnings = _first_state(parts, tx)
     # Not before: weights that are not there must not bind the workdir to this config.
-    workdirs.claim(workdir, to_json(config), parts.stream)
+    workdirs.claim(parts.workdir, config_json, parts.stream)
     train_step = make_train_step(
         experiment.training_model,
         experiment.data['train'].normalizer,
@@ -100,18 +126,20 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
     )
     step = parallel.map_over_devices(train_step, experiment.parallel, donate_first=True)
     log = RunLog(
-        workdir,
+        parts.workdir,
         int(state.step),
         parts.total_steps,
         parts.plan.steps_per_epoch,
         experiment.log_interval,
+        notes.get('log', ()),
     )
+    for warning in warnings:
+        log.warn(warning)
     _announce(parts, sources, int(state.step), log)
     try:
         return _steps(parts, step, state, log)
     finally:
         log.close()
-        parts.checkpoints.close()
 
 
 def _prepare(experiment, sources, config_json, workdir):
@@ -125,51 +153,52 @@ def _prepare(experiment, sources, config_json, workdir):
         experiment.seed,
         experiment.times,
     )
+    scale = experiment.auto_scale_lr
     rates = learning_rates(
-        experiment.optimizer.lr,
+        experiment.optimizer.lr * (batch_size / scale.base if scale.enable else 1),
         experiment.lr_config,
         plan.steps_per_epoch,
         experiment.total_epochs,
     )
     evaluator = make_evaluator(experiment, sources['val'], 'val')
-    batches = TrainBatches(sources['train'], plan, data.pipeline, (0, batch_size))
+    rows = parallel.local_rows(batch_size)
+    batches = TrainBatches(sources['train'], plan, data.pipeline, rows)
     stream = {
         'global_batch_size': batch_size,
         'records': len(sources['train'].records),
+        'records_digest': sources['train'].records.digest(),
         'classes': list(sources['train'].classes),
     }
     workdirs.check(workdir, config_json, stream)
-    checkpoints = Checkpoints(workdir, experiment.max_keep_ckpts)
-    checkpoints.set_aside_unfinished()
     return _Run(
-        experiment, plan, batches, rates, evaluator, checkpoints, workdir, stream
+        experiment,
+        plan,
+        batches,
+        rates,
+        evaluator,
+        Checkpoints(workdir, experiment.max_keep_ckpts, clean=True),
+        workdir,
+        stream,
+        hosts.StopSignal(),
     )
 
 
 def _first_state(parts, tx):
-    """The newest checkpoint of the workdir, of `resume_from`, or initial weights."""
-    experiment = parts.experiment
-    first_state = functools.partial(
-        create_state,
-        model=experiment.model,
-        tx=tx,
-        accumulates=experiment.optimizer.cumulative_iters > 1,
-        averages=experiment.optimizer.ema_momentum is not None,
-    )
+    """The newest checkpoint of the workdir, of `resume_from`, or initial weights.
+
+    Returns:
+        The state on the devices, the notes saved with it, and warnings.
+    """
+    experiment, notes = parts.experiment, {}
+    unfinished = parts.checkpoints.set_aside_unfinished()
+    warnings = [f'an unfinished checkpoint was set aside as {f}' for f in unfinished]
     if parts.checkpoints.steps():
-        like = first_state(zero_variables(experiment.model))
-        state = parts.checkpoints.restore(parts.checkpoints.steps()[-1], like)
+        like = _new_state(parts, tx, zero_variables(experiment.model))
+        state, damaged = parts.checkpoints.restore_latest(like)
+        notes = parts.checkpoints.notes(int(state.step))
+        warnings += damaged
     elif experiment.resume_from is not None:
-        like = first_state(zero_variables(experiment.model))
-        workdirs.check_stream(experiment.resume_from, parts.stream)
-        source = Checkpoints.open(experiment.resume_from)
-        state = source.restore(source.steps()[-1], like)
-        if state.step >= parts.total_steps:
-            raise ValueError(
-                f'resume_from = {experiment.resume_from}: step {state.step} of '
-                f'{parts.total_steps} is done there, nothing is left to train; raise '
-                'total_epochs, or start from its weights with load_from'
-            )
+        state, notes = _resume_from(parts, tx)
     else:
         variables = initial_variables(
             experiment.model,
@@ -177,9 +206,37 @@ def _first_state(parts, tx):
             experiment.pretrained,
             experiment.load_from,
             parts.stream['classes'],
+            warnings.append,
         )
-        state = first_state(variables)
-    return parallel.replicate(state)
+        state = _new_state(parts, tx, variables)
+    return parallel.replicate(state), notes, warnings
+
+
+def _new_state(parts, tx, variables):
+    experiment = parts.experiment
+    return create_state(
+        variables,
+        experiment.model,
+        tx,
+        accumulates=experiment.optimizer.cumulative_iters > 1,
+        averages=experiment.optimizer.ema_momentum is not None,
+    )
+
+
+def _resume_from(parts, tx):
+    experiment = parts.experiment
+    like = _new_state(parts, tx, zero_variables(experiment.model))
+    workdirs.check_stream(experiment.resume_from, parts.stream)
+    source = Checkpoints.open(experiment.resume_from)
+    step = source.steps()[-1]
+    state = source.restore(step, like)
+    if state.step >= parts.total_steps:
+        raise ValueError(
+            f'resume_from = {experiment.resume_from}: step {state.step} of '
+            f'{parts.total_steps} is done there, nothing is left to train; raise '
+            'total_epochs, or start from its weights with load_from'
+        )
+    return state, source.notes(step)
 
 
 def _announce(parts, sources, start, log):
@@ -193,10 +250,19 @@ def _announce(parts, sources, start, log):
     )
     if start:
         log.say(f'going on after step {start}')
+    scale = parts.experiment.auto_scale_lr
+    if parts.plan.batch_size != scale.base and not scale.enable:
+        log.warn(
+            f'batches of {parts.plan.batch_size}, but optimizer.lr = '
+            f'{parts.experiment.optimizer.lr:g} is for {scale.base} '
+            '(auto_scale_lr.base_batch_size); auto_scale_lr.enable=True scales it'
+        )
 
 
 def _steps(parts, step_function, state, log):
-    start = int(state.step)
+    start, per_epoch = int(state.step), parts.plan.steps_per_epoch
+    if start and start % per_epoch == 0:
+        _evaluate(parts, state, start // per_epoch, log)  # if that was cut off
     workers = parts.experiment.workers_per_gpu * jax.local_device_count()
     in_flight = collections.deque()
     bad = BadPictures(parts.batches.source, parts.batches.pipeline.max_bad_pictures)
@@ -206,15 +272,21 @@ def _steps(parts, step_function, state, log):
             began = time.perf_counter()
             batch = next(batches)
             log.waited(time.perf_counter() - began)
+            hosts.progress(f'training step {step + 1}')
             inputs = {name: batch[name] for name in DEVICE_FIELDS}
             inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
             state, metrics = step_function(state, inputs)
             in_flight.append((step, metrics))
-            epoch, left = divmod(step + 1, parts.plan.steps_per_epoch)
-            while len(in_flight) > (_IN_FLIGHT if left else 0):
+            epoch, left = divmod(step + 1, per_epoch)
+            stop = parts.stop.requested()
+            while len(in_flight) > (_IN_FLIGHT if left and not stop else 0):
                 _finish_step(parts, *in_flight.popleft(), log)
             if not left:
+                bad.add(parallel.all_of(bad.indices))
                 _end_epoch(parts, state, epoch, log)
+            if stop and step + 1 < parts.total_steps:
+                _save(parts, state, log)
+                raise hosts.Stopped(f'after step {step + 1} of {parts.total_steps}')
     for line in bad.report():
         log.say(line)
     return state
@@ -247,29 +319,44 @@ def _broken(parts, step, metrics):
 
 
 def _end_epoch(parts, state, epoch, log):
-    """Evaluates and saves, where this epoch is due for it; the last always is."""
-    began = time.perf_counter()
+    """Saves and evaluates, where this epoch is due for it; the last always is.
+
+    In this order: whatever happens while evaluating, the epoch is not lost.
+    """
     is_last = epoch == parts.experiment.total_epochs
-    step, metrics = int(state.step), None
-    if is_last or epoch % parts.experiment.evaluation_interval == 0:
-        scores = evaluate_state(parts.evaluator, state)
-        metrics = finite(scores)
-        bad = parts.evaluator.bad_pictures.report()
-        table = [f'evaluation after epoch {epoch}', format_table(scores), *bad]
-        log.evaluation(step, run.summary(scores), '\n'.join(table))
     if is_last or epoch % parts.experiment.checkpoint_interval == 0:
-        parts.checkpoints.save(state, metrics)
+        _save(parts, state, log)
+    try:
+        _evaluate(parts, state, epoch, log)
+    except hosts.Stopped:
+        _save(parts, state, log)
+        raise
+
+
+def _save(parts, state, log):
+    began = time.perf_counter()
+    parts.checkpoints.save(state, {'log': log.unfinished})
     log.paused(time.perf_counter() - began)
 
 
-def evaluate_state(evaluator: run.Evaluator, state: TrainState) -> Scores:
+def _evaluate(parts, state, epoch, log):
+    """Evaluates after an epoch that is due for it, unless the log says it was done."""
+    began, step = time.perf_counter(), int(state.step)
+    is_last = epoch == parts.experiment.total_epochs
+    is_due = is_last or epoch % parts.experiment.evaluation_interval == 0
+    if not is_due or parts.checkpoints.is_evaluated(step):
+        return
+    scores = evaluate_state(parts.evaluator, state, parts.stop)
+    bad = parts.evaluator.bad_pictures.report()
+    table = [f'evaluation after epoch {epoch}', format_table(scores), *bad]
+    log.evaluation(step, run.summary(scores), '\n'.join(table))
+    ap = scores.summary['AP']
+    parts.checkpoints.evaluated(step, 0.0 if math.isnan(ap) else ap)
+    log.paused(time.perf_counter() - began)
+
+
+def evaluate_state(
+    evaluator: run.Evaluator, state: TrainState, stop: hosts.StopSignal | None = None
+) -> Scores:
     """COCO numbers of the weights of a state."""
-    return evaluator.score(evaluator.detections(state.evaluated_variables))
-
-
-def finite(scores: Scores) -> dict[str, float]:
-    """The twelve numbers, 0 where none is defined: what checkpoints are ranked by."""
-    return {
-        name: 0.0 if math.isnan(value) else float(value)
-        for name, value in scores.summary.items()
-    }
+    return evaluator.score(evaluator.detections(state.evaluated_variables, stop=stop))

@@ -1,10 +1,19 @@
 """What lies in a workdir: its config, and what its data stream depends on."""
 
+import hashlib
+import importlib.metadata
 import json
 import pathlib
+import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
+import atss_jax
+from atss_jax import parallel
 from atss_jax.checks import flatten
 
 CONFIG = 'config.json'
@@ -55,6 +64,8 @@ def trained_classes(workdir: str) -> tuple[str, ...] | None:
 def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
     """Makes the workdir that of a run; arguments and errors as for `check`."""
     check(workdir, config_json, stream)
+    if not parallel.is_first():
+        return
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in ((CONFIG, config_json), (STREAM, json.dumps(stream, indent=2))):
@@ -95,3 +106,51 @@ def config_path(workdir: str) -> str:
     if not file.is_file():
         raise ValueError(f'{workdir} is not the workdir of a run: no {CONFIG} in it')
     return str(file)
+
+
+def check_shared(workdir: str) -> None:
+    """Checks that all processes see one folder; a collective.
+
+    Raises:
+        ValueError: a process that does not see what process 0 wrote there.
+    """
+    if jax.process_count() == 1:
+        return
+    file = pathlib.Path(workdir) / 'shared.tmp'
+    token = parallel.from_first(secrets.token_hex(8))
+    if parallel.is_first():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(token)
+    parallel.from_first('written')
+    until = time.monotonic() + 10  # network file systems may lag behind
+    while not (seen := file.exists() and file.read_text() == token):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.5)
+    unseen = [
+        not part['seen'].all() for part in parallel.gather({'seen': np.array([seen])})
+    ]
+    if parallel.is_first():
+        file.unlink()
+    if any(unseen):
+        raise ValueError(
+            f'process {np.flatnonzero(unseen).tolist()} does not see what process 0 '
+            f'writes to {workdir}: a workdir must lie on a file system that all hosts '
+            'share'
+        )
+
+
+def code_digest() -> str:
+    """Hash of the source of this package."""
+    content = hashlib.sha256()
+    root = pathlib.Path(atss_jax.__file__).parent
+    for file in sorted(root.rglob('*.py')):
+        content.update(str(file.relative_to(root)).encode())
+        content.update(file.read_bytes())
+    return content.hexdigest()
+
+
+def library_versions() -> str:
+    """Versions of what computes: they too must be the same everywhere."""
+    names = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'opencv-python-headless')
+    return ', '.join(f'{name} {importlib.metadata.version(name)}' for name in names)

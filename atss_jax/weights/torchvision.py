@@ -4,26 +4,20 @@ Downloaded once into a cache, checked against the hash in the file's name, and r
 without PyTorch. A path to a file of your own does as well everywhere.
 """
 
-import contextlib
-import fcntl
 import hashlib
-import http.client
 import os
 import pathlib
 import re
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
-import tqdm
 
+from atss_jax.download import cache_folder, download
 from atss_jax.weights import pth
 
 PYTORCH_URL = 'https://download.pytorch.org/models'
 OPENMMLAB_URL = 'https://download.openmmlab.com/pretrain/third_party'
-TIMEOUT_SECONDS = 30
 
 # IMAGENET1K_V1. mmengine asks the installed torchvision: 0.11 and newer name these
 # files, older ones others (resnet50-19c8e357.pth).
@@ -77,13 +71,9 @@ def resolve(
             )
         return path
     url = _url(name)
-    cache = cache_dir or os.environ.get('ATSS_JAX_CACHE') or '~/.cache/atss_jax'
-    file = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
-    target = pathlib.Path(cache).expanduser() / file
-    if not target.exists():
-        with _locked(target):
-            if not target.exists():  # another process may have brought it meanwhile
-                _download(url, target)
+    cache = pathlib.Path(cache_dir).expanduser() if cache_dir else cache_folder()
+    target = cache / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    download(url, target, lambda part: _hash_problem(part, target.name))
     if problem := _hash_problem(target, target.name):
         raise ValueError(f'{target}: {problem}; delete it and run this again')
     return target
@@ -149,68 +139,6 @@ def _url(name: str) -> str:
     if scheme == 'open-mmlab' and rest in OPENMMLAB_FILES:
         return f'{OPENMMLAB_URL}/{OPENMMLAB_FILES[rest]}'
     raise ValueError(f'no weights named {name!r}; expected a path or {_known_names()}')
-
-
-# Downloading -------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(target: pathlib.Path) -> Iterator[None]:
-    """One process at a time: those of one host start together and share the cache."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(target.name + '.lock'), 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _download(url: str, target: pathlib.Path) -> None:
-    part = target.with_name(target.name + '.part')
-    try:
-        _fetch(url, part)
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f'cannot download {url}: {error}\nRun this again to resume. Without a '
-            f'network, fetch that address elsewhere and put the file at {target}'
-        ) from error
-    if problem := _hash_problem(part, target.name):
-        part.unlink()  # else every later run would resume from it
-        raise ValueError(f'{url}: {problem}; removed what was downloaded')
-    os.replace(part, target)
-
-
-def _fetch(url: str, part: pathlib.Path) -> None:
-    """Appends to `part` what it lacks; starts over where a server cannot resume."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {'Range': f'bytes={have}-'} if have else {}
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # nothing is lacking: killed before the rename; the hash will tell
-        raise
-    with response:
-        resumed = response.status == http.client.PARTIAL_CONTENT
-        have = have if resumed else 0
-        length = response.headers.get('Content-Length')
-        total = have + int(length) if length else None
-        with (
-            open(part, 'ab' if resumed else 'wb') as file,
-            _progress(part.stem, have, total) as bar,
-        ):
-            while block := response.read(1 << 20):
-                file.write(block)
-                bar.update(len(block))
-    size = part.stat().st_size
-    if total is not None and size != total:
-        raise ConnectionError(f'the connection broke after {size} of {total} bytes')
-
-
-def _progress(name: str, have: int, total: int | None) -> tqdm.tqdm:
-    # disable=None: a bar on a terminal, silence in a log file.
-    return tqdm.tqdm(
-        desc=name, initial=have, total=total, unit='B', unit_scale=True, disable=None
-    )
 
 
 def _hash_problem(path: pathlib.Path, name: str) -> str | None:

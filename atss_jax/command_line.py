@@ -1,0 +1,81 @@
+"""What `train.py` and `eval.py` share: flags for several hosts, errors, exit status."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable
+
+EXIT_STATUS = 'exit status: 0 done, 1 error, 75 stopped by SIGTERM (run again to go on)'
+
+
+def add_host_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `parallel.start`."""
+    group = parser.add_argument_group(
+        'several hosts',
+        'One process a host; found out by itself on Cloud TPU, SLURM, Open MPI and '
+        'Kubernetes, by these flags elsewhere. See docs/pods.md.',
+    )
+    group.add_argument('--coordinator', help='HOST:PORT of process 0')
+    group.add_argument('--num_processes', type=int, help='1: no others')
+    group.add_argument('--process_id', type=int, help='0 to num_processes - 1')
+    group.add_argument(
+        '--start_timeout',
+        type=_seconds,
+        default=300,
+        help='seconds to wait for the other processes (default: 300)',
+    )
+    group.add_argument(
+        '--collective_timeout',
+        type=_seconds,
+        default=600,
+        help='seconds without progress after which a process gives up (default: 600)',
+    )
+
+
+def _seconds(text):
+    seconds = int(text)
+    if seconds < 1:
+        raise argparse.ArgumentTypeError(f'{text}: expected a second or more')
+    return seconds
+
+
+def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
+    """Joins the other hosts, acts, and turns errors into messages and an exit status.
+
+    Args:
+        flags: with those of `add_host_flags`.
+        action: what the program does.
+    """
+    import absl.logging
+    import jax
+
+    from atss_jax import hosts, parallel
+
+    # Orbax and grain speak through absl; what matters we say ourselves.
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    program = pathlib.Path(sys.argv[0]).name
+    try:
+        parallel.start(
+            flags.coordinator,
+            flags.num_processes,
+            flags.process_id,
+            flags.start_timeout,
+            flags.collective_timeout,
+        )
+        action()
+        return 0
+    except hosts.Stopped as stop:
+        print(f'{program}: stopped {stop}; all is saved, run again to go on')
+        return hosts.STOPPED
+    except KeyboardInterrupt:
+        problem, status = 'interrupted; run again to go on', 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        problem, status = str(error), 1
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        problem, status = f'a collective failed, is a host gone? {error}', 1
+    if jax.distributed.is_initialized():
+        hosts.leave(problem, status)
+    print(f'{program}: {problem}', file=sys.stderr)
+    return status

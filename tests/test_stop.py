@@ -1,0 +1,112 @@
+"""SIGTERM in the middle of whatever training does: nothing is lost."""
+
+import os
+import signal
+
+import jax
+import pytest
+
+from atss_jax import hosts, parallel
+from atss_jax.training import loop
+from atss_jax.training.checkpoint import Checkpoints
+from atss_jax.training.loop import train
+from tests.small_run import assert_equal, metrics_of, saved_steps
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_in_the_middle_of_an_epoch(patch):
+    """While step 2 of 6 is prepared: batches go to the devices by `shard_rows`."""
+    return stop_at_batch(patch, 2)
+
+
+def stop_while_evaluating(patch):
+    """In the first batch of the first evaluation; three steps come before."""
+    return stop_at_batch(patch, 4)
+
+
+def stop_at_batch(patch, number):
+    real, calls = parallel.shard_rows, []
+
+    def shard_rows(batch, mode):
+        calls.append(1)
+        if len(calls) == number:
+            terminate()
+        return real(batch, mode)
+
+    patch.setattr(parallel, 'shard_rows', shard_rows)
+
+
+def stop_while_saving(patch):
+    """When the first epoch's checkpoint is on its way to the disk."""
+    real, calls = Checkpoints.save, []
+
+    def save(self, state, notes):
+        real(self, state, notes)
+        if not calls:
+            terminate()
+        calls.append(1)
+
+    patch.setattr(Checkpoints, 'save', save)
+
+
+@pytest.mark.parametrize(
+    ('stop', 'said', 'saved', 'evaluated'),
+    [
+        (stop_in_the_middle_of_an_epoch, 'after step 2 of 6', [2], []),
+        (stop_while_saving, 'in evaluation batch 1 of', [3], []),
+        (stop_while_evaluating, 'in evaluation batch', [3], []),
+    ],
+)
+def test_sigterm_saves_and_the_run_goes_on_from_there(
+    small_run, tmp_path, stop, said, saved, evaluated
+):
+    workdir = tmp_path / 'workdir'
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch)
+        with pytest.raises(hosts.Stopped, match=said):
+            train(small_run.config, str(workdir))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert saved_steps(workdir) == saved
+    assert [r['step'] for r in metrics_of(workdir, 'eval')] == evaluated
+    state = train(small_run.config, str(workdir))
+    assert_equal(jax.device_get(state), small_run.state)
+    whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_a_kill_while_evaluating_does_not_lose_the_epoch(small_run, tmp_path):
+    """The checkpoint comes first; what is missing is made up for at the next start."""
+
+    class Killed(Exception):
+        pass
+
+    def die(*args):
+        raise Killed
+
+    workdir = tmp_path / 'workdir'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, 'evaluate_state', die)
+        with pytest.raises(Killed):
+            train(small_run.config, str(workdir))
+    assert saved_steps(workdir) == [3]
+    assert metrics_of(workdir, 'eval') == []
+    train(small_run.config, str(workdir))
+    whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_nothing_to_do_when_all_was_done(small_run):
+    files = {path: path.stat().st_mtime_ns for path in checkpoint_files(small_run)}
+    log = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    state = train(small_run.config, str(small_run.workdir))
+    assert_equal(jax.device_get(state), small_run.state)
+    assert (small_run.workdir / 'metrics.jsonl').read_bytes() == log
+    assert {p: p.stat().st_mtime_ns for p in checkpoint_files(small_run)} == files
+
+
+def checkpoint_files(run):
+    return [path for path in (run.workdir / 'checkpoints').rglob('*') if path.is_file()]

@@ -11,9 +11,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest='command', required=True)
     _add_draw(commands)
+    _add_show_config(commands)
     _add_prepare_tfds(commands)
     _add_download_coco(commands)
-    flags = parser.parse_args(arguments)
+    flags, left = parser.parse_known_args(arguments)
+    # Config fields are options that argparse does not know.
+    if hasattr(flags, 'overrides'):
+        flags.overrides = left
+    elif left:
+        parser.error(f'unrecognized arguments: {" ".join(left)}')
     try:
         flags.run(flags)
     except (ValueError, OSError) as error:
@@ -49,6 +55,26 @@ def _draw_detections(flags):
         flags.min_score,
     )
     print(f'wrote {flags.out}')
+
+
+def _add_show_config(commands):
+    show = commands.add_parser(
+        'show-config',
+        help='print a config with all its fields, and the number of parameters',
+        epilog='Any config field is set by --config.FIELD=VALUE.',
+        allow_abbrev=False,
+    )
+    show.add_argument('--config', required=True, help='a .py or .json file')
+    show.set_defaults(run=_show_config, overrides=[])
+
+
+def _show_config(flags):
+    from atss_jax.config import build_model, load_config, parse_overrides, to_json
+    from atss_jax.models.detector import parameter_count
+
+    config = load_config(flags.config, parse_overrides(flags.overrides))
+    print(to_json(config))
+    print(f'parameters: {parameter_count(build_model(config)):,}')
 
 
 def _add_prepare_tfds(commands):

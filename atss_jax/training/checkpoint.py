@@ -238,6 +238,8 @@ class Checkpoints:
     def restore_variables(self, model: nn.Module, step: int | None = None) -> dict:
         """Parameters and statistics of a step (None: the best), as NumPy arrays.
 
+        Of a run that averages its weights, the averaged ones.
+
         Raises:
             DamagedCheckpoint: its files were altered after it was saved.
             ValueError: they do not fit the model.
@@ -251,7 +253,8 @@ class Checkpoints:
         saved = dict(getattr(saved, 'tree', saved))
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
         saved = self._restore(step, wanted)
-        variables = {name: saved[name] for name in ('params', 'batch_stats')}
+        params = saved.get('ema', saved['params'])
+        variables = {'params': params, 'batch_stats': saved['batch_stats']}
         found = {path: _kind(x) for path, x in _by_path(variables).items()}
         self._check_fit(step, zero_variables(model), found)
         return jax.tree.map(np.asarray, variables)

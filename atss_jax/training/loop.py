@@ -117,11 +117,12 @@ def _train(parts, sources, config_json):
     # Not before: weights that are not there must not bind the workdir to this config.
     workdirs.claim(parts.workdir, config_json, parts.stream)
     train_step = make_train_step(
-        experiment.model,
+        experiment.training_model,
         experiment.data['train'].normalizer,
         experiment.loss,
         experiment.optimizer,
         tx,
+        parts.total_steps,
     )
     step = parallel.map_over_devices(train_step, experiment.parallel, donate_first=True)
     log = RunLog(
@@ -150,6 +151,7 @@ def _prepare(experiment, sources, config_json, workdir):
         data.pipeline.all_canvases(),
         batch_size,
         experiment.seed,
+        experiment.times,
     )
     scale = experiment.auto_scale_lr
     rates = learning_rates(
@@ -191,29 +193,40 @@ def _first_state(parts, tx):
     unfinished = parts.checkpoints.set_aside_unfinished()
     warnings = [f'an unfinished checkpoint was set aside as {f}' for f in unfinished]
     if parts.checkpoints.steps():
-        like = create_state(zero_variables(experiment.model), experiment.model, tx)
+        like = _new_state(parts, tx, zero_variables(experiment.model))
         state, damaged = parts.checkpoints.restore_latest(like)
         notes = parts.checkpoints.notes(int(state.step))
         warnings += damaged
     elif experiment.resume_from is not None:
         state, notes = _resume_from(parts, tx)
     else:
-        if experiment.load_from is not None:
-            workdirs.check_classes(experiment.load_from, parts.stream['classes'])
         variables = initial_variables(
             experiment.model,
             experiment.seed,
             experiment.pretrained,
             experiment.load_from,
+            parts.stream['classes'],
+            warnings.append,
         )
-        state = create_state(variables, experiment.model, tx)
+        state = _new_state(parts, tx, variables)
     parts.checkpoints.forget_evaluations_after(int(state.step))
     return parallel.replicate(state), notes, warnings
 
 
+def _new_state(parts, tx, variables):
+    experiment = parts.experiment
+    return create_state(
+        variables,
+        experiment.model,
+        tx,
+        accumulates=experiment.optimizer.cumulative_iters > 1,
+        averages=experiment.optimizer.ema_momentum is not None,
+    )
+
+
 def _resume_from(parts, tx):
     experiment = parts.experiment
-    like = create_state(zero_variables(experiment.model), experiment.model, tx)
+    like = _new_state(parts, tx, zero_variables(experiment.model))
     workdirs.check_stream(experiment.resume_from, parts.stream)
     source = Checkpoints.open(experiment.resume_from)
     step = source.steps()[-1]
@@ -291,7 +304,9 @@ def _finish_step(parts, step, metrics, log):
 
 def _broken(parts, step, metrics):
     records = parts.batches.source.records
-    ids = [int(records.image_ids[index]) for index in parts.plan.records(step)]
+    rows = range(parts.plan.batch_size)
+    shown = [parts.batches.view(step, row).record for row in rows]
+    ids = [int(records.image_ids[index]) for index in shown]
     parts.checkpoints.wait()
     saved = parts.checkpoints.steps()
     last = f'{parts.checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
@@ -345,4 +360,4 @@ def evaluate_state(
     evaluator: run.Evaluator, state: TrainState, stop: hosts.StopSignal | None = None
 ) -> Scores:
     """COCO numbers of the weights of a state."""
-    return evaluator.score(evaluator.detections(state.variables, stop=stop))
+    return evaluator.score(evaluator.detections(state.evaluated_variables, stop=stop))

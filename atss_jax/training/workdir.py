@@ -6,7 +6,7 @@ import json
 import pathlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -94,16 +94,6 @@ def _compare(file, now, what):
 
 def _show(leaves, path):
     return repr(leaves[path]) if path in leaves else 'absent'
-
-
-def check_classes(load_from: str, classes: Sequence[str]) -> None:
-    """Raises ValueError if `load_from` is a workdir whose weights are for others."""
-    there = trained_classes(load_from)
-    if there is not None and there != tuple(classes):
-        raise ValueError(
-            f'load_from = {load_from} was trained for the classes {there}, but the '
-            f'data has {tuple(classes)}; set data.train.classes and data.val.classes'
-        )
 
 
 def config_path(workdir: str) -> str:

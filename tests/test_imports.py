@@ -27,7 +27,7 @@ ALLOWED = {
         {'data'},
         {'numpy', 'jaxtyping', 'tensorflow_datasets', 'array_record', 'etils'},
     ),
-    'weights': ({'weights'}, {'numpy', 'ml_dtypes', 'tqdm'}),
+    'weights': ({'weights'}, {'numpy', 'ml_dtypes', 'safetensors', 'tqdm'}),
     # Asks Flax for the shapes of a model's variables; computes nothing.
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
     'lettering': (set(), {'numpy', 'cv2'}),

@@ -6,7 +6,7 @@ from typing import Any
 from atss_jax.models.detector import ATSS
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.state import init_variables
-from atss_jax.weights import mmdet, pth, torchvision
+from atss_jax.weights import mmdet, mmdet_checkpoint, torchvision
 
 
 def initial_variables(
@@ -50,4 +50,4 @@ def load_detector(path: str, model: ATSS) -> dict[str, Any]:
         )
     if pathlib.Path(path).is_dir():
         return Checkpoints.open(path).restore_variables(model)
-    return mmdet.to_variables(pth.state_dict(path), model)
+    return mmdet.to_variables(mmdet_checkpoint.state_dict(path), model)

@@ -30,6 +30,7 @@ ALLOWED = {
     'weights': ({'weights'}, {'numpy', 'ml_dtypes', 'safetensors', 'tqdm'}),
     # Asks Flax for the shapes of a model's variables; computes nothing.
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
+    'mmdet_config': ({'mmdet_config'}, set()),
     'lettering': (set(), {'numpy', 'cv2'}),
     'visualize': ({'lettering'}, {'numpy', 'cv2'}),
     'parallel': ({'models'}, MAPPING),

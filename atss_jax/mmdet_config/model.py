@@ -175,9 +175,7 @@ def _anchors(section):
         f'{path}.scales_per_octave': count,
         f'{path}.strides': tuple(section.take('strides')),
     }
-    section.expect(
-        base_sizes=None, scale_major=True, centers=None, center_offset=0.0
-    )
+    section.expect(base_sizes=None, scale_major=True, centers=None, center_offset=0.0)
     section.skip('use_box_type')
     section.finish()
     return fields

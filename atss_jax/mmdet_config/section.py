@@ -52,7 +52,7 @@ class Section:
         return self._left.pop(name, default)
 
     def take_kind(self, *kinds: str) -> str:
-        """The `type`, without `mmdet.` or `mmcv.` before it, which is one of `kinds`."""
+        """The `type`, one of `kinds`, without a scope (`mmdet.`) before it."""
         kind = self.take('type')
         short = kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind
         if short not in kinds:

@@ -72,8 +72,9 @@ def load(
         classes = tuple(json.loads(text[_CLASSES])) if _CLASSES in text else None
         return Checkpoint(safetensors.state_dict(path), classes=classes)
     content = pth.load(path)
+    found = pth.weights_of(content, path)
     try:
-        weights, unaveraged = split_averages(pth.weights_of(content, path))
+        weights, unaveraged = split_averages(found)
         buffers = group = None
         if momentum:
             buffers, group = mmdet_momentum.read(

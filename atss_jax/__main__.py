@@ -80,8 +80,15 @@ def _add_choices(parser):
 def _convert(flags):
     from atss_jax.convert import Options, convert
 
+    _quieten_orbax()
     options = Options(flags.step, flags.momentum, flags.unaveraged)
     print(convert(flags.source, flags.target, flags.config, options))
+
+
+def _quieten_orbax():
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
 
 
 def _add_import_mmdet(commands):
@@ -104,6 +111,7 @@ def _import_mmdet(flags):
     from atss_jax.convert import Options
     from atss_jax.import_mmdet import describe, import_mmdet
 
+    _quieten_orbax()
     config, translation = import_mmdet(
         flags.config,
         flags.checkpoint,

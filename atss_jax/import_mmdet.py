@@ -1,5 +1,6 @@
 """A mmdetection config and checkpoint as a workdir: what `import-mmdet` does."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -8,6 +9,8 @@ from ml_collections import ConfigDict
 from atss_jax import convert
 from atss_jax.checks import flatten
 from atss_jax.config import as_dict, build_experiment, load_config
+from atss_jax.data import coco_json
+from atss_jax.experiment import SPLITS
 from atss_jax.mmdet_config import source
 from atss_jax.mmdet_config.section import plain
 from atss_jax.mmdet_config.translate import Translation, translate
@@ -49,24 +52,53 @@ def import_mmdet(
             or the workdir has checkpoints already.
     """
     config, translation = read_config(config_file, mmdet_configs)
-    options = options or convert.Options()
     experiment = build_experiment(config)
-    checkpoint = convert.read(checkpoint_file, experiment, options)
+    checkpoint = convert.read(checkpoint_file, experiment, options or convert.Options())
     convert.check_classes(checkpoint.classes, experiment, checkpoint_file)
     _check_names(config, checkpoint.classes, checkpoint_file)
+    classes = label_order(config, checkpoint.classes)
+    for split in SPLITS:
+        if config.data[split].classes is not None:
+            config.data[split].classes = classes
+    checkpoint = dataclasses.replace(checkpoint, classes=classes)
     convert.write_workdir(workdir, config, checkpoint)
     return config, translation
 
 
 def _check_names(config, classes, checkpoint_file):
     """The config may name classes too; mmdet labels by the data set's."""
-    for split in ('train', 'val', 'test'):
+    for split in SPLITS:
         named = config.data[split].classes
         if classes is not None and named is not None and tuple(named) != classes:
             raise ValueError(
                 f'{checkpoint_file} is for the classes {classes}, but the config has '
                 f'{tuple(named)} for its {split} data'
             )
+
+
+def label_order(
+    config: ConfigDict, classes: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """Class names in the order of mmdet's labels.
+
+    mmdet numbers labels in the order of the annotation file's categories, whatever the
+    order in which the config names them. That shows only in the file, if it is here.
+
+    Args:
+        config: ours, translated.
+        classes: names from the checkpoint, or None.
+
+    Raises:
+        ValueError: the file lacks some of them.
+    """
+    train = config.data.train
+    classes = classes or (tuple(train.classes) if train.classes else None)
+    if train.classes is None or not pathlib.Path(train.ann_file).is_file():
+        return classes
+    in_file = coco_json.read(train.ann_file).categories.values()
+    if missing := sorted(set(classes) - set(in_file)):
+        raise ValueError(f'{train.ann_file} has no categories {missing}')
+    return tuple(name for name in in_file if name in classes)
 
 
 def describe(config: ConfigDict, translation: Translation) -> str:
@@ -86,6 +118,8 @@ def describe(config: ConfigDict, translation: Translation) -> str:
             *(differing or ['  nothing']),
             'left out, since it changes no number here:',
             *(left_out or ['  nothing']),
+            'names that no part of mmdetection reads: '
+            + (', '.join(translation.variables) or 'none'),
         ]
     )
 

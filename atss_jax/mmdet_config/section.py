@@ -118,6 +118,10 @@ class Section:
             f'expected {expected}'
         )
 
+    def left(self) -> tuple[str, ...]:
+        """Names of the fields that were not read."""
+        return tuple(self._left)
+
     def finish(self) -> None:
         """Raises ValueError if fields are left."""
         for name, value in self._left.items():

@@ -16,11 +16,13 @@ class Translation:
         fields: value by path of our config; a dict stands for a whole section. Fields
             that are ours alone (`data.max_boxes`) are not among them.
         unused: value by path of the mmdet config: what changes nothing here.
+        variables: names of its top level that no part of mmdetection reads.
         style: '2.x' or '3.x'.
     """
 
     fields: dict[str, Any]
     unused: dict[str, Any]
+    variables: tuple[str, ...]
     style: str
 
 
@@ -42,7 +44,7 @@ def translate(values: Mapping[str, Any]) -> Translation:
             f"of 2.x, which has 'data'; it assigns {sorted(values)[:20]}"
         )
     fields = {path: plain(value) for path, value in fields.items()}
-    return Translation(fields, unused.fields, style)
+    return Translation(fields, unused.fields, top.left(), style)
 
 
 def _translate_3x(top):
@@ -58,7 +60,8 @@ def _translate_3x(top):
 
 def _translate_2x(top):
     # Up to 2.6 these two stood beside the model.
-    outside = [top.take(name, REQUIRED) for name in ('train_cfg', 'test_cfg')]
+    names = ('train_cfg', 'test_cfg')
+    outside = [top.take(name) if name in top else REQUIRED for name in names]
     fields = model.translate(top.section('model'), *outside)
     fields |= data.translate_2x(top)
     fields |= schedule.loop_2x(top)

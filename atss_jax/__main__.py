@@ -13,7 +13,13 @@ def main(arguments: list[str] | None = None) -> int:
     _add_draw(commands)
     _add_convert(commands)
     _add_import_mmdet(commands)
-    flags = parser.parse_args(arguments)
+    _add_show_config(commands)
+    flags, left = parser.parse_known_args(arguments)
+    # Config fields are options that argparse does not know.
+    if hasattr(flags, 'overrides'):
+        flags.overrides = left
+    elif left:
+        parser.error(f'unrecognized arguments: {" ".join(left)}')
     try:
         flags.run(flags)
     except (ValueError, OSError) as error:
@@ -68,7 +74,9 @@ def _add_convert(commands):
 
 def _add_choices(parser):
     parser.add_argument(
-        '--momentum', action='store_true', help='take the momentum of SGD along'
+        '--momentum',
+        action='store_true',
+        help='all that training needs to go on: momentum, step, moving average',
     )
     parser.add_argument(
         '--unaveraged',
@@ -121,6 +129,26 @@ def _import_mmdet(flags):
     )
     print(describe(config, translation))
     print(f'wrote {flags.workdir}: python eval.py --workdir={flags.workdir}')
+
+
+def _add_show_config(commands):
+    show = commands.add_parser(
+        'show-config',
+        help='print a config with all its fields, and the number of parameters',
+        epilog='Any config field is set by --config.FIELD=VALUE.',
+        allow_abbrev=False,
+    )
+    show.add_argument('--config', required=True, help='a .py or .json file')
+    show.set_defaults(run=_show_config, overrides=[])
+
+
+def _show_config(flags):
+    from atss_jax.config import build_model, load_config, parse_overrides, to_json
+    from atss_jax.models.detector import parameter_count
+
+    config = load_config(flags.config, parse_overrides(flags.overrides))
+    print(to_json(config))
+    print(f'parameters: {parameter_count(build_model(config)):,}')
 
 
 if __name__ == '__main__':

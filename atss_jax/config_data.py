@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.checks import (
+    Check,
     Reader,
     boolean,
     integer,
@@ -14,8 +15,9 @@ from atss_jax.checks import (
     text,
     tuple_of,
 )
+from atss_jax.data.augment import Jitter
 from atss_jax.data.coco import CocoDataset
-from atss_jax.data.loader import Pipeline
+from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.records import Source
 from atss_jax.data.shapes import ShapesDataset
 from atss_jax.models.preprocess import Normalizer
@@ -23,6 +25,7 @@ from atss_jax.models.preprocess import Normalizer
 _ABOVE_0 = number(above=0)
 _WEIGHT = number(minimum=0)
 _SHARE = number(minimum=0, maximum=1)
+_SCALE = tuple_of(integer(1), 2)
 
 COCO_FIELDS = {
     'ann_file': text,
@@ -85,6 +88,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
         size_divisor=divisor,
         canvases=read('data.canvases', optional(canvas)),
         max_boxes=read('data.max_boxes', integer(1)),
+        jitter=_jitter(read, path) if split == 'train' else Jitter(),
     )
     if any(side % divisor for canvas in pipeline.canvases or () for side in canvas):
         raise read.refuse('data.canvases', f'expected multiples of {divisor}')
@@ -95,3 +99,43 @@ def read_data(read: Reader, split: str) -> DataConfig:
     )
     source = CocoDataset if kind == 'CocoDataset' else ShapesDataset
     return DataConfig(source, arguments, pipeline, normalizer)
+
+
+def _jitter(read, path):
+    """What training draws: random scales and crops."""
+    fields = {
+        'img_scales': read(f'{path}.img_scales', optional(tuple_of(_SCALE))),
+        'multiscale_mode': read(f'{path}.multiscale_mode', one_of('range', 'value')),
+    }
+    is_range = fields['img_scales'] and fields['multiscale_mode'] == 'range'
+    if is_range and len(fields['img_scales']) != 2:
+        raise read.refuse(
+            f'{path}.img_scales', "multiscale_mode 'range' is between two scales"
+        )
+    if _section(read, f'{path}.random_resize', "{'ratio_range': (0.1, 2.0)}"):
+        field = f'{path}.random_resize.ratio_range'
+        fields['ratio_range'] = ratios = read(field, tuple_of(_ABOVE_0, 2))
+        if ratios[0] > ratios[1]:
+            raise read.refuse(field, 'expected the smaller ratio first')
+        if fields['img_scales']:
+            raise read.refuse(f'{path}.img_scales', 'random_resize draws the scale too')
+    if _section(read, f'{path}.random_crop', "{'crop_size': (1024, 1024), ...}"):
+        crop = f'{path}.random_crop'
+        fields['crop_size'] = read(f'{crop}.crop_size', _SCALE)
+        # From masks, which are not loaded: in mmdet too it then changes nothing.
+        read(f'{crop}.recompute_bbox', boolean)
+        fields['allow_negative_crop'] = read(f'{crop}.allow_negative_crop', boolean)
+    example = "{'min_gt_bbox_wh': (0.01, 0.01), 'keep_empty': True}"
+    if _section(read, f'{path}.filter_annotations', example):
+        own = f'{path}.filter_annotations'
+        fields['min_gt_bbox_wh'] = read(f'{own}.min_gt_bbox_wh', tuple_of(_WEIGHT, 2))
+        fields['keep_empty'] = read(f'{own}.keep_empty', boolean)
+    return Jitter(**fields)
+
+
+def _section(read, path, example):
+    """Whether an optional section is there; None says that it is not."""
+    if read.has_section(path):
+        return True
+    read(path, Check(f'None or a section {example}', one_of(None).convert))
+    return False

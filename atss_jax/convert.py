@@ -26,7 +26,8 @@ class Options:
 
     Attributes:
         step: checkpoint of a workdir; None: the one with the best AP.
-        momentum: the optimizer's momentum too; the step number goes with it.
+        momentum: all that training needs to go on: momentum, number of the step, and
+            the weights under training beside their moving average.
         unaveraged: the weights under training instead of their moving average.
     """
 
@@ -130,16 +131,16 @@ def _read_file(source, experiment, options):
         raise ValueError(f'--step is of a workdir; {source} is a file')
     trained = None if experiment is None else _trained_names(experiment.model)
     found = mmdet_checkpoint.load(source, options.momentum, trained)
+    if options.unaveraged and found.unaveraged is None:
+        raise ValueError(f'{source} has no moving average, so nothing besides it')
+    return _chosen(found, options)
+
+
+def _chosen(found, options):
+    """Without momentum one set of weights is enough."""
     if options.unaveraged:
-        if found.unaveraged is None:
-            raise ValueError(f'{source} has no moving average, so nothing besides it')
         return dataclasses.replace(found, weights=found.unaveraged, unaveraged=None)
-    if options.momentum and found.unaveraged is not None:
-        raise ValueError(
-            f'{source}: its momentum goes with the weights under training, not with '
-            'their moving average; take those with --unaveraged'
-        )
-    return dataclasses.replace(found, unaveraged=None)
+    return found if options.momentum else dataclasses.replace(found, unaveraged=None)
 
 
 def _trained_names(model):
@@ -161,11 +162,20 @@ def _read_workdir(source, experiment, options):
         variables = checkpoints.restore_variables(model, step)
         weights = mmdet.to_state_dict(variables)
         return Checkpoint(weights, classes=classes, step=step)
-    state = checkpoints.restore(step, _empty_state(experiment))
-    found = Checkpoint(mmdet.to_state_dict(state.variables), classes=classes, step=step)
-    if not options.momentum:
+    like = _first_state(experiment, zero_variables(model))
+    state = checkpoints.restore(step, like)
+    if options.unaveraged and state.ema is None:
+        raise ValueError(f'{source} has no moving average, so nothing besides it')
+    return _chosen(_whole(experiment, state, classes, options.momentum), options)
+
+
+def _whole(experiment, state, classes, with_momentum) -> Checkpoint:
+    """All that a state has and a mmdet checkpoint has a place for."""
+    weights = mmdet.to_state_dict(state.evaluated_variables)
+    raw = None if state.ema is None else mmdet.to_state_dict(state.variables)
+    found = Checkpoint(weights, raw, classes=classes, step=int(state.step))
+    if not with_momentum:
         return found
-    trace = optax.tree_utils.tree_get(state.momentum, 'trace')
     optimizer = experiment.optimizer
     group = {
         'lr': optimizer.lr,
@@ -173,16 +183,21 @@ def _read_workdir(source, experiment, options):
         'weight_decay': optimizer.weight_decay,
         'initial_lr': optimizer.lr,
     }
-    return dataclasses.replace(
-        found, momentum=mmdet.to_state_dict({'params': trace}), group=group
+    trace = optax.tree_utils.tree_get(state.momentum, 'trace')
+    momentum = mmdet.to_state_dict({'params': trace})
+    return dataclasses.replace(found, momentum=momentum, group=group)
+
+
+def _first_state(experiment, variables):
+    """The state before the first step, as training makes it."""
+    optimizer = experiment.optimizer
+    return create_state(
+        variables,
+        experiment.model,
+        sgd(optimizer, lambda step: optimizer.lr),
+        accumulates=optimizer.cumulative_iters > 1,
+        averages=optimizer.ema_momentum is not None,
     )
-
-
-def _empty_state(experiment, variables=None):
-    """The state before the first step; of zeros without `variables`."""
-    model = experiment.model
-    tx = sgd(experiment.optimizer, lambda step: experiment.optimizer.lr)
-    return create_state(variables or zero_variables(model), model, tx)
 
 
 # Writing -----------------------------------------------------------------------------
@@ -214,20 +229,35 @@ def write_workdir(
 def _state(experiment, checkpoint) -> TrainState:
     model = experiment.model
     variables = mmdet.to_variables(checkpoint.weights, model)
-    state = _empty_state(experiment, variables)
     if checkpoint.momentum is None:
-        return state
+        return _first_state(experiment, variables)
     if checkpoint.step is None:
         raise ValueError(
             'the checkpoint does not say after which iteration it was saved '
             "(meta['iter']), so training cannot go on with its momentum"
         )
-    shapes = {
-        ('params', *path): np.shape(value)
-        for path, value in flatten_dict(variables['params']).items()
-        if is_trained(path, model)
-    }
-    trace = mmdet.fit(checkpoint.momentum, shapes, 'momentum')['params']
+    raw = variables
+    if checkpoint.unaveraged is not None:
+        if experiment.optimizer.ema_momentum is None:
+            raise ValueError(
+                'the checkpoint has a moving average of its weights, but config.ema is '
+                'None; set it, or take the weights under training with --unaveraged'
+            )
+        raw = mmdet.to_variables(checkpoint.unaveraged, model)
+    state = _first_state(experiment, raw)
+    if state.ema is not None:
+        state = state.replace(ema=variables['params'])
     step = np.int32(checkpoint.step)
+    trace = _trace(checkpoint.momentum, variables['params'], model)
     momentum = optax.tree_utils.tree_set(state.momentum, trace=trace, count=step)
     return state.replace(step=step, momentum=momentum)
+
+
+def _trace(momentum, params, model):
+    """Momentum in the places of the trained parameters."""
+    shapes = {
+        ('params', *path): np.shape(value)
+        for path, value in flatten_dict(params).items()
+        if is_trained(path, model)
+    }
+    return mmdet.fit(momentum, shapes, 'momentum')['params']

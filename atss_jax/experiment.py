@@ -1,6 +1,7 @@
 """What a config describes: every section read, checked and built."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,13 +22,21 @@ from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.models.detector import ATSS
+from atss_jax.training.optimizer import OptimizerConfig
 from atss_jax.training.schedule import LrConfig
-from atss_jax.training.step import OptimizerConfig
 
 SPLITS = ('train', 'val', 'test')
 _ABOVE_0 = number(above=0)
 _WEIGHT = number(minimum=0)
 _SHARE = number(minimum=0, maximum=1)
+_BETWEEN_0_AND_1 = Check(
+    'a number between 0 and 1',
+    number(above=0, maximum=math.nextafter(1, 0)).convert,
+)
+_LOSS_SCALE = Check(
+    "'dynamic' or a number above 0",
+    lambda value: value if value == 'dynamic' else _ABOVE_0.convert(value),
+)
 _NO_SECTION = Check(
     "None or a section {'max_norm': ..., 'norm_type': 2}", one_of(None).convert
 )
@@ -38,10 +47,12 @@ class Experiment:
     """Everything a config describes, checked and built."""
 
     model: ATSS
+    training_dtype: str
     pretrained: str | None
     loss: LossConfig
     detect: DetectConfig
     data: Mapping[str, DataConfig]
+    times: int
     samples_per_gpu: int
     workers_per_gpu: int
     optimizer: OptimizerConfig
@@ -55,6 +66,11 @@ class Experiment:
     resume_from: str | None
     seed: int
     parallel: str
+
+    @property
+    def training_model(self) -> ATSS:
+        """The model as the training step computes it: in `fp16`'s type, if set."""
+        return self.model.clone(dtype=self.training_dtype)
 
 
 def build(config: Mapping[str, Any]) -> Experiment:
@@ -76,10 +92,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
     coder = read_coder(read)
     experiment = Experiment(
         model=read_model(read, anchors, size_divisor),
+        training_dtype=_training_dtype(read),
         pretrained=read('model.pretrained', optional(text)),
         loss=_loss(read, anchors, coder, size_divisor),
         detect=_detect(read, anchors, coder, size_divisor),
         data=data,
+        times=read('data.train.times', integer(1)),
         samples_per_gpu=read('data.samples_per_gpu', integer(1)),
         workers_per_gpu=read('data.workers_per_gpu', integer(0)),
         optimizer=_optimizer(read),
@@ -152,7 +170,29 @@ def _optimizer(read):
         momentum=read('optimizer.momentum', _SHARE),
         weight_decay=read('optimizer.weight_decay', _WEIGHT),
         max_norm=max_norm,
+        cumulative_iters=read('optimizer_config.cumulative_iters', integer(1)),
+        ema_momentum=_ema_momentum(read),
     )
+
+
+def _ema_momentum(read):
+    if read.has_section('ema'):
+        return read('ema.momentum', _BETWEEN_0_AND_1)
+    read('ema', Check("None or a section {'momentum': 0.0002}", one_of(None).convert))
+    return None
+
+
+def _training_dtype(read):
+    """mmdet's half precision is bfloat16 here.
+
+    It reaches as far as float32, so nothing overflows and no loss needs scaling: the
+    scale is checked, and any gives the same numbers.
+    """
+    if read.has_section('fp16'):
+        read('fp16.loss_scale', _LOSS_SCALE)
+        return 'bfloat16'
+    read('fp16', Check("None or a section {'loss_scale': ...}", one_of(None).convert))
+    return 'float32'
 
 
 def _lr_config(read):

@@ -117,13 +117,26 @@ def get_config() -> ConfigDict:
                 indices=None,
                 filter_empty_gt=True,
                 min_size=32,
-                pipeline=_pipeline(flip_ratio=0.5),
+                times=1,  # passes over the data an epoch
+                pipeline=_pipeline(
+                    flip_ratio=0.5,
+                    random_resize=None,  # or dict(ratio_range=(0.1, 2.0)): of img_scale
+                    img_scales=None,  # or ((1333, 640), (1333, 800)), for img_scale
+                    multiscale_mode='range',  # between the two; 'value': one of them
+                    random_crop=None,  # or dict(crop_size=(width, height), ...)
+                    filter_annotations=None,  # or dict(min_gt_bbox_wh=(1, 1), ...)
+                ),
             ),
             val=_val2017(),
             test=_val2017(),
         ),
         optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001),
-        optimizer_config=dict(grad_clip=None),
+        optimizer_config=dict(
+            grad_clip=None,  # or dict(max_norm=35, norm_type=2)
+            cumulative_iters=1,  # batches an update
+        ),
+        fp16=None,  # or dict(loss_scale='dynamic'): training computes in bfloat16
+        ema=None,  # or dict(momentum=0.0002): averaged weights are evaluated
         lr_config=dict(
             policy='step',
             warmup='linear',

@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
         data[split] = _shapes(count, seed)
         data[split]['pipeline'] = config.data[split].pipeline
         data[split]['pipeline'].img_scale = (96, 96)
+    data['train']['times'] = 1
     config.data = ConfigDict(dict(config.data.to_dict(), **data))
     config.data.samples_per_gpu = 16
     config.data.workers_per_gpu = 0

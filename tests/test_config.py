@@ -184,7 +184,26 @@ ALTERNATIVES = {
     'data.train.classes': ('cat', 'dog'),
     'data.train.filter_empty_gt': False,
     'data.train.min_size': 1,
+    'data.train.times': 8,
     'data.train.pipeline.flip_ratio': 0,
+    'data.train.pipeline.random_resize': {
+        'data.train.pipeline.random_resize': {'ratio_range': (0.1, 2.0)}
+    },
+    'data.train.pipeline.img_scales': ((1333, 640), (1333, 800)),
+    'data.train.pipeline.multiscale_mode': 'value',
+    'data.train.pipeline.random_crop': {
+        'data.train.pipeline.random_crop': {
+            'crop_size': (512, 512),
+            'recompute_bbox': False,
+            'allow_negative_crop': True,
+        }
+    },
+    'data.train.pipeline.filter_annotations': {
+        'data.train.pipeline.filter_annotations': {
+            'min_gt_bbox_wh': (1, 1),
+            'keep_empty': True,
+        }
+    },
     'data.val.ann_file': 'other.json',
     'data.val.img_prefix': 'other/',
     'data.val.classes': ('cat', 'dog'),
@@ -197,6 +216,9 @@ ALTERNATIVES = {
     'optimizer_config.grad_clip': {
         'optimizer_config.grad_clip': {'max_norm': 35, 'norm_type': 2}
     },
+    'optimizer_config.cumulative_iters': 2,
+    'fp16': {'fp16': {'loss_scale': 512}},
+    'ema': {'ema': {'momentum': 0.0002}},
     'lr_config.policy': {
         'lr_config': {
             'policy': 'CosineAnnealing',
@@ -242,6 +264,7 @@ for split in ('train', 'val', 'test'):
             'clutter': 0,
             'noise': 0,
             'pipeline': BASE['data'][split]['pipeline'],
+            **({'times': 1} if split == 'train' else {}),
         }
     }
 # Fields with one accepted value: mmdetection's name for the only thing there is.
@@ -324,6 +347,24 @@ def test_fields_with_one_value_refuse_any_other(leaf):
             'data.val.pipeline.pad.size_divisor',
             '32',
         ),
+        (
+            {'data.train.pipeline.img_scales': ((1333, 640),)},
+            'data.train.pipeline.img_scales',
+            'between two',
+        ),
+        (
+            {
+                'data.train.pipeline.img_scales': ((1333, 640), (1333, 800)),
+                'data.train.pipeline.random_resize': {'ratio_range': (1, 2)},
+            },
+            'data.train.pipeline.img_scales',
+            'random_resize',
+        ),
+        (
+            {'data.train.pipeline.random_resize': {'ratio_range': (2, 1)}},
+            'data.train.pipeline.random_resize.ratio_range',
+            'smaller ratio first',
+        ),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -350,12 +391,29 @@ def test_contradictions_are_named(values, path, said):
         ('optimizer_config.grad_clip', 'hard'),
         ('data.train.pipeline.flip_ratio', 1.5),
         ('model.bbox_head.loss_cls.alpha', 1.5),
+        ('data.train.times', 0),
+        ('data.train.pipeline.img_scales', (1333, 800)),
+        ('data.train.pipeline.multiscale_mode', 'both'),
+        ('optimizer_config.cumulative_iters', 0),
     ],
 )
 def test_values_out_of_range_are_refused(leaf, value):
     assert f'config.{leaf} = {value!r} is not supported; expected' in error(
         {leaf: value}
     )
+
+
+@pytest.mark.parametrize(
+    'section, leaf, value',
+    [
+        ({'fp16': {'loss_scale': 0}}, 'fp16.loss_scale', 0),
+        ({'fp16': {'loss_scale': 'static'}}, 'fp16.loss_scale', 'static'),
+        ({'ema': {'momentum': 0}}, 'ema.momentum', 0),
+        ({'ema': {'momentum': 1}}, 'ema.momentum', 1),
+    ],
+)
+def test_values_out_of_range_in_optional_sections(section, leaf, value):
+    assert f'config.{leaf} = {value!r} is not supported; expected' in error(section)
 
 
 def test_lists_are_as_good_as_tuples():

@@ -10,48 +10,14 @@ import numpy as np
 from absl import flags
 
 from atss_jax.data import transforms
-from atss_jax.data.plan import Canvas, TrainPlan, canvas_of_each, default_canvases
+from atss_jax.data.augment import View
+from atss_jax.data.pipeline import Pipeline
+from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
 
 Batch = dict[str, np.ndarray]
 
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """mmdet's pipeline values.
-
-    Attributes:
-        img_scale: the picture is resized to fit (long, short), either way round.
-        keep_ratio: if not, it becomes exactly (width, height).
-        flip_ratio: share of training pictures mirrored left to right.
-        size_divisor: a picture alone would be padded to a multiple of this.
-        canvases: (height, width) of the canvases that pictures may be put on; None: one
-            landscape and one portrait canvas that hold any picture.
-        max_boxes: boxes a picture, G; a picture with more is an error.
-    """
-
-    img_scale: tuple[int, int]
-    keep_ratio: bool = True
-    flip_ratio: float = 0.0
-    size_divisor: int = 32
-    canvases: tuple[Canvas, ...] | None = None
-    max_boxes: int = 100
-
-    def all_canvases(self) -> tuple[Canvas, ...]:
-        """The canvases, given or by default."""
-        if self.canvases is not None:
-            return self.canvases
-        return default_canvases(self.img_scale, self.keep_ratio, self.size_divisor)
-
-    def canvas_index(self, source: Source) -> np.ndarray:
-        """(N,) canvas of each record of `source`."""
-        return canvas_of_each(
-            source.records,
-            self.all_canvases(),
-            self.img_scale,
-            self.keep_ratio,
-            self.size_divisor,
-        )
+_MAX_TRIES = 1000  # mmengine's max_refetch
 
 
 def check_box_counts(source: Source, max_boxes: int) -> None:
@@ -71,7 +37,12 @@ def _check_room(record, max_boxes):
 
 
 def load_row(
-    source: Source, index: int, canvas: Canvas, pipeline: Pipeline, flip: bool
+    source: Source,
+    index: int,
+    canvas: Canvas,
+    pipeline: Pipeline,
+    flip: bool = False,
+    view: View | None = None,
 ) -> Batch:
     """One row of a batch (no leading B); names, types and meanings as in `structures`.
 
@@ -80,7 +51,8 @@ def load_row(
         index: of the record.
         canvas: height, width of the result.
         pipeline: how to resize.
-        flip: mirror left to right.
+        flip: mirror left to right; not read with a `view`.
+        view: what to show of the picture; None: all of it at `img_scale`.
 
     Raises:
         ValueError: more boxes than `pipeline.max_boxes`, or a bad picture.
@@ -88,31 +60,32 @@ def load_row(
     """
     record, room = source.records[index], pipeline.max_boxes
     _check_room(record, room)
-    row = _load_picture(source, record, canvas, pipeline, flip)
-    new = row['image_size']
-    boxes = transforms.resize_boxes(record.boxes, row['scale'])
-    boxes = transforms.clip_boxes(boxes, tuple(new))
-    if flip:
-        boxes = transforms.flip_boxes(boxes, new[1])
+    view = view or pipeline.whole(index, record, flip)
+    row = _load_picture(source, record, canvas, view)
+    boxes, shown = pipeline.jitter.boxes(record, view)
+    kept = pipeline.jitter.kept(boxes, shown)
+    boxes = boxes[kept]
+    if view.flip:
+        boxes = transforms.flip_boxes(boxes, view.width)
     return row | {
         'gt_boxes': _pad(boxes.astype(np.float32), room),
-        'gt_labels': _pad(record.labels.astype(np.int32), room),
+        'gt_labels': _pad(record.labels[kept].astype(np.int32), room),
         'gt_valid': np.arange(room) < len(boxes),
-        'gt_ignored': _pad(record.ignored, room),
+        'gt_ignored': _pad(record.ignored[kept], room),
     }
 
 
-def _load_picture(source, record, canvas, pipeline, flip):
+def _load_picture(source, record, canvas, view):
     """What a row holds beside the truth."""
-    new = transforms.rescale_size(record.size, pipeline.img_scale, pipeline.keep_ratio)
-    image = transforms.resize(source.read_image(record), new)
-    if flip:
+    image = transforms.resize(source.read_image(record), view.size)
+    image = transforms.crop(image, view.top, view.left, view.shown)
+    if view.flip:
         image = transforms.flip_image(image)
     return {
         'image': transforms.pad_to_canvas(image, canvas),
-        'image_size': np.array(new, np.int32),
+        'image_size': np.array(view.shown, np.int32),
         'image_id': np.array(record.image_id, np.int64),
-        'scale': transforms.scale_factor(record.size, new).astype(np.float32),
+        'scale': transforms.scale_factor(record.size, view.size).astype(np.float32),
         'original_size': np.array(record.size, np.int32),
         'row_valid': np.array(True),
     }
@@ -147,13 +120,43 @@ class TrainBatches:
 
     def __call__(self, step: int) -> Batch:
         """This host's rows of global batch `step`."""
-        canvas, records = self.plan.canvas(step), self.plan.records(step)
-        rows = []
-        for row in range(*self.rows):
-            flip = self.plan.random(step, row).random() < self.pipeline.flip_ratio
-            index = int(records[row])
-            rows.append(load_row(self.source, index, canvas, self.pipeline, flip))
-        return stack(rows)
+        views = [self.view(step, row) for row in range(*self.rows)]
+        canvas, source = self.canvas(step), self.source
+        return stack(
+            [load_row(source, v.record, canvas, self.pipeline, view=v) for v in views]
+        )
+
+    def view(self, step: int, row: int) -> View:
+        """What a row of the global batch shows.
+
+        Raises:
+            ValueError: no picture can be shown as the pipeline wants it.
+        """
+        random = self.plan.random(step, row)
+        index = int(self.plan.records(step)[row])
+        for _ in range(_MAX_TRIES):
+            view = self.pipeline.draw(index, self.source.records[index], random)
+            if view is not None:
+                return view
+            index = self.plan.another(index, random)
+        raise ValueError(
+            f'{_MAX_TRIES} crops in a row were without any object of wanted size; set '
+            'allow_negative_crop=True in data.train.pipeline.random_crop'
+        )
+
+    def canvas(self, step: int) -> Canvas:
+        """The canvas of a batch: the smallest that holds what all its rows show.
+
+        Drawn before anything is loaded, and by each host for all rows, so that all
+        hosts run one program.
+        """
+        largest = self.plan.canvas(step)
+        canvases, divisor = self.pipeline.all_canvases(), self.pipeline.size_divisor
+        if not self.pipeline.jitter.changes_size or len(canvases) == 1:
+            return largest
+        rows = range(self.plan.batch_size)
+        shown = [self.view(step, row).shown for row in rows]
+        return smallest_canvas(canvases, np.max(shown, axis=0), divisor) or largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +193,8 @@ class EvalBatches:
         # Without truth, which evaluation reads from the annotations: pictures to be
         # scored may have any number of boxes.
         record = self.source.records[index]
-        return _load_picture(self.source, record, canvas, self.pipeline, flip=False)
+        view = self.pipeline.whole(index, record)
+        return _load_picture(self.source, record, canvas, view)
 
 
 class _Load(grain.transforms.Map):

@@ -9,8 +9,8 @@ import functools
 
 import numpy as np
 
+from atss_jax.data.augment import Jitter
 from atss_jax.data.records import Records
-from atss_jax.data.transforms import rescale_size
 
 Canvas = tuple[int, int]
 """Height, width in pixels."""
@@ -21,17 +21,43 @@ def round_up(size: int, divisor: int) -> int:
     return -(-size // divisor) * divisor
 
 
+_NO_JITTER = Jitter()
+
+
 def default_canvases(
-    img_scale: tuple[int, int], keep_ratio: bool, size_divisor: int
+    img_scale: tuple[int, int],
+    keep_ratio: bool,
+    size_divisor: int,
+    jitter: Jitter = _NO_JITTER,
 ) -> tuple[Canvas, ...]:
-    """Landscape and portrait canvases that hold any picture resized to `img_scale`."""
+    """Landscape and portrait canvases that hold any view of any picture."""
+    scales = jitter.largest_scales(img_scale)
     if not keep_ratio:
-        width, height = img_scale
-        return ((round_up(height, size_divisor), round_up(width, size_divisor)),)
-    long, short = (
-        round_up(side, size_divisor) for side in (max(img_scale), min(img_scale))
-    )
-    return ((short, long), (long, short)) if long != short else ((short, long),)
+        width, height = (max(sides) for sides in zip(*scales, strict=True))
+        sizes = [(height, width)]
+    else:
+        long, short = (max(side(scale) for scale in scales) for side in (max, min))
+        sizes = [(short, long), (long, short)]
+    canvases = [
+        tuple(round_up(side, size_divisor) for side in jitter.cropped(size))
+        for size in sizes
+    ]
+    return tuple(dict.fromkeys(canvases))
+
+
+def smallest_canvas(
+    canvases: tuple[Canvas, ...], size: tuple[int, int], size_divisor: int
+) -> Canvas | None:
+    """The canvas of least area, of several the first, that holds a padded picture.
+
+    Args:
+        canvases: to choose from.
+        size: height, width of the picture.
+        size_divisor: of its padding.
+    """
+    height, width = (round_up(int(side), size_divisor) for side in size)
+    fits = [c for c in canvases if height <= c[0] and width <= c[1]]
+    return min(fits, key=lambda canvas: canvas[0] * canvas[1], default=None)
 
 
 def canvas_of_each(
@@ -40,6 +66,7 @@ def canvas_of_each(
     img_scale: tuple[int, int],
     keep_ratio: bool,
     size_divisor: int,
+    jitter: Jitter = _NO_JITTER,
 ) -> np.ndarray:
     """(N,) index of the smallest canvas that holds each picture, resized and padded.
 
@@ -49,31 +76,29 @@ def canvas_of_each(
         img_scale: mmdet's: the picture fits (long, short) either way round.
         keep_ratio: if not, every picture becomes exactly `img_scale` (width, height).
         size_divisor: padding of the picture alone.
+        jitter: random scale and crop; the canvas holds the largest result.
 
     Raises:
         ValueError: a picture that fits none.
     """
-    order = sorted(range(len(canvases)), key=lambda i: canvases[i][0] * canvases[i][1])
     # Sets of pictures have few different sizes: look each up once.
     unique, first, inverse = np.unique(
         records.sizes, axis=0, return_index=True, return_inverse=True
     )
     chosen = np.empty(len(unique), np.int64)
     for row, size in enumerate(unique):
-        new = rescale_size(tuple(size), img_scale, keep_ratio)
-        height, width = (round_up(side, size_divisor) for side in new)
-        fits = [
-            i for i in order if height <= canvases[i][0] and width <= canvases[i][1]
-        ]
-        if not fits:
+        new = jitter.largest(tuple(size), img_scale, keep_ratio)
+        canvas = smallest_canvas(canvases, new, size_divisor)
+        if canvas is None:
             record = records[int(first[row])]
+            height, width = (round_up(side, size_divisor) for side in new)
             raise ValueError(
                 f'image id {record.image_id} ({record.file_name or "generated"}) of '
                 f'{size[0]}x{size[1]} (height x width) becomes {height}x{width} with '
                 f'img_scale {img_scale} and padding, which fits none of data.canvases '
                 f'= {canvases}; add a larger one, or set it to None'
             )
-        chosen[row] = fits[0]
+        chosen[row] = canvases.index(canvas)
     return chosen[inverse.reshape(-1)]
 
 
@@ -90,21 +115,24 @@ class TrainPlan:
         canvases: all canvases.
         batch_size: rows of the global batch.
         seed: decides everything else.
+        times: how often an epoch passes over the records (mmdet's RepeatDataset).
     """
 
     canvas_index: np.ndarray
     canvases: tuple[Canvas, ...]
     batch_size: int
     seed: int
+    times: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches an epoch; the same in each."""
         counts = np.bincount(self.canvas_index, minlength=len(self.canvases))
+        counts *= self.times
         return int(np.sum(-(-counts // self.batch_size)))
 
     def canvas(self, step: int) -> Canvas:
-        """The canvas of a batch."""
+        """The canvas that holds the pictures of a batch, however they are drawn."""
         rows = self.records(step)
         return self.canvases[self.canvas_index[rows[0]]]
 
@@ -117,6 +145,11 @@ class TrainPlan:
         """The random numbers of one row of one batch."""
         return np.random.default_rng(np.random.SeedSequence([self.seed, 1, step, row]))
 
+    def another(self, record: int, random: np.random.Generator) -> int:
+        """A record of the same canvas, drawn to take the place of one."""
+        members = np.flatnonzero(self.canvas_index == self.canvas_index[record])
+        return int(members[random.integers(len(members))])
+
 
 @functools.lru_cache(maxsize=2)
 def _epoch_batches(plan, epoch):
@@ -125,6 +158,7 @@ def _epoch_batches(plan, epoch):
     batches = []
     for canvas in range(len(plan.canvases)):
         members = np.flatnonzero(plan.canvas_index == canvas)
+        members = np.tile(members, plan.times)
         count = round_up(len(members), plan.batch_size)
         batches.append(np.resize(random.permutation(members), count))
     batches = np.concatenate(batches).astype(np.int64).reshape(-1, plan.batch_size)

@@ -57,6 +57,11 @@ def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
 
 
+def crop(image: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
+    """The window of `size` (height, width) whose first pixel is (top, left)."""
+    return image[top : top + size[0], left : left + size[1]]
+
+
 def flip_image(image: np.ndarray) -> np.ndarray:
     """The picture mirrored left to right."""
     return cv2.flip(image, 1)

@@ -57,7 +57,7 @@ def make_evaluator(experiment: Experiment, source: Source, split: str) -> Evalua
         experiment.model,
         experiment.detect,
         source,
-        data.pipeline,
+        data.pipeline.without_jitter(),
         data.normalizer,
         experiment.samples_per_gpu * jax.device_count(),
         experiment.workers_per_gpu * jax.local_device_count(),

@@ -1,6 +1,9 @@
 """The whole detector: backbone, neck, head."""
 
+import math
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -49,3 +52,11 @@ class ATSS(nn.Module):
         strides = tuple(2 ** (index + 2) for index in self.backbone.out_indices)
         pyramid = self.neck(features, level_sizes(size, strides))
         return self.bbox_head(pyramid, level_sizes(size, self.strides), train)
+
+
+def parameter_count(model: ATSS) -> int:
+    """Number of parameters, frozen ones too; running statistics are none."""
+    images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+    sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images, sizes)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes['params']))

@@ -118,6 +118,8 @@ class Checkpoints:
     def restore_variables(self, model: nn.Module, step: int | None = None) -> dict:
         """Parameters and statistics of a step (None: the best), as NumPy arrays.
 
+        Of a run that averages its weights, the averaged ones.
+
         Raises:
             ValueError: they do not fit the model.
         """
@@ -127,7 +129,8 @@ class Checkpoints:
         saved = dict(getattr(saved, 'tree', saved))
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), saved)
         saved = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
-        variables = {name: saved[name] for name in ('params', 'batch_stats')}
+        params = saved.get('ema', saved['params'])
+        variables = {'params': params, 'batch_stats': saved['batch_stats']}
         shapes = unflatten_dict(variable_shapes(model))
         found = jax.tree.map(np.shape, variables)
         if found != {'batch_stats': {}, **shapes}:

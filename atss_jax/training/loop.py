@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -89,11 +90,12 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
     # Not before: weights that are not there must not bind the workdir to this config.
     workdirs.claim(workdir, to_json(config), parts.stream)
     train_step = make_train_step(
-        experiment.model,
+        experiment.training_model,
         experiment.data['train'].normalizer,
         experiment.loss,
         experiment.optimizer,
         tx,
+        parts.total_steps,
     )
     step = parallel.map_over_devices(train_step, experiment.parallel, donate_first=True)
     log = RunLog(
@@ -120,6 +122,7 @@ def _prepare(experiment, sources, config_json, workdir):
         data.pipeline.all_canvases(),
         batch_size,
         experiment.seed,
+        experiment.times,
     )
     rates = learning_rates(
         experiment.optimizer.lr,
@@ -145,11 +148,18 @@ def _prepare(experiment, sources, config_json, workdir):
 def _first_state(parts, tx):
     """The newest checkpoint of the workdir, of `resume_from`, or initial weights."""
     experiment = parts.experiment
+    first_state = functools.partial(
+        create_state,
+        model=experiment.model,
+        tx=tx,
+        accumulates=experiment.optimizer.cumulative_iters > 1,
+        averages=experiment.optimizer.ema_momentum is not None,
+    )
     if parts.checkpoints.steps():
-        like = create_state(zero_variables(experiment.model), experiment.model, tx)
+        like = first_state(zero_variables(experiment.model))
         state = parts.checkpoints.restore(parts.checkpoints.steps()[-1], like)
     elif experiment.resume_from is not None:
-        like = create_state(zero_variables(experiment.model), experiment.model, tx)
+        like = first_state(zero_variables(experiment.model))
         workdirs.check_stream(experiment.resume_from, parts.stream)
         source = Checkpoints.open(experiment.resume_from)
         state = source.restore(source.steps()[-1], like)
@@ -160,15 +170,14 @@ def _first_state(parts, tx):
                 'total_epochs, or start from its weights with load_from'
             )
     else:
-        if experiment.load_from is not None:
-            workdirs.check_classes(experiment.load_from, parts.stream['classes'])
         variables = initial_variables(
             experiment.model,
             experiment.seed,
             experiment.pretrained,
             experiment.load_from,
+            parts.stream['classes'],
         )
-        state = create_state(variables, experiment.model, tx)
+        state = first_state(variables)
     return parallel.replicate(state)
 
 
@@ -218,7 +227,9 @@ def _finish_step(parts, step, metrics, log):
 
 def _broken(parts, step, metrics):
     records = parts.batches.source.records
-    ids = [int(records.image_ids[index]) for index in parts.plan.records(step)]
+    rows = range(parts.plan.batch_size)
+    shown = [parts.batches.view(step, row).record for row in rows]
+    ids = [int(records.image_ids[index]) for index in shown]
     parts.checkpoints.wait()
     saved = parts.checkpoints.steps()
     last = f'{parts.checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
@@ -248,7 +259,7 @@ def _end_epoch(parts, state, epoch, log):
 
 def evaluate_state(evaluator: run.Evaluator, state: TrainState) -> Scores:
     """COCO numbers of the weights of a state."""
-    return evaluator.score(evaluator.detections(state.variables))
+    return evaluator.score(evaluator.detections(state.evaluated_variables))
 
 
 def finite(scores: Scores) -> dict[str, float]:

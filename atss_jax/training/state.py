@@ -26,6 +26,8 @@ class TrainState(struct.PyTreeNode):
         momentum: state of the optimizer, for trained parameters only.
         healthy: False from the first step whose loss or gradient was not finite; no
             later step changes anything.
+        accumulated: gradients since the last update; None if every step updates.
+        ema: averaged parameters; None if there is no averaging.
     """
 
     step: Int[Array, '']
@@ -33,15 +35,24 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Params
     momentum: optax.OptState
     healthy: Bool[Array, '']
+    accumulated: Params | None = None
+    ema: Params | None = None
 
     @property
     def variables(self) -> dict[str, Params]:
-        """For `model.apply`."""
+        """For `model.apply`, as trained."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
+    @property
+    def evaluated_variables(self) -> dict[str, Params]:
+        """For `model.apply` in evaluation: the averaged weights where there are any."""
+        params = self.params if self.ema is None else self.ema
+        return {'params': params, 'batch_stats': self.batch_stats}
+
     def asdict(self) -> dict[str, Any]:
-        """The fields by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The fields by name, less those that this run does not have."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def is_trained(path: tuple[str, ...], model: nn.Module) -> bool:
@@ -96,8 +107,11 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Params]:
 
 def zero_variables(model: nn.Module) -> dict[str, Params]:
     """Zeros in the structure of the variables; compiles nothing."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *_inputs())
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return _zeros_like(jax.eval_shape(model.init, jax.random.key(0), *_inputs()))
+
+
+def _zeros_like(tree):
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
 
 
 def _inputs():
@@ -105,14 +119,30 @@ def _inputs():
 
 
 def create_state(
-    variables: dict[str, Params], model: nn.Module, tx: optax.GradientTransformation
+    variables: dict[str, Params],
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    accumulates: bool = False,
+    averages: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
-    trained, _ = split(variables['params'], model)
+    """The state before the first step.
+
+    Args:
+        variables: parameters and statistics.
+        model: the detector.
+        tx: the optimizer.
+        accumulates: several batches make one update.
+        averages: averaged parameters are kept.
+    """
+    params = variables['params']
+    trained, _ = split(params, model)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=variables['params'],
+        params=params,
         batch_stats=variables.get('batch_stats', {}),
         momentum=tx.init(trained),
         healthy=jnp.array(True),
+        accumulated=_zeros_like(trained) if accumulates else None,
+        # A copy: steps give the memory of a state to the next one.
+        ema=jax.tree.map(np.array, params) if averages else None,
     )

@@ -1,6 +1,5 @@
 """One training step, as one device does it."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float
 from atss_jax.detection.losses import LossConfig, atss_loss
 from atss_jax.models.layers import BATCH_AXIS
 from atss_jax.models.preprocess import Normalizer
+from atss_jax.training.optimizer import OptimizerConfig, accumulate, average
 from atss_jax.training.state import (
     Params,
     TrainState,
@@ -19,23 +19,6 @@ from atss_jax.training.state import (
     split,
     updates_statistics,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """mmdet's `optimizer` and `optimizer_config`.
-
-    Attributes:
-        lr: learning rate after warm-up.
-        momentum: factor on the running sum of gradients.
-        weight_decay: added to each gradient, times the weight; biases and norms too.
-        max_norm: gradients are scaled down to this global L2 norm; None: never.
-    """
-
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    max_norm: float | None = None
 
 
 def sgd(config: OptimizerConfig, rate: Callable) -> optax.GradientTransformation:
@@ -71,20 +54,50 @@ def _mean(tree):
     return jax.tree.map(mean, tree)
 
 
+def _update(tx, optimizer, state, params, grads, norm, is_update):
+    """Parameters, momentum and kept gradients behind a step, as fields of the state."""
+    trained, frozen = params
+    clipped = grads
+    if optimizer.max_norm is not None:
+        clipped = clip_by_norm(grads, norm, optimizer.max_norm)
+    updates, momentum = tx.update(clipped, state.momentum, trained)
+    moved = optax.apply_updates(trained, updates)
+    if state.accumulated is None:
+        return {'params': merge(moved, frozen), 'momentum': momentum}
+
+    def choose(before, after):
+        # The schedule's counter goes on in any case: rates are by iteration.
+        is_counter = jnp.issubdtype(after.dtype, jnp.integer)
+        return after if is_counter else jnp.where(is_update, after, before)
+
+    before, after = (trained, state.momentum), (moved, momentum)
+    moved, momentum = jax.tree.map(choose, before, after)
+    left = jax.tree.map(lambda g: jnp.where(is_update, 0, g), grads)
+    return {
+        'params': merge(moved, frozen),
+        'momentum': momentum,
+        'accumulated': left,
+    }
+
+
 def make_train_step(
     model: nn.Module,
     normalizer: Normalizer,
     loss_config: LossConfig,
     optimizer: OptimizerConfig,
     tx: optax.GradientTransformation,
+    total_steps: int | None = None,
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The step of one device; map it with `parallel.map_over_devices`.
 
     It takes the state and this device's rows of the batch, and gives the next state and
     metrics (`loss`, its parts, `grad_norm`), the same on all devices. A step whose loss
     or gradient is not finite changes nothing and leaves `healthy` False.
-    """
 
+    With `optimizer.cumulative_iters` > 1 the gradients of so many batches make one
+    update; `grad_norm` is that of their sum, each divided by their number. A run that
+    ends in between updates with what there is; `total_steps` says where (None: never).
+    """
     mutable = ['batch_stats'] if updates_statistics(model) else []
 
     def train_step(state, batch):
@@ -106,17 +119,21 @@ def make_train_step(
             trained
         )
         grads, metrics, stats = _mean((grads, {'loss': loss, **parts}, stats))
+        grads, is_update = accumulate(
+            optimizer.cumulative_iters,
+            state.step,
+            total_steps,
+            state.accumulated,
+            grads,
+        )
         metrics['grad_norm'] = norm = global_norm(grads)
-        if optimizer.max_norm is not None:
-            grads = clip_by_norm(grads, norm, optimizer.max_norm)
-        updates, momentum = tx.update(grads, state.momentum, trained)
         healthy = state.healthy & jnp.isfinite(metrics['loss']) & jnp.isfinite(norm)
         new = state.replace(
             step=state.step + 1,
-            params=merge(optax.apply_updates(trained, updates), frozen),
             batch_stats=stats.get('batch_stats', state.batch_stats),
-            momentum=momentum,
+            **_update(tx, optimizer, state, (trained, frozen), grads, norm, is_update),
         )
+        new = new.replace(ema=average(optimizer.ema_momentum, state, new.params))
         keep = jax.tree.map(lambda old, now: jnp.where(healthy, now, old), state, new)
         return keep.replace(healthy=healthy), metrics
 

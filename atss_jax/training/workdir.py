@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.checks import flatten
@@ -54,6 +54,12 @@ def trained_classes(workdir: str) -> tuple[str, ...] | None:
     return None if classes is None else tuple(classes)
 
 
+def class_count(workdir: str) -> int:
+    """Number of classes of the run's model, by its config."""
+    config = json.loads(pathlib.Path(config_path(workdir)).read_text())
+    return config['model']['bbox_head']['num_classes']
+
+
 def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
     """Makes the workdir that of a run; arguments and errors as for `check`."""
     check(workdir, config_json, stream)
@@ -85,16 +91,6 @@ def _compare(file, now, what):
 
 def _show(leaves, path):
     return repr(leaves[path]) if path in leaves else 'absent'
-
-
-def check_classes(load_from: str, classes: Sequence[str]) -> None:
-    """Raises ValueError if `load_from` is a workdir whose weights are for others."""
-    there = trained_classes(load_from)
-    if there is not None and there != tuple(classes):
-        raise ValueError(
-            f'load_from = {load_from} was trained for the classes {there}, but the '
-            f'data has {tuple(classes)}; set data.train.classes and data.val.classes'
-        )
 
 
 def config_path(workdir: str) -> str:

@@ -1,0 +1,178 @@
+"""Random scale, crop and mirroring of training pictures, drawn before any is loaded.
+
+A `View` says what a row of a batch shows of a picture. It is drawn from the annotated
+size and boxes alone, so that every host knows the size of every row of a batch, and
+with it the canvas, without loading it. Source: mmcv RandomResize, RandomChoiceResize;
+mmdet RandomCrop, FilterAnnotations, RandomFlip (3.3.0), and Resize of mmdet 2.x.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from atss_jax.data.records import Record
+from atss_jax.data.transforms import (
+    clip_boxes,
+    rescale_size,
+    resize_boxes,
+    scale_factor,
+)
+
+Scale = tuple[int, int]
+"""mmdet's `img_scale`: the picture fits (long, short), either way round."""
+
+
+class View(NamedTuple):
+    """What one row shows of a picture.
+
+    Attributes:
+        record: index of the picture.
+        size: height, width that the whole picture is resized to.
+        top: first row of the window that is cut out of it.
+        left: first column of the window.
+        height: rows of the window: what the row of the batch shows.
+        width: columns of the window.
+        flip: the window is mirrored left to right.
+    """
+
+    record: int
+    size: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height, width of the window."""
+        return self.height, self.width
+
+
+def whole(record: int, size: tuple[int, int], flip: bool) -> View:
+    """All of a picture, resized to `size`."""
+    return View(record, size, 0, 0, *size, flip)
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter:
+    """What is drawn for each training picture, beside mirroring; by default nothing.
+
+    Attributes:
+        img_scales: scales to draw from instead of `img_scale`; None: none.
+        multiscale_mode: 'range': both sides between those of two scales; 'value': one
+            of the scales.
+        ratio_range: factors from and below which `img_scale` is multiplied; None: 1.
+        crop_size: (width, height) of a window at a random place; a smaller picture
+            stays whole; None: no window.
+        allow_negative_crop: a window may show no box at all; if not, another picture
+            takes its place.
+        min_gt_bbox_wh: boxes in the window stay if wider and higher; None: all stay.
+        keep_empty: mmdet's name: if that leaves none of a window's boxes, another
+            picture takes its place.
+    """
+
+    img_scales: tuple[Scale, ...] | None = None
+    multiscale_mode: str = 'range'
+    ratio_range: tuple[float, float] | None = None
+    crop_size: tuple[int, int] | None = None
+    allow_negative_crop: bool = False
+    min_gt_bbox_wh: tuple[float, float] | None = None
+    keep_empty: bool = True
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether a picture may be shown at more than one size."""
+        random = (self.img_scales, self.ratio_range, self.crop_size)
+        return any(value is not None for value in random)
+
+    def largest_scales(self, img_scale: Scale) -> tuple[Scale, ...]:
+        """Scales of which one makes a picture at least as large as any drawn one."""
+        if self.ratio_range is not None:
+            return (_times(img_scale, self.ratio_range[1]),)
+        if self.img_scales is None:
+            return (img_scale,)
+        if self.multiscale_mode == 'value':
+            return self.img_scales
+        return ((max(map(max, self.img_scales)), max(map(min, self.img_scales))),)
+
+    def largest(
+        self, size: tuple[int, int], img_scale: Scale, keep_ratio: bool
+    ) -> tuple[int, int]:
+        """Height, width that no view of a picture of `size` goes beyond."""
+        scales = self.largest_scales(img_scale)
+        sizes = [rescale_size(size, scale, keep_ratio) for scale in scales]
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        return self.cropped((height, width))
+
+    def cropped(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height, width of the window in a picture of `size`."""
+        if self.crop_size is None:
+            return size
+        return min(size[0], self.crop_size[1]), min(size[1], self.crop_size[0])
+
+    def draw_scale(self, img_scale: Scale, random: np.random.Generator) -> Scale:
+        """The scale of one picture."""
+        if self.ratio_range is not None:
+            low, high = self.ratio_range
+            return _times(img_scale, low + (high - low) * random.random())
+        if self.img_scales is None:
+            return img_scale
+        if self.multiscale_mode == 'value':
+            return self.img_scales[random.integers(len(self.img_scales))]
+        long, short = (sorted(map(side, self.img_scales)) for side in (max, min))
+        return (
+            int(random.integers(long[0], long[-1], endpoint=True)),
+            int(random.integers(short[0], short[-1], endpoint=True)),
+        )
+
+    def draw_window(
+        self, index: int, size: tuple[int, int], flip: bool, random: np.random.Generator
+    ) -> View:
+        """A view of picture `index`, which has been resized to `size`."""
+        if self.crop_size is None:
+            return whole(index, size, flip)
+        height, width = self.cropped(size)
+        top = int(random.integers(size[0] - height, endpoint=True))
+        left = int(random.integers(size[1] - width, endpoint=True))
+        return View(index, size, top, left, height, width, flip)
+
+    def boxes(self, record: Record, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """(G,4) float32 boxes in pixels of a view before mirroring; (G,) bool: shown.
+
+        Crowds are treated like other boxes. Without a crop no box is dropped, not even
+        one that clipping leaves empty.
+        """
+        boxes = resize_boxes(record.boxes, scale_factor(record.size, view.size))
+        boxes = clip_boxes(boxes, view.size)
+        if self.crop_size is None:
+            return boxes, np.ones(len(boxes), bool)
+        corner = np.array([view.left, view.top] * 2, np.float32)
+        boxes = clip_boxes(boxes - corner, view.shown)
+        x1, y1, x2, y2 = boxes.T
+        shown = (x1 < view.width) & (y1 < view.height) & (x2 > 0) & (y2 > 0)
+        return boxes, shown
+
+    def accepts(self, record: Record, view: View) -> bool:
+        """Whether a view may be trained with; else mmdet takes another picture."""
+        may_be_refused = self.min_gt_bbox_wh is not None and self.keep_empty
+        may_be_refused |= self.crop_size is not None and not self.allow_negative_crop
+        if not may_be_refused:
+            return True
+        boxes, shown = self.boxes(record, view)
+        if not shown.any():
+            return self.crop_size is None or self.allow_negative_crop
+        return not self.keep_empty or bool(self.kept(boxes, shown).any())
+
+    def kept(self, boxes: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """(G,) bool: boxes of a view that are trained with; arguments as of `boxes`."""
+        if self.min_gt_bbox_wh is None:
+            return shown
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return shown & (sides > np.array(self.min_gt_bbox_wh, np.float32)).all(axis=1)
+
+
+def _times(scale, factor):
+    """Rounded down, as in mmcv; but no side becomes 0, which OpenCV cannot make."""
+    return max(int(scale[0] * factor), 1), max(int(scale[1] * factor), 1)

@@ -61,8 +61,6 @@ def convert(
     config = _config(source, target, config_file)
     experiment = None if config is None else build_experiment(config)
     checkpoint = read(source, experiment, options)
-    if experiment is not None:
-        check_classes(checkpoint.classes, experiment, source)
     if is_weights_file(target):
         _check_new_file(target, source)
         mmdet_checkpoint.save(target, checkpoint)
@@ -96,16 +94,6 @@ def _check_new_file(target, source):
         raise ValueError(f'no folder {folder} to write {target} to')
 
 
-def check_classes(classes: tuple[str, ...] | None, experiment: Experiment, owner: str):
-    """Raises ValueError if there are other classes than the model has outputs."""
-    count = experiment.model.bbox_head.num_classes
-    if classes is not None and len(classes) != count:
-        raise ValueError(
-            f'{owner} has {len(classes)} classes {classes[:10]}, but '
-            f'model.bbox_head.num_classes = {count}'
-        )
-
-
 # Reading -----------------------------------------------------------------------------
 
 
@@ -120,8 +108,18 @@ def read(source: str, experiment: Experiment | None, options: Options) -> Checkp
     else:
         found = _read_workdir(source, experiment, options)
     if experiment is not None:
+        _check_classes(found.classes, experiment, source)
         mmdet.to_variables(found.weights, experiment.model)
     return found
+
+
+def _check_classes(classes, experiment, owner):
+    count = experiment.model.bbox_head.num_classes
+    if classes is not None and len(classes) != count:
+        raise ValueError(
+            f'{owner} has {len(classes)} classes {classes[:10]}, but '
+            f'model.bbox_head.num_classes = {count}'
+        )
 
 
 def _read_file(source, experiment, options):

@@ -54,7 +54,6 @@ def import_mmdet(
     config, translation = read_config(config_file, mmdet_configs)
     experiment = build_experiment(config)
     checkpoint = convert.read(checkpoint_file, experiment, options or convert.Options())
-    convert.check_classes(checkpoint.classes, experiment, checkpoint_file)
     _check_names(config, checkpoint.classes, checkpoint_file)
     classes = label_order(config, checkpoint.classes)
     for split in SPLITS:

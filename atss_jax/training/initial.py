@@ -32,9 +32,8 @@ def initial_variables(
         seed: of everything random.
         pretrained: backbone weights, `torchvision://resnet50` or a path; None: random.
         load_from: weights of a whole detector, which replace all others: a `.pth` or
-            `.safetensors` file with mmdet's names, or a workdir, whose best checkpoint is
-            taken. Its classes may
-            be others: see `load_detector`.
+            `.safetensors` file with mmdet's names, or a workdir, whose best checkpoint
+            is taken. Its classes may be others: see `load_detector`.
         classes: names of the model's classes.
         say: is told what becomes of the class layer.
 

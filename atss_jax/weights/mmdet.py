@@ -105,7 +105,7 @@ def fit(
     for name, path in wanted.items():
         value = np.asarray(state_dict.get(name, np.zeros(shapes[path], np.float32)))
         values[path] = _from_torch_layout(path, value)
-        if values[path].shape != shapes[path]:
+        if name in state_dict and values[path].shape != shapes[path]:
             expected = _to_torch_layout(path, np.empty(shapes[path], np.float32)).shape
             wrong.append(f'{name}: {value.shape}, the model has {expected}')
     problems = [

@@ -78,7 +78,7 @@ def load_detector(
         )
     if pathlib.Path(path).is_dir():
         names = trained_classes(path)
-        count = class_count(path)
+        count = len(names) if names else class_count(path)
         variables = Checkpoints.open(path).restore_variables(_of_classes(model, count))
     else:
         found = mmdet_checkpoint.load(path)

@@ -106,6 +106,18 @@ def test_statements_that_are_no_assignments_are_refused(write, text):
         source.read(path)
 
 
+def test_what_would_fill_the_memory_is_refused(write):
+    doubled = "x = 'a'\n" + 'x = x + x\n' * 60
+    with pytest.raises(ValueError, match='too long'):
+        source.read(write('c.py', doubled))
+    joined = "x = 'a'\n" + "x = f'{x}{x}'\n" * 60
+    with pytest.raises(ValueError, match='too long'):
+        source.read(write('c.py', joined))
+    for deep in ('(' * 5000 + '1' + ')' * 5000, '-' * 5000 + '1'):
+        with pytest.raises(ValueError, match=r'c\.py: (nested too deeply|not Python)'):
+            source.read(write('c.py', f'x = {deep}'))
+
+
 # Bases --------------------------------------------------------------------------------
 
 

@@ -66,7 +66,10 @@ class Evaluator:
             case ast.UnaryOp() | ast.BinOp():
                 return self._arithmetic(node)
             case ast.JoinedStr(parts):
-                return ''.join(self._part(part) for part in parts)
+                text = ''.join(self._part(part) for part in parts)
+                if len(text) > _MOST:
+                    raise self.refuse(node, 'too long')
+                return text
             case ast.Subscript() | ast.Attribute():
                 return self._lookup(node)
             case ast.Set([ast.Set([reference])]):  # {{_base_.x}}
@@ -164,7 +167,7 @@ class Evaluator:
             raise self.refuse(node, 'arithmetic is for numbers')
         if kind is ast.Pow and abs(right) > 64:
             raise self.refuse(node, 'too large a power')
-        if kind is ast.Mult and not numbers and _product(left, right) > _MOST:
+        if not numbers and _length(kind, left, right) > _MOST:
             raise self.refuse(node, 'too long')
         value = _NUMBERS[kind](left, right)
         if isinstance(value, complex):
@@ -202,9 +205,9 @@ class Evaluator:
             raise self.refuse(node, f'{error!r}') from error
 
 
-def _product(left, right):
-    """Length of a text or list times a number; 0 if neither is one."""
-    for sequence, count in ((left, right), (right, left)):
-        if hasattr(sequence, '__len__') and isinstance(count, int):
-            return len(sequence) * count
-    return 0
+def _length(kind, left, right):
+    """Length of a sum of texts or lists, or of one times a number; 0 if none is one."""
+    sizes = [len(x) if hasattr(x, '__len__') else x for x in (left, right)]
+    if not all(isinstance(size, int) for size in sizes):
+        return 0
+    return sizes[0] + sizes[1] if kind is ast.Add else sizes[0] * sizes[1]

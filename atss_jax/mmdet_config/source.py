@@ -29,7 +29,10 @@ def read(
         ValueError: something in a file is not supported; says file and line.
         OSError: a file is not there.
     """
-    return _read(pathlib.Path(path), mmdet_configs, ())
+    try:
+        return _read(pathlib.Path(path), mmdet_configs, ())
+    except RecursionError as error:
+        raise ValueError(f'{path}: nested too deeply') from error
 
 
 def _read(path, mmdet_configs, above):
@@ -43,7 +46,7 @@ def _read(path, mmdet_configs, above):
         raise FileNotFoundError(f'no config file {path}{by}')
     try:
         tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f'{path}: not Python: {error}') from error
     above = (*above, path.resolve())
     base: dict[str, Any] = {}

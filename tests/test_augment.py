@@ -11,6 +11,7 @@ from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.plan import TrainPlan, default_canvases, smallest_canvas
 from atss_jax.data.records import Record, Records
 from atss_jax.data.shapes import ShapesDataset
+from atss_jax.data.transforms import rescale_size
 from tests.test_loader import Source, assert_same, run_script
 
 LSJ = Jitter(
@@ -213,6 +214,42 @@ def test_crowds_are_cropped_and_filtered_like_boxes():
     assert row['gt_boxes'][:2].tolist() == [[10, 10, 30, 30], [50, 30, 60, 40]]
     # A crowd alone makes a window acceptable.
     assert jitter.accepts(record(boxes[2:3], ignored=(0,)), WINDOW)
+
+
+FILTERS = (None, (0.01, 0.01), (3.0, 5.0))
+
+
+def test_golden_crops(golden):
+    """mmdetection's own RandomCrop and FilterAnnotations, bit for bit."""
+    case = golden('crop')
+    start_in = start_out = refused = 0
+    for row in case['cases'].tolist():
+        height, width, long, short, crop_w, crop_h = row[:6]
+        negative, small, keep_empty = row[6:9]
+        top, left, count_in, is_kept, count_out = row[9:]
+        given = case['boxes_in'][start_in : start_in + count_in]
+        expected = case['boxes_out'][start_out : start_out + count_out]
+        start_in, start_out = start_in + count_in, start_out + count_out
+        jitter = Jitter(
+            crop_size=(crop_w, crop_h),
+            allow_negative_crop=bool(negative),
+            min_gt_bbox_wh=FILTERS[small],
+            keep_empty=bool(keep_empty),
+        )
+        crowds = tuple(np.flatnonzero(given[:, 4]))
+        one = record(given[:, :4], (height, width), crowds)
+        size = rescale_size(one.size, (long, short))
+        view = View(0, size, top, left, *jitter.cropped(size), False)
+        assert jitter.accepts(one, view) == bool(is_kept)
+        if not is_kept:
+            refused += 1
+            continue
+        boxes, shown = jitter.boxes(one, view)
+        kept = jitter.kept(boxes, shown)
+        np.testing.assert_array_equal(boxes[kept], expected[:, :4])
+        np.testing.assert_array_equal(one.labels[kept], expected[:, 4])
+        np.testing.assert_array_equal(one.ignored[kept], expected[:, 5])
+    assert refused == 60
 
 
 def test_windows_lie_anywhere_in_the_picture():

@@ -120,7 +120,7 @@ def test_show_config_refuses_what_it_does_not_know(capsys):
 # Short runs --------------------------------------------------------------------------
 
 
-def reduced(name):
+def reduced(name, changes=None):
     """The recipe on 16 generated pictures an epoch, with one stage and 32 channels."""
     config = load_config(path_of(name))
     data = {}
@@ -166,6 +166,7 @@ def reduced(name):
         'data.canvases': ((96, 96),),
         'total_epochs': 1,
         **data,
+        **(changes or {}),
     }
     return load_config(path_of(name), overrides)
 

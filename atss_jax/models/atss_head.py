@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.layers import Conv, ConvModule
@@ -21,8 +20,8 @@ class Scale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, '*any']) -> Float[Array, '*any']:
-        """Multiplies by the factor, which starts at 1."""
-        return x * self.param('scale', nn.initializers.ones, ()).astype(x.dtype)
+        """Multiplies by the factor, which starts at 1, in float32."""
+        return x * self.param('scale', nn.initializers.ones, ())
 
 
 class ATSSHead(nn.Module):
@@ -74,8 +73,7 @@ class ATSSHead(nn.Module):
                 cls_x = cls_conv(cls_x, size, train)
                 reg_x = reg_conv(reg_x, size, train)
             deltas = Scale(name=f'scales_{index}')(reg(reg_x, size))
-            level = cls(cls_x, size), deltas, centerness(reg_x, size)
-            levels.append([output.astype(jnp.float32) for output in level])
+            levels.append((cls(cls_x, size), deltas, centerness(reg_x, size)))
         return HeadOutputs(*(tuple(output) for output in zip(*levels, strict=True)))
 
     def _tower(self, name):
@@ -90,4 +88,11 @@ class ATSSHead(nn.Module):
         ]
 
     def _output(self, name, features, bias_init=nn.initializers.zeros):
-        return Conv(features, kernel_init=NORMAL, bias_init=bias_init, name=name)
+        # Around the prior of -4.6 bfloat16 has steps of 0.03: too coarse for a logit.
+        return Conv(
+            features,
+            kernel_init=NORMAL,
+            bias_init=bias_init,
+            float32_output=True,
+            name=name,
+        )

@@ -52,6 +52,8 @@ class Conv(nn.Module):
         use_bias: adds a bias.
         kernel_init: initialiser of the (k,k,in,out) kernel.
         bias_init: initialiser of the bias.
+        float32_output: with the bias, which is added in float32 in any case; else the
+            output is of the input's type.
     """
 
     features: int
@@ -60,6 +62,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: Callable[..., Any] = KAIMING
     bias_init: Callable[..., Any] = nn.initializers.zeros
+    float32_output: bool = False
 
     @nn.compact
     def __call__(
@@ -79,8 +82,9 @@ class Conv(nn.Module):
             y = convolve(zero_outside(x, size), kernel, s)
         if self.use_bias:
             bias = self.param('bias', self.bias_init, (self.features,))
-            y = y + bias.astype(x.dtype)
-        return y
+            # In float32: its gradient is a sum over all cells, which bfloat16 loses.
+            y = y + bias
+        return y if self.float32_output else y.astype(x.dtype)
 
 
 class BatchNorm(nn.Module):

@@ -198,6 +198,39 @@ def test_random_sizes(resize, expected):
     assert fields['data.train.pipeline.keep_ratio'] is True
 
 
+def assert_equals_ours(values, name):
+    expected = as_dict(load_config(str(ROOT / 'configs' / f'{name}.py')))
+    found = as_dict(load_config(str(R50), translate(values).fields))
+    assert plain(flatten(found)) == plain(flatten(expected))
+
+
+def test_a_longer_recipe_at_random_scales():
+    scales = [(1333, 640), (1333, 800)]
+    resize = {'type': 'RandomResize', 'scale': scales, 'keep_ratio': True}
+    values = changed('v3_r50', f'{V3_PIPELINE}.2', resize)
+    values['param_scheduler'][1] |= {'milestones': [16, 22], 'end': 24}
+    values['train_cfg']['max_epochs'] = 24
+    assert_equals_ours(values, 'atss_r50_2x_ms')
+    older = {'type': 'Resize', 'img_scale': scales, 'multiscale_mode': 'range'}
+    values = changed('v2_r50', 'data.train.pipeline.2', older)
+    values['lr_config']['step'] = [16, 22]
+    values['runner']['max_epochs'] = 24
+    assert_equals_ours(values, 'atss_r50_2x_ms')
+
+
+def test_weights_from_caffe():
+    values = changed('v3_r50', 'model.backbone.style', 'caffe')
+    backbone = values['model']['backbone']
+    backbone['norm_cfg'] = {'type': 'BN', 'requires_grad': False}
+    backbone['init_cfg']['checkpoint'] = 'open-mmlab://detectron2/resnet50_caffe'
+    values['model']['data_preprocessor'] |= {
+        'mean': [103.53, 116.28, 123.675],
+        'std': [1.0, 1.0, 1.0],
+        'bgr_to_rgb': False,
+    }
+    assert_equals_ours(values, 'atss_r50_caffe_1x')
+
+
 def test_the_2x_list_of_scales():
     resize = {'type': 'Resize', 'img_scale': [(1333, 640), (1333, 800)]}
     values = changed('v2_r50', 'data.train.pipeline.2', resize)

@@ -103,7 +103,7 @@ def _resize(step, is_train):
     scales = _scales(step, step.take(name))
     mode = step.take('multiscale_mode', 'range')
     ratios = step.take('ratio_range', None)
-    fields = {'img_scale': scales[0], 'keep_ratio': step.take(*_keep_ratio(name))}
+    fields = {'img_scale': max(scales), 'keep_ratio': step.take(*_keep_ratio(name))}
     if len(scales) > 1:
         fields |= {'img_scales': scales, 'multiscale_mode': mode}
     if ratios is not None:
@@ -130,7 +130,7 @@ def _resize_inside(step):
 def _random_resize(step, is_train):
     scales = _scales(step, step.take('scale'))
     ratios = step.take('ratio_range', None)
-    fields = {'img_scale': scales[0], **_resize_inside(step)}
+    fields = {'img_scale': max(scales), **_resize_inside(step)}
     if ratios is not None and len(scales) == 1:
         return fields | {'random_resize': {'ratio_range': tuple(ratios)}}
     if ratios is None and len(scales) == 2:
@@ -140,7 +140,7 @@ def _random_resize(step, is_train):
 
 def _choice_resize(step, is_train):
     scales = _scales(step, step.take('scales'))
-    fields = {'img_scale': scales[0], **_resize_inside(step)}
+    fields = {'img_scale': max(scales), **_resize_inside(step)}
     return fields | {'img_scales': scales, 'multiscale_mode': 'value'}
 
 

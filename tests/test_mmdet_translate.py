@@ -157,6 +157,39 @@ def test_a_missing_field_is_named(path, said):
         translate(values)
 
 
+def paths(value, above=()):
+    yield above
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in parts:
+        if isinstance(part, dict | list | tuple):
+            yield from paths(part, (*above, key))
+        else:
+            yield (*above, key)
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copied
+
+
+@pytest.mark.parametrize('name', ['v2_r50', 'v3_r50'])
+def test_no_value_anywhere_breaks_it(name):
+    """Whatever stands in a field, the answer is a translation or a clear error."""
+    values = source.read(OWN / f'{name}.py')
+    refused = 0
+    for path in list(paths(values))[1:]:
+        for odd in (None, 5, 'x', [[1]], {'type': 'Foo'}):
+            try:
+                translate(replaced(values, path, odd))
+            except ValueError as error:
+                refused += 1
+                assert 'mmdet' in str(error) or 'not supported' in str(error)
+    assert refused > 500
+
+
 def v3_fields(path, value):
     return flatten(translate(changed('v3_r50', path, value)).fields)
 

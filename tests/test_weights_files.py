@@ -12,7 +12,14 @@ from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.detector import ATSS
 from atss_jax.models.fpn import FPN
 from atss_jax.models.resnet import ResNet, stage_channels
-from atss_jax.weights import mmdet, mmdet_checkpoint, mmdet_momentum, pth, safetensors
+from atss_jax.weights import (
+    mmdet,
+    mmdet_checkpoint,
+    mmdet_momentum,
+    pth,
+    safetensors,
+    torchvision,
+)
 from atss_jax.weights.mmdet_checkpoint import Checkpoint
 from tests.recipes import golden_state_dict
 from tests.small import small_model
@@ -318,6 +325,16 @@ def test_a_safetensors_file_has_room_for_weights_alone(tmp_path):
     with pytest.raises(ValueError, match='has no momentum'):
         mmdet_checkpoint.load(file, momentum=True)
     assert mmdet_checkpoint.load(file).classes is None
+
+
+def test_a_backbone_from_a_safetensors_file(tmp_path):
+    file, ones = tmp_path / 'r.safetensors', np.ones((2, 3), np.float16)
+    safetensors.save(file, {'conv1.weight': ones, 'fc.bias': np.zeros(5)})
+    found = torchvision.backbone_weights(file, ['conv1.weight'])
+    assert set(found) == {'conv1.weight'}
+    np.testing.assert_array_equal(found['conv1.weight'], ones)
+    with pytest.raises(ValueError, match=r'lacks conv2\.weight'):
+        torchvision.backbone_weights(file, ['conv1.weight', 'conv2.weight'])
 
 
 def test_momentum_takes_its_place_in_a_tree_of_variables():

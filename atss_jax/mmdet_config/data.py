@@ -69,8 +69,11 @@ def _dataset(section, split, options, normalize):
         section.finish()
         section = inner
     section.take_kind('CocoDataset')
-    root = section.take('data_root', None) or ''
-    fields = {f'{path}.ann_file': _joined(root, section.take('ann_file'))}
+    root = section.take('data_root', None)
+    root = '' if root is None else root
+    if not isinstance(root, str):
+        raise section.refuse('data_root', root, 'a text')
+    fields = {f'{path}.ann_file': _joined(root, section.take_text('ann_file'))}
     fields |= {
         f'{path}.{name}': value for name, value in options(section, root, split).items()
     }
@@ -97,8 +100,7 @@ def _joined(root, name):
 
 def _options_3x(section, root, split):
     prefix = section.section('data_prefix', {})
-    folder = prefix.take('img', None)
-    folder = prefix.take('img_path', '') if folder is None else folder
+    folder = prefix.take_text('img' if 'img' in prefix else 'img_path', '')
     prefix.finish()
     meta = section.section('metainfo', {})
     classes = _classes(meta)
@@ -119,7 +121,7 @@ def _options_3x(section, root, split):
 
 def _options_2x(section, root, split):
     fields = {
-        'img_prefix': _joined(root, section.take('img_prefix', '')),
+        'img_prefix': _joined(root, section.take_text('img_prefix', '')),
         'classes': _classes(section),
         'indices': None,
     }

@@ -69,10 +69,12 @@ def _backbone(section):
     path = 'model.backbone'
     section.take_kind('ResNet')
     stages = section.take('num_stages', 4)
+    if stages not in (1, 2, 3, 4):
+        raise section.refuse('num_stages', stages, '1 to 4')
     fields = {
         f'{path}.depth': section.take('depth'),
         f'{path}.num_stages': stages,
-        f'{path}.out_indices': tuple(section.take('out_indices', (0, 1, 2, 3))),
+        f'{path}.out_indices': section.take_tuple('out_indices', (0, 1, 2, 3)),
         f'{path}.frozen_stages': section.take('frozen_stages', -1),
         f'{path}.norm_cfg': _norm_cfg(section, _BN),
         f'{path}.norm_eval': section.take('norm_eval', True),
@@ -100,7 +102,7 @@ def _backbone(section):
 def _neck(section):
     path = 'model.neck'
     section.take_kind('FPN')
-    channels = tuple(section.take('in_channels'))
+    channels = section.take_tuple('in_channels')
     fields = {
         f'{path}.in_channels': channels,
         f'{path}.out_channels': section.take('out_channels'),
@@ -160,20 +162,21 @@ def _head(section):
 def _anchors(section):
     path = 'model.bbox_head.anchor_generator'
     section.take_kind('AnchorGenerator')
-    scales = section.take('scales', None)
-    if scales is None:
+    if section.peek('scales') is None:
+        section.skip('scales')
         octave = section.take('octave_base_scale')
         count = section.take('scales_per_octave')
-    elif len(scales) == 1:
+    else:
+        scales = section.take_tuple('scales')
+        if len(scales) != 1:
+            raise section.refuse('scales', scales, 'one, or octave_base_scale')
         octave, count = scales[0], 1
         section.expect(octave_base_scale=None, scales_per_octave=None)
-    else:
-        raise section.refuse('scales', scales, 'one, or octave_base_scale')
     fields = {
-        f'{path}.ratios': tuple(section.take('ratios')),
+        f'{path}.ratios': section.take_tuple('ratios'),
         f'{path}.octave_base_scale': octave,
         f'{path}.scales_per_octave': count,
-        f'{path}.strides': tuple(section.take('strides')),
+        f'{path}.strides': section.take_tuple('strides'),
     }
     section.expect(base_sizes=None, scale_major=True, centers=None, center_offset=0.0)
     section.skip('use_box_type')
@@ -185,8 +188,8 @@ def _coder(section):
     path = 'model.bbox_head.bbox_coder'
     section.take_kind('DeltaXYWHBBoxCoder')
     fields = {
-        f'{path}.target_means': tuple(section.take('target_means', (0.0,) * 4)),
-        f'{path}.target_stds': tuple(section.take('target_stds', (1.0,) * 4)),
+        f'{path}.target_means': section.take_tuple('target_means', (0.0,) * 4),
+        f'{path}.target_stds': section.take_tuple('target_stds', (1.0,) * 4),
     }
     section.expect(clip_border=True, add_ctr_clamp=False)
     section.skip('ctr_clamp', 'use_box_type')

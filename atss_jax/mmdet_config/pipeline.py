@@ -84,13 +84,21 @@ def _annotations(step, is_train):
     return {}
 
 
-def _scales(step, value):
+def _scales(step, name):
     """Pairs of sides: one of them, or a list."""
-    value = plain(value)
-    pairs = value if isinstance(value[0], tuple) else (value,)
-    if not all(len(pair) == 2 for pair in pairs):
-        raise step.refuse('scale', value, '(long, short) or a list of such')
+    value = plain(step.take_tuple(name))
+    pairs = value if value and isinstance(value[0], tuple) else (value,)
+    numbers = [side for pair in pairs if isinstance(pair, tuple) for side in pair]
+    whole = all(type(side) is int for side in numbers)
+    if not whole or len(numbers) != 2 * len(pairs):
+        raise step.refuse(name, value, '(long, short) or a list of such')
     return pairs
+
+
+def _ratios(step):
+    if step.peek('ratio_range') is None:
+        return step.take('ratio_range', None)
+    return step.take_tuple('ratio_range')
 
 
 def _common_resize(step):
@@ -100,14 +108,14 @@ def _common_resize(step):
 
 def _resize(step, is_train):
     name = 'img_scale' if 'img_scale' in step else 'scale'
-    scales = _scales(step, step.take(name))
+    scales = _scales(step, name)
     mode = step.take('multiscale_mode', 'range')
-    ratios = step.take('ratio_range', None)
+    ratios = _ratios(step)
     fields = {'img_scale': max(scales), 'keep_ratio': step.take(*_keep_ratio(name))}
     if len(scales) > 1:
         fields |= {'img_scales': scales, 'multiscale_mode': mode}
     if ratios is not None:
-        fields['random_resize'] = {'ratio_range': tuple(ratios)}
+        fields['random_resize'] = {'ratio_range': ratios}
     if not is_train and len(fields) > 2:
         raise step.refuse(name, scales, 'one scale, for pictures to test on')
     step.expect(scale_factor=None)
@@ -128,26 +136,28 @@ def _resize_inside(step):
 
 
 def _random_resize(step, is_train):
-    scales = _scales(step, step.take('scale'))
-    ratios = step.take('ratio_range', None)
+    scales = _scales(step, 'scale')
+    ratios = _ratios(step)
     fields = {'img_scale': max(scales), **_resize_inside(step)}
     if ratios is not None and len(scales) == 1:
-        return fields | {'random_resize': {'ratio_range': tuple(ratios)}}
+        return fields | {'random_resize': {'ratio_range': ratios}}
     if ratios is None and len(scales) == 2:
         return fields | {'img_scales': scales, 'multiscale_mode': 'range'}
     raise step.refuse('scale', scales, 'one with ratio_range, or two without')
 
 
 def _choice_resize(step, is_train):
-    scales = _scales(step, step.take('scales'))
+    scales = _scales(step, 'scales')
     fields = {'img_scale': max(scales), **_resize_inside(step)}
     return fields | {'img_scales': scales, 'multiscale_mode': 'value'}
 
 
 def _crop(step, is_train):
-    size = tuple(step.take('crop_size'))
+    size = step.take_tuple('crop_size')
     kind = step.take('crop_type', 'absolute')
-    if kind not in _CROP_KINDS or (kind == 'absolute_range' and len(set(size)) > 1):
+    if kind not in _CROP_KINDS or (
+        kind == 'absolute_range' and len(set(plain(size))) > 1
+    ):
         raise step.refuse('crop_type', kind, "'absolute'")
     step.expect(bbox_clip_border=True)
     return {
@@ -164,7 +174,7 @@ def _filter(step, is_train):
     step.skip('min_gt_mask_area')
     return {
         'filter_annotations': {
-            'min_gt_bbox_wh': tuple(step.take('min_gt_bbox_wh', (1, 1))),
+            'min_gt_bbox_wh': step.take_tuple('min_gt_bbox_wh', (1, 1)),
             'keep_empty': step.take('keep_empty', True),
         }
     }
@@ -183,8 +193,8 @@ def _flip(step, is_train):
 
 def _normalize(step, is_train):
     return {
-        'img_norm_cfg.mean': tuple(step.take('mean')),
-        'img_norm_cfg.std': tuple(step.take('std')),
+        'img_norm_cfg.mean': step.take_tuple('mean'),
+        'img_norm_cfg.std': step.take_tuple('std'),
         'img_norm_cfg.to_rgb': step.take('to_rgb', True),
     }
 

@@ -28,10 +28,10 @@ _NOTHING_2X = (
 def _saving(section):
     """Intervals of checkpoints. mmdet keeps all by default; how many is not copied."""
     fields = {}
-    interval = section.take('interval', 1)
+    interval = section.take_number('interval', 1)
     if section.take('by_epoch', True) and interval > 0:
         fields['checkpoint_config.interval'] = interval
-    kept = section.take('max_keep_ckpts', -1)
+    kept = section.take_number('max_keep_ckpts', -1)
     if kept > 0:
         fields['checkpoint_config.max_keep_ckpts'] = kept
     section.skip('type', *_SAVING)

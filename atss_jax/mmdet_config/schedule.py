@@ -1,5 +1,6 @@
 """Optimizer, learning rates and hooks of a mmdet config, 2.x and 3.x."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.mmdet_config.section import Section, plain
@@ -21,10 +22,10 @@ def _sgd(section):
 
 
 def _grad_clip(owner, name):
-    value = owner.take(name, None)
-    if value is None:
+    if owner.peek(name) is None:
+        owner.take(name, None)
         return {'optimizer_config.grad_clip': None}
-    section = Section(value, owner.name_of(name), owner.unused)
+    section = owner.section(name)
     clip = {'max_norm': section.take('max_norm')}
     clip['norm_type'] = section.take('norm_type', 2)
     section.finish()
@@ -91,7 +92,7 @@ def loop_3x(top: Section) -> dict[str, Any]:
     by_epoch = section.take('by_epoch', False)
     if not by_epoch or 'type' in section:
         section.take_kind('EpochBasedTrainLoop')
-    epochs = section.take('max_epochs')
+    epochs = section.take_number('max_epochs')
     fields = {
         'total_epochs': epochs,
         'evaluation.interval': section.take('val_interval', 1),
@@ -104,12 +105,17 @@ def loop_3x(top: Section) -> dict[str, Any]:
             loop.take_kind(kind)
         loop.expect(fp16=False)
         loop.finish()
-    return fields | {'lr_config': _lr_config_3x(top, epochs, _rate(top))}
+    wrapper = top.peek('optim_wrapper')
+    settings = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
+    return fields | {'lr_config': _lr_config_3x(top, epochs, _rate(settings))}
 
 
-def _rate(top):
-    wrapper = top.peek('optim_wrapper') or {}
-    return (wrapper.get('optimizer') or {}).get('lr')
+def _rate(settings):
+    """The learning rate; the section is read, and checked, later."""
+    rate = settings.get('lr') if isinstance(settings, Mapping) else None
+    if not isinstance(rate, int | float) or rate <= 0:
+        raise ValueError(f'the mmdet config has no learning rate above 0, but {rate!r}')
+    return rate
 
 
 def _lr_config_3x(top, epochs, rate):
@@ -142,9 +148,11 @@ def _warmup_3x(section):
 
 
 def _step_3x(section, epochs, rate):
-    milestones = tuple(section.take('milestones'))
-    end = section.take('end', epochs)
-    if end < epochs and any(epoch >= end for epoch in milestones):
+    milestones = section.take_tuple('milestones')
+    if not all(isinstance(epoch, int) for epoch in milestones):
+        raise section.refuse('milestones', milestones, 'numbers of epochs')
+    end = section.take_number('end', epochs)
+    if end < epochs and not all(epoch < end for epoch in milestones):
         raise section.refuse('end', end, f'at least {epochs}')
     section.expect(by_epoch=True, begin=0)
     gamma = section.take('gamma', 0.1)
@@ -159,7 +167,7 @@ def _cosine_3x(section, epochs, rate):
     section.expect(by_epoch=True, begin=0, convert_to_iter_based=False)
     ratio = section.take('eta_min_ratio', None)
     if ratio is None:
-        ratio = section.take('eta_min', 0) / rate
+        ratio = section.take_number('eta_min', 0) / rate
     return {'policy': 'CosineAnnealing', 'min_lr_ratio': ratio}
 
 
@@ -171,12 +179,12 @@ def loop_2x(top: Section) -> dict[str, Any]:
     if top.peek('runner') is not None:
         section = top.section('runner')
         section.take_kind('EpochBasedRunner')
-        epochs = section.take('max_epochs')
+        epochs = section.take_number('max_epochs')
         section.finish()
         if top.take('total_epochs', epochs) != epochs:
             raise ValueError(f'runner.max_epochs = {epochs}, but total_epochs differs')
     else:
-        epochs = top.take('total_epochs')
+        epochs = top.take_number('total_epochs')
     section = top.section('evaluation', {})
     metric = section.take('metric', 'bbox')
     if plain(metric) not in ('bbox', ('bbox',)):
@@ -195,7 +203,7 @@ def loop_2x(top: Section) -> dict[str, Any]:
 def _lr_config_2x(top):
     section = top.section('lr_config')
     policy = section.take('policy')
-    rate = (top.peek('optimizer') or {}).get('lr')
+    rate = _rate(top.peek('optimizer'))
     if policy == 'step':
         fields = {'policy': policy, 'step': plain(section.take('step'))}
         if isinstance(fields['step'], int):
@@ -205,7 +213,7 @@ def _lr_config_2x(top):
     elif policy == 'CosineAnnealing':
         ratio = section.take('min_lr_ratio', None)
         if ratio is None:
-            ratio = section.take('min_lr') / rate
+            ratio = section.take_number('min_lr') / rate
         fields = {'policy': policy, 'min_lr_ratio': ratio}
     else:
         raise section.refuse('policy', policy, "'step' or 'CosineAnnealing'")

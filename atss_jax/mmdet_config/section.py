@@ -51,6 +51,27 @@ class Section:
             raise ValueError(f'the mmdet config has no {self.name_of(name)}')
         return self._left.pop(name, default)
 
+    def take_tuple(self, name: str, default: Any = REQUIRED) -> tuple:
+        """A list or tuple, as a tuple."""
+        value = self.take(name, default)
+        if not isinstance(value, list | tuple):
+            raise self.refuse(name, value, 'a list or tuple')
+        return tuple(value)
+
+    def take_number(self, name: str, default: Any = REQUIRED) -> float:
+        """A number."""
+        value = self.take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse(name, value, 'a number')
+        return value
+
+    def take_text(self, name: str, default: Any = REQUIRED) -> str:
+        """A text."""
+        value = self.take(name, default)
+        if not isinstance(value, str):
+            raise self.refuse(name, value, 'a text')
+        return value
+
     def take_kind(self, *kinds: str) -> str:
         """The `type`, one of `kinds`, without a scope (`mmdet.`) before it."""
         kind = self.take('type')

@@ -72,8 +72,8 @@ def _translate_2x(top):
 def _preprocessor(section):
     section.take_kind('DetDataPreprocessor')
     fields = {
-        'img_norm_cfg.mean': tuple(section.take('mean')),
-        'img_norm_cfg.std': tuple(section.take('std')),
+        'img_norm_cfg.mean': section.take_tuple('mean'),
+        'img_norm_cfg.std': section.take_tuple('std'),
         'img_norm_cfg.to_rgb': section.take('bgr_to_rgb', False),
         'pad.size_divisor': section.take('pad_size_divisor', 1),
     }

@@ -1,9 +1,17 @@
 """Momentum and weights exchanged with torch itself, through mmdet's checkpoints."""
 
+import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
-from atss_jax.weights import mmdet_checkpoint, safetensors
+from atss_jax.models.atss_head import ATSSHead
+from atss_jax.models.detector import ATSS
+from atss_jax.models.fpn import FPN
+from atss_jax.models.resnet import ResNet, stage_channels
+from atss_jax.weights import mmdet, mmdet_checkpoint, safetensors
+from tests.recipes import relative_error
+from tests.small import random_variables
 
 torch = pytest.importorskip('torch')
 pytestmark = pytest.mark.torch
@@ -92,3 +100,31 @@ def test_safetensors_with_torch(tmp_path, dtype):
     back = theirs.load_file(file)
     assert torch.equal(back['x'], tensor) and torch.equal(back['t'], tensor.T)
     assert back['x'].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize(
+    ('depth', 'style'), [(18, 'pytorch'), (50, 'pytorch'), (50, 'caffe')]
+)
+def test_our_weights_in_torch_give_our_outputs(tmp_path, depth, style):
+    """Random weights to a .pth, read by torch, through a forward pass of its own."""
+    from tests import torch_atss
+
+    neck = FPN(in_channels=stage_channels(depth))
+    model = ATSS(ResNet(depth=depth, style=style), neck, ATSSHead(7))
+    variables = random_variables(model, seed=depth)
+    for name, value in flatten_dict(variables).items():
+        if name[-2:] == ('atss_reg', 'kernel'):
+            value *= 0.1
+    weights = mmdet.to_state_dict(variables)
+    mmdet_checkpoint.save(tmp_path / 'w.pth', mmdet_checkpoint.Checkpoint(weights))
+    state = torch.load(tmp_path / 'w.pth', weights_only=True)['state_dict']
+    image = np.random.default_rng(0).standard_normal((1, 64, 96, 3), np.float32)
+    given = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+    expected = torch_atss.forward(state, given, style == 'caffe')
+    sizes = np.array([[64, 96]], np.int32)
+    outputs = jax.jit(model.apply)(variables, image, sizes)
+    for level, theirs in enumerate(expected):
+        for ours, reference in zip(outputs, theirs, strict=True):
+            reference = reference.numpy().transpose(0, 2, 3, 1)
+            assert ours[level].shape == reference.shape
+            assert relative_error(np.asarray(ours[level]), reference) < 2e-5

@@ -10,7 +10,7 @@ import pytest
 
 from atss_jax import __main__ as commands
 from atss_jax.checks import flatten
-from atss_jax.config import as_dict, build_experiment, load_config
+from atss_jax.config import as_dict, build_experiment, load_config, to_json
 from atss_jax.evaluation.workdir import evaluate_workdir
 from atss_jax.mmdet_config.section import plain
 from atss_jax.training.checkpoint import Checkpoints
@@ -122,6 +122,25 @@ def test_momentum_through_a_mmdet_checkpoint(call, small_run, tmp_path):
     assert Checkpoints.open(str(tmp_path / 'run')).steps() == [step]
     expected = state_of(small_run.workdir, step)
     assert_same_bits(state_of(tmp_path / 'run', step), expected)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_mmdet_checkpoint(
+    call, small_run, small_data, tmp_path
+):
+    """An epoch more, through mmdet's form and by `resume_from`: the same weights."""
+    longer = {'total_epochs': 3}
+    start = str(small_run.workdir)
+    resumed = small_config(small_data, longer | {'resume_from': start})
+    expected = train(resumed, str(tmp_path / 'resumed'))
+    step = Checkpoints.open(start).steps()[-1]
+    call('convert', start, tmp_path / 'a.pth', '--momentum', '--step', step)
+    config, run = tmp_path / 'longer.json', tmp_path / 'run'
+    config.write_text(to_json(small_config(small_data, longer)))
+    call('convert', tmp_path / 'a.pth', run, '--config', config, '--momentum')
+    found = train(load_config(str(config)), str(run))
+    assert int(found.step) == int(expected.step) == 9
+    assert_same_bits(jax.device_get(found), jax.device_get(expected))
 
 
 def averaging_run(small_run, tmp_path):

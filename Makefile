@@ -11,7 +11,7 @@ REQUIREMENTS := $(if $(filter cpu,$(ACCEL)),requirements.txt,requirements-$(ACCE
 INSTALLED := $(VENV)/installed-$(ACCEL)
 DEMO := work_dirs/demo
 
-.PHONY: demo test test-slow test-torch lint install clean
+.PHONY: demo test test-slow test-torch test-mmdet lint install clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,12 @@ test-slow: install
 test-torch: install
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/python -m pytest -q -m torch
+
+# Nothing of mmdetection is installed or run: its config files are read.
+test-mmdet: install
+	$(BIN)/pip download --quiet --no-deps --dest .cache/mmdet mmdet==3.3.0
+	$(BIN)/python -m zipfile -e .cache/mmdet/mmdet-3.3.0-*.whl .cache/mmdet
+	$(BIN)/python -m pytest -q -m mmdet
 
 clean:
 	rm -rf $(VENV) .cache

@@ -11,6 +11,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest='command', required=True)
     _add_draw(commands)
+    _add_convert(commands)
+    _add_import_mmdet(commands)
     _add_show_config(commands)
     _add_prepare_tfds(commands)
     _add_download_coco(commands)
@@ -55,6 +57,80 @@ def _draw_detections(flags):
         flags.min_score,
     )
     print(f'wrote {flags.out}')
+
+
+def _add_convert(commands):
+    parser = commands.add_parser(
+        'convert',
+        help='weights between .pth, .safetensors and workdirs',
+        epilog='What ends in .pth, .pt or .safetensors is a file of weights by '
+        "mmdetection's names; anything else is a workdir.",
+    )
+    parser.add_argument('source', metavar='IN', help='file of weights, or workdir')
+    parser.add_argument('target', metavar='OUT', help='file to write, or new workdir')
+    parser.add_argument('--config', help='config of the model, if OUT is a workdir')
+    parser.add_argument('--step', type=int, help='of a workdir; default: the best')
+    _add_choices(parser)
+    parser.set_defaults(run=_convert)
+
+
+def _add_choices(parser):
+    parser.add_argument(
+        '--momentum',
+        action='store_true',
+        help='all that training needs to go on: momentum, step, moving average',
+    )
+    parser.add_argument(
+        '--unaveraged',
+        action='store_true',
+        help='take the weights under training, not their moving average (EMA)',
+    )
+
+
+def _convert(flags):
+    from atss_jax.convert import Options, convert
+
+    _quieten_orbax()
+    options = Options(flags.step, flags.momentum, flags.unaveraged)
+    print(convert(flags.source, flags.target, flags.config, options))
+
+
+def _quieten_orbax():
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+
+
+def _add_import_mmdet(commands):
+    parser = commands.add_parser(
+        'import-mmdet',
+        help='a workdir of a mmdetection config and checkpoint',
+        epilog='The config is parsed, not run. See docs/mmdet.md.',
+    )
+    parser.add_argument('config', help="mmdetection's config file, 2.x or 3.x (.py)")
+    parser.add_argument('checkpoint', help='its weights (.pth)')
+    parser.add_argument('--workdir', required=True, help='folder to make')
+    parser.add_argument(
+        '--mmdet_configs', help="mmdetection's folder configs, for bases of mmdet::"
+    )
+    _add_choices(parser)
+    parser.set_defaults(run=_import_mmdet)
+
+
+def _import_mmdet(flags):
+    from atss_jax.convert import Options
+    from atss_jax.import_mmdet import describe, import_mmdet
+
+    _quieten_orbax()
+    config, translation = import_mmdet(
+        flags.config,
+        flags.checkpoint,
+        flags.workdir,
+        flags.mmdet_configs,
+        Options(None, flags.momentum, flags.unaveraged),
+    )
+    print(describe(config, translation))
+    print(f'wrote {flags.workdir}: python eval.py --workdir={flags.workdir}')
 
 
 def _add_show_config(commands):

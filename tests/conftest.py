@@ -63,12 +63,12 @@ def small_run(small_data, tmp_path_factory):
     return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')
 
 
-SMALL_RUN = ('test_training', 'test_cli', 'test_stop', 'test_bad_run')
+SHARE_A_RUN = ('test_training', 'test_cli', 'test_stop', 'test_bad_run', 'test_convert')
 
 
 def pytest_collection_modifyitems(items):
     """One worker a file, and one for the files that share a small trained run."""
     for item in items:
         file = item.path.stem
-        group = 'small_run' if file in SMALL_RUN else file
+        group = 'small_run' if file in SHARE_A_RUN else file
         item.add_marker(pytest.mark.xdist_group(group))

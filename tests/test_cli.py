@@ -97,7 +97,7 @@ def spoil(path, change):
     [
         ('train', ('--config', '--workdir', '--config.optimizer.lr=0.005')),
         ('eval', ('--workdir', '--split', '--step', '--config.FIELD=VALUE')),
-        ('atss_jax', ('draw',)),
+        ('atss_jax', ('draw', 'convert', 'import-mmdet')),
     ],
 )
 def test_help(call, name, parts):

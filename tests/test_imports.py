@@ -31,9 +31,10 @@ ALLOWED = {
     'data.tfds_scan': ({'data'}, {'numpy', 'tqdm'}),
     'data.tfds_index': ({'data', 'download'}, {'numpy', 'etils'}),
     'data.tfds_prepare': ({'data', 'download'}, {'numpy', 'tqdm'} | TFDS),
-    'weights': ({'weights', 'download'}, {'numpy', 'ml_dtypes'}),
+    'weights': ({'weights', 'download'}, {'numpy', 'ml_dtypes', 'safetensors'}),
     # Asks Flax for the shapes of a model's variables; computes nothing.
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
+    'mmdet_config': ({'mmdet_config'}, set()),
     'lettering': (set(), {'numpy', 'cv2'}),
     'visualize': ({'lettering'}, {'numpy', 'cv2'}),
     'cluster': (set(), set()),

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from atss_jax import __main__ as commands
+from atss_jax.config import build_model, load_config
 from atss_jax.detection.losses import atss_loss
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.detector import ATSS
 from atss_jax.models.fpn import FPN
 from atss_jax.models.layers import GroupNorm
 from atss_jax.models.resnet import BLOCKS, ResNet, stage_channels
+from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.state import (
     init_variables,
     is_trained,
@@ -24,8 +27,9 @@ from atss_jax.training.state import (
     split,
     updates_statistics,
 )
-from atss_jax.weights import mmdet
-from tests.conftest import GOLDEN
+from atss_jax.training.workdir import config_path
+from atss_jax.weights import mmdet, pth
+from tests.conftest import GOLDEN, ROOT
 from tests.recipes import golden_state_dict, relative_error
 from tests.small import (
     BN,
@@ -93,6 +97,25 @@ def test_features_equal_mmdet(name, canvas):
         samples = ours.reshape(-1)[data[f'{key}/idx']]
         assert relative_error(samples, values) < 2e-5
         assert ours.std() == pytest.approx(data[f'{key}/std'], rel=1e-4)
+
+
+def test_a_checkpoint_imported_by_the_command_line(tmp_path):
+    """mmdet's config and key layout to a workdir, and from it mmdet's outputs."""
+    file, workdir = tmp_path / 'epoch_12.pth', str(tmp_path / 'run')
+    state = {name: np.asarray(x) for name, x in golden_state_dict().items()}
+    pth.save(file, {'meta': {'epoch': 12}, 'state_dict': state})
+    config = str(ROOT / 'tests' / 'mmdet_configs' / 'v3_r50.py')
+    assert commands.main(['import-mmdet', config, str(file), '--workdir', workdir]) == 0
+    model = build_model(load_config(config_path(workdir)))
+    assert model == golden_model()
+    variables = Checkpoints.open(workdir).restore_variables(model)
+    image = forward_file('a')['image']
+    inputs = on_canvas([image], GOLDEN_CANVAS)
+    outputs, _, _ = golden_forward().func(variables, *inputs)
+    expected = forward_file('a')['cls1']
+    height, width, _ = expected.shape
+    ours = np.asarray(outputs.cls_logits[1][0, :height, :width])
+    assert relative_error(ours, expected) < 2e-5
 
 
 # What must not matter ----------------------------------------------------------------
@@ -375,6 +398,7 @@ def test_weights_that_do_not_fit_name_everything():
     message = str(caught.value)
     missing, extra, shape = message.split(';')[1:]
     assert 'missing' in missing and 'left over' in extra
+    assert 'layer1.0.conv1' not in shape  # it is missing, no more
     for name in ('backbone.layer1.0.conv1.weight', 'bbox_head.scales.2.scale'):
         assert name in missing
     for name in ('backbone.fc.weight', 'teacher.x'):

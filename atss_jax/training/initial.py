@@ -11,8 +11,8 @@ from atss_jax.models.atss_head import NORMAL, PRIOR_BIAS
 from atss_jax.models.detector import ATSS
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.state import init_variables
-from atss_jax.training.workdir import trained_classes
-from atss_jax.weights import mmdet, pth, torchvision
+from atss_jax.training.workdir import class_count, trained_classes
+from atss_jax.weights import mmdet, mmdet_checkpoint, torchvision
 
 _CLASS_LAYER = 'bbox_head.atss_cls.weight'
 
@@ -31,9 +31,9 @@ def initial_variables(
         model: the detector.
         seed: of everything random.
         pretrained: backbone weights, `torchvision://resnet50` or a path; None: random.
-        load_from: weights of a whole detector, which replace all others: a `.pth` with
-            mmdet's names, or a workdir, whose best checkpoint is taken. Its classes may
-            be others: see `load_detector`.
+        load_from: weights of a whole detector, which replace all others: a `.pth` or
+            `.safetensors` file with mmdet's names, or a workdir, whose best checkpoint
+            is taken. Its classes may be others: see `load_detector`.
         classes: names of the model's classes.
         say: is told what becomes of the class layer.
 
@@ -61,7 +61,7 @@ def load_detector(
     classes: Sequence[str] | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Variables from a `.pth` file with mmdet's names, or a workdir's best checkpoint.
+    """Variables from a file with mmdet's names, or a workdir's best checkpoint.
 
     If it was trained for other classes, those of the same name keep their rows of the
     class layer, in their new places, and the others start as in a new model. If it does
@@ -73,14 +73,16 @@ def load_detector(
     """
     if not pathlib.Path(path).exists():
         raise ValueError(
-            f'no weights at {path}: expected the workdir of a run, or a .pth file'
+            f'no weights at {path}: expected the workdir of a run, or a .pth or '
+            '.safetensors file'
         )
     if pathlib.Path(path).is_dir():
         names = trained_classes(path)
-        count = len(names) if names else model.bbox_head.num_classes
+        count = len(names) if names else class_count(path)
         variables = Checkpoints.open(path).restore_variables(_of_classes(model, count))
     else:
-        names, weights = _pth_classes(path), pth.state_dict(path)
+        found = mmdet_checkpoint.load(path)
+        names, weights = found.classes, found.weights
         rows = weights[_CLASS_LAYER].shape[0] if _CLASS_LAYER in weights else 0
         count = rows // model.bbox_head.num_anchors or model.bbox_head.num_classes
         variables = mmdet.to_variables(weights, _of_classes(model, count))
@@ -95,20 +97,6 @@ def load_detector(
 def _of_classes(model, count):
     """The model with so many classes."""
     return model.clone(bbox_head=model.bbox_head.clone(num_classes=count))
-
-
-def _pth_classes(path):
-    """Class names in the `meta` of mmdet 2.x (CLASSES) or 3.x (dataset_meta)."""
-    found = pth.load(path)
-    meta = found.get('meta') if isinstance(found, dict) else None
-    if not isinstance(meta, dict):
-        return None
-    own = meta.get('dataset_meta')
-    own = {**meta, **own} if isinstance(own, dict) else meta
-    names = own.get('classes', own.get('CLASSES'))
-    if isinstance(names, str):  # mmdet 2.x: a data set of one class
-        return (names,)
-    return tuple(names) if isinstance(names, list | tuple) else None
 
 
 def _places(there, here, count_there, count_here):

@@ -51,14 +51,27 @@ def check(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
 
 
 def check_stream(workdir: str, stream: Mapping[str, Any]) -> None:
-    """Raises ValueError if the workdir's run has other batches or classes."""
-    _compare(pathlib.Path(workdir) / STREAM, stream, 'training batches')
+    """Raises ValueError if the workdir's run has other batches or classes.
+
+    A workdir of imported weights says its classes alone, or nothing.
+    """
+    file = pathlib.Path(workdir) / STREAM
+    stated = json.loads(file.read_text()) if file.exists() else {}
+    now = {name: value for name, value in stream.items() if name in stated}
+    _compare(file, now, 'training batches')
 
 
 def trained_classes(workdir: str) -> tuple[str, ...] | None:
     """Class names that the run's weights are for; None if the workdir does not say."""
     file = pathlib.Path(workdir) / STREAM
-    return tuple(json.loads(file.read_text())['classes']) if file.exists() else None
+    classes = json.loads(file.read_text()).get('classes') if file.exists() else None
+    return None if classes is None else tuple(classes)
+
+
+def class_count(workdir: str) -> int:
+    """Number of classes of the run's model, by its config."""
+    config = json.loads(pathlib.Path(config_path(workdir)).read_text())
+    return config['model']['bbox_head']['num_classes']
 
 
 def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:

@@ -76,7 +76,24 @@ def to_variables(
     Raises:
         ValueError: names or shapes that do not match; all of them are listed.
     """
-    shapes = variable_shapes(model)
+    return fit(state_dict, variable_shapes(model))
+
+
+def fit(
+    state_dict: Mapping[str, np.ndarray],
+    shapes: Mapping[tuple[str, ...], tuple[int, ...]],
+    what: str = 'weights',
+) -> dict[str, Any]:
+    """A tree of arrays of these `shapes` by path, from arrays by torch name.
+
+    Args:
+        state_dict: torch names to NumPy arrays in torch layout.
+        shapes: of all leaves of the tree.
+        what: the arrays are, for messages.
+
+    Raises:
+        ValueError: names or shapes that do not match; all of them are listed.
+    """
     wanted = {torch_name(path): path for path in shapes}
     missing = [
         name
@@ -88,20 +105,20 @@ def to_variables(
     for name, path in wanted.items():
         value = np.asarray(state_dict.get(name, np.zeros(shapes[path], np.float32)))
         values[path] = _from_torch_layout(path, value)
-        if values[path].shape != shapes[path]:
+        if name in state_dict and values[path].shape != shapes[path]:
             expected = _to_torch_layout(path, np.empty(shapes[path], np.float32)).shape
             wrong.append(f'{name}: {value.shape}, the model has {expected}')
     problems = [
         f'{title}: {", ".join(names)}'
         for title, names in [
-            ('missing from the weights', missing),
-            ('left over in the weights', extra),
+            (f'missing from the {what}', missing),
+            (f'left over in the {what}', extra),
             ('of another shape', wrong),
         ]
         if names
     ]
     if problems:
-        raise ValueError('weights do not fit the model; ' + '; '.join(problems))
+        raise ValueError(f'{what} do not fit the model; ' + '; '.join(problems))
     return unflatten_dict(values)
 
 

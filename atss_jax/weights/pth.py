@@ -20,7 +20,7 @@ from atss_jax.weights.pickler import Pickler
 from atss_jax.weights.rebuild import Placeholder, storage_dtype
 from atss_jax.weights.unpickle import unpickle
 
-__all__ = ['Placeholder', 'load', 'save', 'state_dict']
+__all__ = ['Placeholder', 'load', 'save', 'state_dict', 'weights_of']
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -70,7 +70,11 @@ def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         ValueError: there are no weights; names the top-level keys that there are.
     """
-    found = load(path)
+    return weights_of(load(path), path)
+
+
+def weights_of(found: object, path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """As `state_dict`, of what `load(path)` gave."""
     weights = found.get('state_dict', found) if isinstance(found, dict) else None
     if not isinstance(weights, dict) or not weights:
         keys = list(found) if isinstance(found, dict) else type(found).__name__

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from atss_jax.download import cache_folder, download
-from atss_jax.weights import pth
+from atss_jax.weights import mmdet_checkpoint
 
 PYTORCH_URL = 'https://download.pytorch.org/models'
 OPENMMLAB_URL = 'https://download.openmmlab.com/pretrain/third_party'
@@ -94,7 +94,7 @@ def backbone_weights(
         ValueError: the file lacks names or holds others; lists them.
     """
     path = resolve(name_or_path, cache_dir)
-    found, wanted = pth.state_dict(path), set(wanted)
+    found, wanted = mmdet_checkpoint.state_dict(path), set(wanted)
     missing = {name for name in wanted - found.keys() if not _is_counter(name)}
     left = {name for name in found.keys() - wanted if not _is_ignored(name, path.name)}
     if missing or left:

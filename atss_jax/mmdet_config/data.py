@@ -1,0 +1,166 @@
+"""Data sets of a mmdet config, 2.x and 3.x."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from atss_jax.mmdet_config import pipeline
+from atss_jax.mmdet_config.section import Section, plain
+
+SPLITS = ('train', 'val', 'test')
+_SPEED = (  # of a data loader: how fast, not which pictures
+    *('persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout'),
+    *('multiprocessing_context', 'num_batch_per_epoch', 'worker_init_fn'),
+)
+
+
+def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
+    """Our `data` from `train_dataloader` and its mates.
+
+    Args:
+        top: the whole config.
+        normalize: `img_norm_cfg.*` and `pad.*`, which 3.x has in the model.
+    """
+    fields: dict[str, Any] = {}
+    for split in SPLITS:
+        loader = top.section(f'{split}_dataloader')
+        if split == 'train':
+            fields['data.samples_per_gpu'] = loader.take('batch_size')
+            fields['data.workers_per_gpu'] = loader.take('num_workers', 0)
+        else:
+            loader.skip('batch_size', 'num_workers')
+        sampler = loader.section('sampler', {'type': 'DefaultSampler'})
+        sampler.take_kind('DefaultSampler')
+        sampler.expect(shuffle=split == 'train', round_up=True)
+        sampler.skip('seed')
+        sampler.finish()
+        # Grouping by aspect ratio changes which pictures share a batch and the padding.
+        loader.skip('batch_sampler', 'drop_last', *_SPEED)
+        loader.expect(collate_fn={'type': 'pseudo_collate'})
+        dataset = loader.section('dataset')
+        loader.finish()
+        fields |= _dataset(dataset, split, _options_3x, normalize)
+        _check_evaluator(top, split, fields)
+    return fields
+
+
+def translate_2x(top: Section) -> dict[str, Any]:
+    """Our `data` from 2.x's."""
+    data = top.section('data')
+    fields = {
+        'data.samples_per_gpu': data.take('samples_per_gpu'),
+        'data.workers_per_gpu': data.take('workers_per_gpu', 0),
+    }
+    for split in SPLITS:
+        fields |= _dataset(data.section(split), split, _options_2x, {})
+        for name in ('persistent_workers', f'{split}_dataloader'):
+            data.skip(name) if split != 'train' or name in _SPEED else None
+    data.finish()
+    return fields
+
+
+def _dataset(section, split, options, normalize):
+    """One data set, perhaps inside a RepeatDataset."""
+    path, times = f'data.{split}', 1
+    if str(section.peek('type')).endswith('RepeatDataset'):
+        section.take_kind('RepeatDataset')
+        times = section.take('times')
+        inner = section.section('dataset')
+        section.finish()
+        section = inner
+    section.take_kind('CocoDataset')
+    root = section.take('data_root', None)
+    root = '' if root is None else root
+    if not isinstance(root, str):
+        raise section.refuse('data_root', root, 'a text')
+    fields = {f'{path}.ann_file': _joined(root, section.take_text('ann_file'))}
+    fields |= {
+        f'{path}.{name}': value for name, value in options(section, root, split).items()
+    }
+    if times != 1:
+        fields[f'{path}.times'] = times
+    steps = section.sections('pipeline')
+    section.expect(test_mode=split != 'train', proposal_file=None)
+    section.finish()
+    found = {**normalize, **pipeline.translate(steps, split == 'train')}
+    for name in ('img_norm_cfg.mean', 'pad.size_divisor'):
+        if name not in found:
+            raise ValueError(f'{section.path}.pipeline says nothing for {name}')
+    if split == 'train':
+        found = {'flip_ratio': 0.0} | found
+    return fields | {f'{path}.pipeline.{name}': x for name, x in found.items()}
+
+
+def _joined(root, name):
+    """As mmengine and mmdet 2.x put `data_root` before a relative path."""
+    if not root or '://' in name:
+        return name
+    return os.path.join(root, name)
+
+
+def _options_3x(section, root, split):
+    prefix = section.section('data_prefix', {})
+    folder = prefix.take_text('img' if 'img' in prefix else 'img_path', '')
+    prefix.finish()
+    meta = section.section('metainfo', {})
+    classes = _classes(meta)
+    meta.skip('palette')
+    meta.finish()
+    kept = section.section('filter_cfg', {})
+    fields = {'img_prefix': _joined(root, folder), 'classes': classes}
+    empty = kept.take('filter_empty_gt', False)
+    small = kept.take('min_size', 0)
+    kept.finish()
+    if split == 'train':
+        fields |= {'filter_empty_gt': empty, 'min_size': small}
+    fields['indices'] = section.take('indices', None)
+    section.expect(backend_args=None, return_classes=False, caption_prompt=None)
+    section.skip('serialize_data', 'lazy_init', 'max_refetch')
+    return fields
+
+
+def _options_2x(section, root, split):
+    fields = {
+        'img_prefix': _joined(root, section.take_text('img_prefix', '')),
+        'classes': _classes(section),
+        'indices': None,
+    }
+    if split == 'train':
+        empty = section.take('filter_empty_gt', True)
+        fields |= {'filter_empty_gt': empty, 'min_size': 32}
+    else:
+        section.skip('filter_empty_gt')
+    section.expect(seg_prefix=None, file_client_args={'backend': 'disk'})
+    return fields
+
+
+def _classes(section):
+    name = 'CLASSES' if 'CLASSES' in section else 'classes'
+    names = plain(section.take(name, None))
+    if names is not None and not isinstance(names, tuple):
+        raise section.refuse(name, names, 'a tuple of names')
+    return names
+
+
+def _check_evaluator(top, split, fields):
+    """3.x scores against a file of its own; here it is the data set's."""
+    if split == 'train':
+        return
+    for section in top.sections(f'{split}_evaluator'):
+        section.take_kind('CocoMetric')
+        file, own = section.take('ann_file', None), fields[f'data.{split}.ann_file']
+        if file is not None and file != own:
+            raise section.refuse('ann_file', file, f'that of the data set, {own!r}')
+        metric = section.take('metric', 'bbox')
+        if plain(metric) not in ('bbox', ('bbox',)):
+            raise section.refuse('metric', metric, "'bbox'")
+        section.expect(
+            proposal_nums=(100, 300, 1000),
+            iou_thrs=None,
+            metric_items=None,
+            backend_args=None,
+            use_mp_eval=False,
+        )
+        section.skip('format_only', 'classwise', 'outfile_prefix', 'prefix')
+        section.skip('collect_device', 'sort_categories')
+        section.finish()

@@ -1,0 +1,104 @@
+"""Hooks and run-time fields of a mmdet config."""
+
+from typing import Any
+
+from atss_jax.mmdet_config.section import Section
+
+# Hooks that only watch, write or tidy up.
+_WATCHING = (
+    *('NumClassCheckHook', 'CheckInvalidLossHook', 'MemoryProfilerHook'),
+    *('DetVisualizationHook', 'EmptyCacheHook', 'TensorboardLoggerHook'),
+)
+_SAVING = (
+    *('save_best', 'rule', 'save_optimizer', 'save_last', 'save_param_scheduler'),
+    *('out_dir', 'filename_tmpl', 'published_keys', 'create_symlink', 'meta'),
+)
+_NOTHING_3X = (
+    *('env_cfg', 'vis_backends', 'visualizer', 'log_processor', 'log_level'),
+    *('default_scope', 'work_dir', 'launcher', 'experiment_name', 'resume'),
+    *('tta_model', 'tta_pipeline'),
+)
+_NOTHING_2X = (
+    *('dist_params', 'log_level', 'opencv_num_threads', 'mp_start_method'),
+    *('work_dir', 'gpu_ids', 'device', 'find_unused_parameters', 'resume_from'),
+    *('auto_resume', 'cudnn_benchmark', 'launcher'),
+)
+
+
+def _saving(section):
+    """Intervals of checkpoints. mmdet keeps all by default; how many is not copied."""
+    fields = {}
+    interval = section.take_number('interval', 1)
+    if section.take('by_epoch', True) and interval > 0:
+        fields['checkpoint_config.interval'] = interval
+    kept = section.take_number('max_keep_ckpts', -1)
+    if kept > 0:
+        fields['checkpoint_config.max_keep_ckpts'] = kept
+    section.skip('type', *_SAVING)
+    section.finish()
+    return fields
+
+
+def _refuse_code(top):
+    for name in ('custom_imports', 'plugin', 'plugin_dir'):
+        if top.peek(name):
+            raise top.refuse(name, top.peek(name), 'no code of its own')
+        top.skip(name)
+
+
+def runtime_3x(top: Section) -> dict[str, Any]:
+    """Our fields for intervals, seed, EMA and `load_from`; the rest is listed.
+
+    Raises:
+        ValueError: a hook that may change numbers.
+    """
+    _refuse_code(top)
+    hooks = top.section('default_hooks', {})
+    # mmengine has its own hooks where the config names none.
+    logger = hooks.section('logger', {'interval': 10})
+    fields = {'log_config.interval': logger.take('interval', 10)}
+    logger.finish_unread('how it logs')
+    fields |= _saving(hooks.section('checkpoint', {}))
+    names = ('timer', 'param_scheduler', 'sampler_seed', 'visualization')
+    for name in (*names, 'runtime_info'):
+        hooks.skip(name)
+    hooks.finish()
+    for hook in top.sections('custom_hooks', ()):
+        fields |= _custom_hook(hook)
+    random = top.section('randomness', {})
+    if random.peek('seed') is not None:
+        fields['seed'] = random.take('seed')
+    random.finish_unread('random numbers are drawn otherwise here')
+    fields['load_from'] = top.take('load_from', None)
+    top.skip(*_NOTHING_3X)
+    return fields
+
+
+def _custom_hook(hook):
+    if hook.take_kind('EMAHook', *_WATCHING) != 'EMAHook':
+        hook.finish_unread('a hook that only watches')
+        return {}
+    hook.expect(ema_type='ExponentialMovingAverage', update_buffers=False)
+    hook.expect(begin_iter=0, begin_epoch=0, interval=1)
+    hook.skip('strict_load', 'priority', 'device')
+    fields = {'ema': {'momentum': hook.take('momentum', 0.0002)}}
+    hook.finish()
+    return fields
+
+
+def runtime_2x(top: Section) -> dict[str, Any]:
+    """As `runtime_3x`. 2.x's EMA warms up, which ours does not: it is refused."""
+    _refuse_code(top)
+    logger = top.section('log_config', {})
+    fields = {'log_config.interval': logger.take('interval', 50)}
+    logger.finish_unread('how it logs')
+    fields |= _saving(top.section('checkpoint_config', {}))
+    for hook in top.sections('custom_hooks', ()):
+        hook.take_kind(*_WATCHING)
+        hook.finish_unread('a hook that only watches')
+    if top.peek('seed') is not None:
+        fields['seed'] = top.take('seed')
+    top.skip('seed')
+    fields['load_from'] = top.take('load_from', None)
+    top.skip(*_NOTHING_2X)
+    return fields

@@ -1,0 +1,231 @@
+"""Optimizer, learning rates and hooks of a mmdet config, 2.x and 3.x."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from atss_jax.mmdet_config.section import Section, plain
+
+_NO_WARMUP = {'warmup': None, 'warmup_iters': 1, 'warmup_ratio': 0.001}
+
+
+def _sgd(section):
+    section.take_kind('SGD')
+    fields = {
+        'optimizer.lr': section.take('lr'),
+        'optimizer.momentum': section.take('momentum', 0),
+        'optimizer.weight_decay': section.take('weight_decay', 0),
+    }
+    section.expect(nesterov=False, dampening=0, paramwise_cfg=None)
+    section.skip('foreach')
+    section.finish()
+    return fields
+
+
+def _grad_clip(owner, name):
+    if owner.peek(name) is None:
+        owner.take(name, None)
+        return {'optimizer_config.grad_clip': None}
+    section = owner.section(name)
+    clip = {'max_norm': section.take('max_norm')}
+    clip['norm_type'] = section.take('norm_type', 2)
+    section.finish()
+    return {'optimizer_config.grad_clip': clip}
+
+
+def _no_scaling(top):
+    """`auto_scale_lr` of a config that does not ask for it."""
+    section = top.section('auto_scale_lr', {})
+    section.expect(enable=False)
+    section.skip('base_batch_size')
+    section.finish()
+
+
+def _counts(value):
+    """Batches an update; mentioned only if it is not one."""
+    return {} if value == 1 else {'optimizer_config.cumulative_iters': value}
+
+
+def optimizer_3x(top: Section) -> dict[str, Any]:
+    """Our `optimizer`, `optimizer_config` and `fp16` from `optim_wrapper`."""
+    section = top.section('optim_wrapper')
+    kind = 'OptimWrapper'
+    if 'type' in section:
+        kind = section.take_kind('OptimWrapper', 'AmpOptimWrapper')
+    fields = _sgd(section.section('optimizer'))
+    fields |= _grad_clip(section, 'clip_grad')
+    fields |= _counts(section.take('accumulative_counts', 1))
+    if kind == 'AmpOptimWrapper':
+        fields['fp16'] = {'loss_scale': section.take('loss_scale', 'dynamic')}
+        section.skip('dtype')
+    section.expect(paramwise_cfg=None, constructor='DefaultOptimWrapperConstructor')
+    section.finish()
+    _no_scaling(top)
+    return fields
+
+
+def optimizer_2x(top: Section) -> dict[str, Any]:
+    """Our `optimizer`, `optimizer_config` and `fp16` from 2.x's."""
+    fields = _sgd(top.section('optimizer'))
+    section = top.section('optimizer_config', {})
+    fields |= _grad_clip(section, 'grad_clip')
+    if 'type' in section:
+        kind = section.take_kind(
+            'OptimizerHook', 'GradientCumulativeOptimizerHook', 'Fp16OptimizerHook'
+        )
+        if kind == 'Fp16OptimizerHook':
+            fields['fp16'] = {'loss_scale': section.take('loss_scale', 512.0)}
+    fields |= _counts(section.take('cumulative_iters', 1))
+    section.skip('detect_anomalous_params')
+    section.finish()
+    if top.peek('fp16') is not None:
+        half = top.section('fp16')
+        fields['fp16'] = {'loss_scale': half.take('loss_scale', 512.0)}
+        half.finish()
+    top.skip('fp16')
+    _no_scaling(top)
+    return fields
+
+
+def loop_3x(top: Section) -> dict[str, Any]:
+    """Our `total_epochs`, `evaluation` and `lr_config` from loops and schedulers."""
+    section = top.section('train_cfg')
+    by_epoch = section.take('by_epoch', False)
+    if not by_epoch or 'type' in section:
+        section.take_kind('EpochBasedTrainLoop')
+    epochs = section.take_number('max_epochs')
+    fields = {
+        'total_epochs': epochs,
+        'evaluation.interval': section.take('val_interval', 1),
+    }
+    section.expect(val_begin=1, dynamic_intervals=None)
+    section.finish()
+    for split, kind in (('val', 'ValLoop'), ('test', 'TestLoop')):
+        loop = top.section(f'{split}_cfg', {})
+        if 'type' in loop:
+            loop.take_kind(kind)
+        loop.expect(fp16=False)
+        loop.finish()
+    wrapper = top.peek('optim_wrapper')
+    settings = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
+    return fields | {'lr_config': _lr_config_3x(top, epochs, _rate(settings))}
+
+
+def _rate(settings):
+    """The learning rate; the section is read, and checked, later."""
+    rate = settings.get('lr') if isinstance(settings, Mapping) else None
+    if not isinstance(rate, int | float) or rate <= 0:
+        raise ValueError(f'the mmdet config has no learning rate above 0, but {rate!r}')
+    return rate
+
+
+def _lr_config_3x(top, epochs, rate):
+    policy, warmup = None, dict(_NO_WARMUP)
+    for section in top.sections('param_scheduler', ()):
+        kind = section.take_kind('LinearLR', 'MultiStepLR', 'CosineAnnealingLR')
+        if kind == 'LinearLR':
+            warmup = _warmup_3x(section)
+        elif policy is None:
+            policy = _POLICIES[kind](section, epochs, rate)
+        else:
+            raise ValueError(f'{section.path}: a second {kind} is not supported')
+        section.skip('verbose')
+        section.finish()
+    if policy is None:
+        raise ValueError(
+            'the mmdet config has no MultiStepLR or CosineAnnealingLR among its '
+            'param_scheduler, expected one'
+        )
+    return {**policy, **warmup}
+
+
+def _warmup_3x(section):
+    section.expect(by_epoch=False, begin=0, end_factor=1.0)
+    return {
+        'warmup': 'linear',
+        'warmup_iters': section.take('end'),
+        'warmup_ratio': section.take('start_factor', 1 / 3),
+    }
+
+
+def _step_3x(section, epochs, rate):
+    milestones = section.take_tuple('milestones')
+    if not all(isinstance(epoch, int) for epoch in milestones):
+        raise section.refuse('milestones', milestones, 'numbers of epochs')
+    end = section.take_number('end', epochs)
+    if end < epochs and not all(epoch < end for epoch in milestones):
+        raise section.refuse('end', end, f'at least {epochs}')
+    section.expect(by_epoch=True, begin=0)
+    gamma = section.take('gamma', 0.1)
+    return {'policy': 'step', 'step': milestones, 'gamma': gamma}
+
+
+def _cosine_3x(section, epochs, rate):
+    for name in ('T_max', 'end'):
+        value = section.take(name, epochs)
+        if value not in (None, epochs):
+            raise section.refuse(name, value, f'{epochs}, as max_epochs')
+    section.expect(by_epoch=True, begin=0, convert_to_iter_based=False)
+    ratio = section.take('eta_min_ratio', None)
+    if ratio is None:
+        ratio = section.take_number('eta_min', 0) / rate
+    return {'policy': 'CosineAnnealing', 'min_lr_ratio': ratio}
+
+
+_POLICIES = {'MultiStepLR': _step_3x, 'CosineAnnealingLR': _cosine_3x}
+
+
+def loop_2x(top: Section) -> dict[str, Any]:
+    """Our `total_epochs`, `evaluation` and `lr_config` from 2.x's."""
+    if top.peek('runner') is not None:
+        section = top.section('runner')
+        section.take_kind('EpochBasedRunner')
+        epochs = section.take_number('max_epochs')
+        section.finish()
+        if top.take('total_epochs', epochs) != epochs:
+            raise ValueError(f'runner.max_epochs = {epochs}, but total_epochs differs')
+    else:
+        epochs = top.take_number('total_epochs')
+    section = top.section('evaluation', {})
+    metric = section.take('metric', 'bbox')
+    if plain(metric) not in ('bbox', ('bbox',)):
+        raise section.refuse('metric', metric, "'bbox'")
+    fields = {
+        'total_epochs': epochs,
+        'evaluation.interval': section.take('interval', 1),
+    }
+    section.skip('save_best', 'classwise', 'rule', 'start')
+    section.expect(by_epoch=True, dynamic_intervals=None)
+    section.finish()
+    top.expect(workflow=(('train', 1),))
+    return fields | {'lr_config': _lr_config_2x(top)}
+
+
+def _lr_config_2x(top):
+    section = top.section('lr_config')
+    policy = section.take('policy')
+    rate = _rate(top.peek('optimizer'))
+    if policy == 'step':
+        fields = {'policy': policy, 'step': plain(section.take('step'))}
+        if isinstance(fields['step'], int):
+            raise section.refuse('step', fields['step'], 'a list of epochs')
+        fields['gamma'] = section.take('gamma', 0.1)
+        section.expect(min_lr=None)
+    elif policy == 'CosineAnnealing':
+        ratio = section.take('min_lr_ratio', None)
+        if ratio is None:
+            ratio = section.take_number('min_lr') / rate
+        fields = {'policy': policy, 'min_lr_ratio': ratio}
+    else:
+        raise section.refuse('policy', policy, "'step' or 'CosineAnnealing'")
+    section.expect(by_epoch=True, warmup_by_epoch=False)
+    warmup = section.take('warmup', None)
+    if warmup not in ('linear', None):
+        raise section.refuse('warmup', warmup, "'linear' or None")
+    iterations = section.take('warmup_iters', 0)
+    ratio = section.take('warmup_ratio', 0.1)
+    section.finish()
+    if warmup is None:
+        return fields | _NO_WARMUP
+    return fields | {
+        'warmup': warmup, 'warmup_iters': iterations, 'warmup_ratio': ratio
+    }  # fmt: skip

@@ -1,0 +1,89 @@
+"""A mmdet config as fields of ours: every number kept, or an error that names it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from atss_jax.mmdet_config import data, model, runtime, schedule
+from atss_jax.mmdet_config.section import REQUIRED, Section, Unused, plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """What a mmdet config says in our terms.
+
+    Attributes:
+        fields: value by path of our config; a dict stands for a whole section. Fields
+            that are ours alone (`data.max_boxes`) are not among them.
+        unused: value by path of the mmdet config: what changes nothing here.
+        variables: names of its top level that no part of mmdetection reads.
+        style: '2.x' or '3.x'.
+    """
+
+    fields: dict[str, Any]
+    unused: dict[str, Any]
+    variables: tuple[str, ...]
+    style: str
+
+
+def translate(values: Mapping[str, Any]) -> Translation:
+    """Translates what `source.read` gives.
+
+    Raises:
+        ValueError: a field has no equivalent and may change numbers; names it.
+    """
+    unused = Unused()
+    top = Section(values, '', unused)
+    if 'train_dataloader' in top and 'data' not in top:
+        fields, style = _translate_3x(top), '3.x'
+    elif 'data' in top and 'train_dataloader' not in top:
+        fields, style = _translate_2x(top), '2.x'
+    else:
+        raise ValueError(
+            "neither a mmdetection 3.x config, which has 'train_dataloader', nor one "
+            f"of 2.x, which has 'data'; it assigns {sorted(values)[:20]}"
+        )
+    fields = {path: plain(value) for path, value in fields.items()}
+    return Translation(fields, unused.fields, top.left(), style)
+
+
+def _translate_3x(top):
+    detector = top.section('model')
+    owner = detector if 'data_preprocessor' in detector else top
+    normalize = _preprocessor(owner.section('data_preprocessor'))
+    fields = model.translate(detector, REQUIRED, REQUIRED)
+    fields |= data.translate_3x(top, normalize)
+    fields |= schedule.loop_3x(top)  # reads the rate, which the next takes away
+    fields |= schedule.optimizer_3x(top)
+    return fields | runtime.runtime_3x(top)
+
+
+def _translate_2x(top):
+    # Up to 2.6 these two stood beside the model.
+    names = ('train_cfg', 'test_cfg')
+    outside = [top.take(name) if name in top else REQUIRED for name in names]
+    fields = model.translate(top.section('model'), *outside)
+    fields |= data.translate_2x(top)
+    fields |= schedule.loop_2x(top)
+    fields |= schedule.optimizer_2x(top)
+    return fields | runtime.runtime_2x(top)
+
+
+def _preprocessor(section):
+    section.take_kind('DetDataPreprocessor')
+    fields = {
+        'img_norm_cfg.mean': section.take_tuple('mean'),
+        'img_norm_cfg.std': section.take_tuple('std'),
+        'img_norm_cfg.to_rgb': section.take('bgr_to_rgb', False),
+        'pad.size_divisor': section.take('pad_size_divisor', 1),
+    }
+    section.expect(rgb_to_bgr=False, pad_value=0)
+    for augment in section.sections('batch_augments', ()):
+        # More padding; what is said about a picture does not depend on it here.
+        augment.take_kind('BatchFixedSizePad')
+        augment.expect(img_pad_value=0)
+        augment.finish_unread('padding changes no result here')
+    section.skip('pad_mask', 'mask_pad_value', 'pad_seg', 'seg_pad_value')
+    section.skip('boxtype2tensor', 'non_blocking')
+    section.finish()
+    return fields

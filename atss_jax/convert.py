@@ -219,7 +219,7 @@ def write_workdir(
     workdirs.claim(folder, to_json(config), stream)
     checkpoints = Checkpoints(folder)
     try:
-        checkpoints.save(state, None)
+        checkpoints.save(state, {})
     finally:
         checkpoints.close()
 

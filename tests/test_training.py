@@ -14,6 +14,7 @@ import pytest
 
 from atss_jax import parallel
 from atss_jax.config import build_experiment, to_json
+from atss_jax.data.plan import TrainPlan
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.workdir import evaluate_workdir
 from atss_jax.training import loop
@@ -410,7 +411,7 @@ def test_a_loss_that_is_not_finite_stops_training(
     message = str(caught.value)
     experiment = build_experiment(small_run.config)
     source = experiment.data['train'].open()
-    plan = loop.TrainPlan(
+    plan = TrainPlan(
         experiment.data['train'].pipeline.canvas_index(source),
         experiment.data['train'].pipeline.all_canvases(),
         8,

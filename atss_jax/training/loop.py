@@ -2,36 +2,29 @@
 
 import collections
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from atss_jax import hosts, parallel
 from atss_jax.config import build_experiment, to_json
 from atss_jax.data.bad_pictures import BadPictures
-from atss_jax.data.loader import TrainBatches, check_box_counts, prefetch
-from atss_jax.data.plan import TrainPlan
+from atss_jax.data.loader import prefetch
 from atss_jax.evaluation import run
-from atss_jax.evaluation.build import make_evaluator, open_sources
+from atss_jax.evaluation.build import open_sources
 from atss_jax.evaluation.coco_metric import Scores, format_table
-from atss_jax.experiment import Experiment
 from atss_jax.training import workdir as workdirs
-from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.initial import initial_variables
 from atss_jax.training.log import METRICS, RunLog
-from atss_jax.training.schedule import learning_rates, schedule
-from atss_jax.training.state import TrainState, create_state, zero_variables
+from atss_jax.training.prepare import check_hosts, first_state, prepare
+from atss_jax.training.schedule import schedule
+from atss_jax.training.state import TrainState
 from atss_jax.training.step import make_train_step, sgd
 
 _IN_FLIGHT = 2  # steps the host may be ahead of the devices
-
-_SAME_DATA = 'All hosts must read the same annotations.'
 
 DEVICE_FIELDS = (
     'image',
@@ -45,25 +38,6 @@ DEVICE_FIELDS = (
 
 class NonFiniteLoss(FloatingPointError):
     """A loss or gradient that is NaN or infinite; the weights are from before it."""
-
-
-@dataclasses.dataclass
-class _Run:
-    """The parts of a training run, put together once."""
-
-    experiment: Experiment
-    plan: TrainPlan
-    batches: TrainBatches
-    rates: np.ndarray
-    evaluator: run.Evaluator
-    checkpoints: Checkpoints
-    workdir: str
-    stream: Mapping[str, Any]  # what beside the config decides the batches
-    stop: hosts.StopSignal
-
-    @property
-    def total_steps(self) -> int:
-        return len(self.rates)
 
 
 def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
@@ -85,8 +59,8 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
     hosts.progress('reading annotations')
     sources = open_sources(experiment, ('train', 'val'))
     hosts.progress('comparing hosts')
-    _check_hosts(config, sources, workdir)
-    parts = _prepare(experiment, sources, to_json(config), workdir)
+    check_hosts(config, sources, workdir)
+    parts = prepare(experiment, sources, to_json(config), workdir)
     try:
         with parts.stop.listening():
             return _train(parts, sources, to_json(config))
@@ -94,26 +68,11 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
         parts.checkpoints.close()
 
 
-def _check_hosts(config, sources, workdir):
-    digests = {name: source.records.digest() for name, source in sources.items()}
-    hosts.check_equal(
-        {
-            'config': to_json(config),
-            'atss_jax code': workdirs.code_digest(),
-            'versions': workdirs.library_versions(),
-            'data.train': digests['train'],
-            'data.val': digests['val'],
-        },
-        {'data.train': _SAME_DATA, 'data.val': _SAME_DATA},
-    )
-    workdirs.check_shared(workdir)
-
-
 def _train(parts, sources, config_json):
     experiment = parts.experiment
     tx = sgd(experiment.optimizer, schedule(parts.rates))
     hosts.progress('reading or drawing the weights to start from')
-    state, notes, warnings = _first_state(parts, tx)
+    state, notes, warnings = first_state(parts, tx)
     # Not before: weights that are not there must not bind the workdir to this config.
     workdirs.claim(parts.workdir, config_json, parts.stream)
     train_step = make_train_step(
@@ -140,104 +99,6 @@ def _train(parts, sources, config_json):
         return _steps(parts, step, state, log)
     finally:
         log.close()
-
-
-def _prepare(experiment, sources, config_json, workdir):
-    data = experiment.data['train']
-    check_box_counts(sources['train'], data.pipeline.max_boxes)
-    batch_size = experiment.samples_per_gpu * jax.device_count()
-    plan = TrainPlan(
-        data.pipeline.canvas_index(sources['train']),
-        data.pipeline.all_canvases(),
-        batch_size,
-        experiment.seed,
-        experiment.times,
-    )
-    scale = experiment.auto_scale_lr
-    rates = learning_rates(
-        experiment.optimizer.lr * (batch_size / scale.base if scale.enable else 1),
-        experiment.lr_config,
-        plan.steps_per_epoch,
-        experiment.total_epochs,
-    )
-    evaluator = make_evaluator(experiment, sources['val'], 'val')
-    rows = parallel.local_rows(batch_size)
-    batches = TrainBatches(sources['train'], plan, data.pipeline, rows)
-    stream = {
-        'global_batch_size': batch_size,
-        'records': len(sources['train'].records),
-        'records_digest': sources['train'].records.digest(),
-        'classes': list(sources['train'].classes),
-    }
-    workdirs.check(workdir, config_json, stream)
-    return _Run(
-        experiment,
-        plan,
-        batches,
-        rates,
-        evaluator,
-        Checkpoints(workdir, experiment.max_keep_ckpts, clean=True),
-        workdir,
-        stream,
-        hosts.StopSignal(),
-    )
-
-
-def _first_state(parts, tx):
-    """The newest checkpoint of the workdir, of `resume_from`, or initial weights.
-
-    Returns:
-        The state on the devices, the notes saved with it, and warnings.
-    """
-    experiment, notes = parts.experiment, {}
-    unfinished = parts.checkpoints.set_aside_unfinished()
-    warnings = [f'an unfinished checkpoint was set aside as {f}' for f in unfinished]
-    if parts.checkpoints.steps():
-        like = _new_state(parts, tx, zero_variables(experiment.model))
-        state, damaged = parts.checkpoints.restore_latest(like)
-        notes = parts.checkpoints.notes(int(state.step))
-        warnings += damaged
-    elif experiment.resume_from is not None:
-        state, notes = _resume_from(parts, tx)
-    else:
-        variables = initial_variables(
-            experiment.model,
-            experiment.seed,
-            experiment.pretrained,
-            experiment.load_from,
-            parts.stream['classes'],
-            warnings.append,
-        )
-        state = _new_state(parts, tx, variables)
-    parts.checkpoints.forget_evaluations_after(int(state.step))
-    return parallel.replicate(state), notes, warnings
-
-
-def _new_state(parts, tx, variables):
-    experiment = parts.experiment
-    return create_state(
-        variables,
-        experiment.model,
-        tx,
-        accumulates=experiment.optimizer.cumulative_iters > 1,
-        averages=experiment.optimizer.ema_momentum is not None,
-    )
-
-
-def _resume_from(parts, tx):
-    experiment = parts.experiment
-    like = _new_state(parts, tx, zero_variables(experiment.model))
-    workdirs.check_stream(experiment.resume_from, parts.stream)
-    source = Checkpoints.open(experiment.resume_from)
-    step = source.steps()[-1]
-    state = source.restore(step, like)
-    if state.step >= parts.total_steps:
-        raise ValueError(
-            f'resume_from = {experiment.resume_from}: step {state.step} of '
-            f'{parts.total_steps} is done there, nothing is left to train; raise '
-            'total_epochs, or start from its weights with load_from'
-        )
-    return state, source.notes(step)
 
 
 def _announce(parts, sources, start, log):

@@ -114,12 +114,12 @@ def main():
                 assert np.array_equal(one[name][slice(*rows)], other[name]), name
 
     half = BATCH // 2
-    for rows in ((0, BATCH), (0, half), (half, BATCH)):
-        check(rows, 0, workers=0)
-        check(rows, 5, workers=0)
-    check((0, half), 0, workers=1)
-    check((half, BATCH), 5, workers=1)
-    check((0, BATCH), 2, workers=3)
+    hosts = {1: [(0, BATCH)], 2: [(0, half), (half, BATCH)]}
+    for workers in (0, 1, 3):
+        for count in hosts:
+            for rows in hosts[count]:
+                for start in (0, 5):
+                    check(rows, start, workers)
     print('same')
 
 if __name__ == '__main__':
@@ -128,7 +128,7 @@ if __name__ == '__main__':
 
 
 def test_stream_with_bad_pictures_is_the_same_however_it_is_loaded(folder, tmp_path):
-    """0, 1 and 3 workers, one host and two, fresh and from the middle."""
+    """0, 1 and 3 workers, one host and two, fresh and resumed: every combination."""
     for number in (11, 14, 17):
         folder.spoil(b'', number)
     folder.load()

@@ -17,9 +17,14 @@ from benchmarks.kill_resume import Run, join_flags, wait_for
 from tests.conftest import ROOT
 from tests.small_run import metrics_of
 
-EPOCHS, STEPS = 2, 20
+EPOCHS, PER_EPOCH = 2, 40
+STEPS = EPOCHS * PER_EPOCH
 LIMIT = 120  # --collective_timeout: compiling counts too
-FIELDS = {'evaluation.interval': 1, 'checkpoint_config.max_keep_ckpts': 3}
+FIELDS = {
+    'data.train.num_images': 4 * PER_EPOCH,
+    'evaluation.interval': 1,
+    'checkpoint_config.max_keep_ckpts': 3,
+}
 
 
 def run_of(workdir, processes, devices=4):
@@ -112,7 +117,7 @@ def test_one_of_two_is_killed(folder, two):
     """The other ends with an error; both started again end where `two` ended."""
     run = run_of(folder / 'killed', 2)
     run.start()
-    assert wait_for(lambda: run.saved() == [10], run)
+    assert wait_for(lambda: run.saved() == [PER_EPOCH], run)
     survivor, victim = run.running
     os.killpg(victim.pid, signal.SIGKILL)
     began = time.monotonic()
@@ -133,7 +138,7 @@ def test_sigterm_to_one_of_two_saves_on_both(folder, two):
     run.running[1].send_signal(signal.SIGTERM)
     assert run.wait() == [75, 75], run.output.read_text()
     [saved] = run.saved()
-    assert saved % 10
+    assert saved % PER_EPOCH  # in the middle of an epoch
     assert 'all is saved, run again to go on' in run.output.read_text()
     # It may go on elsewhere: one process, half the devices, with processes that load.
     elsewhere = Run(run.workdir, 1, EPOCHS, 2, FIELDS | {'data.workers_per_gpu': 1}, ())

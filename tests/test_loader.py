@@ -321,6 +321,7 @@ def test_workers_change_nothing_and_leave_nothing(tmp_path):
                 assert one[name].dtype == other[name].dtype
                 assert np.array_equal(one[name], other[name]), (workers, name)
         stream.close()
+    assert len(list(prefetch(batches, 0, 4, 2))) == 4  # to the end, that too
     import multiprocessing
     assert not multiprocessing.active_children()
 """
@@ -335,6 +336,7 @@ def test_an_error_in_a_worker_reaches_the_reader(tmp_path):
             pass
     except FileNotFoundError as error:
         print(error)
+    assert len(list(prefetch(batches, 0, 4, 2))) == 4  # to the end, that too
     import multiprocessing
     assert not multiprocessing.active_children()
 """

@@ -276,11 +276,12 @@ def prefetch(
     try:
         yield from _closing(iter(dataset), bool(workers))
     except Exception as error:
-        # A failed batch leaves grain's iterator in cycles of frames, and with it memory
-        # that workers share with us: freed at interpreter exit is too late.
         traceback.clear_frames(error.__traceback__)
-        gc.collect()
         raise
+    finally:
+        # Errors, and StopIteration too, leave the last batch of each worker in cycles of
+        # frames: memory that we share with it, and at interpreter exit it is too late.
+        gc.collect()
 
 
 def _live_with_parent(number, count):

@@ -279,8 +279,8 @@ def prefetch(
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
-        # Errors, and StopIteration too, leave the last batch of each worker in cycles of
-        # frames: memory that we share with it, and at interpreter exit it is too late.
+        # Errors, StopIteration too, leave the last batch of each worker in cycles of
+        # frames: memory shared with it, and at interpreter exit it is too late.
         gc.collect()
 
 

@@ -147,10 +147,19 @@ class Run:
         folders = (self.workdir / 'checkpoints').glob('[0-9]*')
         return sorted(int(path.name) for path in folders if path.name.isdigit())
 
+    def newly_saved(self, before: Sequence[int]) -> int:
+        """How many checkpoints are newer than those."""
+        return sum(step > max(before, default=0) for step in self.saved())
+
     def logged(self) -> int:
         """Lines of the metrics log."""
         file = self.workdir / 'metrics.jsonl'
         return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+    def log_file(self) -> int | None:
+        """Which file the metrics log is; each start makes a new one of what it keeps."""
+        file = self.workdir / 'metrics.jsonl'
+        return file.stat().st_ino if file.exists() else None
 
     def outcome(self) -> tuple[str, str]:
         """Hash of the final weights and optimizer state, and of the metrics log."""
@@ -203,14 +212,16 @@ def wait_for(happened, run: Run, limit: float = 600) -> bool:
 
 def kill_once(run: Run, in_save: bool, chance: random.Random, epoch_time: float) -> str:
     """Starts the run and kills it; says when, or '' if it was done before."""
-    before, lines = run.saved(), run.logged()
+    before, log = run.saved(), run.log_file()
+    let_pass = chance.randrange(2)  # so that lives differ in length
     run.start()
     if in_save:
-        alive = wait_for(run.saving, run)
+        alive = wait_for(lambda: run.newly_saved(before) >= let_pass, run)
+        alive = alive and wait_for(run.saving, run)
         time.sleep(chance.uniform(0, 0.08))
     else:
-        alive = wait_for(lambda: run.logged() != lines or run.saved() != before, run)
-        time.sleep(chance.uniform(0, 1.5 * epoch_time))
+        alive = wait_for(lambda: run.log_file() != log, run)  # it trains
+        time.sleep(chance.uniform(0, (let_pass + 1) * epoch_time))
     if not alive or not run.is_running():
         run.wait()
         return ''

@@ -157,7 +157,7 @@ class Run:
         return len(file.read_bytes().splitlines()) if file.exists() else 0
 
     def log_file(self) -> int | None:
-        """Which file the metrics log is; each start makes a new one of what it keeps."""
+        """The file that the metrics log is; each start makes a new one."""
         file = self.workdir / 'metrics.jsonl'
         return file.stat().st_ino if file.exists() else None
 

@@ -39,7 +39,7 @@ def main() -> int:
         config = load_config(flags.config, parse_overrides(overrides))
         train(config, flags.workdir)
         if parallel.is_first():
-            print(f'done: python eval.py --workdir={flags.workdir}')
+            print(f'done; to evaluate: python eval.py --workdir={flags.workdir}')
 
     return command_line.run(flags, action)
 

@@ -3,9 +3,10 @@
 import argparse
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 
-EXIT_STATUS = 'exit status: 0 done, 1 error, 75 stopped by SIGTERM (run again to go on)'
+EXIT_STATUS = 'exit status: 0 done, 1 error, 75 stopped and saved (run again to go on)'
 
 
 def add_host_flags(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,7 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
 
     # Orbax and grain speak through absl; what matters we say ourselves.
     absl.logging.set_verbosity(absl.logging.ERROR)
+    warnings.formatwarning = _as_one_line
     program = pathlib.Path(sys.argv[0]).name
     try:
         parallel.start(
@@ -68,7 +70,7 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
         print(f'{program}: stopped {stop}; all is saved, run again to go on')
         return hosts.STOPPED
     except KeyboardInterrupt:
-        problem, status = 'interrupted; run again to go on', 130
+        problem, status = 'interrupted; what was not saved yet is lost', 130
     except (ValueError, OSError, FloatingPointError) as error:
         problem, status = str(error), 1
     except jax.errors.JaxRuntimeError as error:
@@ -79,3 +81,8 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
         hosts.leave(problem, status)
     print(f'{program}: {problem}', file=sys.stderr)
     return status
+
+
+def _as_one_line(message, category, file, number, line=None):
+    """A warning is for the user, who has no use for a line of our source."""
+    return f'warning: {message}\n'

@@ -33,7 +33,7 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
     if not file.is_file():
         raise ValueError(f'no config file at {path}')
     if file.suffix == '.json':
-        config = json.loads(file.read_text())
+        config = _read_json(file)
     else:
         config = _run_config_file(file).to_dict()
     config = _own_copy(config)
@@ -41,6 +41,16 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
         _override(config, name, value)
     build(config)
     return ConfigDict(config)
+
+
+def _read_json(file):
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f'{file} is not JSON ({error}): it was damaged after it was written; put '
+            'back a copy, or use another --workdir'
+        ) from error
 
 
 def _run_config_file(file):
@@ -93,7 +103,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         if not name.startswith('--config.') or not equals:
             raise ValueError(
                 f'unknown argument {argument}; config fields are set by '
-                '--config.FIELD=VALUE'
+                '--config.FIELD=VALUE, with = and no space'
             )
         try:
             overrides[name.removeprefix('--config.')] = ast.literal_eval(value)

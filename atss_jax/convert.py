@@ -58,6 +58,7 @@ def convert(
             there and must not be replaced.
     """
     options = options or Options()
+    _check_name(target)
     config = _config(source, target, config_file)
     experiment = None if config is None else build_experiment(config)
     checkpoint = read(source, experiment, options)
@@ -71,6 +72,16 @@ def convert(
     return (
         f'wrote {target}: {len(checkpoint.weights)} arrays, {count:,} numbers{momentum}'
     )
+
+
+def _check_name(target):
+    """A folder may have any name, but a new one `x.onnx` is a mistake."""
+    suffix = pathlib.Path(target).suffix
+    if suffix and not is_weights_file(target) and not pathlib.Path(target).is_dir():
+        raise ValueError(
+            f'{target}: cannot write {suffix}; expected .pth, .safetensors, or a name '
+            'without a suffix for a workdir'
+        )
 
 
 def _config(source, target, config_file):

@@ -119,22 +119,29 @@ class StopSignal:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, SIGTERM no longer kills this process but sets the flag.
+        """Within, SIGTERM and Ctrl-C do not kill this process but set the flag.
 
-        With several processes JAX's own service listens, and passes it on to all.
+        A second Ctrl-C does kill it. With several processes JAX's own service listens
+        for SIGTERM, and passes it on to all.
         """
         alone = jax.process_count() == 1
         main = threading.current_thread() is threading.main_thread()
         if not (alone and main):
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._receive)
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, self._receive) for number in signals]
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
 
     def _receive(self, number, frame):
+        if number == signal.SIGINT:
+            if self._received:
+                raise KeyboardInterrupt
+            print('\nstopping after this step; Ctrl-C again to quit without saving')
         self._received = True
 
     def requested(self) -> bool:

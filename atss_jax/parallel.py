@@ -67,6 +67,7 @@ def start(
     if jax.process_count() > 1:
         hosts.watch(collective_timeout)
         _check_device_counts()
+        _meet()
 
 
 def _own_devices():
@@ -81,6 +82,22 @@ def _own_devices():
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     gpus = len(visible.split(',')) if visible else len(glob.glob('/dev/nvidia[0-9]*'))
     return None if local is None or gpus <= 1 else [int(local)]
+
+
+def _meet():
+    """All devices talk to each other once, right after all processes came together.
+
+    The first time that a group of devices does is when it connects, and some libraries
+    wait 30 s for that: not enough where one host compiles its first step longer than
+    another, or another finds it in its cache.
+    """
+    ones = {'one': np.ones((jax.local_device_count(), 1), np.float32)}
+    total = map_over_devices(
+        lambda zero, batch: zero + jax.lax.psum(batch['one'].sum(), BATCH_AXIS),
+        'shard_map',
+    )(replicate(np.float32(0)), shard_rows(ones, 'shard_map'))
+    if to_host(total) != jax.device_count():
+        raise ValueError(f'a sum over {jax.device_count()} devices gave {total}')
 
 
 def _check_device_counts():

@@ -34,7 +34,8 @@ def open_sources(
         listed = '; '.join(f'{owner}: {names}' for owner, names in classes.items())
         raise ValueError(
             'classes differ in name or order, so labels would mean different things: '
-            f'{listed}. Set data.{splits[-1]}.classes to the same names and order'
+            f'{listed}. Is data.{splits[-1]} the data that you mean? If so, set '
+            f'data.{splits[-1]}.classes to the same names and order'
         )
     return sources
 

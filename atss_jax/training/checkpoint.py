@@ -200,7 +200,10 @@ class Checkpoints:
                 return state, problems
             except DamagedCheckpoint as error:
                 problems.append(f'{error}; set aside as {self._set_aside(step, "bad")}')
-        raise DamagedCheckpoint('no checkpoint is whole:\n' + '\n'.join(problems))
+        raise DamagedCheckpoint(
+            '\n'.join(['no checkpoint is whole:', *problems])
+            + '\nTo start anew, give another --workdir.'
+        )
 
     def _restore(self, step, wanted):
         """Reads arrays like `wanted`, and checks them against what was saved."""

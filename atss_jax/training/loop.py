@@ -126,7 +126,7 @@ def _steps(parts, step_function, state, log):
     if start and start % per_epoch == 0:
         _evaluate(parts, state, start // per_epoch, log)  # if that was cut off
     workers = parts.experiment.workers_per_gpu * jax.local_device_count()
-    in_flight = collections.deque()
+    in_flight, canvases = collections.deque(), set()
     bad = BadPictures(parts.batches.source, parts.batches.pipeline.max_bad_pictures)
     batches = bad.watch(prefetch(parts.batches, start, parts.total_steps, workers))
     with contextlib.closing(batches):
@@ -136,8 +136,9 @@ def _steps(parts, step_function, state, log):
             log.waited(time.perf_counter() - began)
             hosts.progress(f'training step {step + 1}')
             inputs = {name: batch[name] for name in DEVICE_FIELDS}
-            inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
-            state, metrics = step_function(state, inputs)
+            with _compiling(canvases, batch['image'].shape[1:3], log):
+                inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
+                state, metrics = step_function(state, inputs)
             in_flight.append((step, metrics))
             epoch, left = divmod(step + 1, per_epoch)
             stop = parts.stop.requested()
@@ -150,8 +151,21 @@ def _steps(parts, step_function, state, log):
                 _save(parts, state, log)
                 raise hosts.Stopped(f'after step {step + 1} of {parts.total_steps}')
     for line in bad.report():
-        log.say(line)
+        log.say(f'data.train: {line}')
     return state
+
+
+@contextlib.contextmanager
+def _compiling(known, canvas, log):
+    """Says that the first step on a canvas takes long, and does not count its time."""
+    if canvas in known:
+        yield
+        return
+    known.add(canvas)
+    log.say(f'first step on canvas {canvas}: it is compiled, which may take minutes')
+    began = time.perf_counter()
+    yield
+    log.paused(time.perf_counter() - began)
 
 
 def _finish_step(parts, step, metrics, log):
@@ -209,7 +223,7 @@ def _evaluate(parts, state, epoch, log):
     if not is_due or parts.checkpoints.is_evaluated(step):
         return
     scores = evaluate_state(parts.evaluator, state, parts.stop)
-    bad = parts.evaluator.bad_pictures.report()
+    bad = [f'data.val: {line}' for line in parts.evaluator.bad_pictures.report()]
     table = [f'evaluation after epoch {epoch}', format_table(scores), *bad]
     log.evaluation(step, run.summary(scores), '\n'.join(table))
     ap = scores.summary['AP']

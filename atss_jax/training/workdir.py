@@ -56,7 +56,7 @@ def check_stream(workdir: str, stream: Mapping[str, Any]) -> None:
     A workdir of imported weights says its classes alone, or nothing.
     """
     file = pathlib.Path(workdir) / STREAM
-    stated = json.loads(file.read_text()) if file.exists() else {}
+    stated = _read_json(file) if file.exists() else {}
     now = {name: value for name, value in stream.items() if name in stated}
     _compare(file, now, 'training batches')
 
@@ -64,13 +64,13 @@ def check_stream(workdir: str, stream: Mapping[str, Any]) -> None:
 def trained_classes(workdir: str) -> tuple[str, ...] | None:
     """Class names that the run's weights are for; None if the workdir does not say."""
     file = pathlib.Path(workdir) / STREAM
-    classes = json.loads(file.read_text()).get('classes') if file.exists() else None
+    classes = _read_json(file).get('classes') if file.exists() else None
     return None if classes is None else tuple(classes)
 
 
 def class_count(workdir: str) -> int:
     """Number of classes of the run's model, by its config."""
-    config = json.loads(pathlib.Path(config_path(workdir)).read_text())
+    config = _read_json(pathlib.Path(config_path(workdir)))
     return config['model']['bbox_head']['num_classes']
 
 
@@ -90,7 +90,7 @@ def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
 def _compare(file, now, what):
     if not file.exists():
         return
-    before = flatten(json.loads(file.read_text()))
+    before = flatten(_read_json(file))
     now = flatten(now)
     differences = [
         f'  {path}: {_show(before, path)} there, {_show(now, path)} now'
@@ -103,6 +103,16 @@ def _compare(file, now, what):
             + '\n'.join(differences)
             + '\nUse another --workdir, or set these fields as they were.'
         )
+
+
+def _read_json(file):
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f'{file} is not JSON ({error}): it was damaged after it was written; put '
+            'back a copy, or use another --workdir'
+        ) from error
 
 
 def _show(leaves, path):

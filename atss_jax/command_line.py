@@ -2,7 +2,9 @@
 
 import argparse
 import pathlib
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 EXIT_STATUS = 'exit status: 0 done, 1 error, 75 stopped by SIGTERM (run again to go on)'
@@ -54,6 +56,8 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
     # Orbax and grain speak through absl; what matters we say ourselves.
     absl.logging.set_verbosity(absl.logging.ERROR)
     program = pathlib.Path(sys.argv[0]).name
+    # Until training listens itself; with several processes JAX does, once it started.
+    signal.signal(signal.SIGTERM, _leave_before_training)
     try:
         parallel.start(
             flags.coordinator,
@@ -75,7 +79,20 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
         if jax.process_count() == 1:
             raise
         problem, status = f'a collective failed, is a host gone? {error}', 1
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        # The farewell at the end of Python would wait for hosts that wait for us.
+        traceback.print_exc()
+        problem, status = f'{type(error).__name__}: {error}', 1
     if jax.distributed.is_initialized():
         hosts.leave(problem, status)
     print(f'{program}: {problem}', file=sys.stderr)
     return status
+
+
+def _leave_before_training(number, frame):
+    from atss_jax import hosts
+
+    problem = 'stopped outside of training; all is saved, run again to go on'
+    hosts.leave(problem, hosts.STOPPED)

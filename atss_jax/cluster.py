@@ -124,9 +124,9 @@ def _slurm(environment):
 
 
 def first_node(nodes: str) -> str:
-    """The first name of SLURM's list: 'node[007-009,11],x' gives 'node007'."""
-    name, number = re.match(r'([^,\[]+)(?:\[(\d+))?', nodes).groups()
-    return name + (number or '')
+    """The first name of SLURM's list: 'node[007-009,11]-a,x' gives 'node007-a'."""
+    first = re.match(r'(?:[^,\[]|\[[^\]]*\])+', nodes)[0]
+    return re.sub(r'\[(\d+)[^\]]*\]', r'\1', first)
 
 
 def _open_mpi(environment):

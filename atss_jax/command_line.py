@@ -2,7 +2,9 @@
 
 import argparse
 import pathlib
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -56,6 +58,8 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
     absl.logging.set_verbosity(absl.logging.ERROR)
     warnings.formatwarning = _as_one_line
     program = pathlib.Path(sys.argv[0]).name
+    # Until training listens itself; with several processes JAX does, once it started.
+    signal.signal(signal.SIGTERM, _leave_before_training)
     try:
         parallel.start(
             flags.coordinator,
@@ -77,6 +81,12 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
         if jax.process_count() == 1:
             raise
         problem, status = f'a collective failed, is a host gone? {error}', 1
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        # The farewell at the end of Python would wait for hosts that wait for us.
+        traceback.print_exc()
+        problem, status = f'{type(error).__name__}: {error}', 1
     if jax.distributed.is_initialized():
         hosts.leave(problem, status)
     print(f'{program}: {problem}', file=sys.stderr)
@@ -86,3 +96,10 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
 def _as_one_line(message, category, file, number, line=None):
     """A warning is for the user, who has no use for a line of our source."""
     return f'warning: {message}\n'
+
+
+def _leave_before_training(number, frame):
+    from atss_jax import hosts
+
+    problem = 'stopped outside of training; all is saved, run again to go on'
+    hosts.leave(problem, hosts.STOPPED)

@@ -145,7 +145,12 @@ class StopSignal:
         self._received = True
 
     def requested(self) -> bool:
-        """Whether to stop here. Every process must ask equally often."""
+        """Whether to stop here. Every process must ask equally often.
+
+        JAX stops all at one number, one more than the largest that any of them last
+        asked with. Nobody else may ask, with other numbers: that one may then be behind
+        us already, or so far ahead that we never get there, and the signal is lost.
+        """
         if jax.process_count() > 1:
             self._point += 1
             reached = multihost_utils.reached_preemption_sync_point(self._point)

@@ -96,6 +96,19 @@ def test_a_step_is_saved_once(tmp_path):
     assert saved_steps(tmp_path) == [3]
 
 
+def test_saving_does_not_ask_for_sigterm(tmp_path, monkeypatch):
+    """Its numbers are the steps, and JAX would stop the run at one more than these."""
+    asked = []
+    monkeypatch.setattr(
+        'jax.experimental.multihost_utils.reached_preemption_sync_point', asked.append
+    )
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(tiny_state(3), {})
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [3]
+    assert not asked
+
+
 def test_what_an_interrupted_save_leaves_is_removed_by_the_run_alone(tmp_path):
     left = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp'
     left.mkdir(parents=True)

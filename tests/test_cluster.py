@@ -48,6 +48,8 @@ def test_flags_come_before_variables_and_these_before_the_launcher():
         ('node1,other2', 'node1'),
         ('node[007-009,11],x', 'node007'),
         ('gpu-a[3,5]', 'gpu-a3'),
+        ('r[1-2]n[03-04,6],x', 'r1n03'),
+        ('node[1-2]-ib', 'node1-ib'),
     ],
 )
 def test_first_node_of_slurms_list(nodes, first):

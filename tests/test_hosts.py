@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -244,6 +245,63 @@ def test_hosts_with_other_configs_and_workdirs_are_refused(folder):
     for text in output:
         assert 'config: process [1] differs from process 0' in text
     assert not (run.workdir / 'config.json').exists()
+
+
+BROKEN = """
+import argparse, sys, numpy, jax
+from atss_jax import command_line, parallel
+parser = argparse.ArgumentParser()
+command_line.add_host_flags(parser)
+
+def action():
+    if jax.process_index() == 1:
+        {}['a bug']
+    parallel.gather({'a': numpy.zeros(1)})
+
+sys.exit(command_line.run(parser.parse_args(), action))
+"""
+
+
+def test_a_bug_on_one_host_ends_both_at_once():
+    """Not after the time limit, and with the bug's name where it happened."""
+    began = time.monotonic()
+    running = [
+        subprocess.Popen(
+            [sys.executable, '-c', BROKEN, *flags, '--collective_timeout=100'],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for flags in join_flags(2)
+    ]
+    output = [process.communicate(timeout=200)[0] for process in running]
+    assert all(process.returncode not in (0, 75) for process in running)
+    assert time.monotonic() - began < 90
+    assert "-c: KeyError: 'a bug'" in output[1] and 'Traceback' in output[1]
+    assert 'no progress' not in output[0] + output[1]
+
+
+def test_sigterm_while_waiting_for_the_others(tmp_path):
+    """Before there is anything to save: the status that asks to be started again."""
+    [flags, _] = join_flags(2)
+    port = int(flags[0].rpartition(':')[2])
+    process = subprocess.Popen(
+        [*Run(tmp_path / 'run', 1, 1).command, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 100
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(('127.0.0.1', port)) == 0:
+                break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert 'run again to go on' in said
 
 
 def test_standing_still_is_an_error():

@@ -344,8 +344,22 @@ def test_an_error_in_a_worker_reaches_the_reader(tmp_path):
     assert 'Traceback' not in done.stderr
 
 
+def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):
+    body = """
+    import multiprocessing
+    try:
+        for batch in prefetch(batches, 0, 1000, workers=1):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+    except OSError as error:
+        print(error)
+"""
+    done = run_script(body, tmp_path)
+    assert 'a loading process ended with status -9: memory ran out' in done.stdout
+
+
 ORPHANS = """
-import os, signal, sys
+import os, signal, sys, threading, time
 from atss_jax.data.loader import Pipeline, TrainBatches, prefetch
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.shapes import ShapesDataset
@@ -356,19 +370,30 @@ def workers():
     pids = {int(pid) for file in files for pid in file.read().split()}
     return [p for p in pids if 'spawn_main' in open(f'/proc/{p}/cmdline').read()]
 
+def terminate(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+
+def at_birth():
+    while len(workers()) < 2:
+        time.sleep(0.01)
+    print(*workers(), flush=True)
+    terminate(workers())
+    if sys.argv[1] == 'die early':
+        time.sleep(0.3)  # until they have read what to do
+        os.kill(os.getpid(), signal.SIGKILL)
+
 def main():
     source = ShapesDataset(40, min_size=64, max_size=64)
     pipeline = Pipeline((64, 64), max_boxes=6)
     canvases = pipeline.canvas_index(source)
     plan = TrainPlan(canvases, pipeline.all_canvases(), 4, 0)
     batches = TrainBatches(source, plan, pipeline, (0, 4))
+    threading.Thread(target=at_birth, daemon=True).start()
     for step, batch in enumerate(prefetch(batches, 0, 10**6, 2)):
         if step == 3:
-            pids = workers()
-            print(*pids, flush=True)
-            for pid in pids:
-                os.kill(pid, signal.SIGTERM)
-                os.kill(pid, signal.SIGINT)
+            terminate(workers())
         if step == 40:
             print('fed', flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -379,19 +404,24 @@ if __name__ == '__main__':
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_workers_outlive_signals_but_not_their_parent(tmp_path):
-    """Launchers signal all processes; what the workers load is still needed then."""
+@pytest.mark.parametrize('when', ['die early', 'die late'])
+def test_workers_outlive_signals_but_not_their_parent(tmp_path, when):
+    """Launchers signal all processes; what the workers load is still needed then.
+
+    They are signalled when they are just born, and later once more.
+    """
     program = tmp_path / 'orphans.py'
     program.write_text(ORPHANS)
     done = subprocess.run(
-        [sys.executable, str(program)],
+        [sys.executable, str(program), when],
         env=os.environ | {'PYTHONPATH': str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
         timeout=200,
     )
-    pids, fed = done.stdout.splitlines()
-    assert (len(pids.split()), fed) == (2, 'fed')
+    pids, *fed = done.stdout.splitlines()
+    assert len(pids.split()) == 2
+    assert fed == ([] if when == 'die early' else ['fed'])
     until = time.monotonic() + 30
     while alive := [pid for pid in pids.split() if os.path.exists(f'/proc/{pid}')]:
         assert time.monotonic() < until, alive

@@ -78,6 +78,28 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(
     assert (workdir / 'metrics.jsonl').read_bytes() == whole
 
 
+def test_a_second_sigterm_does_not_cut_off_the_save(small_run, tmp_path):
+    """Launchers send several; the checkpoint is still on its way when training ends."""
+    real, killed = Checkpoints.close, []
+
+    def close(self):
+        terminate()
+        real(self)
+
+    workdir = tmp_path / 'workdir'
+    before = signal.signal(signal.SIGTERM, lambda *args: killed.append(args))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_in_the_middle_of_an_epoch(patch)
+            patch.setattr(Checkpoints, 'close', close)
+            with pytest.raises(hosts.Stopped, match='after step 2 of 6'):
+                train(small_run.config, str(workdir))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not killed
+    assert saved_steps(workdir) == [2]
+
+
 def test_a_kill_while_evaluating_does_not_lose_the_epoch(small_run, tmp_path):
     """The checkpoint comes first; what is missing is made up for at the next start."""
 

@@ -1,12 +1,10 @@
 """Rows and batches: decode, resize, flip, pad; and grain to do it ahead of time."""
 
+import contextlib
 import dataclasses
 import functools
 import gc
-import os
-import signal
-import threading
-import time
+import itertools
 import traceback
 from collections.abc import Generator
 
@@ -21,6 +19,7 @@ from atss_jax.data.pictures import UNUSABLE, BadPicture
 from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
+from atss_jax.data.worker import check_workers, deaf_children, live_with_parent
 
 Batch = dict[str, np.ndarray]
 
@@ -259,6 +258,9 @@ def prefetch(
         stop: last batch + 1.
         workers: worker processes; 0 loads in threads of this one. The batches are the
             same with any number.
+
+    Raises:
+        OSError: a worker process was killed; beside whatever `build` raises.
     """
     if start >= stop:
         return
@@ -271,12 +273,13 @@ def prefetch(
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=_live_with_parent,
+            worker_init_fn=live_with_parent,
         )
     try:
         yield from _closing(iter(dataset), bool(workers))
     except Exception as error:
         traceback.clear_frames(error.__traceback__)
+        check_workers(error)
         raise
     finally:
         # Errors, StopIteration too, leave the last batch of each worker in cycles of
@@ -284,25 +287,11 @@ def prefetch(
         gc.collect()
 
 
-def _live_with_parent(number, count):
-    """A worker outlives signals to stop, which its parent still needs data for.
-
-    But not the parent itself: one that is killed cannot tell its workers.
-    """
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.SIG_IGN)
-    threading.Thread(target=_leave_after, args=(os.getppid(),), daemon=True).start()
-
-
-def _leave_after(parent):
-    while os.getppid() == parent:
-        time.sleep(2)
-    os._exit(1)
-
-
 def _closing(iterator, copy):
     try:
-        for batch in iterator:
+        with deaf_children() if copy else contextlib.nullcontext():
+            first = iter([next(iterator)])  # this starts the workers
+        for batch in itertools.chain(first, iterator):
             # Out of the shared memory, for the same reason.
             own = {name: np.copy(x) for name, x in batch.items()} if copy else batch
             del batch

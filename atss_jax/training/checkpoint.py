@@ -77,6 +77,8 @@ class Checkpoints:
                 cleanup_tmp_directories=clean,
             ),
         )
+        # Only `hosts.StopSignal` may ask JAX for SIGTERM: see there.
+        self._manager.reached_preemption = lambda step: False
 
     @classmethod
     def open(cls, workdir: str) -> 'Checkpoints':

@@ -61,11 +61,12 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
     hosts.progress('comparing hosts')
     check_hosts(config, sources, workdir)
     parts = prepare(experiment, sources, to_json(config), workdir)
-    try:
-        with parts.stop.listening():
+    with parts.stop.listening():
+        try:
             return _train(parts, sources, to_json(config))
-    finally:
-        parts.checkpoints.close()
+        finally:
+            # Still listening: a second SIGTERM must not cut off what is being saved.
+            parts.checkpoints.close()
 
 
 def _train(parts, sources, config_json):

@@ -1,4 +1,4 @@
-"""What `train.py` and `eval.py` share: flags for several hosts, errors, exit status."""
+"""What the programs share: flags for several hosts, errors, exit status."""
 
 import argparse
 import pathlib
@@ -78,4 +78,19 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
     if jax.distributed.is_initialized():
         hosts.leave(problem, status)
     print(f'{program}: {problem}', file=sys.stderr)
+    return status
+
+
+def guard(action: Callable[[], int]) -> int:
+    """Acts, alone; gives its exit status, or turns an error into a message and 1."""
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        return action()
+    except KeyboardInterrupt:
+        problem, status = 'interrupted', 130
+    except (ValueError, OSError) as error:
+        problem, status = str(error), 1
+    print(f'{pathlib.Path(sys.argv[0]).name}: {problem}', file=sys.stderr)
     return status

@@ -9,23 +9,19 @@ for box, name, score in zip(found.boxes, found.names, found.scores):
 """
 
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from atss_jax import export
 from atss_jax.ahead import ahead
-from atss_jax.config import build_experiment, load_config
 from atss_jax.data import pictures as picture_files
 from atss_jax.data.variants import Variant, for_any_picture, variants
 from atss_jax.evaluation.run import make_predict_step
-from atss_jax.experiment import Experiment
 from atss_jax.inference import Inference, MappedStep, dividing, find_devices
 from atss_jax.results import PictureDetections
-from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.workdir import config_path, trained_classes
-from atss_jax.weights import mmdet, mmdet_checkpoint
+from atss_jax.trained import read
 
 Picture = str | os.PathLike | np.ndarray | Any
 """A path, an (H,W,3) uint8 RGB array, or a picture of PIL."""
@@ -65,8 +61,8 @@ class Detector:
         """Reads weights; pictures are prepared and judged as `data.test` is.
 
         Args:
-            source: workdir of a run, or a `.pth` or `.safetensors` file with mmdet's
-                names.
+            source: workdir of a run, a `.pth` or `.safetensors` file with mmdet's
+                names, or an exported `.stablehlo` file, which says all the rest itself.
             config: of a file of weights: a `.py` or `.json` file.
             classes: names of the labels, where the weights do not say them.
             step: a checkpoint of a workdir; None: the one with the best AP.
@@ -80,24 +76,18 @@ class Detector:
         Raises:
             ValueError: weights, config or classes are not there or do not fit.
         """
-        devices = find_devices(device)
-        experiment, variables, names = _read(source, config, step, overrides)
-        if batch_size is None:
-            batch_size = experiment.samples_per_gpu * len(devices)
-        if batch_size < 1:
-            raise ValueError(f'batch_size = {batch_size}: expected 1 or more')
-        names = _choose_classes(names, classes, experiment, source)
-        data = experiment.data['test']
-        predict_step = make_predict_step(
-            experiment.model, data.normalizer, experiment.detect
-        )
-        inference = Inference(
-            MappedStep(predict_step, variables, dividing(devices, batch_size)),
-            _views(experiment, tta),
-            experiment.detect,
-            batch_size,
-        )
-        return cls(inference, names)
+        devices, how = find_devices(device), (tta, batch_size)
+        if export.is_exported(source):
+            if config or step is not None or classes or overrides:
+                raise ValueError(
+                    f'{source} is exported: nothing in it can be set; leave out '
+                    'config, step, classes and overrides'
+                )
+            found = export.read(source)
+            return cls(_infer_exported(found, devices, *how), found.classes)
+        trained = read(source, config, step, classes, overrides)
+        inference = _infer(trained.experiment, trained.variables, devices, *how)
+        return cls(inference, trained.classes)
 
     def predict(
         self, pictures: Picture | Iterable[Picture], score_thr: float = 0.0
@@ -189,47 +179,38 @@ def _is_picture(value):
     return isinstance(value, str | os.PathLike) or _is_pil(value)
 
 
-def _read(source, config, step, overrides):
-    """Experiment, variables, class names or None."""
-    source = os.fspath(source)
-    if mmdet_checkpoint.is_weights_file(source):
-        if config is None or step is not None:
-            raise ValueError(
-                f'{source} is a file of weights: it needs config=, and has no step='
-            )
-        if not pathlib.Path(source).is_file():
-            raise FileNotFoundError(f'no file of weights at {source}')
-        experiment = build_experiment(load_config(os.fspath(config), overrides))
-        found = mmdet_checkpoint.load(source)
-        weights = mmdet.to_variables(found.weights, experiment.model)
-        return experiment, weights, found.classes
-    if config is not None:
-        raise ValueError(f'{source} is a workdir, which has a config; give overrides=')
-    experiment = build_experiment(load_config(config_path(source), overrides))
-    checkpoints = Checkpoints.open(source)
-    if step is not None and step not in checkpoints.steps():
-        raise ValueError(f'no checkpoint {step} in {source}: {checkpoints.steps()}')
-    variables = checkpoints.restore_variables(experiment.model, step)
-    return experiment, variables, trained_classes(source)
+def _infer(experiment, variables, devices, tta, batch_size):
+    data, detect = experiment.data['test'], experiment.detect
+    if batch_size is None:
+        batch_size = experiment.samples_per_gpu * len(devices)
+    _check(batch_size)
+    step = make_predict_step(experiment.model, data.normalizer, detect)
+    return Inference(
+        MappedStep(step, variables, dividing(devices, batch_size)),
+        _views(data.pipeline, experiment.tta if tta else None),
+        detect,
+        batch_size,
+    )
 
 
-def _choose_classes(known, given, experiment, source):
-    if known is not None and given is not None and tuple(known) != tuple(given):
-        raise ValueError(f'{source} was trained for {known}, not for {tuple(given)}')
-    names = known if given is None else given
-    if names is None:
-        raise ValueError(
-            f'{source} does not name its classes; give them in the order of the labels'
-        )
-    count = experiment.model.bbox_head.num_classes
-    if len(names) != count:
-        raise ValueError(
-            f'{len(names)} classes {tuple(names)[:10]}, but the model has {count}'
-        )
-    return tuple(names)
+def _infer_exported(found, devices, tta, batch_size):
+    """On one device: the program is that of one."""
+    batch_size = found.samples_per_gpu if batch_size is None else batch_size
+    _check(batch_size)
+    return Inference(
+        MappedStep(lambda _, batch: found.step(batch), {}, devices[:1]),
+        _views(found.pipeline, found.tta if tta else None),
+        found.detect,
+        batch_size,
+    )
 
 
-def _views(experiment: Experiment, tta: bool) -> list[Variant]:
-    pipeline = experiment.data['test'].pipeline
-    views = variants(pipeline, experiment.tta if tta else None)
+def _check(batch_size):
+    if batch_size < 1:
+        raise ValueError(f'batch_size = {batch_size}: expected 1 or more')
+
+
+def _views(pipeline, tta):
+    """The ways in which each picture is shown, whatever its shape."""
+    views = variants(pipeline, tta)
     return [Variant(for_any_picture(view.pipeline), view.flip) for view in views]

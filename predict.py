@@ -57,6 +57,9 @@ def _add_flags(parser):
         type=int,
         help="pictures at a time; default: the config's samples_per_gpu a device",
     )
+    parser.add_argument(
+        '--ann_file', help='COCO file whose ids of pictures and classes to write'
+    )
     parser.add_argument('--device', choices=('cpu', 'gpu', 'tpu'))
     parser.add_argument('--no_pictures', action='store_true', help='write numbers only')
 
@@ -69,6 +72,7 @@ def _predict(flags, overrides):
         score_thr=flags.score_thr,
         classes=flags.classes and tuple(flags.classes.split(',')),
         draw=not flags.no_pictures,
+        ann_file=flags.ann_file,
     )
     loading = {
         'config': flags.model_config,

@@ -12,13 +12,14 @@ import cv2
 import numpy as np
 import tqdm
 
-from atss_jax import visualize
+from atss_jax import picture_ids, visualize
 from atss_jax.ahead import ahead
 from atss_jax.api import Detector
 from atss_jax.checks import closest
 from atss_jax.data.pictures import UNUSABLE, BadPicture, read
 from atss_jax.evaluation.coco_metric import coco_results
 from atss_jax.evaluation.run import write_json
+from atss_jax.picture_ids import Ids
 from atss_jax.picture_list import Item, find
 from atss_jax.results import PictureDetections
 
@@ -33,11 +34,14 @@ class Options:
         score_thr: objects with lower scores are left out.
         classes: names of the classes to show; None: all.
         draw: write pictures and videos too.
+        ann_file: COCO file whose ids of pictures and classes are written; None: they
+            are counted from 1.
     """
 
     score_thr: float = 0.3
     classes: tuple[str, ...] | None = None
     draw: bool = True
+    ann_file: str | None = None
 
 
 @dataclasses.dataclass
@@ -45,18 +49,22 @@ class Outcome:
     """What was done.
 
     Attributes:
+        ids: of pictures and classes.
         images: COCO's list of pictures looked at, frames of videos each for itself.
         found: what is in each of them, by its id.
         bad: the files that could not be read, with the reason.
     """
 
+    ids: Ids
     images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     found: dict[int, PictureDetections] = dataclasses.field(default_factory=dict)
     bad: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, found: PictureDetections, item: Item, **more: Any) -> None:
-        """Takes note of a picture; ids count from 1."""
+        """Takes note of a picture."""
         image_id = len(self.images) + 1
+        if self.ids.images is not None:
+            image_id = self.ids.images[item.path]
         height, width = found.size
         self.images.append(
             {'id': image_id, 'file_name': str(item.path), **more}
@@ -79,11 +87,13 @@ def predict_files(
         options: what is written.
 
     Raises:
-        ValueError: a class that the detector does not know, or no file can be read.
+        ValueError: a class that the detector does not know, a file that
+            `options.ann_file` does not list, or no file can be read.
         OSError: nothing can be written to `out`.
     """
     labels = choose_labels(detector.classes, options.classes)
-    folder, outcome = pathlib.Path(out), Outcome()
+    ids = picture_ids.choose(detector.classes, items, options.ann_file)
+    folder, outcome = pathlib.Path(out), Outcome(ids)
     folder.mkdir(parents=True, exist_ok=True)
     shown = functools.partial(
         PictureDetections.keep, score_thr=options.score_thr, labels=labels
@@ -259,7 +269,7 @@ def _open_writer(folder, item, capture, frame):
 
 
 def _write(folder, outcome, classes):
-    category_ids = tuple(range(1, len(classes) + 1))
+    category_ids = outcome.ids.category_ids
     results = [
         result
         for image_id, one in outcome.found.items()

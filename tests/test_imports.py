@@ -38,6 +38,7 @@ ALLOWED = {
     'lettering': (set(), {'numpy', 'cv2'}),
     'ahead': (set(), set()),
     'picture_list': (set(), set()),
+    'picture_ids': ({'data', 'picture_list'}, set()),
     'results': (set(), {'numpy', 'supervision'}),
     'inference': (
         {'structures', 'data', 'detection', 'models', 'evaluation'},

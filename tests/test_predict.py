@@ -12,6 +12,7 @@ import pytest
 
 from atss_jax.ahead import ahead
 from atss_jax.api import Detector
+from atss_jax.evaluation.workdir import evaluate_workdir
 from atss_jax.picture_list import find
 from tests.conftest import ROOT
 
@@ -76,6 +77,33 @@ def test_a_folder(predict, pictures, small_run, tmp_path):
     assert first['bbox'] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-4)
     assert rows[0]['class'] == one.names[0]
     assert float(rows[0]['x2']) == pytest.approx(x2, abs=0.01)
+
+
+def test_ids_of_a_coco_file(predict, small_data, small_run, tmp_path):
+    """What is written then is what the evaluation writes."""
+    truth = f'--ann_file={small_data / "val.json"}'
+    flags = truth, '--score_thr=0', '--batch_size=2', '--no_pictures'
+    assert predict(small_data / 'val', *flags)[0] == 0
+    results, listed, _ = content(tmp_path / 'out')
+    assert {one['name']: one['id'] for one in listed['categories']} == {
+        'red': 7,
+        'green': 2,
+        'blue': 11,
+    }
+    workdir = shutil.copytree(small_run.workdir, tmp_path / 'run')
+    evaluate_workdir(str(workdir))
+    (file,) = (workdir / 'evaluation').glob('val_*_detections.json')
+
+    def rows(results):
+        order = sorted(results, key=lambda one: (one['image_id'], -one['score']))
+        return [
+            [r['image_id'], r['category_id'], r['score'], *r['bbox']] for r in order
+        ]
+
+    expected = rows(json.loads(file.read_text()))
+    np.testing.assert_allclose(rows(results), expected, atol=1e-3)
+    status, _, err = predict(small_data / 'train', *flags)
+    assert status == 1 and 'does not list' in err
 
 
 def test_bad_pictures_are_named_and_the_rest_goes_on(predict, pictures, tmp_path):

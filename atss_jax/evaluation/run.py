@@ -103,7 +103,7 @@ class Evaluator:
         tta: Tta | None = None,
     ):
         self.source, self.mode, self.workers = source, mode, workers
-        self._detect_config = detect_config
+        self._detect_config, self.uses_tta = detect_config, tta is not None
         step = make_predict_step(model, normalizer, detect_config)
         self._step = parallel.map_rows(step, mode)
         rows = parallel.local_rows(batch_size)

@@ -54,8 +54,9 @@ def evaluate_workdir(
 def _report(workdir, split, step, evaluator, found, scores):
     folder = pathlib.Path(workdir) / 'evaluation'
     folder.mkdir(exist_ok=True)
-    results = folder / f'{split}_{step}_detections.json'
-    numbers = folder / f'{split}_{step}_scores.json'
+    name = f'{split}_{step}_tta' if evaluator.uses_tta else f'{split}_{step}'
+    results = folder / f'{name}_detections.json'
+    numbers = folder / f'{name}_scores.json'
     run.write_json(results, run.to_results(found, evaluator.source.category_ids))
     bad = evaluator.bad_pictures
     run.write_json(numbers, run.summary(scores) | {'bad_pictures': bad.image_ids})

@@ -18,6 +18,9 @@ def main() -> int:
     parser.add_argument('--workdir', required=True, help='folder of the run')
     parser.add_argument('--split', default='val', choices=('train', 'val', 'test'))
     parser.add_argument('--step', type=int, help='a checkpoint; default: the best')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
+    )
     command_line.add_host_flags(parser)
     flags, overrides = parser.parse_known_args()
     cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
@@ -28,7 +31,7 @@ def main() -> int:
         from atss_jax.evaluation.workdir import evaluate_workdir
 
         options = parse_overrides(overrides)
-        evaluate_workdir(flags.workdir, flags.split, flags.step, options)
+        evaluate_workdir(flags.workdir, flags.split, flags.step, options, flags.tta)
 
     return command_line.run(flags, action)
 

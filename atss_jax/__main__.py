@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_convert(commands)
     _add_import_mmdet(commands)
     _add_show_config(commands)
+    _add_export(commands)
     _add_prepare_tfds(commands)
     _add_download_coco(commands)
     flags, left = parser.parse_known_args(arguments)
@@ -151,6 +152,38 @@ def _show_config(flags):
     config = load_config(flags.config, parse_overrides(flags.overrides))
     print(to_json(config))
     print(f'parameters: {parameter_count(build_model(config)):,}')
+
+
+def _add_export(commands):
+    export = commands.add_parser(
+        'export',
+        help='a detector as one StableHLO file that needs none of its code',
+        epilog='Any config field is set by --config.FIELD=VALUE. See docs/predict.md.',
+        allow_abbrev=False,
+    )
+    export.add_argument(
+        '--workdir', required=True, help='folder of a run, or a .pth or .safetensors'
+    )
+    export.add_argument('--out', required=True, help='.stablehlo file to write')
+    export.add_argument('--model_config', help='config of a .pth or .safetensors')
+    export.add_argument('--step', type=int, help='of a workdir; default: the best')
+    export.add_argument(
+        '--platforms', default='cpu,cuda,tpu', help='default: cpu,cuda,tpu'
+    )
+    export.set_defaults(run=_export, overrides=[])
+
+
+def _export(flags):
+    from atss_jax import export, trained
+    from atss_jax.config import parse_overrides
+
+    _quieten_orbax()
+    overrides = parse_overrides(flags.overrides)
+    found = trained.read(
+        flags.workdir, flags.model_config, flags.step, overrides=overrides
+    )
+    export.write(flags.out, found, flags.platforms.split(','))
+    print(f'wrote {flags.out} and {flags.out}.json: {len(found.classes)} classes')
 
 
 def _add_prepare_tfds(commands):

@@ -1,4 +1,4 @@
-"""What `train.py` and `eval.py` share: flags for several hosts, errors, exit status."""
+"""What the programs share: flags for several hosts, errors, exit status."""
 
 import argparse
 import pathlib
@@ -103,3 +103,18 @@ def _leave_before_training(number, frame):
 
     problem = 'stopped outside of training; all is saved, run again to go on'
     hosts.leave(problem, hosts.STOPPED)
+
+
+def guard(action: Callable[[], int]) -> int:
+    """Acts, alone; gives its exit status, or turns an error into a message and 1."""
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        return action()
+    except KeyboardInterrupt:
+        problem, status = 'interrupted', 130
+    except (ValueError, OSError) as error:
+        problem, status = str(error), 1
+    print(f'{pathlib.Path(sys.argv[0]).name}: {problem}', file=sys.stderr)
+    return status

@@ -19,6 +19,7 @@ from atss_jax.checks import (
 )
 from atss_jax.config_data import DataConfig, read_data
 from atss_jax.config_model import read_anchors, read_coder, read_model
+from atss_jax.data.variants import Tta
 from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
 from atss_jax.detection.postprocess import DetectConfig
@@ -60,6 +61,7 @@ class Experiment:
     pretrained: str | None
     loss: LossConfig
     detect: DetectConfig
+    tta: Tta
     data: Mapping[str, DataConfig]
     times: int
     samples_per_gpu: int
@@ -106,6 +108,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         pretrained=read('model.pretrained', optional(text)),
         loss=_loss(read, anchors, coder, size_divisor),
         detect=_detect(read, anchors, coder, size_divisor),
+        tta=_tta(read),
         data=data,
         times=read('data.train.times', integer(1)),
         samples_per_gpu=read('data.samples_per_gpu', integer(1)),
@@ -168,6 +171,23 @@ def _detect(read, anchors, coder, size_divisor):
         iou_threshold=read('test_cfg.nms.iou_threshold', _SHARE),
         max_per_img=read('test_cfg.max_per_img', integer(1)),
         size_divisor=size_divisor,
+    )
+
+
+def _tta(read):
+    """What `--tta` does; without a section, as mmdet: the scale of the test, flipped.
+
+    Source: mmdet tools/test.py.
+    """
+    if not read.has_section('test_cfg.tta'):
+        example = "{'img_scales': ((1333, 800),), 'flip': True}"
+        none = Check(f'None or a section {example}', one_of(None).convert)
+        read('test_cfg.tta', none)
+        return Tta()
+    scale = tuple_of(integer(1), 2)
+    return Tta(
+        img_scales=read('test_cfg.tta.img_scales', optional(tuple_of(scale))),
+        flip=read('test_cfg.tta.flip', boolean),
     )
 
 

@@ -103,6 +103,7 @@ def get_config() -> ConfigDict:
             score_thr=0.05,
             nms=dict(type='nms', iou_threshold=0.6),
             max_per_img=100,
+            tta=None,  # or dict(img_scales=((1333, 800),), flip=True): with --tta
         ),
         data=dict(
             samples_per_gpu=2,  # pictures a device and step

@@ -1,5 +1,6 @@
 """Anchors: equal to mmdetection's, in its order, and as worked by hand."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -67,6 +68,15 @@ def test_equals_mmdet(golden, level):
 def test_retina_anchors_equal_mmdet(golden, level, size):
     ours = RETINA.grid(level, *size)
     np.testing.assert_array_equal(ours, golden('anchors')[f'retina/{level}'])
+
+
+@pytest.mark.parametrize('generator', [DEFAULT, RETINA])
+def test_some_anchors_by_index(generator):
+    for level, (height, width) in enumerate(generator.grid_sizes((70, 50))):
+        grid = generator.grid(level, height, width)
+        index = np.random.default_rng(0).permutation(len(grid))
+        found = generator.at(level, jnp.asarray(index), width)
+        np.testing.assert_array_equal(found, grid[index])
 
 
 @pytest.mark.parametrize('generator', [DEFAULT, RETINA])

@@ -297,6 +297,23 @@ def test_training_and_evaluating(call, own_run, small_data):
         assert part in result.out
 
 
+def test_evaluating_with_test_time_augmentation(call, own_run):
+    """Beside the plain numbers, not over them."""
+    for flags in ((), ('--tta',)):
+        result = call('eval', f'--workdir={own_run}', *flags)
+        assert result.status == 0 and 'on data.val, 9 pictures' in result.out
+    best = []
+    for kind in ('', '_tta'):
+        (file,) = (own_run / 'evaluation').glob(f'val_?{kind}_detections.json')
+        results = json.loads(file.read_text())
+        ids = sorted({one['image_id'] for one in results})
+        scores = [[r['score'] for r in results if r['image_id'] == id_] for id_ in ids]
+        assert all(0 < len(one) <= 20 for one in scores)
+        best.append([max(one) for one in scores])
+    plain, augmented = np.array(best)
+    assert (augmented >= plain - 1e-6).all() and (augmented > plain + 1e-6).any()
+
+
 @pytest.mark.parametrize(
     ('spoiled', 'flags', 'parts'),
     [

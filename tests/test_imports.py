@@ -36,6 +36,14 @@ ALLOWED = {
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
     'mmdet_config': ({'mmdet_config'}, set()),
     'lettering': (set(), {'numpy', 'cv2'}),
+    'ahead': (set(), set()),
+    'picture_list': (set(), set()),
+    'picture_ids': ({'data', 'picture_list'}, set()),
+    'results': (set(), {'numpy', 'supervision'}),
+    'inference': (
+        {'structures', 'data', 'detection', 'models', 'evaluation'},
+        MAPPING,
+    ),
     'visualize': ({'lettering'}, {'numpy', 'cv2'}),
     'cluster': (set(), set()),
     'hosts': (set(), MAPPING),
@@ -55,7 +63,7 @@ ALLOWED = {
     'config_data': ({'checks', 'data', 'models'}, set()),
     'experiment': (
         {'checks', 'config_data', 'config_model', 'detection', 'models', 'training'}
-        | {'parallel'},
+        | {'parallel', 'data'},
         set(),
     ),
     'config': ({'checks', 'experiment', 'models'}, {'ml_collections'}),

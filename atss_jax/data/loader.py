@@ -19,9 +19,8 @@ from atss_jax.data.pictures import UNUSABLE, BadPicture
 from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
+from atss_jax.data.row import Batch, picture_row
 from atss_jax.data.worker import check_workers, deaf_children, live_with_parent
-
-Batch = dict[str, np.ndarray]
 
 _MAX_TRIES = 1000  # mmengine's max_refetch
 
@@ -67,7 +66,7 @@ def load_row(
     record, room = source.records[index], pipeline.max_boxes
     _check_room(record, room)
     view = view or pipeline.whole(index, record, flip)
-    row = _picture_row(record, source.read_image(record), canvas, view)
+    row = picture_row(record, source.read_image(record), canvas, view)
     boxes, shown = pipeline.jitter.boxes(record, view)
     kept = pipeline.jitter.kept(boxes, shown)
     boxes = boxes[kept]
@@ -78,23 +77,6 @@ def load_row(
         'gt_labels': _pad(record.labels[kept].astype(np.int32), room),
         'gt_valid': np.arange(room) < len(boxes),
         'gt_ignored': _pad(record.ignored[kept], room),
-    }
-
-
-def _picture_row(record, image, canvas, view):
-    """What a row holds beside the truth."""
-    image = transforms.resize(image, view.size)
-    image = transforms.crop(image, view.top, view.left, view.shown)
-    if view.flip:
-        image = transforms.flip_image(image)
-    return {
-        'image': transforms.pad_to_canvas(image, canvas),
-        'image_size': np.array(view.shown, np.int32),
-        'image_id': np.array(record.image_id, np.int64),
-        'scale': transforms.scale_factor(record.size, view.size).astype(np.float32),
-        'original_size': np.array(record.size, np.int32),
-        'row_valid': np.array(True),
-        'skipped': np.array(NONE, np.int64),
     }
 
 
@@ -199,12 +181,14 @@ class EvalBatches:
         pipeline: how they are loaded.
         batches: canvas and records of each batch, as from `plan.eval_batches`.
         rows: first and last+1 row that this host loads.
+        flip: mirror every picture left to right.
     """
 
     source: Source
     pipeline: Pipeline
     batches: list[tuple[int, np.ndarray]]
     rows: tuple[int, int]
+    flip: bool = False
 
     def __call__(self, position: int) -> Batch:
         """This host's rows; a row that only fills up has `row_valid` False.
@@ -233,7 +217,8 @@ class EvalBatches:
             if not self.pipeline.max_bad_pictures:
                 raise
             image, bad = np.zeros((*record.size, 3), np.uint8), index
-        row = _picture_row(record, image, canvas, self.pipeline.whole(index, record))
+        view = self.pipeline.whole(index, record, self.flip)
+        row = picture_row(record, image, canvas, view)
         return row | {'skipped': np.array(bad, np.int64)}
 
 

@@ -1,5 +1,8 @@
 """Decodes the content of a picture file, or says why it cannot be used."""
 
+import math
+import os
+
 import cv2
 import numpy as np
 
@@ -25,8 +28,22 @@ depend on the weather.
 """
 
 
+_MOST_PIXELS = 2**28
+"""Of a picture whose size nobody has annotated; 805 MB when decoded."""
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """(H,W,3) uint8 RGB of a picture file, as `decode` reads it.
+
+    Raises:
+        BadPicture: it is no picture, not whole, or of more than 2**28 pixels.
+        OSError: it cannot be read.
+    """
+    return decode(np.fromfile(path, np.uint8), None, os.fspath(path), 'a file')
+
+
 def decode(
-    content: np.ndarray, size: tuple[int, int], name: str, owner: str
+    content: np.ndarray, size: tuple[int, int] | None, name: str, owner: str
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB of `size`, as mmdet reads it.
 
@@ -38,8 +55,8 @@ def decode(
 
     Args:
         content: (n,) uint8, the bytes of the file.
-        size: height, width as annotated. A file that claims another size is refused
-            before memory is taken for it.
+        size: height, width as annotated; None: any. A file that claims another size,
+            or too large a one, is refused before memory is taken for it.
         name: of the file, for messages.
         owner: what it belongs to, for messages.
 
@@ -54,9 +71,7 @@ def decode(
             f'{name}: not a picture ({picture_header.KINDS}), '
             f'{content.size} bytes ({owner})'
         )
-    # Either way round: an EXIF orientation may turn it.
-    if header.size is not None and header.size not in (size, size[::-1]):
-        raise _wrong_size(header.size, size, name, owner)
+    _check_claim(header.size, size, name, owner)
     if not header.whole:
         raise BadPicture(
             f'{name}: cut off, a {header.kind} without its end in {content.size} bytes '
@@ -68,9 +83,24 @@ def decode(
             f'{name}: a damaged {header.kind} or one that OpenCV cannot decode, '
             f'{content.size} bytes ({owner})'
         )
-    if image.shape[:2] != size:
+    if size is not None and image.shape[:2] != size:
         raise _wrong_size(image.shape[:2], size, name, owner)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _check_claim(claimed, size, name, owner):
+    """Raises BadPicture if a file's header claims a size that it must not have."""
+    if claimed is None:
+        return
+    if size is None:
+        if math.prod(claimed) > _MOST_PIXELS:
+            raise BadPicture(
+                f'{name}: {_size_text(claimed)}, more than {_MOST_PIXELS:,} pixels '
+                f'({owner})'
+            )
+    # Either way round: an EXIF orientation may turn it.
+    elif claimed not in (size, size[::-1]):
+        raise _wrong_size(claimed, size, name, owner)
 
 
 def _decode(content: np.ndarray) -> np.ndarray | None:

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,20 @@ class AnchorGenerator:
         )
         shifts = np.stack([x, y, x, y], -1)[:, :, None]
         return (shifts + self.base_anchors(level)).reshape(-1, 4)
+
+    def at(self, level: int, index: Int[Array, 'p'], width: int) -> Float[Array, 'p 4']:
+        """Some anchors of a level, by their index in `grid`: the same numbers.
+
+        Args:
+            level: of the pyramid.
+            index: of each anchor.
+            width: cells in a row, which need not be known before the program runs.
+        """
+        cell, which = jnp.divmod(index, self.num_anchors)
+        row, column = jnp.divmod(cell, width)
+        corner = jnp.stack([column, row, column, row], -1) * self.strides[level]
+        base = jnp.asarray(self.base_anchors(level))
+        return corner.astype(base.dtype) + base[which]
 
     def grid_sizes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
         """Rows and columns of each level on a canvas of (height, width) pixels."""

@@ -46,6 +46,11 @@ def _valid_anchors(size, level, grid_size, config):
     return jnp.repeat(valid.reshape(-1), config.anchors.num_anchors)
 
 
+def _at_most(count, size):
+    """The smaller; a size that is not known yet is the larger."""
+    return min(count, size) if isinstance(size, int) else count
+
+
 def _best_pairs(
     logits: Float[Array, 'n C'], valid: Bool[Array, 'n'], config: DetectConfig
 ) -> tuple[Int[Array, 'p'], Int[Array, 'p'], Float[Array, 'p'], Bool[Array, 'p']]:
@@ -54,7 +59,12 @@ def _best_pairs(
     The best `nms_pre` pairs lie in the `nms_pre` anchors with the best single class, so
     all others drop out by one maximum; and the order of logits is that of scores.
     """
-    num_anchors = min(config.nms_pre, len(logits))
+    if not isinstance(logits.shape[0], int):
+        # A size that is not known before the program runs (see export.py): with these
+        # rows, which are no anchors, there are enough in any case.
+        logits = jnp.pad(logits, ((0, config.nms_pre), (0, 0)))
+        valid = jnp.pad(valid, (0, config.nms_pre))
+    num_anchors = _at_most(config.nms_pre, logits.shape[0])
     best_class = jnp.where(valid, logits.max(-1), -jnp.inf)
     maxima, kept = jax.lax.top_k(best_class, num_anchors)
     pairs = jnp.where(maxima[:, None] > -jnp.inf, logits[kept], -jnp.inf).reshape(-1)
@@ -76,7 +86,7 @@ def _level_detections(cls_logits, deltas, centerness, level, image_size, config)
     logits = cls_logits.reshape(-1, num_classes)
     valid = _valid_anchors(image_size, level, grid_size, config)
     anchor, label, score, ok = _best_pairs(logits, valid, config)
-    anchors = jnp.asarray(config.anchors.grid(level, *grid_size))[anchor]
+    anchors = config.anchors.at(level, anchor, grid_size[1])
     boxes = config.coder.decode(anchors, deltas.reshape(-1, 4)[anchor])
     score = score * jax.nn.sigmoid(centerness.reshape(-1)[anchor])
     return boxes, score, label, ok

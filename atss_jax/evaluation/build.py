@@ -51,8 +51,10 @@ def _check_count(source, num_classes, split):
         )
 
 
-def make_evaluator(experiment: Experiment, source: Source, split: str) -> Evaluator:
-    """The evaluator that a config describes, over all devices."""
+def make_evaluator(
+    experiment: Experiment, source: Source, split: str, tta: bool = False
+) -> Evaluator:
+    """The evaluator that a config describes, over all devices; with TTA if `tta`."""
     data = experiment.data[split]
     return Evaluator(
         experiment.model,
@@ -63,4 +65,5 @@ def make_evaluator(experiment: Experiment, source: Source, split: str) -> Evalua
         experiment.samples_per_gpu * jax.device_count(),
         experiment.workers_per_gpu * jax.local_device_count(),
         experiment.parallel,
+        experiment.tta if tta else None,
     )

@@ -19,13 +19,12 @@ from atss_jax.data.bad_pictures import NONE, BadPictures
 from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Source
+from atss_jax.data.variants import Tta, variants
 from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.evaluation import coco_metric
+from atss_jax.evaluation.merge import Found, merge
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.structures import Detections
-
-Found = dict[str, np.ndarray]
-"""Detections of one picture: `boxes` (n,4) xyxy original pixels, `scores`, `labels`."""
 
 _AHEAD = 2  # batches that the device works on while the host reads results
 
@@ -88,6 +87,7 @@ class Evaluator:
         batch_size: of all devices together.
         workers: loading processes.
         mode: of `parallel`.
+        tta: test-time augmentation, if any.
     """
 
     def __init__(
@@ -100,13 +100,17 @@ class Evaluator:
         batch_size: int,
         workers: int,
         mode: str,
+        tta: Tta | None = None,
     ):
         self.source, self.mode, self.workers = source, mode, workers
+        self._detect_config, self.uses_tta = detect_config, tta is not None
         step = make_predict_step(model, normalizer, detect_config)
         self._step = parallel.map_rows(step, mode)
-        batches = eval_batches(pipeline.canvas_index(source), batch_size)
         rows = parallel.local_rows(batch_size)
-        self._batches = EvalBatches(source, pipeline, batches, rows)
+        self._passes = []
+        for view, flip in variants(pipeline, tta):
+            batches = eval_batches(view.canvas_index(source), batch_size)
+            self._passes.append(EvalBatches(source, view, batches, rows, flip))
         self.bad_pictures = BadPictures(source, pipeline.max_bad_pictures)
         self._ground_truth = None
 
@@ -129,26 +133,35 @@ class Evaluator:
         Raises:
             Stopped: `stop` said so.
         """
-        total = len(self._batches.batches)
-        batches = prefetch(self._batches, 0, total, self.workers)
+        quiet = not (show_progress and parallel.is_first())
+        total = len(self._passes) * len(self.source.records)
+        with tqdm.tqdm(
+            desc='evaluate', total=total, unit='images', disable=quiet
+        ) as bar:
+            views = [self._one_pass(p, variables, bar, stop) for p in self._passes]
+        self.bad_pictures.add(parallel.all_of(self.bad_pictures.indices))
+        flips = [one.flip for one in self._passes]
+        widths = self.source.records.sizes[:, 1].tolist()
+        return {
+            int(id_): merge(
+                [view[int(id_)] for view in views], flips, width, self._detect_config
+            )
+            for id_, width in zip(self.source.records.image_ids, widths, strict=True)
+        }
+
+    def _one_pass(self, load, variables, bar, stop):
+        """What is found in one view of every picture, by image id."""
+        total = len(load.batches)
+        batches = prefetch(load, 0, total, self.workers)
         batches = self.bad_pictures.watch(batches)
         found = {}
-        quiet = not (show_progress and parallel.is_first())
-        count = len(self.source.records)
-        with (
-            contextlib.closing(batches),
-            tqdm.tqdm(
-                desc='evaluate', total=count, unit='images', disable=quiet
-            ) as bar,
-        ):
+        with contextlib.closing(batches):
             counted = _with_progress(batches, total, stop)
             for image_id, one in predict(self._step, variables, counted, self.mode):
                 found[image_id] = one
                 bar.update(jax.process_count())
         hosts.progress('collecting detections of all hosts')
-        found = _from_all(found)
-        self.bad_pictures.add(parallel.all_of(self.bad_pictures.indices))
-        return {int(id_): found[int(id_)] for id_ in self.source.records.image_ids}
+        return _from_all(found)
 
     def score(self, found: Mapping[int, Found]) -> coco_metric.Scores:
         """COCO numbers of detections; the first process scores, all get the numbers."""

@@ -19,6 +19,7 @@ def evaluate_workdir(
     split: str = 'val',
     step: int | None = None,
     overrides: Mapping[str, Any] | None = None,
+    tta: bool = False,
 ) -> Scores:
     """Scores a checkpoint on a split; prints numbers and writes them to the workdir.
 
@@ -27,6 +28,7 @@ def evaluate_workdir(
         split: 'train', 'val' or 'test'; training pictures are not augmented.
         step: of a checkpoint; None: the one with the best AP.
         overrides: of config fields, as for `load_config`.
+        tta: test-time augmentation, as `test_cfg.tta` says.
 
     Raises:
         ValueError: the folder is no workdir, has no such checkpoint, or data is bad.
@@ -41,7 +43,7 @@ def evaluate_workdir(
     variables = checkpoints.restore_variables(experiment.model, step)
     classes = trained_classes(workdir)
     source = open_sources(experiment, (split,), classes)[split]
-    evaluator = make_evaluator(experiment, source, split)
+    evaluator = make_evaluator(experiment, source, split, tta)
     found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
     scores = evaluator.score(found)
     if parallel.is_first():
@@ -52,8 +54,9 @@ def evaluate_workdir(
 def _report(workdir, split, step, evaluator, found, scores):
     folder = pathlib.Path(workdir) / 'evaluation'
     folder.mkdir(exist_ok=True)
-    results = folder / f'{split}_{step}_detections.json'
-    numbers = folder / f'{split}_{step}_scores.json'
+    name = f'{split}_{step}_tta' if evaluator.uses_tta else f'{split}_{step}'
+    results = folder / f'{name}_detections.json'
+    numbers = folder / f'{name}_scores.json'
     run.write_json(results, run.to_results(found, evaluator.source.category_ids))
     bad = evaluator.bad_pictures
     run.write_json(numbers, run.summary(scores) | {'bad_pictures': bad.image_ids})

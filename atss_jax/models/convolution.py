@@ -11,7 +11,9 @@ def convolve(
     x: Float[Array, 'B H W C'], kernel: Float[Array, 'k k C D'], stride: int
 ) -> Float[Array, 'B h w D']:
     """Cross-correlation with k // 2 zeros on every side, as PyTorch's Conv2d."""
-    if stride == 1 and x.size >= _LARGE and jax.default_backend() == 'cpu':
+    # A size that is not known yet (see export.py) is that of a program that detects.
+    is_large = isinstance(x.size, int) and x.size >= _LARGE
+    if stride == 1 and is_large and jax.default_backend() == 'cpu':
         return _convolve_cpu(x, kernel)
     return _convolve(x, kernel, stride)
 

@@ -1,0 +1,63 @@
+"""What is found in one picture, as a user of the package gets it."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PictureDetections:
+    """Objects found in one picture, best first.
+
+    Attributes:
+        boxes: (N,4) float32 xyxy in pixels of the picture as it was given.
+        scores: (N,) float32.
+        labels: (N,) int32 indices into `classes`.
+        classes: names of all classes that the detector knows.
+        size: height, width of the picture.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each object."""
+        return [self.classes[label] for label in self.labels]
+
+    def keep(
+        self, score_thr: float = 0.0, labels: Collection[int] | None = None
+    ) -> 'PictureDetections':
+        """Those with scores of at least `score_thr`, of some labels or of all."""
+        kept = self.scores >= score_thr
+        if labels is not None:
+            kept &= np.isin(self.labels, list(labels))
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+        )
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, with names in `data['class_name']`.
+
+        Raises:
+            ImportError: the package supervision is not installed.
+        """
+        import supervision
+
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.labels.astype(int),
+            data={'class_name': np.array(self.names, str)},
+        )

@@ -63,7 +63,14 @@ def small_run(small_data, tmp_path_factory):
     return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')
 
 
-SHARE_A_RUN = ('test_training', 'test_cli', 'test_stop', 'test_bad_run', 'test_convert')
+SHARE_A_RUN = (
+    'test_training',
+    'test_cli',
+    'test_stop',
+    'test_bad_run',
+    'test_convert',
+    'test_report',
+)
 
 
 def pytest_collection_modifyitems(items):

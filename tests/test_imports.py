@@ -37,6 +37,8 @@ ALLOWED = {
     'mmdet_config': ({'mmdet_config'}, set()),
     'lettering': (set(), {'numpy', 'cv2'}),
     'visualize': ({'lettering'}, {'numpy', 'cv2'}),
+    'plot': ({'lettering'}, {'numpy', 'cv2'}),
+    'draw_run': ({'plot', 'visualize', 'training'}, {'numpy'}),
     'cluster': (set(), set()),
     'hosts': (set(), MAPPING),
     'parallel': ({'models', 'cluster', 'hosts'}, MAPPING),

@@ -346,7 +346,8 @@ class TestInBrowser:
     def test_curves_of_one_class(self, page):
         shown = (
             '[...document.querySelectorAll("[data-curve]")]'
-            '.filter(g => getComputedStyle(g).display != "none").map(g => g.dataset.curve)'
+            '.filter(g => getComputedStyle(g).display != "none")'
+            '.map(g => g.dataset.curve)'
         )
         assert page.run(shown) == ['-1']
         self.focus(page, '#curve')

@@ -38,7 +38,8 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     unit = 10.0 ** np.floor(np.log10(rough))
     step = unit * next(f for f in (1, 2, 2.5, 5, 10) if f * unit >= rough * (1 - 1e-9))
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    return (np.arange(first, last + 1) * step).tolist()
+    # Plus 0: not -0.
+    return (np.arange(first, last + 1) * step + 0.0).tolist()
 
 
 def line_plot(

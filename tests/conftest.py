@@ -70,6 +70,7 @@ SHARE_A_RUN = (
     'test_bad_run',
     'test_convert',
     'test_report',
+    'test_draw',
 )
 
 

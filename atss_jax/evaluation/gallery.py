@@ -115,8 +115,10 @@ def _box(side, kind, label, text, corners):
     """A box over the picture; corners (2,2) are x, y shares of its sides."""
     (x1, y1), (x2, y2) = np.clip(corners, 0, 1) * 100
     title = html.escape(f'{side}: {text}, {kind}')
+    # Where a name would leave the picture on the right, it grows to the left.
+    edge = ' at-right' if x1 > 75 else ''
     return (
-        f'<div class="box {side} {kind.replace(" ", "-")}" data-side="{side}" '
+        f'<div class="box {side} {kind.replace(" ", "-")}{edge}" data-side="{side}" '
         f'data-kind="{kind}" data-label="{label}" title="{title}" '
         f'style="left:{x1:.2f}%;top:{y1:.2f}%;width:{x2 - x1:.2f}%;'
         f'height:{y2 - y1:.2f}%">'

@@ -69,7 +69,7 @@ SHARE_A_RUN = (
     'test_stop',
     'test_bad_run',
     'test_convert',
-    'test_report',
+    'test_eval_results',
     'test_draw',
 )
 

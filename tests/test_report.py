@@ -1,56 +1,27 @@
-"""The report says what was computed, needs nothing else, and works in a browser."""
+"""The report says what was computed, and needs nothing else."""
 
 import html.parser
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
 
 from atss_jax.data.coco import CocoDataset
 from atss_jax.evaluation.report import write_report
-from tests import browser
-from tests.small_run import CATEGORY_IDS, CLASSES, write_coco
-from tests.test_cli import call  # noqa: F401, a fixture
-
-
-def some_results(truth, seed=0):
-    """Found boxes near the objects: some right, some shifted, some of other classes."""
-    random = np.random.default_rng(seed)
-    results = []
-    for index, annotation in enumerate(truth['annotations']):
-        x, y, width, height = annotation['bbox']
-        shift = (0, 0, 0, 0.5 * width)[index % 4]
-        category = CATEGORY_IDS[index % 3] if index % 5 == 0 else None
-        results.append(
-            {
-                'image_id': annotation['image_id'],
-                'category_id': category or annotation['category_id'],
-                'bbox': [x + shift, y, width, height],
-                'score': round(float(random.uniform(0.2, 0.95)), 3),
-            }
-        )
-    return results[:-2]  # two are missed
+from tests.report_data import open_data, some_results, written_report
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('report')
-    write_coco(folder, 'val', 9, seed=3)
-    return folder
-
-
-def open_data(folder):
-    return CocoDataset(str(folder / 'val.json'), str(folder / 'val'), test_mode=True)
-
-
-@pytest.fixture(scope='module')
-def written(data):
+def written(tmp_path_factory):
     """Path, analysis."""
-    source, path = open_data(data), data / 'report.html'
-    results = some_results(source.ground_truth())
-    return path, write_report(path, source, results, 'a <title>', 0.3)
+    return written_report(tmp_path_factory.mktemp('report'))
+
+
+@pytest.fixture(scope='module')
+def data(written):
+    """Folder of the data."""
+    return written[0].parent
 
 
 class Elements(html.parser.HTMLParser):
@@ -174,219 +145,3 @@ def test_nothing_wrong_and_nothing_found(data, tmp_path):
     assert {
         state['data-kind'] for state in elements(path, 'div') if 'data-kind' in state
     } <= {'missed', 'crowd'}
-
-
-class TestResultsFile:
-    """`eval.py --results`."""
-
-    @pytest.fixture
-    def score(self, call, data, tmp_path):  # noqa: F811
-        def run(content, *flags):
-            path = tmp_path / 'detections.json'
-            text = content if isinstance(content, str) else json.dumps(content)
-            path.write_text(text)
-            truth = f'--ann_file={data / "val.json"}'
-            return call('eval', f'--results={path}', truth, *flags)
-
-        return run
-
-    def test_scores_and_report_lie_beside_it(self, score, data, tmp_path, written):
-        results = some_results(open_data(data).ground_truth())
-        result = score(results, '--report', f'--img_prefix={data / "val"}')
-        assert result.status == 0, result.err
-        numbers = json.loads((tmp_path / 'detections_scores.json').read_text())
-        _, analysis = written
-        assert numbers['AP'] == pytest.approx(analysis.scores.summary['AP'])
-        assert tuple(numbers['per_class']) == CLASSES
-        assert '<h2>Worst pictures' in (tmp_path / 'detections_report.html').read_text()
-
-    def test_without_report_none_is_written(self, score, tmp_path):
-        assert score([]).status == 0
-        assert not (tmp_path / 'detections_report.html').exists()
-
-    @pytest.mark.parametrize(
-        ('content', 'parts'),
-        [
-            ('{', ['not a JSON file']),
-            ({'images': []}, ['expected COCO results', "an object with 'images'"]),
-            ([3], ['detection 0', 'image_id, category_id, bbox, score']),
-            ([{'image_id': 1000}], ['detection 0']),
-            ([{'image_id': '5'}], ['image_id 5, expected an integer']),
-            ([{'bbox': [1, 2, 3]}], ['bbox [1, 2, 3], expected four finite']),
-            ([{'bbox': [1, 2, -3, 4]}], ['width and height of at least 0']),
-            ([{'score': float('nan')}], ['score nan, expected a number from 0']),
-            ([{'score': 75}], ['score 75']),
-            ([{'image_id': 4}], ['1 values of image_id', 'such as 4']),
-            ([{'category_id': 99}], ['1 values of category_id', 'such as 99']),
-        ],
-    )
-    def test_what_is_refused(self, score, content, parts):
-        good = {'image_id': 1000, 'category_id': 7, 'bbox': [0, 0, 9, 9], 'score': 0.5}
-        if isinstance(content, list) and content != [3] and len(content[0]) == 1:
-            missing = content[0] == {'image_id': 1000}
-            content = content if missing else [{**good, **content[0]}]
-        score(content).refuses('eval.py: ', 'detections.json', *parts)
-
-    @pytest.mark.parametrize(
-        ('flags', 'part'),
-        [
-            (['--workdir=x'], 'one of --workdir, --config and --ann_file'),
-            (['--config.seed=1'], '--ann_file has no config'),
-        ],
-    )
-    def test_flags_that_contradict(self, score, flags, part):
-        score([], *flags).refuses(part)
-
-    @pytest.mark.parametrize(
-        ('flags', 'part'),
-        [
-            (['--results=x', '--ann_file=x', '--report'], '--img_prefix'),
-            (['--results=x', '--workdir=x', '--step=3'], '--step'),
-            (['--workdir=x', '--ann_file=x'], '--ann_file goes with --results'),
-            (['--workdir=x', '--min_score=0.1'], '--min_score goes with --report'),
-            (['--workdir=x', '--report', '--min_score=2'], 'from 0 to 1'),
-            ([], '--workdir, or --results'),
-        ],
-    )
-    def test_flags_that_are_refused(self, call, flags, part):  # noqa: F811
-        result = call('eval', *flags)
-        assert result.status == 2 and part in result.err
-
-    def test_a_workdir_says_the_data(self, call, small_run, tmp_path):  # noqa: F811
-        path = tmp_path / 'x.json'
-        path.write_text('[]')
-        result = call('eval', f'--results={path}', f'--workdir={small_run.workdir}')
-        assert result.status == 0 and '0 detections, 9 pictures' in result.out
-
-
-def test_report_of_a_run(call, small_run, tmp_path):  # noqa: F811
-    workdir = shutil.copytree(small_run.workdir, tmp_path / 'run')
-    result = call('eval', f'--workdir={workdir}', '--report', '--min_score=0')
-    assert result.status == 0, result.err
-    (report,) = (workdir / 'evaluation').glob('val_*_report.html')
-    assert f'report: {report}' in result.out
-    (numbers,) = (workdir / 'evaluation').glob('val_*_scores.json')
-    ap = json.loads(numbers.read_text())['AP']
-    assert f'<dt>AP</dt><dd>{ap:.3f}</dd>' in report.read_text()
-
-
-SHOWN = (
-    '[...document.querySelectorAll("#gallery .box")]'
-    '.filter(b => b.checkVisibility()).map(b => [b.dataset.side, b.dataset.kind, '
-    'b.dataset.label])'
-)
-
-
-@pytest.fixture(scope='module')
-def page(written):
-    with browser.page() as page:
-        page.open(written[0])
-        yield page
-        assert not page.problems
-        assert {url[:5] for url in page.requests} <= {'file:', 'data:'}
-        assert [url for url in page.requests if url[:5] == 'file:'] == [
-            written[0].absolute().as_uri()
-        ]
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(browser.find() is None, reason='needs chromium')
-class TestInBrowser:
-    def focus(self, page, selector):
-        page.run(f'document.querySelector({json.dumps(selector)}).focus()')
-        assert page.run(f'document.activeElement.matches({json.dumps(selector)})')
-
-    def test_it_renders(self, page):
-        assert page.run('document.querySelectorAll("section").length') == 8
-        assert page.run('[...document.images].every(i => i.naturalWidth > 0)')
-        assert page.run('document.documentElement.scrollWidth <= innerWidth')
-
-    def test_the_table_sorts_by_key(self, page):
-        column = 'th:nth-child(4)'
-        cells = (
-            '[...document.querySelectorAll(".sortable tbody tr")]'
-            '.map(r => r.children[3].dataset.value)'
-        )
-        self.focus(page, f'.sortable {column} button')
-        page.press('Enter', '\r')
-        values = page.run(cells)
-        assert values == sorted(values, key=float, reverse=True)
-        page.press('Enter', '\r')
-        assert page.run(cells) == sorted(values, key=float)
-        state = f'document.querySelector(".sortable {column}").ariaSort'
-        assert page.run(state) == 'ascending'
-
-    def test_boxes_are_switched_by_key(self, page):
-        before = page.run(SHOWN)
-        self.focus(page, '#controls [value=truth]')
-        page.press(' ', ' ')
-        assert page.run(SHOWN) == [box for box in before if box[0] == 'detections']
-        page.press(' ', ' ')
-        assert page.run(SHOWN) == before
-
-    def test_kinds_filter_pictures(self, page):
-        self.focus(page, '[data-all=off]')
-        page.press('Enter', '\r')
-        assert page.run(SHOWN) == []
-        assert page.run('document.getElementById("shown").value').startswith('0 of')
-        self.focus(page, '#controls [value=localisation]')
-        page.press(' ', ' ')
-        kinds = {kind for side, kind, _ in page.run(SHOWN) if side == 'detections'}
-        assert kinds == {'localisation'}
-        self.focus(page, '[data-all=on]')
-        page.press('Enter', '\r')
-
-    def test_a_class_is_chosen_by_key(self, page):
-        self.focus(page, '#class')
-        page.press('ArrowDown')
-        assert {label for *_, label in page.run(SHOWN)} == {'0'}
-        page.run('document.getElementById("class").value = ""')
-        page.run('showBoxes()')
-
-    def test_curves_of_one_class(self, page):
-        shown = (
-            '[...document.querySelectorAll("[data-curve]")]'
-            '.filter(g => getComputedStyle(g).display != "none")'
-            '.map(g => g.dataset.curve)'
-        )
-        assert page.run(shown) == ['-1']
-        self.focus(page, '#curve')
-        page.press('ArrowDown')
-        assert page.run(shown) == ['0']
-
-    def test_a_picture_is_enlarged(self, page):
-        width = 'document.querySelector("figure .picture").offsetWidth'
-        before = page.run(width)
-        self.focus(page, '.enlarge')
-        page.press('Enter', '\r')
-        assert page.run(width) > 1.2 * before
-        page.press('Enter', '\r')
-        assert page.run(width) == before
-
-    @pytest.mark.parametrize('scheme', ['light', 'dark'])
-    def test_contrast(self, page, scheme):
-        """Text against its ground: 4.5 at least, as WCAG AA asks."""
-        page.set_scheme(scheme)
-        style = 'getComputedStyle(document.documentElement).getPropertyValue'
-        values = {
-            name: page.run(f'{style}("--{name}")').strip()
-            for name in ('ground', 'panel', 'ink', 'soft', 'accent')
-        }
-        for text in ('ink', 'soft', 'accent'):
-            for ground in ('ground', 'panel'):
-                assert contrast(values[text], values[ground]) > 4.5
-        is_dark = luminance(values['ground']) < 0.5
-        assert is_dark == (scheme == 'dark')
-
-
-def luminance(color):
-    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    linear = np.where(
-        channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
-    )
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def contrast(one, other):
-    low, high = sorted([luminance(one), luminance(other)])
-    return (high + 0.05) / (low + 0.05)

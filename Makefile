@@ -11,7 +11,7 @@ REQUIREMENTS := $(if $(filter cpu,$(ACCEL)),requirements.txt,requirements-$(ACCE
 INSTALLED := $(VENV)/installed-$(ACCEL)
 DEMO := work_dirs/demo
 
-.PHONY: demo test test-slow test-torch test-mmdet lint install clean
+.PHONY: demo test test-slow test-torch test-mmdet test-browser lint install clean
 
 install: $(INSTALLED)
 
@@ -55,6 +55,12 @@ test-mmdet: install
 	$(BIN)/pip download --quiet --no-deps --dest .cache/mmdet mmdet==3.3.0
 	$(BIN)/python -m zipfile -e .cache/mmdet/mmdet-3.3.0-*.whl .cache/mmdet
 	$(BIN)/python -m pytest -q -m mmdet
+
+# Needs Chromium (Debian: apt-get install chromium), and says so without.
+test-browser: install
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+		echo "no chromium found: apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pytest -q -m browser
 
 clean:
 	rm -rf $(VENV) .cache

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from atss_jax import draw_commands
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; the exit status says whether it worked."""
@@ -10,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog='python -m atss_jax', description=__doc__, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest='command', required=True)
-    _add_draw(commands)
+    draw_commands.add(commands)
     _add_convert(commands)
     _add_import_mmdet(commands)
     _add_show_config(commands)
@@ -29,35 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'atss_jax {flags.command}: {error}', file=sys.stderr)
         return 1
     return 0
-
-
-def _add_draw(commands):
-    draw = commands.add_parser('draw', help='make pictures')
-    what = draw.add_subparsers(dest='what', required=True)
-    sheet = what.add_parser(
-        'detections', help='a sheet of pictures: truth beside detections'
-    )
-    sheet.add_argument('--workdir', required=True, help='folder of a run')
-    sheet.add_argument('--out', required=True, help='.png or .jpg file to write')
-    sheet.add_argument('--split', default='val', choices=('train', 'val', 'test'))
-    sheet.add_argument('--count', type=int, default=12, help='pictures')
-    sheet.add_argument('--columns', type=int, default=3, help='pairs in a row')
-    sheet.add_argument('--min_score', type=float, default=0.3)
-    sheet.set_defaults(run=_draw_detections)
-
-
-def _draw_detections(flags):
-    from atss_jax.evaluation.pictures import draw_detections
-
-    draw_detections(
-        flags.workdir,
-        flags.out,
-        flags.split,
-        flags.count,
-        flags.columns,
-        flags.min_score,
-    )
-    print(f'wrote {flags.out}')
 
 
 def _add_convert(commands):

@@ -66,6 +66,7 @@ def small_run(small_data, tmp_path_factory):
 SHARE_A_RUN = (
     *('test_training', 'test_cli', 'test_stop', 'test_bad_run', 'test_convert'),
     *('test_api', 'test_tta', 'test_predict', 'test_export'),
+    *('test_eval_results', 'test_draw'),
 )
 
 

@@ -80,7 +80,7 @@ def test_only_the_first_process_speaks(two):
     said = two.output.read_text()
     assert said.count('going on') == 0
     assert said.count('evaluation after epoch 1') == 1
-    assert said.count('done: python eval.py') == 1
+    assert said.count('done; to evaluate: python eval.py') == 1
 
 
 def evaluate(workdir, processes, devices):

@@ -45,6 +45,8 @@ ALLOWED = {
         MAPPING,
     ),
     'visualize': ({'lettering'}, {'numpy', 'cv2'}),
+    'plot': ({'lettering'}, {'numpy', 'cv2'}),
+    'draw_run': ({'plot', 'visualize', 'training'}, {'numpy'}),
     'cluster': (set(), set()),
     'hosts': (set(), MAPPING),
     'parallel': ({'models', 'cluster', 'hosts'}, MAPPING),

@@ -112,14 +112,60 @@ def evaluate(
 
     Source: pycocotools.COCOeval; mmdet.evaluation.CocoMetric.
     """
+    if len(classes) != len(category_ids):
+        raise ValueError(f'{len(classes)} classes, {len(category_ids)} category_ids')
+    return scores_of(
+        accumulate(ground_truth, results, category_ids, image_ids), classes
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Accumulated:
+    """What pycocotools counts, classes in label order; -1 where there is no object.
+
+    Attributes:
+        precision: (IoU 10, recall 101, class, area 4, limit 5), the curves.
+        recall: (IoU 10, class, area 4, limit 5), the highest that is reached.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+
+    def curves(self, threshold: int) -> np.ndarray:
+        """(C, 101) precision at recall 0, 0.01, ..., 1; nan for classes without any.
+
+        Args:
+            threshold: index of the IoU threshold: 0 is 0.5, 5 is 0.75.
+        """
+        own = self.precision[threshold, :, :, 0, _MAX_DETS.index(100)].T
+        return np.where(own > -1, own, np.nan)
+
+    def class_numbers(self) -> list[dict[str, float]]:
+        """AP, AP50, AP75, APs, APm, APl and AR100 of each class, in label order."""
+        limit = _MAX_DETS.index(100)
+        rows = []
+        for label in range(self.precision.shape[2]):
+            own = self.precision[:, :, label, :, limit]
+            row = {'AP': own[..., 0], 'AP50': own[0, :, 0], 'AP75': own[5, :, 0]}
+            row |= {f'AP{area}': own[..., _AREAS[area]] for area in 'sml'}
+            row['AR100'] = self.recall[:, label, 0, limit]
+            rows.append({name: _mean(values) for name, values in row.items()})
+        return rows
+
+
+def accumulate(
+    ground_truth: dict,
+    results: list[dict],
+    category_ids: tuple[int, ...],
+    image_ids: Iterable[int] | None = None,
+) -> Accumulated:
+    """What `evaluate` averages; arguments and errors as there."""
     known = {image['id'] for image in ground_truth['images']}
     chosen = known if image_ids is None else set(map(int, image_ids))
     _check_images('results', {result['image_id'] for result in results}, known)
     _check_images('image_ids', chosen, known)
     if not chosen:
         raise ValueError('no pictures to score: image_ids or ground_truth is empty')
-    if len(classes) != len(category_ids):
-        raise ValueError(f'{len(classes)} classes, {len(category_ids)} category_ids')
     # pycocotools prints its progress; the numbers are what we want of it.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(
@@ -134,8 +180,9 @@ def evaluate(
         evaluator.accumulate()
     # pycocotools lists categories by id, we by label.
     columns = np.argsort(np.argsort(category_ids))
-    precision = evaluator.eval['precision'][:, :, columns]
-    return _scores(precision, evaluator.eval['recall'], classes)
+    return Accumulated(
+        evaluator.eval['precision'][:, :, columns], evaluator.eval['recall'][:, columns]
+    )
 
 
 def _check_images(name: str, ids: set[int], known: set[int]) -> None:
@@ -165,8 +212,9 @@ def _as_annotation(result: dict) -> dict:
     return {**result, 'area': result['bbox'][2] * result['bbox'][3], 'iscrowd': 0}
 
 
-def _scores(precision: np.ndarray, recall: np.ndarray, classes: tuple) -> Scores:
-    """From precision (IoU, recall, class, area, limit), recall (IoU, class, ...)."""
+def scores_of(accumulated: Accumulated, classes: tuple[str, ...]) -> Scores:
+    """The averages that COCO and mmdet report."""
+    precision, recall = accumulated.precision, accumulated.recall
 
     def ap(limit: int, area: str = '', threshold: int | slice = slice(None)) -> float:
         limit = _MAX_DETS.index(limit)

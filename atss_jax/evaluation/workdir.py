@@ -10,6 +10,7 @@ from atss_jax.config import build_experiment, load_config
 from atss_jax.evaluation import run
 from atss_jax.evaluation.build import make_evaluator, open_sources
 from atss_jax.evaluation.coco_metric import Scores, format_table
+from atss_jax.evaluation.report import write_report
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path, trained_classes
 
@@ -20,6 +21,7 @@ def evaluate_workdir(
     step: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     tta: bool = False,
+    report_min_score: float | None = None,
 ) -> Scores:
     """Scores a checkpoint on a split; prints numbers and writes them to the workdir.
 
@@ -29,6 +31,7 @@ def evaluate_workdir(
         step: of a checkpoint; None: the one with the best AP.
         overrides: of config fields, as for `load_config`.
         tta: test-time augmentation, as `test_cfg.tta` says.
+        report_min_score: as of `report.write_report`, to write a report; None: none.
 
     Raises:
         ValueError: the folder is no workdir, has no such checkpoint, or data is bad.
@@ -47,14 +50,16 @@ def evaluate_workdir(
     found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
     scores = evaluator.score(found)
     if parallel.is_first():
-        _report(workdir, split, step, evaluator, found, scores)
+        _write(workdir, split, step, evaluator, found, scores)
+        if report_min_score is not None:
+            _write_report(workdir, split, step, evaluator, found, report_min_score)
     return scores
 
 
-def _report(workdir, split, step, evaluator, found, scores):
+def _write(workdir, split, step, evaluator, found, scores):
     folder = pathlib.Path(workdir) / 'evaluation'
     folder.mkdir(exist_ok=True)
-    name = f'{split}_{step}_tta' if evaluator.uses_tta else f'{split}_{step}'
+    name = _name(split, step, evaluator)
     results = folder / f'{name}_detections.json'
     numbers = folder / f'{name}_scores.json'
     run.write_json(results, run.to_results(found, evaluator.source.category_ids))
@@ -63,3 +68,16 @@ def _report(workdir, split, step, evaluator, found, scores):
     print(f'checkpoint {step} of {workdir} on data.{split}, {len(found)} pictures')
     print('\n'.join([format_table(scores), *bad.report()]))
     print(f'detections: {results}\nnumbers: {numbers}')
+
+
+def _name(split, step, evaluator):
+    return f'{split}_{step}_tta' if evaluator.uses_tta else f'{split}_{step}'
+
+
+def _write_report(workdir, split, step, evaluator, found, min_score):
+    name, source = _name(split, step, evaluator), evaluator.source
+    path = pathlib.Path(workdir) / 'evaluation' / f'{name}_report.html'
+    title = f'{pathlib.Path(workdir).absolute().name}, checkpoint {step}, data.{split}'
+    results = run.to_results(found, source.category_ids)
+    write_report(path, source, results, title, min_score)
+    print(f'report: {path}')

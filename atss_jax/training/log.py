@@ -16,14 +16,18 @@ from atss_jax import parallel
 METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
 
 
-_FILE = 'metrics.jsonl'
+FILE = 'metrics.jsonl'
+
+
+def records(workdir: str) -> list[dict[str, Any]]:
+    """Every whole record in the log of a workdir; none without a log."""
+    file = pathlib.Path(workdir) / FILE
+    return [r for r, _ in _records(file.read_text())] if file.exists() else []
 
 
 def evaluated(workdir: str) -> dict[int, float]:
     """AP by step of every evaluation in the log of a workdir; 0 for undefined."""
-    file = pathlib.Path(workdir) / _FILE
-    records = _records(file.read_text()) if file.exists() else []
-    return {r['step']: r['AP'] or 0.0 for r, _ in records if r['kind'] == 'eval'}
+    return {r['step']: r['AP'] or 0.0 for r in records(workdir) if r['kind'] == 'eval'}
 
 
 def _records(text):
@@ -60,7 +64,7 @@ class RunLog:
         unfinished: Sequence[Mapping[str, float]] = (),
     ):
         folder = pathlib.Path(workdir)
-        self._file = folder / _FILE
+        self._file = folder / FILE
         self._board = None
         self._writes = parallel.is_first()
         if self._writes:
@@ -84,8 +88,8 @@ class RunLog:
     def _drop_after(self, step):
         if not self._file.exists():
             return
-        records = _records(self._file.read_text())
-        kept = [line + '\n' for record, line in records if record['step'] <= step]
+        kept = _records(self._file.read_text())
+        kept = [line + '\n' for record, line in kept if record['step'] <= step]
         temporary = self._file.with_suffix('.tmp')
         temporary.write_text(''.join(kept))
         temporary.replace(self._file)

@@ -11,6 +11,7 @@ from atss_jax import hosts, parallel
 from atss_jax.config import to_json
 from atss_jax.data.loader import TrainBatches, check_box_counts
 from atss_jax.data.plan import TrainPlan
+from atss_jax.data.records import Source
 from atss_jax.evaluation import run
 from atss_jax.evaluation.build import make_evaluator
 from atss_jax.experiment import Experiment
@@ -59,6 +60,28 @@ def check_hosts(config, sources, workdir) -> None:
     workdirs.check_shared(workdir)
 
 
+def make_batches(
+    experiment: Experiment, source: Source, batch_size: int, rows: tuple[int, int]
+) -> TrainBatches:
+    """The training batches that a config describes.
+
+    Args:
+        experiment: what the config describes.
+        source: the training data.
+        batch_size: of all devices together.
+        rows: first and last+1 of those to load.
+    """
+    pipeline = experiment.data['train'].pipeline
+    plan = TrainPlan(
+        pipeline.canvas_index(source),
+        pipeline.all_canvases(),
+        batch_size,
+        experiment.seed,
+        experiment.times,
+    )
+    return TrainBatches(source, plan, pipeline, rows)
+
+
 def prepare(experiment, sources, config_json, workdir) -> Run:
     """Everything but the weights.
 
@@ -68,13 +91,9 @@ def prepare(experiment, sources, config_json, workdir) -> Run:
     data = experiment.data['train']
     check_box_counts(sources['train'], data.pipeline.max_boxes)
     batch_size = experiment.samples_per_gpu * jax.device_count()
-    plan = TrainPlan(
-        data.pipeline.canvas_index(sources['train']),
-        data.pipeline.all_canvases(),
-        batch_size,
-        experiment.seed,
-        experiment.times,
-    )
+    rows = parallel.local_rows(batch_size)
+    batches = make_batches(experiment, sources['train'], batch_size, rows)
+    plan = batches.plan
     scale = experiment.auto_scale_lr
     rates = learning_rates(
         experiment.optimizer.lr * (batch_size / scale.base if scale.enable else 1),
@@ -83,8 +102,6 @@ def prepare(experiment, sources, config_json, workdir) -> Run:
         experiment.total_epochs,
     )
     evaluator = make_evaluator(experiment, sources['val'], 'val')
-    rows = parallel.local_rows(batch_size)
-    batches = TrainBatches(sources['train'], plan, data.pipeline, rows)
     stream = {
         'global_batch_size': batch_size,
         'records': len(sources['train'].records),

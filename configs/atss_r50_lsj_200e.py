@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     """The R50 recipe with large batches, much longer, on jittered pictures."""
     config = atss_r50_1x.get_config()
     config.data.samples_per_gpu = 8
+    config.auto_scale_lr.base_batch_size = 64
     config.data.workers_per_gpu = 4
     config.data.train.times = 8
     config.data.train.pipeline.update(

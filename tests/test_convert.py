@@ -277,6 +277,7 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=2),
     dict(type='MultiStepLR', by_epoch=True, milestones=[1], gamma=0.1)]
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 optim_wrapper = dict(
     type='OptimWrapper', clip_grad=dict(max_norm=10, norm_type=2),
     optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=0.0001))

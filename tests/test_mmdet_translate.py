@@ -42,6 +42,7 @@ NEUTRAL = {
         for name in ('img_scales', 'multiscale_mode', 'random_resize', 'random_crop')
     ),
     'data.train.pipeline.filter_annotations',
+    *('auto_scale_lr.enable', 'auto_scale_lr.base_batch_size'),
 }
 
 
@@ -94,7 +95,6 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v3_r50', 'optim_wrapper.optimizer.type', 'AdamW'),
         ('v3_r50', 'optim_wrapper.optimizer.nesterov', True),
         ('v3_r50', 'optim_wrapper.paramwise_cfg', {'norm_decay_mult': 0}),
-        ('v3_r50', 'auto_scale_lr', {'base_batch_size': 16, 'enable': True}),
         ('v3_r50', 'param_scheduler.0.by_epoch', True),
         ('v3_r50', 'param_scheduler.1.end', 9),
         ('v3_r50', 'param_scheduler.1.type', 'PolyLR'),

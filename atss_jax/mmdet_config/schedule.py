@@ -32,12 +32,17 @@ def _grad_clip(owner, name):
     return {'optimizer_config.grad_clip': clip}
 
 
-def _no_scaling(top):
-    """`auto_scale_lr` of a config that does not ask for it."""
-    section = top.section('auto_scale_lr', {})
-    section.expect(enable=False)
-    section.skip('base_batch_size')
+def _auto_scale(top):
+    """`auto_scale_lr`, where there is one."""
+    if 'auto_scale_lr' not in top:
+        return {}
+    section = top.section('auto_scale_lr')
+    fields = {
+        'auto_scale_lr.enable': section.take('enable', False),
+        'auto_scale_lr.base_batch_size': section.take('base_batch_size'),
+    }
     section.finish()
+    return fields
 
 
 def _counts(value):
@@ -59,7 +64,7 @@ def optimizer_3x(top: Section) -> dict[str, Any]:
         section.skip('dtype')
     section.expect(paramwise_cfg=None, constructor='DefaultOptimWrapperConstructor')
     section.finish()
-    _no_scaling(top)
+    fields |= _auto_scale(top)
     return fields
 
 
@@ -82,7 +87,7 @@ def optimizer_2x(top: Section) -> dict[str, Any]:
         fields['fp16'] = {'loss_scale': half.take('loss_scale', 512.0)}
         half.finish()
     top.skip('fp16')
-    _no_scaling(top)
+    fields |= _auto_scale(top)
     return fields
 
 

@@ -25,6 +25,7 @@ def test_both_styles_equal_our_config_field_by_field(name):
     assert to_json(config) == to_json(load_config(str(R50)))
     assert translation.style == f'{name[1]}.x'
     ours = {'data.canvases', 'data.max_boxes', 'parallel', 'resume_from', 'seed'}
+    ours |= {'data.on_error', 'data.max_bad_pictures', 'test_cfg.tta'}
     kept = 'checkpoint_config.max_keep_ckpts'  # mmdet keeps all
     for path in flatten(as_dict(config)):
         # A type has one value; every other field comes from the file.

@@ -104,7 +104,6 @@ BAD_RECORDS = [
     (update('annotations', area=NAN), 'area must be a finite', 'area', 10, 9),
     (update('annotations', iscrowd=2), 'iscrowd must be', 'iscrowd', 10, 9),
     (update('annotations', category_id='3'), 'category_id must', 'category_id', 10, 9),
-    (update('annotations', category_id=4), 'found 4', 'category_id', 10, 9),
     (update('annotations', image_id=99), 'found 99', 'image_id', 10, 9),
     (repeat('annotations'), '113 is taken by annotations[3]', 'id is taken', 10, 10),
 ]
@@ -119,6 +118,16 @@ BAD_PICTURE_RECORDS = [
     # Two pictures, one id: which of them the annotation is of nobody knows.
     (repeat('images', file_name='19.png'), '13 is taken by', 'id is taken', 9, 9),
 ]
+
+
+@pytest.mark.parametrize('on_error', ['raise', 'skip'])
+def test_an_unknown_category(folder, on_error):
+    """Passed over as in mmdet, whatever `on_error` says, but not in silence."""
+    update('annotations', category_id=4)(folder.content)
+    with pytest.warns(UserWarning, match='1 of 10 annotations left out: category_id'):
+        source = folder.load(on_error=on_error, filter_empty_gt=False)
+    assert len(source.records) == 10
+    assert len(source.ground_truth()['annotations']) == 9
 
 
 @pytest.mark.parametrize(

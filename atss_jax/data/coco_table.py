@@ -86,15 +86,21 @@ class Table:
         """The value of each record; None where it is missing."""
         return [row.get(key) for row in self.rows]
 
-    def require(self, key: str, rule: Rule) -> None:
-        """Raises ValueError about, or leaves out, records whose value breaks a rule."""
+    def require(self, key: str, rule: Rule, on_error: str | None = None) -> None:
+        """Raises ValueError about, or leaves out, records whose value breaks a rule.
+
+        Args:
+            key: of the value.
+            rule: to keep.
+            on_error: in place of the table's, for this rule.
+        """
         bad = [i for i, v in enumerate(self.column(key)) if not rule.holds(v)]
 
         def problem(row):
             found = f'found {show(row[key])}' if key in row else 'it is missing'
             return f'{key} must be {rule.expected}, {found}'
 
-        self._refuse(bad, f'{key} is not {rule.expected}', problem)
+        self._refuse(bad, f'{key} is not {rule.expected}', problem, on_error)
 
     def require_unique(self, key: str, alike: Sequence[str] = ()) -> None:
         """Raises ValueError about, or leaves out, records whose value is taken.
@@ -128,10 +134,16 @@ class Table:
         bad = sorted(repeats + unclear)
         self._refuse(bad, f'{key} is taken by another', problem)
 
-    def _refuse(self, bad: list[int], kind: str, problem: Callable[[Any], str]) -> None:
+    def _refuse(
+        self,
+        bad: list[int],
+        kind: str,
+        problem: Callable[[Any], str],
+        on_error: str | None = None,
+    ) -> None:
         if not bad:
             return
-        if self._on_error == 'raise':
+        if (on_error or self._on_error) == 'raise':
             place = self._label(bad[0])
             raise ValueError(f'{self._path}: {place}: {problem(self.rows[bad[0]])}')
         named = ', '.join(map(self._label, bad[:_NAMED]))

@@ -70,6 +70,7 @@ SHARE_A_RUN = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """One worker a file, and one for the files that share a small trained run."""
     for item in items:

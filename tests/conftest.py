@@ -61,19 +61,3 @@ def small_run(small_data, tmp_path_factory):
     from tests.small_run import finished_run
 
     return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')
-
-
-SHARE_A_RUN = (
-    *('test_training', 'test_cli', 'test_stop', 'test_bad_run', 'test_convert'),
-    *('test_api', 'test_tta', 'test_predict', 'test_export'),
-    *('test_eval_results', 'test_draw'),
-)
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """One worker a file, and one for the files that share a small trained run."""
-    for item in items:
-        file = item.path.stem
-        group = 'small_run' if file in SHARE_A_RUN else file
-        item.add_marker(pytest.mark.xdist_group(group))

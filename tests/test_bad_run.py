@@ -40,7 +40,8 @@ def test_training_passes_over_a_bad_picture_and_reports_it(run_with_bad_pictures
     lines = [line for line in out.splitlines() if 'bad pictures passed' in line]
     for split, line in zip(('val', 'val', 'train'), lines, strict=True):
         assert line == (
-            f'bad pictures passed over: 1 (at most 1 may be); image ids [{ids[split]}]'
+            f'data.{split}: bad pictures passed over: 1 (at most 1 may be); '
+            f'image ids [{ids[split]}]'
         )
 
 

@@ -57,7 +57,8 @@ def start(
         jax.distributed.initialize(
             **arguments,
             initialization_timeout=start_timeout,
-            heartbeat_timeout_seconds=min(100, collective_timeout),
+            # Much shorter: a thread of its own beats, however long a step takes.
+            heartbeat_timeout_seconds=max(10, min(60, collective_timeout // 4)),
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(

@@ -77,7 +77,11 @@ def test_two_processes_train_as_one(one, two):
     for a, b in itertools.islice(records, 10):  # later, rounding has added up
         assert a.pop('kind') == b.pop('kind')
         assert a == pytest.approx(b, rel=1e-5)
-    assert metrics_of(two.workdir, 'eval') == metrics_of(one.workdir, 'eval')
+    # Equal to the last digit for one set of weights: that is the test of `eval.py`
+    # below. Here the weights differ in the last bit, which may swap two detections.
+    for a, b in zip(*(metrics_of(r.workdir, 'eval') for r in (two, one)), strict=True):
+        assert a['step'] == b['step']
+        assert a['AP'] == pytest.approx(b['AP'], abs=1e-3)
 
 
 def test_only_the_first_process_speaks(two):

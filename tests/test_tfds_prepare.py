@@ -80,8 +80,8 @@ def test_everything_survives(data, name):
 
 
 def test_malformed_records_can_be_left_out(data):
-    data.content['annotations'][2]['category_id'] = 77
-    data.refuses('annotations[2] (id 3)', 'category_id')
+    data.content['annotations'][2]['image_id'] = 77
+    data.refuses('annotations[2] (id 3)', 'image_id')
     with pytest.warns(UserWarning, match='left out'):
         data.prepare(on_error='skip')
     with pytest.warns(UserWarning, match='left out'):

@@ -122,6 +122,7 @@ def test_evaluation_by_two_processes_equals_that_by_one(two):
     assert any(name.endswith('_detections.json') and alone[name] for name in alone)
 
 
+@pytest.mark.slow
 def test_one_of_two_is_killed(folder, two):
     """The other ends with an error; both started again end where `two` ended."""
     run = run_of(folder / 'killed', 2)
@@ -140,6 +141,7 @@ def test_one_of_two_is_killed(folder, two):
     assert run.outcome() == two.outcome()
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_saves_on_both(folder, two):
     run = run_of(folder / 'terminated', 2)
     run.start()

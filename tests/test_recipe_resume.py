@@ -49,6 +49,7 @@ def whole_run(config, tmp_path_factory):
     return workdir, jax.device_get(train(config, str(workdir)))
 
 
+@pytest.mark.slow
 def test_going_on_between_updates_ends_at_the_same_bits(
     config, whole_run, tmp_path, monkeypatch
 ):
@@ -72,6 +73,7 @@ def test_going_on_between_updates_ends_at_the_same_bits(
     assert (tmp_path / name).read_bytes() == (whole_run[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_and_loaded(config, whole_run, tmp_path):
     workdir, state = whole_run
     differ = jax.tree.map(lambda a, b: np.any(a != b), state.ema, state.params)
@@ -87,6 +89,7 @@ def test_averaged_weights_are_evaluated_and_loaded(config, whole_run, tmp_path):
     assert f'"AP": {scores.summary["AP"]}' in logged
 
 
+@pytest.mark.slow
 def test_training_pictures_are_evaluated_whole(config, whole_run, tmp_path, capsys):
     """eval.py --split=train of a jittered recipe: nothing is drawn."""
     copy = tmp_path / 'copy'
@@ -95,6 +98,7 @@ def test_training_pictures_are_evaluated_whole(config, whole_run, tmp_path, caps
     assert 'data.train, 2 pictures' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_without_averages_does_not_resume_one_with(config, whole_run, tmp_path):
     plain = reduced(
         'atss_r50_lsj_200e',

@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import json
 import math
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -108,6 +110,21 @@ def tuple_of(check: Check, length: int | None = None) -> Check:
 
     count = 'several of' if length is None else f'{length} of'
     return Check(f'a tuple, {count}: {check.expected}', convert)
+
+
+def read_json(file: pathlib.Path) -> Any:
+    """What a small file of ours holds.
+
+    Raises:
+        ValueError: it is not JSON any more.
+    """
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f'{file} is not JSON ({error}): it was damaged after it was written; put '
+            'back a copy, or use another --workdir'
+        ) from error
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from atss_jax.checks import closest, flatten
+from atss_jax.checks import closest, flatten, read_json
 from atss_jax.experiment import Experiment, build
 from atss_jax.models.detector import ATSS
 
@@ -33,7 +33,7 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
     if not file.is_file():
         raise ValueError(f'no config file at {path}')
     if file.suffix == '.json':
-        config = _read_json(file)
+        config = read_json(file)
     else:
         config = _run_config_file(file).to_dict()
     config = _own_copy(config)
@@ -41,16 +41,6 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
         _override(config, name, value)
     build(config)
     return ConfigDict(config)
-
-
-def _read_json(file):
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f'{file} is not JSON ({error}): it was damaged after it was written; put '
-            'back a copy, or use another --workdir'
-        ) from error
 
 
 def _run_config_file(file):

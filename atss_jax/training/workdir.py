@@ -14,7 +14,7 @@ import numpy as np
 
 import atss_jax
 from atss_jax import parallel
-from atss_jax.checks import flatten
+from atss_jax.checks import flatten, read_json
 
 CONFIG = 'config.json'
 STREAM = 'stream.json'
@@ -56,7 +56,7 @@ def check_stream(workdir: str, stream: Mapping[str, Any]) -> None:
     A workdir of imported weights says its classes alone, or nothing.
     """
     file = pathlib.Path(workdir) / STREAM
-    stated = _read_json(file) if file.exists() else {}
+    stated = read_json(file) if file.exists() else {}
     now = {name: value for name, value in stream.items() if name in stated}
     _compare(file, now, 'training batches')
 
@@ -64,13 +64,13 @@ def check_stream(workdir: str, stream: Mapping[str, Any]) -> None:
 def trained_classes(workdir: str) -> tuple[str, ...] | None:
     """Class names that the run's weights are for; None if the workdir does not say."""
     file = pathlib.Path(workdir) / STREAM
-    classes = _read_json(file).get('classes') if file.exists() else None
+    classes = read_json(file).get('classes') if file.exists() else None
     return None if classes is None else tuple(classes)
 
 
 def class_count(workdir: str) -> int:
     """Number of classes of the run's model, by its config."""
-    config = _read_json(pathlib.Path(config_path(workdir)))
+    config = read_json(pathlib.Path(config_path(workdir)))
     return config['model']['bbox_head']['num_classes']
 
 
@@ -90,7 +90,7 @@ def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
 def _compare(file, now, what):
     if not file.exists():
         return
-    before = flatten(_read_json(file))
+    before = flatten(read_json(file))
     now = flatten(now)
     differences = [
         f'  {path}: {_show(before, path)} there, {_show(now, path)} now'
@@ -103,16 +103,6 @@ def _compare(file, now, what):
             + '\n'.join(differences)
             + '\nUse another --workdir, or set these fields as they were.'
         )
-
-
-def _read_json(file):
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f'{file} is not JSON ({error}): it was damaged after it was written; put '
-            'back a copy, or use another --workdir'
-        ) from error
 
 
 def _show(leaves, path):

@@ -305,6 +305,24 @@ def test_resume_from_takes_over_everything(
     assert max(np.abs(x).max() for x in jax.tree.leaves(state.momentum)) > 0
 
 
+def test_resume_from_falls_back_on_an_older_checkpoint(
+    small_data, stopped_run, tmp_path, monkeypatch, capsys
+):
+    """The other run's workdir stays as it is, the damaged checkpoint too."""
+    other = tmp_path / 'other'
+    shutil.copytree(stopped_run, other)
+    newer = other / 'checkpoints' / '4'
+    shutil.copytree(other / 'checkpoints' / '3', newer)
+    for file in (newer / 'notes').iterdir():
+        file.write_bytes(b'')
+    before = tree_of(other)
+    config = small_config(small_data, {'resume_from': str(other)})
+    state = first_state(config, tmp_path / 'workdir', monkeypatch)
+    assert state.step == 3
+    assert f'checkpoint {newer} is damaged' in capsys.readouterr().err
+    assert tree_of(other) == before
+
+
 @pytest.mark.parametrize('name', ['load_from', 'resume_from'])
 @pytest.mark.parametrize(
     ('overrides', 'path', 'message'),

@@ -20,7 +20,12 @@ from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
 from atss_jax.data.row import Batch, picture_row
-from atss_jax.data.worker import check_workers, deaf_children, live_with_parent
+from atss_jax.data.worker import (
+    check_workers,
+    deaf_children,
+    live_with_parent,
+    wait_until_freed,
+)
 
 _MAX_TRIES = 1000  # mmengine's max_refetch
 
@@ -260,8 +265,9 @@ def prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
             worker_init_fn=live_with_parent,
         )
+    shared = set()
     try:
-        yield from _closing(iter(dataset), bool(workers))
+        yield from _closing(iter(dataset), bool(workers), shared)
     except Exception as error:
         traceback.clear_frames(error.__traceback__)
         check_workers(error)
@@ -270,15 +276,24 @@ def prefetch(
         # Errors, StopIteration too, leave the last batch of each worker in cycles of
         # frames: memory shared with it, and at interpreter exit it is too late.
         gc.collect()
+        wait_until_freed(shared)
 
 
-def _closing(iterator, copy):
+def _closing(iterator, copy, kinds):
+    """Batches, until there are no more or the reader goes away.
+
+    Args:
+        iterator: of grain.
+        copy: whether the arrays lie in memory shared with a worker.
+        kinds: set to which the types of these arrays are added.
+    """
     try:
         with deaf_children() if copy else contextlib.nullcontext():
             first = iter([next(iterator)])  # this starts the workers
         for batch in itertools.chain(first, iterator):
             # Out of the shared memory, for the same reason.
             own = {name: np.copy(x) for name, x in batch.items()} if copy else batch
+            kinds.update(map(type, batch.values()))
             del batch
             yield own
     finally:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import resource_tracker
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -48,6 +48,21 @@ def _leave_after(parent):
     while os.getppid() == parent:
         time.sleep(2)
     os._exit(1)
+
+
+def wait_until_freed(kinds: Iterable[type]) -> None:
+    """Waits until grain has freed the shared memory of arrays that are gone.
+
+    It does so in one thread, which Python's exit would cut off, with a warning about
+    leaked memory.
+
+    Args:
+        kinds: types of the arrays.
+    """
+    for kind in kinds:
+        pool = getattr(kind, '_del_thread_pool', None)
+        if pool is not None:
+            pool.apply(lambda: None)  # after all that waits in the queue
 
 
 def check_workers(error: Exception) -> None:

@@ -47,7 +47,10 @@ def evaluate_workdir(
     classes = trained_classes(workdir)
     source = open_sources(experiment, (split,), classes)[split]
     evaluator = make_evaluator(experiment, source, split, tta)
-    found = evaluator.detections(parallel.replicate(variables), sys.stdout.isatty())
+    # With several processes SIGTERM reaches only who asks for it; see `hosts`.
+    found = evaluator.detections(
+        parallel.replicate(variables), sys.stdout.isatty(), hosts.StopSignal()
+    )
     scores = evaluator.score(found)
     if parallel.is_first():
         _write(workdir, split, step, evaluator, found, scores)

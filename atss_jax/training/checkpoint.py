@@ -185,10 +185,14 @@ class Checkpoints:
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like.asdict())
         return like.replace(**self._restore(step, wanted))
 
-    def restore_latest(self, like: TrainState) -> tuple[TrainState, list[str]]:
+    def restore_latest(
+        self, like: TrainState, set_aside: bool = True
+    ) -> tuple[TrainState, list[str]]:
         """The newest state that is whole, and a line on each that was damaged.
 
-        Damaged steps are set aside, so that training can save them anew.
+        Args:
+            like: of the structure wanted.
+            set_aside: renames damaged steps, so that training can save them anew.
 
         Raises:
             DamagedCheckpoint: all are damaged.
@@ -201,10 +205,12 @@ class Checkpoints:
                 self._manager.reload()
                 return state, problems
             except DamagedCheckpoint as error:
-                problems.append(f'{error}; set aside as {self._set_aside(step, "bad")}')
+                problems.append(str(error))
+                if set_aside:
+                    problems[-1] += f'; set aside as {self._set_aside(step, "bad")}'
+        advice = ['To start anew, give another --workdir.'] if set_aside else []
         raise DamagedCheckpoint(
-            '\n'.join(['no checkpoint is whole:', *problems])
-            + '\nTo start anew, give another --workdir.'
+            '\n'.join(['no checkpoint is whole:', *problems, *advice])
         )
 
     def _restore(self, step, wanted):

@@ -60,13 +60,14 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
     sources = open_sources(experiment, ('train', 'val'))
     hosts.progress('comparing hosts')
     check_hosts(config, sources, workdir)
-    parts = prepare(experiment, sources, to_json(config), workdir)
-    with parts.stop.listening():
-        try:
-            return _train(parts, sources, to_json(config))
-        finally:
-            # Still listening: a second SIGTERM must not cut off what is being saved.
-            parts.checkpoints.close()
+    with workdirs.locked(workdir):
+        parts = prepare(experiment, sources, to_json(config), workdir)
+        with parts.stop.listening():
+            try:
+                return _train(parts, sources, to_json(config))
+            finally:
+                # Still listening: a second SIGTERM must not cut off the last save.
+                parts.checkpoints.close()
 
 
 def _train(parts, sources, config_json):

@@ -137,7 +137,8 @@ def first_state(parts, tx):
         notes = parts.checkpoints.notes(int(state.step))
         warnings += damaged
     elif experiment.resume_from is not None:
-        state, notes = _resume_from(parts, tx)
+        state, notes, damaged = _resume_from(parts, tx)
+        warnings += damaged
     else:
         variables = initial_variables(
             experiment.model,
@@ -148,6 +149,7 @@ def first_state(parts, tx):
             warnings.append,
         )
         state = _new_state(parts, tx, variables)
+    hosts.check_equal({'step to go on from': str(state.step)}, {})
     parts.checkpoints.forget_evaluations_after(int(state.step))
     return parallel.replicate(state), notes, warnings
 
@@ -168,12 +170,11 @@ def _resume_from(parts, tx):
     like = _new_state(parts, tx, zero_variables(experiment.model))
     workdirs.check_stream(experiment.resume_from, parts.stream)
     source = Checkpoints.open(experiment.resume_from)
-    step = source.steps()[-1]
-    state = source.restore(step, like)
+    state, damaged = source.restore_latest(like, set_aside=False)
     if state.step >= parts.total_steps:
         raise ValueError(
             f'resume_from = {experiment.resume_from}: step {state.step} of '
             f'{parts.total_steps} is done there, nothing is left to train; raise '
             'total_epochs, or start from its weights with load_from'
         )
-    return state, source.notes(step)
+    return state, source.notes(int(state.step)), damaged

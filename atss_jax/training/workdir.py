@@ -1,12 +1,16 @@
 """What lies in a workdir: its config, and what its data stream depends on."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import pathlib
 import secrets
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +22,7 @@ from atss_jax.checks import flatten, read_json
 
 CONFIG = 'config.json'
 STREAM = 'stream.json'
+_LOCK = 'lock'
 
 # These change neither weights nor metrics: a run may go on with others.
 _FREE = (
@@ -151,6 +156,45 @@ def check_shared(workdir: str) -> None:
             f'writes to {workdir}: a workdir must lie on a file system that all hosts '
             'share'
         )
+
+
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+    """Within, no other run may train in the workdir; a collective.
+
+    The system forgets the lock when the process ends, however it ends.
+
+    Raises:
+        ValueError: another run has it now.
+    """
+    with contextlib.ExitStack() as stack:
+        problem = _lock(workdir, stack) if parallel.is_first() else None
+        if problem := parallel.from_first(problem):
+            raise ValueError(problem)
+        yield
+
+
+def _lock(workdir, stack):
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = stack.enter_context((folder / _LOCK).open('w'))
+    try:
+        # Of the process, not of the open file: loading processes do not inherit it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return (
+                f'another run is training in {workdir} now: wait for it, end it, or '
+                'use another --workdir'
+            )
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        warnings.warn(
+            f'the file system of {workdir} has no locks ({error.strerror}): nothing '
+            'would stop a second run from training in it',
+            stacklevel=2,
+        )
+    return None
 
 
 def code_digest() -> str:

@@ -51,6 +51,7 @@ SHAPES_FIELDS = {
     'max_objects': integer(1),
     'object_size': tuple_of(_ABOVE_0, 2),
     'min_visible': _ABOVE_0,
+    'max_rotation': number(minimum=0, maximum=180),
     'clutter': _WEIGHT,
     'noise': _WEIGHT,
 }

@@ -23,6 +23,7 @@ def _shapes(num_images, seed):
         max_objects=3,
         object_size=(0.3, 0.65),
         min_visible=0.6,
+        max_rotation=30.0,  # degrees; a square turned by 45 is a hard circle
         clutter=1.0,
         noise=8.0,
     )

@@ -266,6 +266,7 @@ for split in ('train', 'val', 'test'):
             'max_objects': 5,
             'object_size': (0.1, 0.5),
             'min_visible': 0.5,
+            'max_rotation': 180,
             'clutter': 0,
             'noise': 0,
             'pipeline': BASE['data'][split]['pipeline'],

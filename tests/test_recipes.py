@@ -141,6 +141,7 @@ def reduced(name, changes=None):
             'max_objects': 3,
             'object_size': (0.3, 0.65),
             'min_visible': 0.6,
+            'max_rotation': 180.0,
             'clutter': 1.0,
             'noise': 8.0,
             'pipeline': pipeline,

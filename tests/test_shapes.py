@@ -126,6 +126,26 @@ def test_every_object_is_visible_enough(min_visible):
         assert (shares < 0.95).mean() > 0.1  # there is something to hide behind
 
 
+def tilts(max_rotation):
+    """Degrees by which squares are turned, from -45 to 45."""
+    dataset = ShapesDataset(60, seed=2, max_rotation=max_rotation)
+    scenes = [dataset.scene(k) for k in range(60)]
+    found = []
+    for scene in scenes:
+        for label, outline in zip(scene.labels, scene.outlines, strict=True):
+            if dataset.classes[label] == 'square':
+                x, y = outline[1] - outline[0]
+                found.append((np.degrees(np.arctan2(y, x)) + 45) % 90 - 45)
+    return np.array(found)
+
+
+def test_shapes_turn_as_far_as_they_may():
+    np.testing.assert_allclose(tilts(0.0), 0, atol=1e-6)
+    few, all_ = tilts(20.0), tilts(180.0)
+    assert -20 <= few.min() < -15 and 15 < few.max() <= 20
+    assert all_.min() < -35 and all_.max() > 35
+
+
 def test_no_picture_is_empty_even_with_the_strictest_fields():
     dataset = ShapesDataset(200, min_visible=1.0, object_size=(1.0, 1.0))
     assert dataset.records.counts.min() == 1
@@ -185,6 +205,8 @@ def test_ground_truth_is_valid_coco(capsys):
         {'min_size': 40, 'max_size': 40},
         {'min_visible': 0.0},
         {'min_visible': 1.5},
+        {'max_rotation': -1.0},
+        {'max_rotation': 181.0},
         {'clutter': -1.0},
         {'noise': -1.0},
     ],

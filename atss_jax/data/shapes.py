@@ -39,6 +39,7 @@ class ShapesDataset:
         object_size: smallest and largest diameter, as parts of the shorter side;
             small and large ones are equally likely (log-uniform).
         min_visible: part of its area that every object shows.
+        max_rotation: an object stands upright but for up to so many degrees either way.
         clutter: lines and specks that are no objects, per 1,000 pixels of picture.
         noise: standard deviation of the noise, in grey levels out of 255.
 
@@ -53,6 +54,7 @@ class ShapesDataset:
     max_objects: int = 6
     object_size: tuple[float, float] = (0.15, 0.6)
     min_visible: float = 0.6
+    max_rotation: float = 180.0
     clutter: float = 1.0
     noise: float = 8.0
 
@@ -78,6 +80,8 @@ class ShapesDataset:
             self.object_size[0] * self.min_size,
         )
         _expect(0 < self.min_visible <= 1, '0 < min_visible <= 1', self.min_visible)
+        turn = self.max_rotation
+        _expect(0 <= turn <= 180, '0 <= max_rotation <= 180 degrees', turn)
         _expect(self.clutter >= 0, 'clutter >= 0', self.clutter)
         _expect(0 <= self.noise <= 64, '0 <= noise <= 64', self.noise)
 
@@ -115,7 +119,12 @@ class ShapesDataset:
         rng = self._rng(index, SCENE)
         height, width = rng.integers(self.min_size, self.max_size + 1, 2).tolist()
         return draw_scene(
-            rng, (height, width), self.max_objects, self.object_size, self.min_visible
+            rng,
+            (height, width),
+            self.max_objects,
+            self.object_size,
+            self.min_visible,
+            self.max_rotation,
         )
 
     def ground_truth(self) -> dict:

@@ -23,9 +23,14 @@ QUANTILES = np.array(
 )
 
 
-def _wheel(count: int, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
-    """(count, 2) points around the origin, the radii taken in turn."""
-    angles = np.arange(count) * (2 * np.pi / count)
+def _wheel(
+    count: int, radii: tuple[float, ...] = (1.0,), turn: float = 0.0
+) -> np.ndarray:
+    """(count, 2) points around the origin, the radii taken in turn, the first on top.
+
+    All are turned clockwise by `turn` steps from one point to the next.
+    """
+    angles = (np.arange(count) + turn) * (2 * np.pi / count)
     radius = np.resize(radii, count)
     return np.stack([radius * np.sin(angles), -radius * np.cos(angles)], axis=1)
 
@@ -41,7 +46,7 @@ def _plus(half_arm: float) -> np.ndarray:
 # Outlines inside the unit circle, upright. Shape alone tells the classes apart.
 OUTLINES = {
     'circle': _wheel(48),
-    'square': _wheel(4),
+    'square': _wheel(4, turn=0.5),
     'triangle': _wheel(3),
     'star': _wheel(10, (1.0, 0.45)),
     'cross': _plus(0.32),
@@ -69,6 +74,7 @@ def draw_scene(
     max_objects: int,
     object_size: tuple[float, float],
     min_visible: float,
+    max_rotation: float,
 ) -> Scene:
     """Draws 1..max_objects objects; the fields of `ShapesDataset` say what they mean.
 
@@ -85,7 +91,8 @@ def draw_scene(
     draws = rng.random((TRIES_PER_OBJECT * wanted, 5))
     radii = np.exp(low + (high - low) * draws[:, 0]) * (min(size) / 2 - 1)
     # A complex number per draw: multiplying by it scales and turns an outline.
-    spins = radii * np.exp(2j * np.pi * draws[:, 1])
+    turns = np.deg2rad(max_rotation) * (2 * draws[:, 1] - 1)
+    spins = radii * np.exp(1j * turns)
     for draw, radius, spin in zip(draws.tolist(), radii.tolist(), spins, strict=True):
         label = int(draw[2] * len(shapes))
         # One pixel of air, so that the front object is whole, thus never refused.

@@ -37,18 +37,9 @@ def main() -> int:
     _add_results_flags(parser)
     command_line.add_host_flags(parser)
     flags, overrides = parser.parse_known_args()
-    if flags.min_score is None:
-        flags.min_score = 0.3
-    elif not flags.report:
-        parser.error('--min_score goes with --report')
+    _check_flags(parser, flags)
     if flags.results is not None:
-        _check_results_flags(parser, flags)
         return command_line.run(flags, lambda: _score_results(flags, overrides))
-    if flags.workdir is None:
-        parser.error('the following arguments are required: --workdir, or --results')
-    for name in _DATA_FLAGS:
-        if getattr(flags, name) is not None:
-            parser.error(f'--{name} goes with --results')
     cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
 
@@ -86,7 +77,18 @@ def _add_results_flags(parser):
     group.add_argument('--img_prefix', help='folder of their pictures')
 
 
-def _check_results_flags(parser, flags):
+def _check_flags(parser, flags):
+    if flags.min_score is None:
+        flags.min_score = 0.3
+    elif not flags.report:
+        parser.error('--min_score goes with --report')
+    if flags.results is None:
+        if flags.workdir is None:
+            parser.error('--workdir is required, or --results')
+        for name in _DATA_FLAGS:
+            if getattr(flags, name) is not None:
+                parser.error(f'--{name} goes with --results')
+        return
     if flags.step is not None:
         parser.error('--step goes with checkpoints, not with --results')
     if flags.report and flags.ann_file and flags.img_prefix is None:

@@ -1,16 +1,16 @@
 """Downloads large files: resumed where they stopped, never half there."""
 
-import contextlib
-import fcntl
 import http.client
 import os
 import pathlib
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import tqdm
+
+from atss_jax.lock import locked
 
 TIMEOUT_SECONDS = 30
 
@@ -47,24 +47,6 @@ def download(
     with locked(target.with_name(target.name + '.lock')):
         if not target.exists():  # another process may have brought it meanwhile
             _download(url, target, problem, size)
-
-
-@contextlib.contextmanager
-def locked(file: pathlib.Path, wait: bool = True) -> Iterator[None]:
-    """Holds a lock file: one process of a host at a time, also after a kill.
-
-    Raises:
-        OSError: another one holds it and we were not to wait.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, 'w') as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise OSError(
-                f'{file}: another process is at work here; wait until it has ended'
-            ) from None
-        yield
 
 
 def _download(url, target, problem, size):

@@ -43,14 +43,7 @@ def start(
     arguments = {}
     if member is not None:
         cluster.call_roll(member, start_timeout)
-        arguments = {
-            'coordinator_address': member.coordinator,
-            'num_processes': member.num_processes,
-            'process_id': member.process_id,
-            'cluster_detection_method': 'deactivate',
-        }
-        if not member.alone_on_host:
-            arguments['local_device_ids'] = _own_devices()
+        arguments = _arguments_of(member)
     elif num_processes == 1 or not cluster.leave_to_jax():
         return
     try:
@@ -69,6 +62,19 @@ def start(
         hosts.watch(collective_timeout)
         _check_device_counts()
         _meet()
+
+
+def _arguments_of(member):
+    """What tells JAX who we are, so that it does not look for itself."""
+    arguments = {
+        'coordinator_address': member.coordinator,
+        'num_processes': member.num_processes,
+        'process_id': member.process_id,
+        'cluster_detection_method': 'deactivate',
+    }
+    if not member.alone_on_host:
+        arguments['local_device_ids'] = _own_devices()
+    return arguments
 
 
 def _own_devices():

@@ -246,28 +246,32 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compile_cache'))
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
-    epochs = flags.kills + 2
-    alone = Run(folder / 'alone', flags.processes, epochs)
-    began = time.monotonic()
-    alone.start()
-    wait_for(lambda: alone.saved() != [], alone)
-    first = time.monotonic()
-    if any(alone.wait()):
-        print(f'the run that nobody kills failed: see {alone.output}')
-        return 1
-    epoch_time = (time.monotonic() - first) / (epochs - 1)
-    print(f'left alone: {epochs} epochs in {time.monotonic() - began:.0f} s')
-    killed = Run(folder / 'killed', flags.processes, epochs)
-    same = compare(alone, killed, flags.kills, random.Random(flags.seed), epoch_time)
+    same = compare(folder, flags.processes, flags.kills, random.Random(flags.seed))
     if same and not flags.folder:
         shutil.rmtree(folder)
     return 0 if same else 1
 
 
+def run_through(run: Run, epochs: int) -> float:
+    """Runs to the end; gives the seconds that an epoch took after the first."""
+    began = time.monotonic()
+    run.start()
+    wait_for(lambda: run.saved() != [], run)
+    first = time.monotonic()
+    if any(run.wait()):
+        raise RuntimeError(f'the run that nobody kills failed: see {run.output}')
+    print(f'left alone: {epochs} epochs in {time.monotonic() - began:.0f} s')
+    return (time.monotonic() - first) / (epochs - 1)
+
+
 def compare(
-    alone: Run, killed: Run, kills: int, chance: random.Random, epoch_time: float
+    folder: pathlib.Path, processes: int, kills: int, chance: random.Random
 ) -> bool:
-    """Kills `killed` so many times, lets it end, and says whether both are equal."""
+    """Whether a run that is killed so many times ends as one that is left alone."""
+    epochs = kills + 2
+    alone = Run(folder / 'alone', processes, epochs)
+    epoch_time = run_through(alone, epochs)
+    killed = Run(folder / 'killed', processes, epochs)
     done = 0
     while done < kills:
         said = kill_once(killed, done % 2 == 1, chance, epoch_time)

@@ -21,16 +21,17 @@ TRAINING_LIBRARIES = MAPPING | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm'
 ALLOWED = {
     'structures': (set(), MAPPING),
     'checks': (set(), set()),
-    'download': (set(), {'tqdm'}),
+    'lock': (set(), set()),
+    'download': ({'lock'}, {'tqdm'}),
     'detection': ({'structures', 'detection'}, MAPPING),
     'models': ({'structures', 'models'}, MAPPING | {'flax'}),
     'data': ({'data'}, {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}),
-    'data.coco_download': ({'download'}, {'tqdm'}),
+    'data.coco_download': ({'download', 'lock'}, {'tqdm'}),
     'data.tfds_files': ({'data'}, TFDS),
     'data.tfds_records': ({'data'}, {'numpy'} | TFDS),
     'data.tfds_scan': ({'data'}, {'numpy', 'tqdm'}),
     'data.tfds_index': ({'data', 'download'}, {'numpy', 'etils'}),
-    'data.tfds_prepare': ({'data', 'download'}, {'numpy', 'tqdm'} | TFDS),
+    'data.tfds_prepare': ({'data', 'lock'}, {'numpy', 'tqdm'} | TFDS),
     'weights': ({'weights', 'download'}, {'numpy', 'ml_dtypes', 'safetensors'}),
     # Asks Flax for the shapes of a model's variables; computes nothing.
     'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
@@ -53,7 +54,7 @@ ALLOWED = {
     'command_line': ({'parallel', 'hosts'}, {'jax', 'absl'}),
     'training': (
         {'structures', 'detection', 'models', 'data', 'weights', 'parallel', 'checks'}
-        | {'training', 'hosts', '__init__'},
+        | {'training', 'hosts', 'lock', '__init__'},
         TRAINING_LIBRARIES,
     ),
     'evaluation': (

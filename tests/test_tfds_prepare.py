@@ -13,7 +13,7 @@ from atss_jax import __main__ as commands
 from atss_jax.data import tfds_prepare
 from atss_jax.data.tfds import TFDSDataset
 from atss_jax.data.tfds_index import index_name
-from atss_jax.download import locked
+from atss_jax.lock import locked
 from tests.coco_folder import Folder
 from tests.small_run import tree_of
 from tests.test_tfds import assert_same_records

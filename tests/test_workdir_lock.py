@@ -1,5 +1,7 @@
 """One run at a time in a workdir."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 
@@ -64,9 +66,9 @@ def test_a_finished_run_leaves_no_lock(tmp_path):
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
-    def lockf(file, command):
-        raise OSError(workdirs.errno.ENOLCK, 'No locks available')
+    def flock(file, command):
+        raise OSError(errno.ENOLCK, 'No locks available')
 
-    monkeypatch.setattr(workdirs.fcntl, 'lockf', lockf)
+    monkeypatch.setattr(fcntl, 'flock', flock)
     with pytest.warns(UserWarning, match='has no locks'), workdirs.locked(tmp_path):
         pass

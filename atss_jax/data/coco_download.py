@@ -10,7 +10,8 @@ import zlib
 
 import tqdm
 
-from atss_jax.download import download, locked
+from atss_jax.download import download
+from atss_jax.lock import locked
 
 BASE_URL = 'http://images.cocodataset.org'
 

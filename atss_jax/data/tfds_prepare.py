@@ -27,7 +27,7 @@ from atss_jax.data.tfds_files import (
 from atss_jax.data.tfds_index import fingerprint, index_name, read_index, save
 from atss_jax.data.tfds_records import examples, features
 from atss_jax.data.tfds_scan import is_prepared_by_us
-from atss_jax.download import locked
+from atss_jax.lock import locked
 
 SHARD_BYTES = 256 << 20
 _DESCRIPTION = (
@@ -50,8 +50,7 @@ def prepare(
     """Writes one split; the data set's other splits, if any, stay as they are.
 
     Records are in the order of the annotation file; the bytes of pictures are not
-    touched, nor looked at. Until all is written nothing stands where it would be read,
-    so that after an interruption the same command starts anew.
+    touched, nor looked at. Nothing stands where it would be read until all is written.
 
     Args:
         ann_file: the COCO file.
@@ -67,9 +66,8 @@ def prepare(
 
     Raises:
         FileNotFoundError: annotation file or pictures are missing.
-        ValueError: a malformed file or name; the split is there already; other splits
-            have other categories.
-        OSError: another process is preparing this data set; files cannot be written.
+        ValueError: a malformed file or name; a split that is there; other categories.
+        OSError: another process prepares this set; files cannot be written.
     """
     folder = _local_folder(data_dir, name)
     check_name('split', split)

@@ -51,7 +51,7 @@ def check_hosts(config, sources, workdir) -> None:
         {
             'config': to_json(config),
             'atss_jax code': workdirs.code_digest(),
-            'versions': workdirs.library_versions(),
+            'versions': workdirs.package_versions(),
             'data.train': digests['train'],
             'data.val': digests['val'],
         },

@@ -80,6 +80,31 @@ def _update(tx, optimizer, state, params, grads, norm, is_update):
     }
 
 
+def _make_gradients(model, normalizer, loss_config):
+    """Gradients of one device, its losses, and statistics that the model updated."""
+    mutable = ['batch_stats'] if updates_statistics(model) else []
+
+    def gradients(trained, frozen, state, batch):
+        images = normalizer(batch['image'], batch['image_size'])
+
+        def loss_of(trained):
+            variables = {
+                'params': merge(trained, frozen),
+                'batch_stats': state.batch_stats,
+            }
+            outputs, updates = model.apply(
+                variables, images, batch['image_size'], train=True, mutable=mutable
+            )
+            loss, parts = atss_loss(outputs, batch, loss_config, BATCH_AXIS)
+            return loss, (parts, updates)
+
+        differentiate = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (parts, stats)), grads = differentiate(trained)
+        return grads, {'loss': loss, **parts}, stats
+
+    return gradients
+
+
 def make_train_step(
     model: nn.Module,
     normalizer: Normalizer,
@@ -98,27 +123,11 @@ def make_train_step(
     update; `grad_norm` is that of their sum, each divided by their number. A run that
     ends in between updates with what there is; `total_steps` says where (None: never).
     """
-    mutable = ['batch_stats'] if updates_statistics(model) else []
+    gradients = _make_gradients(model, normalizer, loss_config)
 
     def train_step(state, batch):
         trained, frozen = split(state.params, model)
-        images = normalizer(batch['image'], batch['image_size'])
-
-        def loss_of(trained):
-            variables = {
-                'params': merge(trained, frozen),
-                'batch_stats': state.batch_stats,
-            }
-            outputs, updates = model.apply(
-                variables, images, batch['image_size'], train=True, mutable=mutable
-            )
-            loss, parts = atss_loss(outputs, batch, loss_config, BATCH_AXIS)
-            return loss, (parts, updates)
-
-        (loss, (parts, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            trained
-        )
-        grads, metrics, stats = _mean((grads, {'loss': loss, **parts}, stats))
+        grads, metrics, stats = _mean(gradients(trained, frozen, state, batch))
         grads, is_update = accumulate(
             optimizer.cumulative_iters,
             state.step,

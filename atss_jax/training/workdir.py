@@ -1,15 +1,12 @@
 """What lies in a workdir: its config, and what its data stream depends on."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import pathlib
 import secrets
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +14,7 @@ import jax
 import numpy as np
 
 import atss_jax
-from atss_jax import parallel
+from atss_jax import lock, parallel
 from atss_jax.checks import flatten, read_json
 
 CONFIG = 'config.json'
@@ -162,39 +159,24 @@ def check_shared(workdir: str) -> None:
 def locked(workdir: str) -> Iterator[None]:
     """Within, no other run may train in the workdir; a collective.
 
-    The system forgets the lock when the process ends, however it ends.
+    A run that ends leaves nothing, however it ends.
 
     Raises:
         ValueError: another run has it now.
     """
     with contextlib.ExitStack() as stack:
-        problem = _lock(workdir, stack) if parallel.is_first() else None
-        if problem := parallel.from_first(problem):
-            raise ValueError(problem)
-        yield
-
-
-def _lock(workdir, stack):
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context((folder / _LOCK).open('w'))
-    try:
-        # Of the process, not of the open file: loading processes do not inherit it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return (
+        is_taken = False
+        if parallel.is_first():
+            try:
+                stack.enter_context(lock.locked(pathlib.Path(workdir) / _LOCK, False))
+            except BlockingIOError:
+                is_taken = True
+        if parallel.from_first(is_taken):
+            raise ValueError(
                 f'another run is training in {workdir} now: wait for it, end it, or '
                 'use another --workdir'
             )
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        warnings.warn(
-            f'the file system of {workdir} has no locks ({error.strerror}): nothing '
-            'would stop a second run from training in it',
-            stacklevel=2,
-        )
-    return None
+        yield
 
 
 def code_digest() -> str:
@@ -207,7 +189,7 @@ def code_digest() -> str:
     return content.hexdigest()
 
 
-def library_versions() -> str:
+def package_versions() -> str:
     """Versions of what computes: they too must be the same everywhere."""
     names = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'opencv-python-headless')
     return ', '.join(f'{name} {importlib.metadata.version(name)}' for name in names)

@@ -1,0 +1,12 @@
+"""The benchmark of kills and resumes, made small; docs/results.md has 20 kills."""
+
+import random
+
+from benchmarks.kill_resume import compare
+
+
+def test_three_kills(tmp_path, capsys):
+    assert compare(tmp_path, 1, 3, random.Random(0)), capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert '3 kills, 3 resumes, last exit status [0]' in said
+    assert 'equal bit for bit' in said

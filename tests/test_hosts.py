@@ -1,6 +1,5 @@
 """Real processes that train together on this machine, and what befalls them."""
 
-import itertools
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from benchmarks.kill_resume import Run, join_flags, wait_for
 from tests.conftest import ROOT
 from tests.small_run import metrics_of
 
-EPOCHS, PER_EPOCH = 2, 40
+EPOCHS, PER_EPOCH = 2, 20  # more, and the last bits of a sum add up
 STEPS = EPOCHS * PER_EPOCH
 LIMIT = 120  # --collective_timeout: compiling counts too
 FIELDS = {
@@ -73,15 +72,12 @@ def test_two_processes_train_as_one(one, two):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     for kind in ('train', 'eval'):
         assert len(metrics_of(two.workdir, kind)) == len(metrics_of(one.workdir, kind))
-    records = zip(*(metrics_of(r.workdir, 'train') for r in (two, one)), strict=True)
-    for a, b in itertools.islice(records, 10):  # later, rounding has added up
+    for a, b in zip(*(metrics_of(r.workdir, 'train') for r in (two, one)), strict=True):
         assert a.pop('kind') == b.pop('kind')
         assert a == pytest.approx(b, rel=1e-5)
-    # Equal to the last digit for one set of weights: that is the test of `eval.py`
-    # below. Here the weights differ in the last bit, which may swap two detections.
     for a, b in zip(*(metrics_of(r.workdir, 'eval') for r in (two, one)), strict=True):
         assert a['step'] == b['step']
-        assert a['AP'] == pytest.approx(b['AP'], abs=1e-3)
+        assert a['AP'] == b['AP'] > 0
 
 
 def test_only_the_first_process_speaks(two):

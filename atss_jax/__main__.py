@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_export(commands)
     _add_prepare_tfds(commands)
     _add_download_coco(commands)
+    _add_write_shapes(commands)
     flags, left = parser.parse_known_args(arguments)
     # Config fields are options that argparse does not know.
     if hasattr(flags, 'overrides'):
@@ -210,6 +211,26 @@ def _download_coco(flags):
 
     download_coco(flags.root, flags.base_url or BASE_URL, flags.keep_archives)
     print(f'COCO 2017 is complete in {flags.root}')
+
+
+def _add_write_shapes(commands):
+    command = commands.add_parser(
+        'write-shapes',
+        help='generated pictures as files: a small data set in COCO form',
+        epilog='Any config field is set by --config.FIELD=VALUE.',
+        allow_abbrev=False,
+    )
+    command.add_argument('--config', required=True, help='configs/atss_shapes.py')
+    command.add_argument('--out', required=True, help='folder to write to')
+    command.set_defaults(run=_write_shapes, overrides=[])
+
+
+def _write_shapes(flags):
+    from atss_jax.config import load_config, parse_overrides
+    from atss_jax.write_shapes import write_shapes
+
+    config = load_config(flags.config, parse_overrides(flags.overrides))
+    print('\n'.join(write_shapes(config, flags.out)))
 
 
 if __name__ == '__main__':

@@ -37,14 +37,15 @@ def draw_assignment(
     source, pipeline = data.open(), data.pipeline.without_jitter()
     loss, canvases = experiment.loss, pipeline.all_canvases()
     chosen = pipeline.canvas_index(source)
+    columns = -(-(len(loss.anchors.strides) + 2) // 2)
     panels, captions = [], []
     for index in _indices(source.records, image_ids, count):
         row = load_row(source, index, canvases[chosen[index]], pipeline)
         found = explain(row, loss.anchors, loss.assigner, pipeline.size_divisor)
         own, texts = _panels(row, found, source.classes, loss.anchors.strides)
-        panels += own
-        captions += texts
-    columns = -(-(len(loss.anchors.strides) + 2) // 2)
+        gap = -len(own) % columns  # the next picture begins a row
+        panels += own + [np.full_like(own[0], 255)] * gap
+        captions += texts + [''] * gap
     visualize.write_image(out, visualize.contact_sheet(panels, columns, captions))
 
 
@@ -127,7 +128,8 @@ def _panels(row, found, classes, strides):
     colors = [visualize.class_color(k) for k in range(len(boxes))]
     panels = [_draw_objects(large, boxes, found, classes)]
     total = int(found['is_positive'].sum())
-    captions = [f'{row["image_id"]}: {len(boxes)} boxes, {total} positives']
+    noun = 'box' if len(boxes) == 1 else 'boxes'
+    captions = [f'{row["image_id"]}: {len(boxes)} {noun}, {total} positives']
     counts = np.zeros((len(strides), len(boxes)), int)
     for level, stride in enumerate(strides):
         here = found['is_candidate'] & (found['levels'] == level)
@@ -154,15 +156,15 @@ def _draw_level(image, boxes, points, here, positive, colors):
     """Candidates as rings, positives as discs, in the colour of their box."""
     panel = image // 2 + 100  # pale, so that the marks stand out
     for box, color in zip(boxes.round().astype(int).tolist(), colors, strict=True):
-        cv2.rectangle(panel, box[:2], box[2:], color, 1, cv2.LINE_AA)
+        cv2.rectangle(panel, box[:2], box[2:], color, 2, cv2.LINE_AA)
     for marks, is_positive in ((here & ~positive, False), (positive, True)):
         for k, color in enumerate(colors):
             for point in points[k][marks[k]].round().astype(int).tolist():
                 if is_positive:
-                    cv2.circle(panel, point, 6, (0, 0, 0), -1, cv2.LINE_AA)
-                    cv2.circle(panel, point, 4, color, -1, cv2.LINE_AA)
+                    cv2.circle(panel, point, 8, (0, 0, 0), -1, cv2.LINE_AA)
+                    cv2.circle(panel, point, 6, color, -1, cv2.LINE_AA)
                 else:
-                    cv2.circle(panel, point, 3, color, 1, cv2.LINE_AA)
+                    cv2.circle(panel, point, 5, color, 2, cv2.LINE_AA)
     return panel
 
 

@@ -158,6 +158,19 @@ class TestAssignment:
         # Two levels: boxes and a level beside each other, a level and bars below.
         assert sheet.shape[1] == 2 * 640 + 3 * 8
 
+    def test_each_picture_begins_a_row(self, draw):
+        flags = (
+            '--config.model.neck.num_outs=3',
+            '--config.model.bbox_head.anchor_generator.strides=(8, 16, 32)',
+        )
+        _, one = draw('assignment', '--image_ids', '1000', *flags)
+        _, two = draw('assignment', '--image_ids', '1000', '993', *flags)
+        assert one.shape[1] == two.shape[1] == 3 * 640 + 4 * 8
+        assert two.shape[0] == 2 * one.shape[0] - 8
+        # The sixth cell is empty: five panels a picture.
+        assert (two[: one.shape[0] // 2 + 100, :640] != 255).any()
+        assert (two[one.shape[0] // 2 + 20 : one.shape[0] - 8, -640:] == 255).all()
+
 
 class TestPlot:
     @pytest.mark.parametrize(

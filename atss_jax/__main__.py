@@ -1,6 +1,7 @@
 """Every command beside train.py, eval.py: `python -m atss_jax COMMAND --help`."""
 
 import argparse
+import os
 import sys
 
 from atss_jax import draw_commands
@@ -16,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_convert(commands)
     _add_import_mmdet(commands)
     _add_show_config(commands)
+    _add_flops(commands)
     _add_export(commands)
     _add_prepare_tfds(commands)
     _add_download_coco(commands)
@@ -108,23 +110,94 @@ def _import_mmdet(flags):
 
 
 def _add_show_config(commands):
-    show = commands.add_parser(
+    show = _add_over_config(
+        commands,
         'show-config',
-        help='print a config with all its fields, and the number of parameters',
-        epilog='Any config field is set by --config.FIELD=VALUE.',
+        'print a config with all its fields, and the number of parameters',
+    )
+    show.set_defaults(run=_show_config)
+
+
+def _add_over_config(commands, name, help_):
+    """A command over a config, named as CONFIG or --config, whose fields can be set.
+
+    CONFIG is no argument of argparse, which before Python 3.12 takes an optional one
+    to be missing where a flag comes first.
+    """
+    command = commands.add_parser(
+        name,
+        help=help_,
+        usage=f'python -m atss_jax {name} CONFIG [options] [--config.FIELD=VALUE ...]',
+        description=f'{help_[0].upper()}{help_[1:]}.',
+        epilog='CONFIG is a .py or .json file. Any config field is set by '
+        '--config.FIELD=VALUE.',
         allow_abbrev=False,
     )
-    show.add_argument('--config', required=True, help='a .py or .json file')
-    show.set_defaults(run=_show_config, overrides=[])
+    command.add_argument('--config', help='the same as CONFIG')
+    command.set_defaults(overrides=[])
+    return command
+
+
+def _load_config(flags):
+    from atss_jax.config import load_config, parse_overrides
+
+    options = [word for word in flags.overrides if word.startswith('-')]
+    overrides = parse_overrides(options)
+    named = [word for word in flags.overrides if word not in options]
+    paths = [*named, *([] if flags.config is None else [flags.config])]
+    if len(paths) != 1:
+        given = ', '.join(paths) or 'none'
+        raise ValueError(f'expected one CONFIG, a .py or .json file; given: {given}')
+    return load_config(paths[0], overrides)
 
 
 def _show_config(flags):
-    from atss_jax.config import build_model, load_config, parse_overrides, to_json
+    from atss_jax.config import build_model, to_json
     from atss_jax.models.detector import parameter_count
 
-    config = load_config(flags.config, parse_overrides(flags.overrides))
-    print(to_json(config))
-    print(f'parameters: {parameter_count(build_model(config)):,}')
+    config = _load_config(flags)
+    _show(f'{to_json(config)}\nparameters: {parameter_count(build_model(config)):,}')
+
+
+def _show(text):
+    """Prints to the end, or as far as the reader goes: `head` leaves early."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain once more where it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _add_flops(commands):
+    flops = _add_over_config(
+        commands, 'flops', 'print parameters and multiply-adds by part and canvas'
+    )
+    flops.add_argument(
+        '--canvas',
+        type=_canvas,
+        action='append',
+        metavar='HEIGHTxWIDTH',
+        help='one or several times (default: 800x1280, and those that the config uses)',
+    )
+    flops.set_defaults(run=_flops)
+
+
+def _canvas(text):
+    sides = text.split('x')
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f'{text}: expected one like 800x1280')
+    return int(sides[0]), int(sides[1])
+
+
+def _flops(flags):
+    from atss_jax import cost
+    from atss_jax.config import build_experiment
+
+    experiment = build_experiment(_load_config(flags))
+    used = [data.pipeline.all_canvases() for data in experiment.data.values()]
+    canvases = flags.canvas or [cost.CUSTOMARY, *(c for some in used for c in some)]
+    found = cost.cost(experiment.model, list(dict.fromkeys(canvases)))
+    _show(cost.format_cost(found))
 
 
 def _add_export(commands):

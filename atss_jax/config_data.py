@@ -28,6 +28,11 @@ _ABOVE_0 = number(above=0)
 _WEIGHT = number(minimum=0)
 _SHARE = number(minimum=0, maximum=1)
 _SCALE = tuple_of(integer(1), 2)
+# In mmdet too it then changes nothing.
+_FROM_MASKS = Check(
+    'True or False, which is of masks; none are loaded, so both are the same',
+    boolean.convert,
+)
 
 COCO_FIELDS = {
     'ann_file': text,
@@ -140,8 +145,7 @@ def _jitter(read, path):
     if _section(read, f'{path}.random_crop', "{'crop_size': (1024, 1024), ...}"):
         crop = f'{path}.random_crop'
         fields['crop_size'] = read(f'{crop}.crop_size', _SCALE)
-        # From masks, which are not loaded: in mmdet too it then changes nothing.
-        read(f'{crop}.recompute_bbox', boolean)
+        read(f'{crop}.recompute_bbox', _FROM_MASKS)
         fields['allow_negative_crop'] = read(f'{crop}.allow_negative_crop', boolean)
     example = "{'min_gt_bbox_wh': (0.01, 0.01), 'keep_empty': True}"
     if _section(read, f'{path}.filter_annotations', example):

@@ -43,7 +43,7 @@ def _add_convert(commands):
     parser.add_argument('source', metavar='IN', help='file of weights, or workdir')
     parser.add_argument('target', metavar='OUT', help='file to write, or new workdir')
     parser.add_argument('--config', help='config of the model, if OUT is a workdir')
-    parser.add_argument('--step', type=int, help='of a workdir; default: the best')
+    parser.add_argument('--step', type=int, help='of a workdir (default: the best)')
     _add_choices(parser)
     parser.set_defaults(run=_convert)
 
@@ -119,9 +119,11 @@ def _add_export(commands):
     )
     export.add_argument('--out', required=True, help='.stablehlo file to write')
     export.add_argument('--model_config', help='config of a .pth or .safetensors')
-    export.add_argument('--step', type=int, help='of a workdir; default: the best')
+    export.add_argument('--step', type=int, help='of a workdir (default: the best)')
     export.add_argument(
-        '--platforms', default='cpu,cuda,tpu', help='default: cpu,cuda,tpu'
+        '--platforms',
+        default='cpu,cuda,tpu',
+        help='that the file is for; rocm is another (default: cpu,cuda,tpu)',
     )
     export.set_defaults(run=_export, overrides=[])
 
@@ -146,13 +148,19 @@ def _add_prepare_tfds(commands):
     command.add_argument('--ann_file', required=True, help='annotations, JSON')
     command.add_argument('--img_prefix', required=True, help='folder of the pictures')
     command.add_argument('--data_dir', required=True, help='folder of data sets')
-    command.add_argument('--name', default='coco/2017:1.1.0', help='of the data set')
-    command.add_argument('--split', default='train', help='train, validation, ...')
+    command.add_argument(
+        '--name',
+        default='coco/2017:1.1.0',
+        help='of the data set (default: coco/2017:1.1.0)',
+    )
+    command.add_argument(
+        '--split', default='train', help='train, validation, ... (default: train)'
+    )
     command.add_argument(
         '--on_error',
         default='raise',
         choices=('raise', 'skip'),
-        help='skip: malformed records are left out and counted',
+        help='skip: malformed records are left out and counted (default: raise)',
     )
     command.set_defaults(run=_prepare_tfds)
 
@@ -175,9 +183,11 @@ def _add_download_coco(commands):
     command = commands.add_parser(
         'download-coco', help='fetch and unpack COCO 2017: 21 GB, 41 GB while at it'
     )
-    command.add_argument('--root', default='data/coco', help='folder to fill')
     command.add_argument(
-        '--base_url', help='of a mirror; default: http://images.cocodataset.org'
+        '--root', default='data/coco', help='folder to fill (default: data/coco)'
+    )
+    command.add_argument(
+        '--base_url', help='of a mirror (default: http://images.cocodataset.org)'
     )
     command.add_argument(
         '--keep_archives', action='store_true', help='do not delete the zip files'

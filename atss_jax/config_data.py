@@ -71,20 +71,33 @@ class DataConfig:
     """One of `data.train`, `data.val`, `data.test`.
 
     Attributes:
+        section: which.
         source: makes the source; reads files.
         arguments: keyword arguments of `source`.
         pipeline: how pictures are loaded.
         normalizer: how the device prepares them.
     """
 
+    section: str
     source: type
     arguments: Mapping[str, Any]
     pipeline: Pipeline
     normalizer: Normalizer
 
     def open(self) -> Source:
-        """Reads the annotations."""
-        return self.source(**self.arguments)
+        """Reads the annotations.
+
+        Raises:
+            FileNotFoundError: annotations or pictures are not there; names the field.
+            ValueError: malformed annotations.
+        """
+        try:
+            return self.source(**self.arguments)
+        except FileNotFoundError as error:
+            # Sources start with the name of their argument, which is the field's.
+            is_named = str(error).partition(' ')[0] in self.arguments
+            owner = f'config.{self.section}' + ('.' if is_named else ': ')
+            raise FileNotFoundError(f'{owner}{error}') from error
 
 
 def read_data(read: Reader, split: str) -> DataConfig:
@@ -121,7 +134,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
         std=read(f'{path}.img_norm_cfg.std', tuple_of(_ABOVE_0, 3)),
         to_rgb=read(f'{path}.img_norm_cfg.to_rgb', boolean),
     )
-    return DataConfig(source, arguments, pipeline, normalizer)
+    return DataConfig(f'data.{split}', source, arguments, pipeline, normalizer)
 
 
 def _jitter(read, path):

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from atss_jax import config_commands, draw_commands
+from atss_jax import command_line, config_commands, draw_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,35 +110,55 @@ def _import_mmdet(flags):
 def _add_export(commands):
     export = commands.add_parser(
         'export',
-        help='a detector as one StableHLO file that needs none of its code',
+        help='a detector as one StableHLO file that needs none of its code, or its '
+        'head outputs as ONNX',
         epilog='Any config field is set by --config.FIELD=VALUE. See docs/predict.md.',
         allow_abbrev=False,
     )
     export.add_argument(
         '--workdir', required=True, help='folder of a run, or a .pth or .safetensors'
     )
-    export.add_argument('--out', required=True, help='.stablehlo file to write')
+    export.add_argument(
+        '--out', required=True, help='.stablehlo or .onnx file to write'
+    )
     export.add_argument('--model_config', help='config of a .pth or .safetensors')
     export.add_argument('--step', type=int, help='of a workdir (default: the best)')
     export.add_argument(
         '--platforms',
-        default='cpu,cuda,tpu',
-        help='that the file is for; rocm is another (default: cpu,cuda,tpu)',
+        help='of a .stablehlo; rocm is another (default: cpu,cuda,tpu)',
+    )
+    export.add_argument(
+        '--canvas',
+        type=command_line.canvas,
+        metavar='HEIGHTxWIDTH',
+        help='of an .onnx (default: the first of data.test)',
+    )
+    export.add_argument(
+        '--batch_size', type=int, help='of an .onnx: pictures (default: 1)'
     )
     export.set_defaults(run=_export, overrides=[])
 
 
 def _export(flags):
-    from atss_jax import export, trained
+    from atss_jax import export, export_onnx, trained
     from atss_jax.config import parse_overrides
 
     _quieten_orbax()
+    is_onnx = flags.out.endswith(export_onnx.SUFFIX)
+    for name in ('platforms',) if is_onnx else ('canvas', 'batch_size'):
+        if getattr(flags, name) is not None:
+            raise ValueError(f'--{name} does not go with --out {flags.out}')
     overrides = parse_overrides(flags.overrides)
     found = trained.read(
         flags.workdir, flags.model_config, flags.step, overrides=overrides
     )
-    export.write(flags.out, found, flags.platforms.split(','))
-    print(f'wrote {flags.out} and {flags.out}.json: {len(found.classes)} classes')
+    if is_onnx:
+        said = export_onnx.write(flags.out, found, flags.canvas, flags.batch_size)
+    else:
+        platforms = (flags.platforms or ','.join(export.PLATFORMS)).split(',')
+        export.write(flags.out, found, platforms)
+        said = f'{len(found.classes)} classes'
+    print(f'wrote {flags.out} and {flags.out}.json: {said}')
 
 
 def _add_prepare_tfds(commands):

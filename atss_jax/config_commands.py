@@ -1,8 +1,9 @@
 """The flags of `python -m atss_jax show-config` and `flops`."""
 
-import argparse
 import os
 import sys
+
+from atss_jax import command_line
 
 
 def add(commands) -> None:
@@ -86,19 +87,12 @@ def _add_flops(commands):
     )
     flops.add_argument(
         '--canvas',
-        type=_canvas,
+        type=command_line.canvas,
         action='append',
         metavar='HEIGHTxWIDTH',
         help='one or several times (default: 800x1280, and those that the config uses)',
     )
     flops.set_defaults(run=_flops)
-
-
-def _canvas(text):
-    sides = text.split('x')
-    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f'{text}: expected one like 800x1280')
-    return int(sides[0]), int(sides[1])
 
 
 def _flops(flags):

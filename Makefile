@@ -11,7 +11,7 @@ REQUIREMENTS := $(if $(filter cpu,$(ACCEL)),requirements.txt,requirements-$(ACCE
 INSTALLED := $(VENV)/installed-$(ACCEL)
 DEMO := work_dirs/demo
 
-.PHONY: demo test test-slow test-torch test-mmdet test-browser lint install clean
+.PHONY: demo test test-slow test-torch test-mmdet test-onnx test-browser lint install clean
 
 install: $(INSTALLED)
 
@@ -55,6 +55,11 @@ test-mmdet: install
 	$(BIN)/pip download --quiet --no-deps --dest .cache/mmdet mmdet==3.3.0
 	$(BIN)/python -m zipfile -e .cache/mmdet/mmdet-3.3.0-*.whl .cache/mmdet
 	$(BIN)/python -m pytest -q -m mmdet
+
+test-onnx: install
+	$(BIN)/pip install --quiet -r requirements-onnx.txt
+	$(BIN)/pip install --quiet --no-deps jax2onnx==0.17.1
+	$(BIN)/python -m pytest -q -m onnx
 
 # Needs Chromium (Debian: apt-get install chromium), and says so without.
 test-browser: install

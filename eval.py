@@ -19,8 +19,13 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument('--workdir', help='folder of the run')
-    parser.add_argument('--split', default='val', choices=('train', 'val', 'test'))
-    parser.add_argument('--step', type=int, help='a checkpoint; default: the best')
+    parser.add_argument(
+        '--split',
+        default='val',
+        choices=('train', 'val', 'test'),
+        help='section of data (default: val)',
+    )
+    parser.add_argument('--step', type=int, help='a checkpoint (default: the best)')
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
     )

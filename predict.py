@@ -38,29 +38,38 @@ def main() -> int:
 
 
 def _add_flags(parser):
-    parser.add_argument('inputs', nargs='+', metavar='PICTURES')
+    parser.add_argument('inputs', nargs='+', metavar='PICTURES', help='see below')
     parser.add_argument(
         '--workdir', required=True, help='folder of a run, or a .pth or .safetensors'
     )
     parser.add_argument('--out', required=True, help='folder to write to')
     parser.add_argument('--model_config', help='config of a .pth or .safetensors')
-    parser.add_argument('--step', type=int, help='a checkpoint; default: the best')
+    parser.add_argument('--step', type=int, help='a checkpoint (default: the best)')
     parser.add_argument(
-        '--score_thr', type=float, default=0.3, help='leave out lower scores (0.3)'
+        '--score_thr',
+        type=float,
+        default=0.3,
+        help='leave out lower scores (default: 0.3)',
     )
-    parser.add_argument('--classes', metavar='NAME,NAME', help='only these')
+    parser.add_argument(
+        '--classes', metavar='NAME,NAME', help='only these (default: all)'
+    )
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
     )
     parser.add_argument(
         '--batch_size',
         type=int,
-        help="pictures at a time; default: the config's samples_per_gpu a device",
+        help="pictures at a time (default: the config's samples_per_gpu a device)",
     )
     parser.add_argument(
         '--ann_file', help='COCO file whose ids of pictures and classes to write'
     )
-    parser.add_argument('--device', choices=('cpu', 'gpu', 'tpu'))
+    parser.add_argument(
+        '--device',
+        choices=('cpu', 'gpu', 'tpu'),
+        help='what computes (default: the best that there is)',
+    )
     parser.add_argument('--no_pictures', action='store_true', help='write numbers only')
 
 

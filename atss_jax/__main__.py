@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from atss_jax import draw_commands
+from atss_jax import command_line, config_commands, draw_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     draw_commands.add(commands)
     _add_convert(commands)
     _add_import_mmdet(commands)
-    _add_show_config(commands)
+    config_commands.add(commands)
     _add_export(commands)
     _add_prepare_tfds(commands)
     _add_download_coco(commands)
@@ -44,7 +44,7 @@ def _add_convert(commands):
     parser.add_argument('source', metavar='IN', help='file of weights, or workdir')
     parser.add_argument('target', metavar='OUT', help='file to write, or new workdir')
     parser.add_argument('--config', help='config of the model, if OUT is a workdir')
-    parser.add_argument('--step', type=int, help='of a workdir; default: the best')
+    parser.add_argument('--step', type=int, help='of a workdir (default: the best)')
     _add_choices(parser)
     parser.set_defaults(run=_convert)
 
@@ -108,56 +108,58 @@ def _import_mmdet(flags):
     print(f'wrote {flags.workdir}: python eval.py --workdir={flags.workdir}')
 
 
-def _add_show_config(commands):
-    show = commands.add_parser(
-        'show-config',
-        help='print a config with all its fields, and the number of parameters',
-        epilog='Any config field is set by --config.FIELD=VALUE.',
-        allow_abbrev=False,
-    )
-    show.add_argument('--config', required=True, help='a .py or .json file')
-    show.set_defaults(run=_show_config, overrides=[])
-
-
-def _show_config(flags):
-    from atss_jax.config import build_model, load_config, parse_overrides, to_json
-    from atss_jax.models.detector import parameter_count
-
-    config = load_config(flags.config, parse_overrides(flags.overrides))
-    print(to_json(config))
-    print(f'parameters: {parameter_count(build_model(config)):,}')
-
-
 def _add_export(commands):
     export = commands.add_parser(
         'export',
-        help='a detector as one StableHLO file that needs none of its code',
+        help='a detector as one StableHLO file that needs none of its code, or its '
+        'head outputs as ONNX',
         epilog='Any config field is set by --config.FIELD=VALUE. See docs/predict.md.',
         allow_abbrev=False,
     )
     export.add_argument(
         '--workdir', required=True, help='folder of a run, or a .pth or .safetensors'
     )
-    export.add_argument('--out', required=True, help='.stablehlo file to write')
-    export.add_argument('--model_config', help='config of a .pth or .safetensors')
-    export.add_argument('--step', type=int, help='of a workdir; default: the best')
     export.add_argument(
-        '--platforms', default='cpu,cuda,tpu', help='default: cpu,cuda,tpu'
+        '--out', required=True, help='.stablehlo or .onnx file to write'
+    )
+    export.add_argument('--model_config', help='config of a .pth or .safetensors')
+    export.add_argument('--step', type=int, help='of a workdir (default: the best)')
+    export.add_argument(
+        '--platforms',
+        help='of a .stablehlo; rocm is another (default: cpu,cuda,tpu)',
+    )
+    export.add_argument(
+        '--canvas',
+        type=command_line.canvas,
+        metavar='HEIGHTxWIDTH',
+        help='of an .onnx (default: the first of data.test)',
+    )
+    export.add_argument(
+        '--batch_size', type=int, help='of an .onnx: pictures (default: 1)'
     )
     export.set_defaults(run=_export, overrides=[])
 
 
 def _export(flags):
-    from atss_jax import export, trained
+    from atss_jax import export, export_onnx, trained
     from atss_jax.config import parse_overrides
 
     _quieten_orbax()
+    is_onnx = flags.out.endswith(export_onnx.SUFFIX)
+    for name in ('platforms',) if is_onnx else ('canvas', 'batch_size'):
+        if getattr(flags, name) is not None:
+            raise ValueError(f'--{name} does not go with --out {flags.out}')
     overrides = parse_overrides(flags.overrides)
     found = trained.read(
         flags.workdir, flags.model_config, flags.step, overrides=overrides
     )
-    export.write(flags.out, found, flags.platforms.split(','))
-    print(f'wrote {flags.out} and {flags.out}.json: {len(found.classes)} classes')
+    if is_onnx:
+        said = export_onnx.write(flags.out, found, flags.canvas, flags.batch_size)
+    else:
+        platforms = (flags.platforms or ','.join(export.PLATFORMS)).split(',')
+        export.write(flags.out, found, platforms)
+        said = f'{len(found.classes)} classes'
+    print(f'wrote {flags.out} and {flags.out}.json: {said}')
 
 
 def _add_prepare_tfds(commands):
@@ -167,13 +169,19 @@ def _add_prepare_tfds(commands):
     command.add_argument('--ann_file', required=True, help='annotations, JSON')
     command.add_argument('--img_prefix', required=True, help='folder of the pictures')
     command.add_argument('--data_dir', required=True, help='folder of data sets')
-    command.add_argument('--name', default='coco/2017:1.1.0', help='of the data set')
-    command.add_argument('--split', default='train', help='train, validation, ...')
+    command.add_argument(
+        '--name',
+        default='coco/2017:1.1.0',
+        help='of the data set (default: coco/2017:1.1.0)',
+    )
+    command.add_argument(
+        '--split', default='train', help='train, validation, ... (default: train)'
+    )
     command.add_argument(
         '--on_error',
         default='raise',
         choices=('raise', 'skip'),
-        help='skip: malformed records are left out and counted',
+        help='skip: malformed records are left out and counted (default: raise)',
     )
     command.set_defaults(run=_prepare_tfds)
 
@@ -196,9 +204,11 @@ def _add_download_coco(commands):
     command = commands.add_parser(
         'download-coco', help='fetch and unpack COCO 2017: 21 GB, 41 GB while at it'
     )
-    command.add_argument('--root', default='data/coco', help='folder to fill')
     command.add_argument(
-        '--base_url', help='of a mirror; default: http://images.cocodataset.org'
+        '--root', default='data/coco', help='folder to fill (default: data/coco)'
+    )
+    command.add_argument(
+        '--base_url', help='of a mirror (default: http://images.cocodataset.org)'
     )
     command.add_argument(
         '--keep_archives', action='store_true', help='do not delete the zip files'

@@ -142,9 +142,23 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 def closest(path: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the most similar path, or nothing.
 
-    Paths that differ in their last part only come first.
+    Paths that differ in their last part only come first. The last part is similar in
+    any case: most of a long path is that of all fields beside it.
     """
     known = sorted(known)
+    beside = _closest_beside(path, known)
+    if beside:
+        return beside
+    name = path.rpartition('.')[2]
+    names = {other.rpartition('.')[2] for other in known}
+    similar = set(difflib.get_close_matches(name, names, n=len(names) or 1))
+    others = [other for other in known if other.rpartition('.')[2] in similar]
+    match = difflib.get_close_matches(path, others, n=1)
+    return f"; did you mean '{match[0]}'?" if match else ''
+
+
+def _closest_beside(path, known):
+    """As `closest`, among the fields of the same section."""
     parent, _, name = path.rpartition('.')
     siblings = {
         other.rpartition('.')[2]: other
@@ -152,10 +166,7 @@ def closest(path: str, known: Iterable[str]) -> str:
         if other.rpartition('.')[0] == parent
     }
     match = difflib.get_close_matches(name, siblings, n=1)
-    if match:
-        return f"; did you mean '{siblings[match[0]]}'?"
-    match = difflib.get_close_matches(path, known, n=1)
-    return f"; did you mean '{match[0]}'?" if match else ''
+    return f"; did you mean '{siblings[match[0]]}'?" if match else ''
 
 
 class Reader:
@@ -182,9 +193,9 @@ class Reader:
         self.read[path] = check
         if path not in self.leaves:
             unread = [leaf for leaf in self.leaves if leaf not in self.read]
+            hint = self._hint(path, unread).replace('did you mean', 'is it misspelt as')
             raise ValueError(
-                f"config has no field '{path}' (expected {check.expected})"
-                + closest(path, unread).replace('did you mean', 'is it misspelt as')
+                f"config has no field '{path}' (expected {check.expected}){hint}"
             )
         value = self.leaves[path]
         try:
@@ -194,6 +205,19 @@ class Reader:
                 f'config.{path} = {value!r} is not supported; expected {check.expected}'
             ) from None
 
+    def _hint(self, path, known):
+        """A field beside it; else that the section's type decides; else any field."""
+        section = path.rpartition('.')[0]
+        check = self.read.get(f'{section}.type')
+        beside = _closest_beside(path, sorted(known))
+        if beside or check is None or ' or ' not in check.expected:
+            return closest(path, known)
+        kind = self.leaves.get(f'{section}.type')
+        return (
+            f'; fields go with config.{section}.type = {kind!r}, so set the section '
+            f'whole for another type: --config.{section}="{{\'type\': {kind!r}, ...}}"'
+        )
+
     def refuse(self, path: str, reason: str) -> ValueError:
         """An error about a value that is fine alone but not with the others."""
         return ValueError(f'config.{path} = {self.leaves[path]!r}: {reason}')
@@ -202,7 +226,7 @@ class Reader:
         """Raises ValueError if a field was never read."""
         for path in self.leaves:
             if path not in self.read:
-                hint = closest(path, self.read)
                 raise ValueError(
-                    f"config has a field '{path}' that nothing reads{hint}"
+                    f"config has a field '{path}' that nothing reads"
+                    + self._hint(path, self.read)
                 )

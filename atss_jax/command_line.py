@@ -42,6 +42,14 @@ def _seconds(text):
     return seconds
 
 
+def canvas(text: str) -> tuple[int, int]:
+    """Height and width from `800x1280`, for `type=` of a flag."""
+    sides = text.split('x')
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f'{text}: expected one like 800x1280')
+    return int(sides[0]), int(sides[1])
+
+
 def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
     """Joins the other hosts, acts, and turns errors into messages and an exit status.
 

@@ -28,6 +28,11 @@ _ABOVE_0 = number(above=0)
 _WEIGHT = number(minimum=0)
 _SHARE = number(minimum=0, maximum=1)
 _SCALE = tuple_of(integer(1), 2)
+# In mmdet too it then changes nothing.
+_FROM_MASKS = Check(
+    'True or False, which is of masks; none are loaded, so both are the same',
+    boolean.convert,
+)
 
 COCO_FIELDS = {
     'ann_file': text,
@@ -67,20 +72,33 @@ class DataConfig:
     """One of `data.train`, `data.val`, `data.test`.
 
     Attributes:
+        section: which.
         source: makes the source; reads files.
         arguments: keyword arguments of `source`.
         pipeline: how pictures are loaded.
         normalizer: how the device prepares them.
     """
 
+    section: str
     source: type
     arguments: Mapping[str, Any]
     pipeline: Pipeline
     normalizer: Normalizer
 
     def open(self) -> Source:
-        """Reads the annotations."""
-        return self.source(**self.arguments)
+        """Reads the annotations.
+
+        Raises:
+            FileNotFoundError: annotations or pictures are not there; names the field.
+            ValueError: malformed annotations.
+        """
+        try:
+            return self.source(**self.arguments)
+        except FileNotFoundError as error:
+            # Sources start with the name of their argument, which is the field's.
+            is_named = str(error).partition(' ')[0] in self.arguments
+            owner = f'config.{self.section}' + ('.' if is_named else ': ')
+            raise FileNotFoundError(f'{owner}{error}') from error
 
 
 def read_data(read: Reader, split: str) -> DataConfig:
@@ -117,7 +135,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
         std=read(f'{path}.img_norm_cfg.std', tuple_of(_ABOVE_0, 3)),
         to_rgb=read(f'{path}.img_norm_cfg.to_rgb', boolean),
     )
-    return DataConfig(source, arguments, pipeline, normalizer)
+    return DataConfig(f'data.{split}', source, arguments, pipeline, normalizer)
 
 
 def _jitter(read, path):
@@ -141,8 +159,7 @@ def _jitter(read, path):
     if _section(read, f'{path}.random_crop', "{'crop_size': (1024, 1024), ...}"):
         crop = f'{path}.random_crop'
         fields['crop_size'] = read(f'{crop}.crop_size', _SCALE)
-        # From masks, which are not loaded: in mmdet too it then changes nothing.
-        read(f'{crop}.recompute_bbox', boolean)
+        read(f'{crop}.recompute_bbox', _FROM_MASKS)
         fields['allow_negative_crop'] = read(f'{crop}.allow_negative_crop', boolean)
     example = "{'min_gt_bbox_wh': (0.01, 0.01), 'keep_empty': True}"
     if _section(read, f'{path}.filter_annotations', example):

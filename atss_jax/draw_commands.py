@@ -43,19 +43,26 @@ def _add_detections(what):
         _draw_detections,
     )
     sheet.add_argument('--workdir', required=True, help='folder of a run')
-    sheet.add_argument('--split', default='val', choices=_SPLITS)
-    sheet.add_argument('--count', type=int, default=12, help='pictures')
-    sheet.add_argument('--columns', type=int, default=3, help='pairs in a row')
-    sheet.add_argument('--min_score', type=float, default=0.3)
+    _add_split(sheet, 'val')
+    sheet.add_argument('--count', type=int, default=12, help='pictures (default: 12)')
+    sheet.add_argument(
+        '--columns', type=int, default=3, help='pairs in a row (default: 3)'
+    )
+    sheet.add_argument(
+        '--min_score',
+        type=float,
+        default=0.3,
+        help='detections with lower scores are not drawn (default: 0.3)',
+    )
 
 
 def _add_data(what):
     sheet = _add_config(
         what, 'data', 'what the loader feeds: pictures on their canvases', _draw_data
     )
-    sheet.add_argument('--split', default='train', choices=_SPLITS)
-    sheet.add_argument('--count', type=_positive, default=12, help='pictures')
-    sheet.add_argument('--columns', type=_positive, default=4, help='in a row')
+    _add_split(sheet, 'train')
+    _add_number(sheet, '--count', 12, 'pictures')
+    _add_number(sheet, '--columns', 4, 'pictures in a row')
 
 
 def _add_batch(what):
@@ -77,11 +84,14 @@ def _add_assignment(what):
         'which anchors learn which box: candidates and positives by level',
         _draw_assignment,
     )
-    sheet.add_argument('--split', default='train', choices=_SPLITS)
-    sheet.add_argument('--image_ids', type=int, nargs='+', help='of the pictures')
+    _add_split(sheet, 'train')
     sheet.add_argument(
-        '--count', type=_positive, default=2, help='pictures, without --image_ids'
+        '--image_ids',
+        type=int,
+        nargs='+',
+        help='of the pictures (default: the first ones)',
     )
+    _add_number(sheet, '--count', 2, 'pictures, without --image_ids')
 
 
 def _add_run(what):
@@ -90,6 +100,21 @@ def _add_run(what):
     )
     sheet.add_argument(
         '--workdir', required=True, nargs='+', help='folders of runs, drawn together'
+    )
+
+
+def _add_split(sheet, default):
+    sheet.add_argument(
+        '--split',
+        default=default,
+        choices=_SPLITS,
+        help='section of data (default: %(default)s)',
+    )
+
+
+def _add_number(sheet, flag, default, what):
+    sheet.add_argument(
+        flag, type=_positive, default=default, help=f'{what} (default: %(default)s)'
     )
 
 
@@ -110,7 +135,7 @@ def _load(flags):
 def _draw_detections(flags):
     from atss_jax.evaluation.pictures import draw_detections
 
-    draw_detections(
+    said = draw_detections(
         flags.workdir,
         flags.out,
         flags.split,
@@ -118,7 +143,7 @@ def _draw_detections(flags):
         flags.columns,
         flags.min_score,
     )
-    print(f'wrote {flags.out}')
+    print(f'wrote {flags.out}: {said}')
 
 
 def _draw_data(flags):

@@ -46,7 +46,12 @@ _NO_SECTION = Check(
 
 @dataclasses.dataclass(frozen=True)
 class AutoScaleLr:
-    """mmdet's `auto_scale_lr`: the rate times (pictures a step / base), if enabled."""
+    """mmdet's `auto_scale_lr`.
+
+    Attributes:
+        enable: the learning rate is multiplied by pictures a step / base.
+        base: pictures a step that the learning rate is for.
+    """
 
     enable: bool
     base: int
@@ -54,7 +59,36 @@ class AutoScaleLr:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything a config describes, checked and built."""
+    """Everything a config describes, checked and built.
+
+    Attributes:
+        model: the detector.
+        training_dtype: type that training computes in: bfloat16 with a section `fp16`,
+            whatever its loss scale, else float32.
+        pretrained: weights that the backbone starts from, by mmdet's name or a path;
+            None: random.
+        loss: settings of assignment and losses.
+        detect: settings of what is made of head outputs.
+        tta: what `--tta` does; None: the scale of the test, plain and mirrored.
+        data: by split.
+        times: passes over the training data an epoch.
+        samples_per_gpu: pictures a device and step.
+        workers_per_gpu: loading processes a device; 0: threads.
+        optimizer: settings of SGD.
+        lr_config: learning rate over the steps.
+        auto_scale_lr: whether it depends on the number of devices.
+        total_epochs: length of the run.
+        evaluation_interval: epochs from one evaluation to the next; the last epoch is
+            evaluated in any case.
+        checkpoint_interval: epochs from one checkpoint to the next; the last epoch is
+            saved in any case.
+        max_keep_ckpts: newest checkpoints that are kept, beside the best.
+        log_interval: steps from one line of the log to the next.
+        load_from: weights of a whole detector to start from, a file or a workdir.
+        resume_from: workdir of another run to go on with: weights, momentum and step.
+        seed: of everything random: initial weights, order of pictures, augmentation.
+        parallel: how devices share a step; the same numbers.
+    """
 
     model: ATSS
     training_dtype: str
@@ -91,7 +125,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
     Raises:
         ValueError: a field is unknown, missing, not supported, or contradicts another.
     """
-    read = Reader(config)
+    return read_experiment(Reader(config))
+
+
+def read_experiment(read: Reader) -> Experiment:
+    """As `build`; the reader then knows what it was asked for."""
     data = {split: read_data(read, split) for split in SPLITS}
     size_divisor = data['train'].pipeline.size_divisor
     for split in SPLITS:

@@ -3,6 +3,7 @@
 Called in this process, but for what must be seen from outside: exit, workers, hangs.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from atss_jax import __main__ as commands
+from atss_jax.evaluation.pictures import describe
 from tests.conftest import ROOT
 from tests.small_run import small_overrides, tree_of
 
@@ -152,6 +154,25 @@ def test_no_such_config(call, tmp_path):
     result.refuses(f'no config file at {path}')
 
 
+@pytest.mark.parametrize('name', ['train', 'eval', 'predict', 'atss_jax'])
+def test_help_says_every_default(call, name, monkeypatch):
+    parsers, make = [], argparse.ArgumentParser.__init__
+
+    def remember(parser, *args, **kwargs):
+        make(parser, *args, **kwargs)
+        parsers.append(parser)
+
+    monkeypatch.setattr(argparse.ArgumentParser, '__init__', remember)
+    assert call(name, '--help').status == 0
+    for parser in parsers:
+        for action in parser._actions:
+            words = parser._get_formatter()._expand_help(action) if action.help else ''
+            is_command = isinstance(action, argparse._SubParsersAction)
+            assert words or is_command, (parser.prog, action)
+            if action.default not in (None, False, argparse.SUPPRESS):
+                assert f'(default: {action.default})' in words, (parser.prog, action)
+
+
 # Data
 
 
@@ -160,16 +181,16 @@ def test_no_annotation_file(call, tmp_path):
     flags = f'--config={R50}', f'--workdir={tmp_path / "w"}'
     file = tmp_path / 'instances.json'
     result = call('train', *flags, f'--config.data.train.ann_file={file}')
-    result.refuses(file, 'not found', 'python train.py --config=configs/atss_shapes.py')
+    embedded = 'python train.py --config=configs/atss_shapes.py'
+    result.refuses(f"config.data.train.ann_file = '{file}': file not found", embedded)
     assert not (tmp_path / 'w').exists()
 
 
 def test_no_image_folder(train, own_data):
     shutil.rmtree(own_data / 'train')
     train(data=own_data).refuses(
-        own_data / 'train',
+        f"config.data.train.img_prefix = '{own_data / 'train'}' is not a folder",
         own_data / 'train.json',
-        'is not a folder',
         'python train.py --config=configs/atss_shapes.py',
     )
 
@@ -321,7 +342,11 @@ def test_evaluating_with_test_time_augmentation(call, own_run):
         ('checkpoints', (), ('no checkpoints in',)),
         (None, ('--step=5',), ('no checkpoint 5', '6]')),
         (None, ('--config.data.val.indecis=5',), ("mean 'data.val.indices'?",)),
-        (None, ('--config.data.val.ann_file=no.json',), ('no.json', 'not found')),
+        (
+            None,
+            ('--config.data.val.ann_file=no.json',),
+            ("config.data.val.ann_file = 'no.json': file not found",),
+        ),
         (None, ('--config.model.neck.num_outs=3',), ('config.',)),
         (
             None,
@@ -372,11 +397,21 @@ def test_drawing_detections(call, own_run, tmp_path):
         *flags,
     )
     assert result.status == 0, result.err
-    assert str(file) in result.out
+    assert result.out.startswith(f'wrote {file}: detections: ')
+    assert result.out.endswith(', pictures: 4\n')
     assert file.read_bytes().startswith(b'\x89PNG')
     sheet = cv2.imread(str(file))
     assert sheet.shape[0] > 80 and sheet.shape[1] > 300
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_sheet_without_detections_says_so():
+    scores = np.array([0.12, 0.21, 0.4])
+    assert describe(scores, 2, 0.3) == 'detections: 1, pictures: 2'
+    said = describe(scores, 2, 0.5)
+    assert 'score of 0.5 or more' in said and 'best has 0.400' in said
+    assert 'lower --min_score' in said
+    assert 'nothing is found in 2 pictures' in describe(scores[:0], 2, 0.3)
 
 
 @pytest.mark.parametrize(

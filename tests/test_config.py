@@ -527,11 +527,33 @@ def test_parse_overrides_refuses_other_arguments(argument):
     assert argument in str(caught.value) and '--config.FIELD=VALUE' in str(caught.value)
 
 
+@pytest.mark.parametrize('kind', ['ShapesDataset', 'TFDSDataset'])
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_another_type_without_its_fields(kind, split):
+    """Nothing is misspelt, so nothing is guessed."""
+    message = error({f'data.{split}.type': kind})
+    assert f"config has no field 'data.{split}." in message
+    assert 'misspelt' not in message and 'did you mean' not in message
+    assert f'config.data.{split}.type = {kind!r}' in message
+    assert f'--config.data.{split}="{{' in message
+
+
+def test_fields_left_of_another_type():
+    shapes = {'type': 'ShapesDataset', 'num_images': 5, 'seed': 0, 'max_size': 96}
+    shapes |= {'min_size': 96, 'max_objects': 3, 'object_size': (0.3, 0.6)}
+    shapes |= {'min_visible': 0.6, 'clutter': 1, 'noise': 8}
+    message = error({f'data.train.{name}': value for name, value in shapes.items()})
+    assert "'data.train.ann_file' that nothing reads; did" not in message
+    assert "config.data.train.type = 'ShapesDataset'" in message
+
+
 def test_closest_prefers_the_same_section():
     known = ['optimizer.lr', 'model.lrs', 'data.train.type', 'data.val.type']
     assert closest('optimizer.lrr', known) == "; did you mean 'optimizer.lr'?"
     assert closest('data.val.typ', known) == "; did you mean 'data.val.type'?"
     assert closest('something.else.entirely', known) == ''
+    assert closest('data.type', known) == "; did you mean 'data.val.type'?"
+    assert closest('data.train.noise', known) == ''
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ The runs share shapes, so that recipes that compute alike share compiled program
 
 import json
 import math
+import os
+import sys
 
 import jax
 import numpy as np
@@ -99,9 +101,10 @@ def test_caffe():
     assert normalizer.mean == (103.53, 116.28, 123.675)  # blue first
 
 
-def test_show_config(capsys):
-    arguments = ['show-config', '--config', path_of('atss_r50_lsj_200e')]
-    assert main([*arguments, '--config.optimizer.lr=0.3']) == 0
+@pytest.mark.parametrize('flag', [['--config'], []])
+def test_show_config(capsys, flag):
+    arguments = ['--config.optimizer.lr=0.3', *flag, path_of('atss_r50_lsj_200e')]
+    assert main(['show-config', *arguments]) == 0
     text, _, count = capsys.readouterr().out.rpartition('parameters: ')
     assert count == '32,295,322\n'
     shown = json.loads(text)
@@ -115,6 +118,15 @@ def test_show_config_refuses_what_it_does_not_know(capsys):
     assert "'optimizer.rate'" in capsys.readouterr().err
     assert main([*arguments, '--rate=3']) == 1
     assert '--rate=3' in capsys.readouterr().err
+
+
+def test_show_config_to_a_reader_that_leaves_early(monkeypatch):
+    """As `head` does: no traceback, not at the end of Python either."""
+    there, here = os.pipe()
+    os.close(there)
+    with os.fdopen(here, 'w') as stdout:
+        monkeypatch.setattr(sys, 'stdout', stdout)
+        assert main(['show-config', path_of('atss_r50_1x')]) == 0
 
 
 # Short runs --------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from atss_jax.config import build_experiment, to_json
 from atss_jax.data.plan import TrainPlan
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.workdir import evaluate_workdir
-from atss_jax.training import loop
+from atss_jax.training import initial, loop
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
@@ -390,6 +390,14 @@ def test_a_pretrained_backbone(small_run, tmp_path):
         expected = small_run.state.params if part == 'backbone' else ours['params']
         assert_equal(variables['params'][part], expected[part])
     assert_equal(variables['batch_stats'], small_run.state.batch_stats)
+
+
+def test_a_pretrained_backbone_that_is_not_there(small_run, tmp_path, monkeypatch):
+    """Said before anything is compiled, which takes half a minute for an R50."""
+    model = build_experiment(small_run.config).model
+    monkeypatch.setattr(initial, 'init_variables', None)
+    with pytest.raises(FileNotFoundError, match=r'none\.pth: no such file'):
+        initial_variables(model, 0, str(tmp_path / 'none.pth'), None)
 
 
 # Breaking down ------------------------------------------------------------------------

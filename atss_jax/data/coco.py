@@ -108,10 +108,10 @@ class CocoDataset:
 def check_paths(ann_file: str, img_prefix: str) -> None:
     """Raises FileNotFoundError if one of the two is not there."""
     if not os.path.isfile(ann_file):
-        raise FileNotFoundError(f'ann_file not found: {ann_file}. {_HINT}')
+        raise FileNotFoundError(f'ann_file = {ann_file!r}: file not found. {_HINT}')
     if img_prefix and not os.path.isdir(img_prefix):
         raise FileNotFoundError(
-            f'img_prefix is not a folder: {img_prefix} '
+            f'img_prefix = {img_prefix!r} is not a folder '
             f'(the pictures of {ann_file}). {_HINT}'
         )
 

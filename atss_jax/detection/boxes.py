@@ -90,6 +90,10 @@ class DeltaXYWHBBoxCoder:
     """Turns the head's deltas, relative to anchors, into boxes.
 
     Source: mmdet `DeltaXYWHBBoxCoder`; width and height ratios are clipped at 1000/16.
+
+    Attributes:
+        target_means: added to the deltas after their scaling.
+        target_stds: deltas are multiplied by these.
     """
 
     target_means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)

@@ -24,7 +24,7 @@ class _Few:
 
 def draw_detections(
     workdir: str, out: str, split: str, count: int, columns: int, min_score: float
-) -> None:
+) -> str:
     """Writes a sheet of the first pictures of a split: truth beside detections.
 
     Args:
@@ -34,6 +34,9 @@ def draw_detections(
         count: pictures.
         columns: pairs of pictures in a row.
         min_score: detections with lower scores are left out.
+
+    Returns:
+        What the sheet shows, in words.
 
     Raises:
         ValueError: no such run or checkpoint, bad data, or a picture that cannot be.
@@ -55,6 +58,27 @@ def draw_detections(
         min_score=min_score,
     )
     visualize.write_image(out, sheet)
+    scores = np.concatenate([found[record.image_id]['scores'] for record in records])
+    return describe(scores, len(records), min_score)
+
+
+def describe(scores: np.ndarray, count: int, min_score: float) -> str:
+    """How many of the detections in `count` pictures are drawn; if none, why.
+
+    Args:
+        scores: (N,) of all detections.
+        count: pictures.
+        min_score: the lowest that is drawn.
+    """
+    drawn = int((scores >= min_score).sum())
+    if drawn:
+        return f'detections: {drawn}, pictures: {count}'
+    if not len(scores):
+        return f'nothing is found in {count} pictures, down to test_cfg.score_thr'
+    return (
+        f'nothing in {count} pictures has a score of {min_score:g} or more; the best '
+        f'has {scores.max():.3f}: a lower --min_score draws it'
+    )
 
 
 def _check_request(out, count, columns):

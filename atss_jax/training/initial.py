@@ -42,14 +42,14 @@ def initial_variables(
     """
     if load_from is not None:
         return load_detector(load_from, model, seed, classes, say)
-    variables = init_variables(model, seed)
     if pretrained is None:
-        return variables
-    state_dict = mmdet.to_state_dict(variables)
+        return init_variables(model, seed)
     prefix = 'backbone.'
-    names = [name for name in state_dict if name.startswith(prefix)]
-    wanted = [name.removeprefix(prefix) for name in names]
+    names = [mmdet.torch_name(path) for path in mmdet.variable_shapes(model)]
+    wanted = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    # Before any compiling: who lacks the file shall not wait to be told.
     loaded = torchvision.backbone_weights(pretrained, wanted)
+    state_dict = mmdet.to_state_dict(init_variables(model, seed))
     state_dict |= {prefix + name: value for name, value in loaded.items()}
     return mmdet.to_variables(state_dict, model)
 

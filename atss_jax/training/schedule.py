@@ -15,11 +15,11 @@ class LrConfig:
     Attributes:
         policy: 'step' or 'CosineAnnealing'.
         step: epochs after which the rate is multiplied by gamma (policy step).
-        gamma: that factor.
+        gamma: what it is multiplied by after each of these epochs (policy step).
         min_lr_ratio: final over initial rate (policy CosineAnnealing).
         warmup: 'linear', or None.
         warmup_iters: iterations of the warm-up.
-        warmup_ratio: factor at its start.
+        warmup_ratio: factor on the rate at the start of the warm-up.
     """
 
     policy: str = 'step'

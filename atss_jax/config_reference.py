@@ -139,6 +139,7 @@ _DATA = {
         'max_objects': 6,
         'object_size': (0.15, 0.6),
         'min_visible': 0.6,
+        'max_rotation': 180.0,
         'clutter': 1.0,
         'noise': 8.0,
     },

@@ -70,10 +70,15 @@ def _check_python(words, files):
         raise ValueError(f'no {name} in the repository')
     flags, left = parse(name, arguments)
     fields = [word for word in arguments if word.startswith('--config.')]
-    overrides = parse_overrides([*(word for word in left if word not in fields)])
-    overrides |= parse_overrides(fields)
     given = getattr(flags, 'config', None) or getattr(flags, 'model_config', None)
-    if getattr(flags, 'command', None) == 'import-mmdet':
+    command = getattr(flags, 'command', None)
+    if command in ('show-config', 'flops') and given is None:
+        # Its CONFIG is among what argparse leaves over.
+        given = next((word for word in left if not word.startswith('-')), None)
+        left = [word for word in left if word != given]
+    overrides = parse_overrides([word for word in left if word not in fields])
+    overrides |= parse_overrides(fields)
+    if command == 'import-mmdet':
         return  # its config is mmdetection's
     load_config(_config_file(given, files), overrides)
 

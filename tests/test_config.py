@@ -541,7 +541,7 @@ def test_another_type_without_its_fields(kind, split):
 def test_fields_left_of_another_type():
     shapes = {'type': 'ShapesDataset', 'num_images': 5, 'seed': 0, 'max_size': 96}
     shapes |= {'min_size': 96, 'max_objects': 3, 'object_size': (0.3, 0.6)}
-    shapes |= {'min_visible': 0.6, 'clutter': 1, 'noise': 8}
+    shapes |= {'min_visible': 0.6, 'max_rotation': 30, 'clutter': 1, 'noise': 8}
     message = error({f'data.train.{name}': value for name, value in shapes.items()})
     assert "'data.train.ann_file' that nothing reads; did" not in message
     assert "config.data.train.type = 'ShapesDataset'" in message

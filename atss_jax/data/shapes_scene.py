@@ -91,8 +91,8 @@ def draw_scene(
     draws = rng.random((TRIES_PER_OBJECT * wanted, 5))
     radii = np.exp(low + (high - low) * draws[:, 0]) * (min(size) / 2 - 1)
     # A complex number per draw: multiplying by it scales and turns an outline.
-    turns = np.deg2rad(max_rotation) * (2 * draws[:, 1] - 1)
-    spins = radii * np.exp(1j * turns)
+    turns = (2 * draws[:, 1] + 1) % 2 - 1  # from -1 to 1
+    spins = radii * np.exp(1j * np.deg2rad(max_rotation) * turns)
     for draw, radius, spin in zip(draws.tolist(), radii.tolist(), spins, strict=True):
         label = int(draw[2] * len(shapes))
         # One pixel of air, so that the front object is whole, thus never refused.

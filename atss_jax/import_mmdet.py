@@ -10,6 +10,7 @@ from atss_jax import convert
 from atss_jax.checks import flatten
 from atss_jax.config import as_dict, build_experiment, load_config
 from atss_jax.data import coco_json
+from atss_jax.data.coco_classes import COCO_CLASSES
 from atss_jax.experiment import SPLITS
 from atss_jax.mmdet_config import source
 from atss_jax.mmdet_config.section import plain
@@ -82,6 +83,7 @@ def label_order(
 
     mmdet numbers labels in the order of the annotation file's categories, whatever the
     order in which the config names them. That shows only in the file, if it is here.
+    Where nobody names any, its `CocoDataset` goes by the 80 of COCO.
 
     Args:
         config: ours, translated.
@@ -92,12 +94,25 @@ def label_order(
     """
     train = config.data.train
     classes = classes or (tuple(train.classes) if train.classes else None)
-    if train.classes is None or not pathlib.Path(train.ann_file).is_file():
+    has_file = train.type == 'CocoDataset' and pathlib.Path(train.ann_file).is_file()
+    if classes is None and _may_be_coco(config):
+        in_file = _categories(train.ann_file) if has_file else COCO_CLASSES
+        return in_file if set(in_file) == set(COCO_CLASSES) else None
+    if train.classes is None or not has_file:
         return classes
-    in_file = coco_json.read(train.ann_file).categories.values()
+    in_file = _categories(train.ann_file)
     if missing := sorted(set(classes) - set(in_file)):
         raise ValueError(f'{train.ann_file} has no categories {missing}')
     return tuple(name for name in in_file if name in classes)
+
+
+def _may_be_coco(config):
+    is_of_coco = config.model.bbox_head.num_classes == len(COCO_CLASSES)
+    return config.data.train.type == 'CocoDataset' and is_of_coco
+
+
+def _categories(ann_file):
+    return tuple(coco_json.read(ann_file).categories.values())
 
 
 def describe(config: ConfigDict, translation: Translation) -> str:

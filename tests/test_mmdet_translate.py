@@ -7,6 +7,7 @@ import pytest
 
 from atss_jax.checks import flatten
 from atss_jax.config import as_dict, load_config, to_json
+from atss_jax.data.coco_classes import COCO_CLASSES
 from atss_jax.import_mmdet import label_order, read_config
 from atss_jax.mmdet_config import source
 from atss_jax.mmdet_config.section import plain
@@ -337,6 +338,9 @@ def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
     assert order(('eel', 'cat')) == ('cat', 'eel')
     assert order(('eel', 'cat'), 'none.json') == ('eel', 'cat')
     assert order(None) is None
+    assert order(None, 'none.json') == COCO_CLASSES  # as mmdet's CocoDataset has it
+    three = load_config(str(R50), {'model.bbox_head.num_classes': 3})
+    assert label_order(three, None) is None
     with pytest.raises(ValueError, match=r"no categories \['fox'\]"):
         order(('cat', 'fox'))
 

@@ -47,7 +47,12 @@ def initial_variables(
         return variables
     state_dict = mmdet.to_state_dict(variables)
     prefix = 'backbone.'
-    names = [name for name in state_dict if name.startswith(prefix)]
+    # No classifier was trained with offsets: they start as they are, at 0.
+    names = [
+        name
+        for name in state_dict
+        if name.startswith(prefix) and '.conv_offset.' not in name
+    ]
     wanted = [name.removeprefix(prefix) for name in names]
     loaded = torchvision.backbone_weights(pretrained, wanted)
     state_dict |= {prefix + name: value for name, value in loaded.items()}

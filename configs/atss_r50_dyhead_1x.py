@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
         num_blocks=6,
         zero_init_offset=True,
     )
-    config.model.neck = (config.model.neck.to_dict(), dyhead)
+    with config.ignore_type():  # a tuple of sections for a section
+        config.model.neck = (config.model.neck.to_dict(), dyhead)
     config.model.bbox_head.stacked_convs = 0
     return config

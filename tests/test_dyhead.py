@@ -88,7 +88,7 @@ def small_head():
     shapes = jax.eval_shape(module.init, jax.random.key(0), features, sizes)
     rng = np.random.default_rng(2)
     params = jax.tree.map(
-        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
+        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes
     )
     return params, jax.jit(functools.partial(module.apply, params))
 

@@ -1,6 +1,7 @@
 """The relatives of the R50: mmdetection's forward pass, their names, their padding."""
 
 import functools
+import itertools
 import json
 
 import jax
@@ -14,12 +15,14 @@ from atss_jax.models.detector import ATSS, parameter_count
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
 from atss_jax.models.resnet import ResNet
-from atss_jax.weights import mmdet
+from atss_jax.training.initial import initial_variables
+from atss_jax.weights import mmdet, pth
 from tests.conftest import GOLDEN
 from tests.recipes import golden_state_dict, relative_error
-from tests.small import on_canvas
+from tests.small import on_canvas, random_variables, small_model
 
 DCN = {'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}
+CANVASES = ('tight', 'large')
 MODELS = {
     'dcn': (ResNet(dcn=DCN, stage_with_dcn=(False, True, True, True)), FPN(), 4),
     'x101_32x8d': (ResNet(101, groups=32, base_width=8), FPN(), 4),
@@ -33,10 +36,11 @@ PARAMETERS = {
     'dyhead': 39_071_682,
 }
 # Minutes of compiling and computing on two cores.
-SLOW = ('x101_32x8d', 'x101_64x4d')
-NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-    for name in MODELS
+SLOW = [(name, canvas) for name in ('x101_32x8d', 'x101_64x4d') for canvas in CANVASES]
+SLOW += [('dyhead', 'large')]  # test_dyhead.py has a small one
+CASES = [
+    pytest.param(*case, marks=pytest.mark.slow) if case in SLOW else case
+    for case in itertools.product(MODELS, CANVASES)
 ]
 LARGE = (256, 320)
 
@@ -91,8 +95,7 @@ def forward(name, canvas):
 # Golden ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('canvas', ['tight', 'large'])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('name', 'canvas'), CASES)
 def test_head_outputs_equal_mmdet(name, canvas):
     outputs, _ = forward(name, canvas)
     for key, levels in zip(('cls', 'reg', 'ctr'), outputs, strict=True):
@@ -102,8 +105,7 @@ def test_head_outputs_equal_mmdet(name, canvas):
             assert relative_error(ours[0, :height, :width], expected) < 1e-4
 
 
-@pytest.mark.parametrize('canvas', ['tight', 'large'])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('name', 'canvas'), CASES)
 def test_features_equal_mmdet(name, canvas):
     _, features = forward(name, canvas)
     keys = ['c2', 'c3', 'c4', 'c5', 'p3', 'p4', 'p5', 'p6', 'p7']
@@ -156,3 +158,41 @@ def test_grouped_convolution_equals_one_of_each_group():
         ]
         expected = np.concatenate(parts, axis=-1)
         assert relative_error(convolve(x, kernel, stride), expected) < 1e-5
+
+
+# How training starts -----------------------------------------------------------------
+
+
+def test_offsets_start_at_zero_beside_pretrained_weights(tmp_path):
+    """No classifier's file has them."""
+    model = small_model(
+        {
+            'depth': 50,
+            'num_stages': 1,
+            'out_indices': (0,),
+            'groups': 2,
+            'dcn': DCN,
+            'stage_with_dcn': (True,),
+        },
+        {'num_outs': 2},
+        {'dcn_on_last_conv': True},
+    )
+    state = mmdet.to_state_dict(random_variables(model))
+    backbone = {
+        name.removeprefix('backbone.'): value
+        for name, value in state.items()
+        if name.startswith('backbone.') and 'conv_offset' not in name
+    }
+    pth.save(tmp_path / 'x.pth', backbone)
+    found = initial_variables(model, 0, str(tmp_path / 'x.pth'), None)
+    found = mmdet.to_state_dict(found)
+    for name, value in backbone.items():
+        np.testing.assert_array_equal(found[f'backbone.{name}'], value)
+    offset = 'layer1.0.conv2.conv_offset'
+    assert not found[f'backbone.{offset}.weight'].any()
+    assert not found[f'backbone.{offset}.bias'].any()
+    # The head's are drawn, as mmdet draws all its convolutions.
+    assert found['bbox_head.cls_convs.0.conv.conv_offset.weight'].std() > 0.005
+    # mmdet does not zero the last norm of a ResNeXt's blocks.
+    plain = mmdet.to_state_dict(initial_variables(model, 0, None, None))
+    assert (plain['backbone.layer1.0.bn3.weight'] == 1).all()

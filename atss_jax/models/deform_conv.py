@@ -1,10 +1,14 @@
 """Deformable convolution: gathers and matrix products, which XLA compiles anywhere."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
+# DyHead calls it 78 times with a dozen shapes, each of which is traced once so.
+@functools.partial(jax.jit, static_argnames='stride')
 def modulated_deform_conv(
     x: Float[Array, 'B H W C'],
     offset: Float[Array, 'B h w _o'],

@@ -45,7 +45,7 @@ class DyHead(nn.Module):
         """`sizes`: the valid size of each level, half that of the one before."""
         if inputs[0].shape[-1] != self.in_channels:
             raise ValueError(
-                f'model.neck[1].in_channels = {self.in_channels}, but the FPN gives '
+                f'model.neck.1.in_channels = {self.in_channels}, but the FPN gives '
                 f'{inputs[0].shape[-1]}'
             )
         for i in range(self.num_blocks):

@@ -127,11 +127,22 @@ def read_json(file: pathlib.Path) -> Any:
         ) from error
 
 
+def is_sections(value: Any) -> bool:
+    """Whether it is a list or tuple of sections, as `model.neck` may be."""
+    is_list = isinstance(value, tuple | list) and len(value) > 0
+    return is_list and all(isinstance(element, Mapping) for element in value)
+
+
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Leaves by dotted path; an empty section is a leaf."""
+    """Leaves by dotted path; an empty section is a leaf.
+
+    A list of sections counts as a section, whose fields are 0, 1 and so on.
+    """
     leaves = {}
     for name, value in config.items():
         path = f'{prefix}{name}'
+        if is_sections(value):
+            value = {str(index): section for index, section in enumerate(value)}
         if isinstance(value, Mapping) and value:
             leaves.update(flatten(value, f'{path}.'))
         else:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from atss_jax.checks import closest, flatten, read_json
+from atss_jax.checks import closest, flatten, is_sections, read_json
 from atss_jax.experiment import Experiment, build
 from atss_jax.models.detector import ATSS
 
@@ -62,20 +62,34 @@ def _own_copy(section):
     """Dicts anew, so that no section is shared and an override changes one place."""
     if isinstance(section, Mapping):
         return {name: _own_copy(value) for name, value in section.items()}
+    if is_sections(section):
+        return [_own_copy(value) for value in section]
     return section
+
+
+def _inner(section, name):
+    """The section `name` of a section; None: there is none."""
+    if is_sections(section) and name.isdigit() and int(name) < len(section):
+        return section[int(name)]
+    inner = section.get(name) if isinstance(section, dict) else None
+    return inner if isinstance(inner, dict) or is_sections(inner) else None
 
 
 def _override(config, path, value):
     *parents, name = path.split('.')
     section = config
     for parent in parents:
-        section = section.get(parent)
-        if not isinstance(section, dict):
-            raise ValueError(
-                f"config has no section for '{path}'{closest(path, flatten(config))}"
-            )
-    if isinstance(section.get(name), dict) and not isinstance(value, Mapping):
-        raise ValueError(f"'{path}' is a section; set one of {sorted(section[name])}")
+        section = _inner(section, parent)
+        if section is None:
+            break
+    if not isinstance(section, dict):
+        raise ValueError(
+            f"config has no section for '{path}'{closest(path, flatten(config))}"
+        )
+    old = section.get(name)
+    is_section = isinstance(value, Mapping) or is_sections(value)
+    if isinstance(old, dict) and not is_section:
+        raise ValueError(f"'{path}' is a section; set one of {sorted(old)}")
     section[name] = _own_copy(value)
 
 

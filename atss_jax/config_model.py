@@ -1,14 +1,22 @@
 """Reads the `model` section of a config."""
 
-from atss_jax.checks import Reader, boolean, integer, number, one_of, tuple_of
+import math
+
+from atss_jax.checks import Check, Reader, boolean, integer, number, one_of, tuple_of
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.detector import ATSS
+from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
-from atss_jax.models.resnet import BLOCKS, ResNet, stage_channels
+from atss_jax.models.resnet import BLOCKS, ResNet, bottleneck_width, stage_channels
 
 _ABOVE_0 = number(above=0)
+_DEEP = tuple(depth for depth in BLOCKS if depth not in (18, 34))
+_ODD = Check(
+    'an odd whole number',
+    lambda value: integer(1).convert(value) if value % 2 else one_of().convert(value),
+)
 
 
 def _norm_cfg(read, path, channels):
@@ -27,27 +35,46 @@ def read_model(read: Reader, anchors: AnchorGenerator, size_divisor: int) -> ATS
     """The detector that `model` describes."""
     read('model.type', one_of('ATSS'))
     backbone = _backbone(read)
-    neck = _neck(read, backbone, anchors)
-    read('model.bbox_head.type', one_of('ATSSHead'))
-    feat_channels = read('model.bbox_head.feat_channels', integer(1))
-    head = ATSSHead(
-        num_classes=read('model.bbox_head.num_classes', integer(1)),
-        in_channels=read('model.bbox_head.in_channels', integer(1)),
-        num_anchors=anchors.num_anchors,
-        stacked_convs=read('model.bbox_head.stacked_convs', integer(1)),
-        feat_channels=feat_channels,
-        norm_cfg=_norm_cfg(read, 'model.bbox_head.norm_cfg', feat_channels),
-    )
-    if head.in_channels != neck.out_channels:
-        message = f'model.neck.out_channels is {neck.out_channels}'
+    neck = _necks(read, backbone, anchors)
+    head = _head(read, anchors)
+    last = neck[-1] if isinstance(neck, tuple) else neck
+    if head.in_channels != last.out_channels:
+        message = f'model.neck.out_channels is {last.out_channels}'
         raise read.refuse('model.bbox_head.in_channels', message)
     return ATSS(backbone, neck, head, anchors.strides, size_divisor)
 
 
+def _head(read, anchors):
+    path = 'model.bbox_head'
+    read(f'{path}.type', one_of('ATSSHead'))
+    feat_channels = read(f'{path}.feat_channels', integer(1))
+    head = ATSSHead(
+        num_classes=read(f'{path}.num_classes', integer(1)),
+        in_channels=read(f'{path}.in_channels', integer(1)),
+        num_anchors=anchors.num_anchors,
+        stacked_convs=read(f'{path}.stacked_convs', integer(0)),
+        feat_channels=feat_channels,
+        norm_cfg=_norm_cfg(read, f'{path}.norm_cfg', feat_channels),
+        pred_kernel_size=read(f'{path}.pred_kernel_size', _ODD),
+        dcn_on_last_conv=read(f'{path}.dcn_on_last_conv', boolean),
+    )
+    if head.stacked_convs == 0 and head.dcn_on_last_conv:
+        raise read.refuse(f'{path}.dcn_on_last_conv', 'stacked_convs is 0')
+    if head.stacked_convs == 0 and feat_channels != head.in_channels:
+        message = f'stacked_convs is 0 and in_channels {head.in_channels}'
+        raise read.refuse(f'{path}.feat_channels', message)
+    return head
+
+
 def _backbone(read):
     path = 'model.backbone'
-    read(f'{path}.type', one_of('ResNet'))
-    depth = read(f'{path}.depth', one_of(*BLOCKS))
+    kind = read(f'{path}.type', one_of('ResNet', 'ResNeXt'))
+    depth = read(f'{path}.depth', one_of(*(BLOCKS if kind == 'ResNet' else _DEEP)))
+    groups, base_width = 1, 4
+    if kind == 'ResNeXt':
+        groups = read(f'{path}.groups', integer(2))  # one group: a ResNet
+        base_width = read(f'{path}.base_width', integer(1))
+    width = bottleneck_width(64, groups, base_width)
     stages = read(f'{path}.num_stages', one_of(1, 2, 3, 4))
     indices = read(f'{path}.out_indices', tuple_of(one_of(*range(stages))))
     if indices != tuple(range(indices[0], indices[0] + len(indices))):
@@ -65,14 +92,63 @@ def _backbone(read):
         num_stages=stages,
         out_indices=indices,
         frozen_stages=frozen,
-        norm_cfg=_norm_cfg(read, f'{path}.norm_cfg', 64),
+        norm_cfg=_norm_cfg(read, f'{path}.norm_cfg', math.gcd(64, width)),
         norm_eval=read(f'{path}.norm_eval', boolean),
         style=style,
+        groups=groups,
+        base_width=base_width,
+        **_deformable(read, depth, stages, width),
     )
 
 
-def _neck(read, backbone, anchors):
-    path = 'model.neck'
+def _deformable(read, depth, stages, width):
+    """`dcn` and `stage_with_dcn`, if there are any."""
+    path = 'model.backbone.dcn'
+    if not read.has_section(path):
+        example = "{'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}"
+        read(path, Check(f'None or a section {example}', one_of(None).convert))
+        return {}
+    dcn = dict(
+        type=read(f'{path}.type', one_of('DCNv2')),
+        deform_groups=read(f'{path}.deform_groups', integer(1)),
+        fallback_on_stride=read(f'{path}.fallback_on_stride', one_of(False)),
+    )
+    where = 'model.backbone.stage_with_dcn'
+    stage_with_dcn = read(where, tuple_of(boolean, stages))
+    if not any(stage_with_dcn):
+        raise read.refuse(where, 'no stage for model.backbone.dcn')
+    if depth not in _DEEP:
+        raise read.refuse('model.backbone.depth', f'dcn needs one of {_DEEP}')
+    channels = width * 2 ** stage_with_dcn.index(True)
+    if channels % dcn['deform_groups']:
+        raise read.refuse(
+            f'{path}.deform_groups', f'does not divide {channels} channels'
+        )
+    return dict(dcn=dcn, stage_with_dcn=stage_with_dcn)
+
+
+def _necks(read, backbone, anchors):
+    """FPN, or (FPN, DyHead) where `model.neck` is a tuple of two sections."""
+    if not read.has_section('model.neck.0'):
+        return _fpn(read, 'model.neck', backbone, anchors)
+    fpn = _fpn(read, 'model.neck.0', backbone, anchors)
+    path = 'model.neck.1'
+    read(f'{path}.type', one_of('DyHead'))
+    head = DyHead(
+        in_channels=read(f'{path}.in_channels', integer(1)),
+        out_channels=read(f'{path}.out_channels', integer(1)),
+        num_blocks=read(f'{path}.num_blocks', integer(1)),
+        zero_init_offset=read(f'{path}.zero_init_offset', boolean),
+    )
+    if head.in_channels != fpn.out_channels:
+        message = f'model.neck.0.out_channels is {fpn.out_channels}'
+        raise read.refuse(f'{path}.in_channels', message)
+    if head.out_channels % 16:
+        raise read.refuse(f'{path}.out_channels', 'its norms have 16 groups')
+    return fpn, head
+
+
+def _fpn(read, path, backbone, anchors):
     read(f'{path}.type', one_of('FPN'))
     neck = FPN(
         in_channels=read(f'{path}.in_channels', tuple_of(integer(1))),
@@ -110,6 +186,7 @@ def read_anchors(read: Reader) -> AnchorGenerator:
         ratios=read(f'{path}.ratios', tuple_of(_ABOVE_0)),
         octave_base_scale=read(f'{path}.octave_base_scale', _ABOVE_0),
         scales_per_octave=read(f'{path}.scales_per_octave', integer(1)),
+        center_offset=read(f'{path}.center_offset', number(minimum=0, maximum=1)),
     )
 
 

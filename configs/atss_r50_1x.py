@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
                 norm_cfg=dict(type='BN', requires_grad=True),
                 norm_eval=True,
                 style='pytorch',
+                dcn=None,  # or dict(type='DCNv2', ...), and stage_with_dcn
             ),
             neck=dict(
                 type='FPN',
@@ -66,12 +67,15 @@ def get_config() -> ConfigDict:
                 stacked_convs=4,
                 feat_channels=256,
                 norm_cfg=dict(type='GN', num_groups=32, requires_grad=True),
+                pred_kernel_size=3,
+                dcn_on_last_conv=False,  # True: deformable, as the authors' `dcnv2`
                 anchor_generator=dict(
                     type='AnchorGenerator',
                     ratios=(1.0,),
                     octave_base_scale=8,
                     scales_per_octave=1,
                     strides=(8, 16, 32, 64, 128),
+                    center_offset=0.0,  # 0.5: anchors in the middle of their cells
                 ),
                 bbox_coder=dict(
                     type='DeltaXYWHBBoxCoder',

@@ -11,7 +11,7 @@ f32 = np.float32
 
 
 def all_anchors(
-    canvas, strides=(8, 16, 32, 64, 128), ratios=(1.0,), octave=8, scales=1
+    canvas, strides=(8, 16, 32, 64, 128), ratios=(1.0,), octave=8, scales=1, offset=0.0
 ):
     """[(level, row, column, (x1, y1, x2, y2))] over the canvas, in mmdet's order."""
     anchors = []
@@ -24,7 +24,9 @@ def all_anchors(
                         side = f32(stride) * f32(octave * 2 ** (scale / scales))
                         h = side * np.sqrt(f32(ratio))
                         w = side * (f32(1) / np.sqrt(f32(ratio)))
+                        shift = f32(offset) * f32(stride)
                         x, y = f32(column * stride), f32(row * stride)
+                        x, y = x + shift, y + shift
                         box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
                         anchors.append((level, row, column, box))
     return anchors

@@ -9,12 +9,18 @@ from tests import oracles
 
 DEFAULT = AnchorGenerator()
 RETINA = AnchorGenerator((8, 16), (0.5, 1.0, 2.0), 4.0, 3)
+CENTRED = AnchorGenerator(center_offset=0.5)
 
 
 def test_first_cell_by_hand():
     # Side 8 strides, centred on the corner of the picture, not on the cell's middle.
     np.testing.assert_array_equal(DEFAULT.grid(0, 1, 1), [[-32, -32, 32, 32]])
     np.testing.assert_array_equal(DEFAULT.grid(4, 1, 1), [[-512, -512, 512, 512]])
+
+
+def test_in_the_middle_of_the_cell_by_hand():
+    np.testing.assert_array_equal(CENTRED.grid(0, 1, 1), [[-28, -28, 36, 36]])
+    np.testing.assert_array_equal(CENTRED.grid(4, 1, 1), [[-448, -448, 576, 576]])
 
 
 def test_columns_before_rows_by_hand():
@@ -70,7 +76,7 @@ def test_retina_anchors_equal_mmdet(golden, level, size):
     np.testing.assert_array_equal(ours, golden('anchors')[f'retina/{level}'])
 
 
-@pytest.mark.parametrize('generator', [DEFAULT, RETINA])
+@pytest.mark.parametrize('generator', [DEFAULT, RETINA, CENTRED])
 def test_some_anchors_by_index(generator):
     for level, (height, width) in enumerate(generator.grid_sizes((70, 50))):
         grid = generator.grid(level, height, width)
@@ -79,7 +85,7 @@ def test_some_anchors_by_index(generator):
         np.testing.assert_array_equal(found, grid[index])
 
 
-@pytest.mark.parametrize('generator', [DEFAULT, RETINA])
+@pytest.mark.parametrize('generator', [DEFAULT, RETINA, CENTRED])
 def test_all_lists_levels_rows_columns_as_a_plain_loop(generator):
     canvas = (64, 160)
     expected = oracles.all_anchors(
@@ -88,6 +94,7 @@ def test_all_lists_levels_rows_columns_as_a_plain_loop(generator):
         generator.ratios,
         generator.octave_base_scale,
         generator.scales_per_octave,
+        generator.center_offset,
     )
     np.testing.assert_allclose(
         generator.all(canvas), [anchor[3] for anchor in expected], atol=1e-5

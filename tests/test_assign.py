@@ -43,6 +43,7 @@ def expected(boxes, size, canvas, anchors=DEFAULT, assigner=ATSS):
         anchors.ratios,
         anchors.octave_base_scale,
         anchors.scales_per_octave,
+        anchors.center_offset,
     )
     valid_size = [-(-side // 32) * 32 for side in size]
     border = assigner.allowed_border
@@ -263,6 +264,7 @@ def test_tiny_pictures_equal_the_oracle(size, canvas):
         check(boxes, size, canvas)
 
 
+CENTRED = AnchorGenerator(center_offset=0.5)
 SEVERAL = AnchorGenerator(
     (8, 16), ratios=(0.5, 1.0, 2.0), octave_base_scale=4.0, scales_per_octave=2
 )
@@ -282,12 +284,27 @@ SEVERAL = AnchorGenerator(
         (SEVERAL, ATSS),
         (SEVERAL, ATSSAssigner(topk=20, allowed_border=8.0)),
         (AnchorGenerator((8, 16), scales_per_octave=3), ATSSAssigner(topk=5)),
+        (CENTRED, ATSSAssigner(topk=4)),
+        (CENTRED, ATSSAssigner(allowed_border=0.0)),
+        (AnchorGenerator((8, 16), center_offset=0.3), ATSSAssigner(topk=20)),
     ],
     ids=str,
 )
 def test_other_settings_equal_the_oracle(anchors, assigner):
     rng = np.random.default_rng(3)
     check(clipped(random_boxes(rng, 8, SIZE), SIZE), SIZE, CANVAS, anchors, assigner)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_anchors_in_the_middle_of_their_cells_equal_the_oracle(seed):
+    """`center_offset`: the nearest cells are others; boxes on grid lines are ties."""
+    rng = np.random.default_rng(seed)
+    boxes = clipped(random_boxes(rng, [2, 12, 24][seed], SIZE), SIZE)
+    assert (check(boxes, SIZE, CANVAS, CENTRED) >= 0).any()
+    check(hostile_boxes()[('ties', 'half_ties', 'across_the_border')[seed]], SIZE,
+          CANVAS, CENTRED)  # fmt: skip
+    plain = owners(boxes, SIZE, CANVAS)
+    assert (plain != owners(boxes, SIZE, CANVAS, CENTRED)).any()
 
 
 def test_allowed_border_0_leaves_only_anchors_within_the_picture():

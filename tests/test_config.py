@@ -104,6 +104,14 @@ PIPELINE = {
     'img_norm_cfg.std': (1.0, 1.0, 1.0),
     'img_norm_cfg.to_rgb': False,
 }
+DCN = {'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}
+DYHEAD = {
+    'type': 'DyHead',
+    'in_channels': 256,
+    'out_channels': 256,
+    'num_blocks': 6,
+    'zero_init_offset': True,
+}
 # Another accepted value of each field; a dict where others must change with it.
 ALTERNATIVES = {
     'model.pretrained': None,
@@ -123,6 +131,15 @@ ALTERNATIVES = {
     'model.backbone.norm_cfg.requires_grad': False,
     'model.backbone.norm_eval': False,
     'model.backbone.style': 'caffe',
+    'model.backbone.type': {
+        'model.backbone.type': 'ResNeXt',
+        'model.backbone.groups': 32,
+        'model.backbone.base_width': 8,
+    },
+    'model.backbone.dcn': {
+        'model.backbone.dcn': DCN,
+        'model.backbone.stage_with_dcn': (False, False, True, True),
+    },
     'model.neck.in_channels': {
         'model.neck.in_channels': (64, 128, 256, 512),
         'model.backbone.depth': 34,
@@ -152,9 +169,12 @@ ALTERNATIVES = {
     },
     'model.bbox_head.norm_cfg.num_groups': 16,
     'model.bbox_head.norm_cfg.requires_grad': False,
+    'model.bbox_head.pred_kernel_size': 1,
+    'model.bbox_head.dcn_on_last_conv': True,
     'model.bbox_head.anchor_generator.ratios': (0.5, 1.0, 2.0),
     'model.bbox_head.anchor_generator.octave_base_scale': 4,
     'model.bbox_head.anchor_generator.scales_per_octave': 3,
+    'model.bbox_head.anchor_generator.center_offset': 0.5,
     'model.bbox_head.anchor_generator.strides': {
         'model.neck.num_outs': 3,
         'model.bbox_head.anchor_generator.strides': (8, 16, 32),
@@ -276,7 +296,6 @@ for split in ('train', 'val', 'test'):
 # Fields with one accepted value: mmdetection's name for the only thing there is.
 FIXED = {
     'model.type',
-    'model.backbone.type',
     'model.neck.type',
     'model.bbox_head.type',
     'model.bbox_head.anchor_generator.type',
@@ -313,6 +332,133 @@ def test_fields_with_one_value_refuse_any_other(leaf):
     other = not value if isinstance(value, bool) else f'{value}2'
     message = error({leaf: other})
     assert message.endswith(f'expected {value!r}')
+
+
+def with_sections(changes=None):
+    """Changes that make every optional section of the model, then `changes`."""
+    values = {
+        **ALTERNATIVES['model.backbone.type'],
+        **ALTERNATIVES['model.backbone.dcn'],
+        'model.neck': (BASE['model']['neck'], DYHEAD),
+    }
+    config = changed(values)
+    for path, value in (changes or {}).items():
+        *parents, name = path.split('.')
+        section = config['model'] = copy.deepcopy(config['model'])
+        for parent in parents[1:]:
+            section = section[int(parent) if parent.isdigit() else parent]
+        section[name] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    'path, value, others',
+    [
+        ('model.backbone.groups', 64, {}),
+        ('model.backbone.base_width', 4, {}),
+        ('model.backbone.dcn.deform_groups', 4, {}),
+        ('model.backbone.stage_with_dcn', (False, True, True, True), {}),
+        ('model.neck.0.add_extra_convs', 'on_input', {}),
+        ('model.neck.1.num_blocks', 2, {}),
+        ('model.neck.1.zero_init_offset', False, {}),
+        ('model.neck.1.out_channels', 128, {'model.bbox_head.in_channels': 128}),
+        (
+            'model.neck.1.in_channels',
+            64,
+            {'model.neck.0.out_channels': 64},
+        ),
+    ],
+)
+def test_fields_of_optional_sections_change_what_is_built(path, value, others):
+    plain = build_experiment(with_sections())
+    assert build_experiment(with_sections({path: value, **others})) != plain
+    with pytest.raises(ValueError, match=f'config.{path} = .*expected'):
+        build_experiment(with_sections({path: 'wrong'}))
+
+
+@pytest.mark.parametrize(
+    'changes, path, said',
+    [
+        ({'model.neck.1.in_channels': 64}, 'model.neck.1.in_channels', '256'),
+        ({'model.neck.1.out_channels': 8}, 'model.neck.1.out_channels', '16 groups'),
+        ({'model.neck.1.out_channels': 64}, 'model.bbox_head.in_channels', '64'),
+        ({'model.backbone.depth': 18}, 'model.backbone.depth', '50'),
+        ({'model.backbone.groups': 1}, 'model.backbone.groups', 'at least 2'),
+        ({'model.backbone.dcn.type': 'DCN'}, 'model.backbone.dcn.type', 'DCNv2'),
+        (
+            {'model.backbone.dcn.fallback_on_stride': True},
+            'model.backbone.dcn.fallback_on_stride',
+            'False',
+        ),
+        (
+            {'model.backbone.dcn.deform_groups': 3},
+            'model.backbone.dcn.deform_groups',
+            'does not divide 1024',
+        ),
+        (
+            {'model.backbone.stage_with_dcn': (True, True)},
+            'model.backbone.stage_with_dcn',
+            '4 of',
+        ),
+        (
+            {'model.backbone.stage_with_dcn': (False,) * 4},
+            'model.backbone.stage_with_dcn',
+            'no stage',
+        ),
+        (
+            {'model.bbox_head.stacked_convs': 0, 'model.bbox_head.feat_channels': 64},
+            'model.bbox_head.feat_channels',
+            'in_channels 256',
+        ),
+        (
+            {
+                'model.bbox_head.stacked_convs': 0,
+                'model.bbox_head.dcn_on_last_conv': True,
+            },
+            'model.bbox_head.dcn_on_last_conv',
+            'stacked_convs is 0',
+        ),
+        (
+            {'model.bbox_head.pred_kernel_size': 2},
+            'model.bbox_head.pred_kernel_size',
+            'odd',
+        ),
+        (
+            {'model.bbox_head.anchor_generator.center_offset': 2},
+            'model.bbox_head.anchor_generator.center_offset',
+            'at most 1',
+        ),
+    ],
+)
+def test_contradictions_in_optional_sections_are_named(changes, path, said):
+    with pytest.raises(ValueError) as caught:
+        build_experiment(with_sections(changes))
+    message = str(caught.value)
+    assert f'config.{path} = ' in message and said in message
+
+
+def test_stages_without_a_deformable_convolution_are_refused():
+    values = {'model.backbone.stage_with_dcn': (False, True, True, True)}
+    assert "'model.backbone.stage_with_dcn' that nothing reads" in error(values)
+    values = {'model.backbone.dcn': DCN, 'model.backbone.depth': 18}
+    assert 'stage_with_dcn' in error(values)
+
+
+def test_two_necks_by_override_and_from_text(tmp_path):
+    necks = (BASE['model']['neck'], DYHEAD)
+    config = load_config(R50, {'model.neck': necks, 'model.neck.1.num_blocks': 2})
+    neck = build_model(config).neck
+    assert neck[1].num_blocks == 2 and neck[0] == build_model(BASE).neck
+    file = tmp_path / 'config.json'
+    file.write_text(to_json(config))
+    assert build_experiment(load_config(str(file))) == build_experiment(config)
+    for path in ('model.neck.2.num_blocks', 'model.neck.x.num_blocks', 'model.neck.1'):
+        with pytest.raises(ValueError, match=f"no section for '{path}'"):
+            load_config(R50, {'model.neck': necks, path: 2})
+    with pytest.raises(ValueError, match=r'model\.neck\.1\.type'):
+        load_config(R50, {'model.neck': necks[:1]})
+    with pytest.raises(ValueError, match=r'model\.neck\.2\.\w+. that nothing reads'):
+        load_config(R50, {'model.neck': (*necks, DYHEAD)})
 
 
 # Contradictions ----------------------------------------------------------------------

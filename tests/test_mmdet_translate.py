@@ -6,12 +6,20 @@ import json
 import pytest
 
 from atss_jax.checks import flatten
-from atss_jax.config import as_dict, load_config, to_json
+from atss_jax.config import (
+    as_dict,
+    build_experiment,
+    build_model,
+    load_config,
+    to_json,
+)
 from atss_jax.data.coco_classes import COCO_CLASSES
 from atss_jax.import_mmdet import label_order, read_config
 from atss_jax.mmdet_config import source
 from atss_jax.mmdet_config.section import plain
 from atss_jax.mmdet_config.translate import translate
+from atss_jax.models.dyhead import DyHead
+from atss_jax.models.fpn import FPN
 from tests.conftest import ROOT
 
 OWN = ROOT / 'tests' / 'mmdet_configs'
@@ -27,6 +35,7 @@ def test_both_styles_equal_our_config_field_by_field(name):
     assert translation.style == f'{name[1]}.x'
     ours = {'data.canvases', 'data.max_boxes', 'parallel', 'resume_from', 'seed'}
     ours |= {'data.on_error', 'data.max_bad_pictures', 'test_cfg.tta'}
+    ours |= {'model.bbox_head.dcn_on_last_conv'}  # mmdet has it in its FCOS alone
     kept = 'checkpoint_config.max_keep_ckpts'  # mmdet keeps all
     for path in flatten(as_dict(config)):
         # A type has one value; every other field comes from the file.
@@ -77,7 +86,6 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
     ('name', 'path', 'value'),
     [
         ('v3_r50', 'model.type', 'RetinaNet'),
-        ('v3_r50', 'model.backbone.dcn', {'type': 'DCNv2'}),
         ('v3_r50', 'model.backbone.deep_stem', True),
         ('v3_r50', 'model.backbone.strides', (1, 2, 2, 1)),
         ('v3_r50', 'model.backbone.norm_cfg.eps', 1e-3),
@@ -85,9 +93,7 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v3_r50', 'model.backbone.init_cfg.type', 'Kaiming'),
         ('v3_r50', 'model.neck.end_level', 2),
         ('v3_r50', 'model.neck.norm_cfg', {'type': 'BN'}),
-        ('v3_r50', 'model.bbox_head.pred_kernel_size', 1),
         ('v3_r50', 'model.bbox_head.reg_decoded_bbox', False),
-        ('v3_r50', 'model.bbox_head.anchor_generator.center_offset', 0.5),
         ('v3_r50', 'model.bbox_head.anchor_generator.scales', [4, 8]),
         ('v3_r50', 'model.bbox_head.loss_bbox.eps', 1e-3),
         ('v3_r50', 'model.bbox_head.loss_cls.type', 'QualityFocalLoss'),
@@ -266,6 +272,57 @@ def test_weights_from_caffe():
     assert_equals_ours(values, 'atss_r50_caffe_1x')
 
 
+def test_deformable_convolutions():
+    values = changed('v3_r50', 'model.backbone.dcn', {'type': 'DCNv2'})
+    # Without stages it does nothing, in mmdet too.
+    translation = translate(values)
+    assert translation.fields['model.backbone.dcn'] is None
+    assert 'model.backbone.dcn' in translation.unused
+    backbone = values['model']['backbone']
+    backbone['stage_with_dcn'] = [False, True, True, True]
+    fields = translate(values).fields
+    assert fields['model.backbone.stage_with_dcn'] == (False, True, True, True)
+    model = build_model(load_config(str(R50), fields))
+    assert model.backbone.dcn['deform_groups'] == 1
+    for name, value in [('type', 'DCN'), ('extra', 1)]:
+        backbone['dcn'] = {'type': 'DCNv2', name: value}
+        with pytest.raises(ValueError, match=f'model.backbone.dcn.{name}'):
+            translate(values)
+    backbone['dcn'] = {'type': 'DCNv2', 'fallback_on_stride': True}
+    with pytest.raises(ValueError, match='fallback_on_stride'):
+        load_config(str(R50), translate(values).fields)
+
+
+def test_resnext():
+    values = changed('v3_r50', 'model.backbone.type', 'ResNeXt')
+    values['model']['backbone'] |= {'groups': 32, 'base_width': 8}
+    model = build_model(load_config(str(R50), translate(values).fields))
+    assert (model.backbone.groups, model.backbone.base_width) == (32, 8)
+
+
+def test_two_necks():
+    """A list of them, with what DyHead's own configs set in the head beside it."""
+    neck = source.read(OWN / 'v3_r50.py')['model']['neck']
+    dyhead = {'type': 'DyHead', 'in_channels': 256, 'out_channels': 256}
+    values = changed('v3_r50', 'model.neck', [neck, dyhead])
+    head = values['model']['bbox_head']
+    head |= {'stacked_convs': 0, 'pred_kernel_size': 1}
+    head['anchor_generator']['center_offset'] = 0.5
+    config = load_config(str(R50), translate(values).fields)
+    experiment = build_experiment(config)
+    assert experiment.model.neck == (FPN(), DyHead())
+    assert experiment.model.bbox_head.pred_kernel_size == 1
+    assert experiment.model.bbox_head.stacked_convs == 0
+    assert experiment.detect.anchors.center_offset == 0.5
+    assert experiment.loss.anchors == experiment.detect.anchors
+    dyhead['num_block'] = 6
+    with pytest.raises(ValueError, match=r'model\.neck\[1\]\.num_block'):
+        translate(values)
+    values['model']['neck'] = [neck]
+    with pytest.raises(ValueError, match='a FPN, or it and a DyHead'):
+        translate(values)
+
+
 def test_the_2x_list_of_scales():
     resize = {'type': 'Resize', 'img_scale': [(1333, 640), (1333, 800)]}
     values = changed('v2_r50', 'data.train.pipeline.2', resize)
@@ -357,6 +414,7 @@ def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
         ('atss_r18_fpn_8xb8-amp-lsj-200e_coco', 'atss_r18_lsj_200e'),
         ('atss_r50_fpn_8xb8-amp-lsj-200e_coco', 'atss_r50_lsj_200e'),
         ('atss_r101_fpn_8xb8-amp-lsj-200e_coco', 'atss_r101_lsj_200e'),
+        ('../dyhead/atss_r50_fpn_dyhead_1x_coco', 'atss_r50_dyhead_1x'),
     ],
 )
 def test_configs_of_mmdetection_equal_ours_field_by_field(theirs, ours):

@@ -131,6 +131,17 @@ VARIANTS = {
     'caffe_bottleneck': {
         'backbone': {'depth': 50, 'style': 'caffe', 'norm_eval': False}
     },
+    'resnext_bottleneck': {
+        'backbone': {'depth': 50, 'groups': 4, 'base_width': 8, 'norm_eval': False}
+    },
+    'deformable': {
+        'backbone': {
+            'depth': 50,
+            'dcn': {'type': 'DCNv2', 'deform_groups': 2},
+            'stage_with_dcn': (False, True),
+        },
+        'head': {'dcn_on_last_conv': True, 'pred_kernel_size': 1},
+    },
     'extra_pooled': {'neck': {**EXTRA, 'add_extra_convs': False}},
     'extra_on_input': {'neck': {**EXTRA, 'add_extra_convs': 'on_input'}},
     'extra_on_lateral': {'neck': {**EXTRA, 'add_extra_convs': 'on_lateral'}},

@@ -15,11 +15,15 @@ import pytest
 from atss_jax.__main__ import main
 from atss_jax.config import build_experiment, load_config
 from atss_jax.data.augment import Jitter
+from atss_jax.data.variants import variants
 from atss_jax.models.detector import parameter_count
 from atss_jax.training.loop import train
+from atss_jax.weights import torchvision
 from tests.conftest import ROOT
 
 # Trained and frozen parameters with 80 classes; R50's is mmdetection's own count.
+X101_32X8D = 'open-mmlab://detectron2/resnext101_32x8d'
+X101_64X4D = 'open-mmlab://resnext101_64x4d'
 PARAMETERS = {18: 19_275_674, 50: 32_295_322, 101: 51_287_450}
 DEPTHS = {
     'atss_r50_1x': 50,
@@ -31,8 +35,27 @@ DEPTHS = {
     'atss_r50_lsj_200e': 50,
     'atss_r101_lsj_200e': 101,
 }
+# Type of the backbone, its stages with DCNv2, parameters.
+FAMILY = {
+    'atss_r50_dcn_1x': ('torchvision://resnet50', '.xxx', 33_291_055),
+    'atss_r101_dcn_2x_ms': ('torchvision://resnet101', '.xxx', 53_341_178),
+    'atss_x101_32x8d_2x_ms': (X101_32X8D, '....', 95_529_626),
+    'atss_x101_64x4d_2x_ms': (X101_64X4D, '....', 90_193_562),
+    'atss_x101_32x8d_dcn_2x_ms': (X101_32X8D, '..xx', 102_870_926),
+    'atss_x101_64x4d_dcn_2x_ms': (X101_64X4D, '..xx', 97_534_862),
+    'atss_r50_dyhead_1x': ('torchvision://resnet50', '....', 39_071_682),
+}
+# The others run the same parts; `make test-slow` has them all.
+SLOW = ('atss_r101_dcn_2x_ms', 'atss_x101_64x4d_2x_ms', 'atss_x101_64x4d_dcn_2x_ms')
+RUNS = [
+    *DEPTHS,
+    *(
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in FAMILY
+    ),
+]
 LSJ = [name for name in DEPTHS if 'lsj' in name]
-MS = [name for name in DEPTHS if name.endswith('ms')]
+MS = [name for name in (*DEPTHS, *FAMILY) if name.endswith('ms')]
 
 
 def path_of(name):
@@ -55,6 +78,46 @@ def test_parameters(name):
     caffe = 'open-mmlab://detectron2/resnet50_caffe'
     wanted = caffe if 'caffe' in name else f'torchvision://resnet{depth}'
     assert experiment.pretrained == wanted
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_family(name):
+    """As the authors' configs/atss/*.yaml and their README's note 4; mmdet's DyHead."""
+    pretrained, stages, parameters = FAMILY[name]
+    experiment = experiment_of(name)
+    backbone, neck, head = (
+        getattr(experiment.model, part) for part in ('backbone', 'neck', 'bbox_head')
+    )
+    assert experiment.pretrained == pretrained
+    scheme, _, file = pretrained.partition('://')
+    known = {'torchvision': torchvision.TORCHVISION_FILES}
+    assert file in known.get(scheme, torchvision.OPENMMLAB_FILES)
+    deformable = backbone.stage_with_dcn if backbone.dcn else (False,) * 4
+    assert ''.join('.x'[int(on)] for on in deformable) == stages
+    assert head.dcn_on_last_conv == ('x' in stages)
+    width = {X101_32X8D: (32, 8), X101_64X4D: (64, 4)}.get(pretrained, (1, 4))
+    assert (backbone.groups, backbone.base_width) == width
+    assert backbone.depth == (50 if 'r50' in name else 101)
+    assert isinstance(neck, tuple) == (name == 'atss_r50_dyhead_1x')
+    assert head.stacked_convs == (0 if isinstance(neck, tuple) else 4)
+    assert parameter_count(experiment.model) == parameters
+    normalizers = {data.normalizer for data in experiment.data.values()}
+    (normalizer,) = normalizers
+    assert normalizer.to_rgb == (pretrained != X101_32X8D)
+    assert backbone.norm_cfg['requires_grad'] == normalizer.to_rgb
+
+
+@pytest.mark.parametrize('name', [x for x in FAMILY if 'x101' in x and 'dcn' in x])
+def test_multi_scale_testing_at_the_authors_scales(name):
+    """TEST.BBOX_AUG of atss_dcnv2_X_101_64x4d_FPN_2x.yaml, and the plain scale."""
+    experiment = experiment_of(name)
+    views = variants(experiment.data['test'].pipeline, experiment.tta)
+    sides = (400, 500, 600, 640, 700, 800, 900, 1000, 1100, 1200, 1300, 1400, 1800)
+    expected = {
+        ((1333 if side <= 800 else 3000, side), f) for side in sides for f in (0, 1)
+    }
+    assert {(view.pipeline.img_scale, view.flip) for view in views} == expected
+    assert len(views) == 26
 
 
 @pytest.mark.parametrize('name', LSJ)
@@ -181,6 +244,21 @@ def reduced(name, changes=None):
         **data,
         **(changes or {}),
     }
+    if config.model.backbone.dcn is not None:
+        overrides['model.backbone.stage_with_dcn'] = (True,)
+        overrides['model.backbone.frozen_stages'] = 0
+    if config.test_cfg.tta is not None:
+        scales = config.test_cfg.tta.img_scales[:2]
+        overrides['test_cfg.tta.img_scales'] = shrunk(scales)
+    if isinstance(config.model.neck, list):
+        neck = 'model.neck'
+        overrides = {
+            path.replace(neck, f'{neck}.0'): value for path, value in overrides.items()
+        }
+        overrides |= {
+            f'{neck}.1.{name}': 32 for name in ('in_channels', 'out_channels')
+        }
+        overrides |= {f'{neck}.1.num_blocks': 1, 'model.bbox_head.stacked_convs': 0}
     return load_config(path_of(name), overrides)
 
 
@@ -191,7 +269,7 @@ def shrunk(scales):
     return tuple(shrunk(scale) for scale in scales)
 
 
-@pytest.mark.parametrize('name', DEPTHS)
+@pytest.mark.parametrize('name', RUNS)
 def test_two_steps_and_an_evaluation(name, tmp_path):
     config = reduced(name)
     full, small = experiment_of(name), build_experiment(config)

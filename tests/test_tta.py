@@ -12,6 +12,7 @@ from atss_jax.evaluation.build import make_evaluator, open_sources
 from atss_jax.evaluation.merge import merge
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path
+from tests.conftest import ROOT
 
 CONFIG = DetectConfig(iou_threshold=0.5, max_per_img=3)
 
@@ -67,6 +68,19 @@ def test_views_are_every_scale_each_mirrored():
     assert views[2].pipeline.all_canvases() == ((64, 96), (96, 64))
     (own,) = variants(pipeline, Tta(None, flip=False))
     assert own.pipeline.img_scale == (64, 32)
+
+
+def test_views_do_not_depend_on_the_order_of_scales():
+    """Nor on one that is named twice; the authors' thirteen scales, mirrored too."""
+    config = load_config(str(ROOT / 'configs' / 'atss_x101_64x4d_dcn_2x_ms.py'))
+    experiment = build_experiment(config)
+    pipeline, tta = experiment.data['test'].pipeline, experiment.tta
+    expected = variants(pipeline, tta)
+    assert len(expected) == 26 and len(tta.img_scales) == 13
+    order = np.random.default_rng(0).permutation(13)
+    permuted = tuple(tta.img_scales[i] for i in order)
+    assert variants(pipeline, Tta(permuted, flip=True)) == expected
+    assert variants(pipeline, Tta((*permuted, permuted[3]), flip=True)) == expected
 
 
 # On a trained model ------------------------------------------------------------------

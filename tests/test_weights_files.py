@@ -21,6 +21,7 @@ from atss_jax.weights import (
     torchvision,
 )
 from atss_jax.weights.mmdet_checkpoint import Checkpoint
+from tests.conftest import GOLDEN
 from tests.recipes import golden_state_dict
 from tests.small import small_model
 
@@ -207,6 +208,9 @@ def test_registration_order_is_that_of_mmdetection():
     """The golden names were listed by mmdetection's own `state_dict()`."""
     names = list(golden_state_dict())
     assert mmdet_momentum.registration_order(sorted(names)) == names
+    for file in (GOLDEN / 'family').glob('*/state_dict_shapes.json'):
+        names = list(json.loads(file.read_text()))
+        assert mmdet_momentum.registration_order(sorted(names)) == names
     with pytest.raises(ValueError, match="place of 'offset'"):
         mmdet_momentum.registration_order(['backbone.conv1.offset.weight'])
 

@@ -5,11 +5,10 @@ Defaults are those of mmdet's constructors.
 
 from typing import Any
 
+from atss_jax.mmdet_config import features
 from atss_jax.mmdet_config.section import Section
 
-_NORMS = {'BN': (), 'SyncBN': (), 'GN': ('num_groups',)}
 _LOSSES = ('IoULoss', 'GIoULoss', 'DIoULoss', 'CIoULoss')
-_BN = {'type': 'BN', 'requires_grad': True}
 _GN = {'type': 'GN', 'num_groups': 32, 'requires_grad': True}
 
 
@@ -26,103 +25,15 @@ def translate(model: Section, train_cfg: Any, test_cfg: Any) -> dict[str, Any]:
     # 2.x, two of its styles: `model.pretrained` and `backbone.init_cfg`.
     pretrained = model.take('pretrained', None)
     backbone = model.section('backbone')
-    found = _pretrained(backbone)
+    found = features.pretrained(backbone)
     fields = {'model.pretrained': pretrained if found is None else found}
-    fields |= _backbone(backbone)
-    fields |= _neck(model.section('neck'))
+    fields |= features.backbone(backbone)
+    fields |= features.necks(model)
     fields |= _head(model.section('bbox_head'))
     fields |= _train_cfg(model.section('train_cfg', train_cfg))
     fields |= _test_cfg(model.section('test_cfg', test_cfg))
     model.expect(init_cfg=None)
     model.finish()
-    return fields
-
-
-def _norm_cfg(owner, default):
-    section = owner.section('norm_cfg', default)
-    kind = section.take_kind(*_NORMS)
-    norm = {'type': kind, 'requires_grad': section.take('requires_grad', True)}
-    norm |= {name: section.take(name) for name in _NORMS[kind]}
-    section.expect(eps=1e-5)
-    if kind != 'GN':
-        section.expect(momentum=0.1)
-    section.finish()
-    return norm
-
-
-def _pretrained(backbone):
-    """The checkpoint of `init_cfg`, or of the older `backbone.pretrained`."""
-    older = backbone.take('pretrained', None)
-    section = backbone.section('init_cfg', {})
-    if 'type' not in section:
-        section.finish()
-        return older
-    section.take_kind('Pretrained')
-    checkpoint = section.take('checkpoint')
-    section.expect(prefix=None)
-    section.skip('map_location')
-    section.finish()
-    return checkpoint
-
-
-def _backbone(section):
-    path = 'model.backbone'
-    section.take_kind('ResNet')
-    stages = section.take('num_stages', 4)
-    if stages not in (1, 2, 3, 4):
-        raise section.refuse('num_stages', stages, '1 to 4')
-    fields = {
-        f'{path}.depth': section.take('depth'),
-        f'{path}.num_stages': stages,
-        f'{path}.out_indices': section.take_tuple('out_indices', (0, 1, 2, 3)),
-        f'{path}.frozen_stages': section.take('frozen_stages', -1),
-        f'{path}.norm_cfg': _norm_cfg(section, _BN),
-        f'{path}.norm_eval': section.take('norm_eval', True),
-        f'{path}.style': section.take('style', 'pytorch'),
-    }
-    section.expect(
-        in_channels=3,
-        stem_channels=64,
-        base_channels=64,
-        strides=(1, 2, 2, 2)[:stages],
-        dilations=(1, 1, 1, 1)[:stages],
-        deep_stem=False,
-        avg_down=False,
-        conv_cfg=None,
-        dcn=None,
-        stage_with_dcn=(False,) * 4,
-        plugins=None,
-        zero_init_residual=True,
-    )
-    section.skip('with_cp')  # trades memory for time
-    section.finish()
-    return fields
-
-
-def _neck(section):
-    path = 'model.neck'
-    section.take_kind('FPN')
-    channels = section.take_tuple('in_channels')
-    fields = {
-        f'{path}.in_channels': channels,
-        f'{path}.out_channels': section.take('out_channels'),
-        f'{path}.start_level': section.take('start_level', 0),
-        f'{path}.add_extra_convs': section.take('add_extra_convs', False),
-        f'{path}.num_outs': section.take('num_outs'),
-    }
-    end = section.take('end_level', -1)
-    if end not in (-1, len(channels) - 1):
-        raise section.refuse('end_level', end, '-1')
-    section.expect(
-        relu_before_extra_convs=False,
-        no_norm_on_lateral=False,
-        conv_cfg=None,
-        norm_cfg=None,
-        act_cfg=None,
-        upsample_cfg={'mode': 'nearest'},
-        init_cfg={'type': 'Xavier', 'layer': 'Conv2d', 'distribution': 'uniform'},
-    )
-    section.finish()
     return fields
 
 
@@ -134,13 +45,13 @@ def _head(section):
         f'{path}.in_channels': section.take('in_channels'),
         f'{path}.stacked_convs': section.take('stacked_convs', 4),
         f'{path}.feat_channels': section.take('feat_channels', 256),
-        f'{path}.norm_cfg': _norm_cfg(section, _GN),
+        f'{path}.norm_cfg': features.norm_cfg(section, _GN),
+        f'{path}.pred_kernel_size': section.take('pred_kernel_size', 3),
         **_anchors(section.section('anchor_generator')),
         **_coder(section.section('bbox_coder')),
         **_losses(section),
     }
     section.expect(
-        pred_kernel_size=3,
         conv_cfg=None,
         reg_decoded_bbox=True,
         init_cfg={
@@ -177,8 +88,9 @@ def _anchors(section):
         f'{path}.octave_base_scale': octave,
         f'{path}.scales_per_octave': count,
         f'{path}.strides': section.take_tuple('strides'),
+        f'{path}.center_offset': section.take('center_offset', 0.0),
     }
-    section.expect(base_sizes=None, scale_major=True, centers=None, center_offset=0.0)
+    section.expect(base_sizes=None, scale_major=True, centers=None)
     section.skip('use_box_type')
     section.finish()
     return fields

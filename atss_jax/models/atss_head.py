@@ -34,9 +34,12 @@ class ATSSHead(nn.Module):
         num_classes: C.
         in_channels: channels of every pyramid level; checked against what comes in.
         num_anchors: anchors a cell.
-        stacked_convs: convolutions in each tower.
+        stacked_convs: convolutions in each tower; 0: the features as they are.
         feat_channels: channels of the towers.
         norm_cfg: norm of the towers.
+        pred_kernel_size: side of the kernels behind the towers, odd.
+        dcn_on_last_conv: the last convolution of each tower is deformable (DCNv2), as
+            the paper's authors have it; the field is mmdet's of its FCOS.
     """
 
     num_classes: int
@@ -47,6 +50,8 @@ class ATSSHead(nn.Module):
     norm_cfg: Mapping[str, Any] = nn.FrozenDict(
         type='GN', num_groups=32, requires_grad=True
     )
+    pred_kernel_size: int = 3
+    dcn_on_last_conv: bool = False
 
     @nn.compact
     def __call__(
@@ -82,6 +87,7 @@ class ATSSHead(nn.Module):
                 self.feat_channels,
                 norm_cfg=self.norm_cfg,
                 kernel_init=NORMAL,
+                deformable=self.dcn_on_last_conv and i == self.stacked_convs - 1,
                 name=f'{name}_{i}',
             )
             for i in range(self.stacked_convs)
@@ -91,6 +97,7 @@ class ATSSHead(nn.Module):
         # Around the prior of -4.6 bfloat16 has steps of 0.03: too coarse for a logit.
         return Conv(
             features,
+            self.pred_kernel_size,
             kernel_init=NORMAL,
             bias_init=bias_init,
             float32_output=True,

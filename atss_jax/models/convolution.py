@@ -8,9 +8,15 @@ _LARGE = 2**19
 
 
 def convolve(
-    x: Float[Array, 'B H W C'], kernel: Float[Array, 'k k C D'], stride: int
+    x: Float[Array, 'B H W C'], kernel: Float[Array, 'k k c D'], stride: int
 ) -> Float[Array, 'B h w D']:
-    """Cross-correlation with k // 2 zeros on every side, as PyTorch's Conv2d."""
+    """Cross-correlation with k // 2 zeros on every side, as PyTorch's Conv2d.
+
+    A kernel of c input channels makes C / c groups: the first D / (C / c) outputs see
+    the first c channels alone, and so on.
+    """
+    if kernel.shape[2] != x.shape[-1]:
+        return _convolve(x, kernel, stride)
     # A size that is not known yet (see export.py) is that of a program that detects.
     is_large = isinstance(x.size, int) and x.size >= _LARGE
     if stride == 1 and is_large and jax.default_backend() == 'cpu':
@@ -26,6 +32,7 @@ def _convolve(x, kernel, stride):
         window_strides=(stride, stride),
         padding=[(margin, margin)] * 2,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
     )
 
 

@@ -18,7 +18,7 @@ class ATSS(nn.Module):
 
     Attributes:
         backbone: ResNet.
-        neck: FPN.
+        neck: FPN, or (FPN, DyHead): each takes what the one before gives.
         bbox_head: ATSSHead.
         strides: pixels a cell of each pyramid level.
         size_divisor: an image's valid region is its size rounded up to a multiple of
@@ -28,7 +28,7 @@ class ATSS(nn.Module):
     """
 
     backbone: nn.Module
-    neck: nn.Module
+    neck: nn.Module | tuple[nn.Module, ...]
     bbox_head: nn.Module
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
     size_divisor: int = 32
@@ -50,8 +50,11 @@ class ATSS(nn.Module):
         size = -(-image_sizes // self.size_divisor) * self.size_divisor
         features = self.backbone(images.astype(jnp.dtype(self.dtype)), size, train)
         strides = tuple(2 ** (index + 2) for index in self.backbone.out_indices)
-        pyramid = self.neck(features, level_sizes(size, strides))
-        return self.bbox_head(pyramid, level_sizes(size, self.strides), train)
+        sizes = level_sizes(size, strides)
+        for neck in self.neck if isinstance(self.neck, tuple) else (self.neck,):
+            features = neck(features, sizes)
+            sizes = level_sizes(size, self.strides)
+        return self.bbox_head(features, sizes, train)
 
 
 def parameter_count(model: ATSS) -> int:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from atss_jax.models.convolution import convolve
+from atss_jax.models.deform_conv import modulated_deform_conv
 
 BATCH_AXIS = 'batch'
 """Name of the mapped device axis; SyncBN reduces over it."""
@@ -54,6 +55,7 @@ class Conv(nn.Module):
         bias_init: initialiser of the bias.
         float32_output: with the bias, which is added in float32 in any case; else the
             output is of the input's type.
+        groups: of channels that do not see each other.
     """
 
     features: int
@@ -63,6 +65,7 @@ class Conv(nn.Module):
     kernel_init: Callable[..., Any] = KAIMING
     bias_init: Callable[..., Any] = nn.initializers.zeros
     float32_output: bool = False
+    groups: int = 1
 
     @nn.compact
     def __call__(
@@ -71,10 +74,12 @@ class Conv(nn.Module):
         """Computes in the type of `x`; the parameters stay float32."""
         k, s = self.kernel_size, self.stride
         kernel = self.param(
-            'kernel', self.kernel_init, (k, k, x.shape[-1], self.features)
+            'kernel',
+            self.kernel_init,
+            (k, k, x.shape[-1] // self.groups, self.features),
         )
         kernel = kernel.astype(x.dtype)
-        if k == 1:
+        if k == 1 and self.groups == 1:
             # A plain matrix product; XLA on CPU runs it about twice as fast as the
             # convolution. No cell sees its neighbours, so nothing needs to be zeroed.
             y = x[:, ::s, ::s] @ kernel[0, 0]
@@ -85,6 +90,56 @@ class Conv(nn.Module):
             # In float32: its gradient is a sum over all cells, which bfloat16 loses.
             y = y + bias
         return y if self.float32_output else y.astype(x.dtype)
+
+
+class DeformConv(nn.Module):
+    """3x3 convolution that looks where a second one tells it to: DCNv2, without bias.
+
+    Source: arXiv 1811.11168; mmcv `ModulatedDeformConv2dPack`.
+
+    Attributes:
+        features: output channels.
+        kernel_size: side of the kernel, odd.
+        stride: step in both directions.
+        groups: of channels that do not see each other.
+        deform_groups: of channels that share offsets.
+        offset_init: initialiser of the kernel that computes offsets and masks.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    groups: int = 1
+    deform_groups: int = 1
+    offset_init: Callable[..., Any] = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
+    ) -> Float[Array, 'B h w D']:
+        """Offsets in float32, the rest in the type of `x`."""
+        k, channels = self.kernel_size, x.shape[-1]
+        kernel = self.param(
+            'kernel',
+            deform_init(self.groups),
+            (k, k, channels // self.groups, self.features),
+        )
+        where = Conv(
+            3 * self.deform_groups * k * k,
+            k,
+            self.stride,
+            kernel_init=self.offset_init,
+            float32_output=True,
+            name='conv_offset',
+        )(x, size)
+        offset, mask = jnp.split(where, [2 * self.deform_groups * k * k], axis=-1)
+        mask = jax.nn.sigmoid(mask)
+        return modulated_deform_conv(x, offset, mask, kernel, size, self.stride)
+
+
+def deform_init(groups: int = 1) -> Callable[..., Any]:
+    """How mmcv starts a deformable kernel: uniform within 1/sqrt(channels * k * k)."""
+    return nn.initializers.variance_scaling(1 / (3 * groups), 'fan_in', 'uniform')
 
 
 class BatchNorm(nn.Module):
@@ -207,6 +262,9 @@ class ConvModule(nn.Module):
     """Convolution, then norm and ReLU where `norm_cfg` is given.
 
     Source: mmcv's ConvModule, which also decides that a norm replaces the bias.
+
+    Attributes:
+        deformable: DCNv2 in place of the convolution; with a norm only.
     """
 
     features: int
@@ -214,21 +272,19 @@ class ConvModule(nn.Module):
     stride: int = 1
     norm_cfg: Mapping[str, Any] | None = None
     kernel_init: Callable[..., Any] = KAIMING
+    deformable: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool = False
     ) -> Float[Array, 'B h w D']:
         """`size` is that of the input."""
-        bias = self.norm_cfg is None
-        conv = Conv(
-            self.features,
-            self.kernel_size,
-            self.stride,
-            bias,
-            self.kernel_init,
-            name='conv',
-        )
+        shape = self.features, self.kernel_size, self.stride
+        if self.deformable:
+            conv = DeformConv(*shape, offset_init=self.kernel_init, name='conv')
+        else:
+            bias = self.norm_cfg is None
+            conv = Conv(*shape, bias, self.kernel_init, name='conv')
         x = conv(x, size)
         if self.norm_cfg is None:
             return x

@@ -1,12 +1,20 @@
-"""ResNet 18 to 152 as mmdetection builds it: frozen stages, norm_eval, both styles."""
+"""ResNet and ResNeXt as mmdetection builds them: frozen stages, both styles, DCNv2."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
-from atss_jax.models.layers import Conv, halve, make_norm, norm_prefix, zero_outside
+from atss_jax.models.layers import (
+    Conv,
+    DeformConv,
+    halve,
+    make_norm,
+    norm_prefix,
+    zero_outside,
+)
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -21,6 +29,11 @@ def stage_channels(depth: int) -> tuple[int, ...]:
     """Channels of C2..C5, for the neck's `in_channels`."""
     expansion = 1 if depth in (18, 34) else 4
     return tuple(64 * 2**stage * expansion for stage in range(4))
+
+
+def bottleneck_width(planes: int, groups: int, base_width: int) -> int:
+    """Channels of a bottleneck's 3x3; one group is a ResNet's, whatever the width."""
+    return planes if groups == 1 else planes * base_width // 64 * groups
 
 
 class _Block(nn.Module):
@@ -64,7 +77,17 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """1x1, 3x3, 1x1 (R50 and deeper); stride in the 3x3, or for caffe the first."""
+    """1x1, 3x3, 1x1 (R50 and deeper); stride in the 3x3, or for caffe the first.
+
+    Attributes:
+        groups: of the 3x3.
+        base_width: channels a group of the 3x3, at 64 planes.
+        deform_groups: of the 3x3 if it is deformable (DCNv2); 0: it is not.
+    """
+
+    groups: int = 1
+    base_width: int = 4
+    deform_groups: int = 0
 
     @nn.compact
     def __call__(
@@ -74,13 +97,23 @@ class Bottleneck(_Block):
         size_out = size if self.stride == 1 else halve(size)
         strides = (self.stride, 1) if self.style == 'caffe' else (1, self.stride)
         size_mid = size_out if self.style == 'caffe' else size
-        y = self._conv(self.planes, 1, strides[0], 1)(x, size)
+        width = bottleneck_width(self.planes, self.groups, self.base_width)
+        y = self._conv(width, 1, strides[0], 1)(x, size)
         y = nn.relu(self._norm(1)(y, size_mid, train))
-        y = self._conv(self.planes, 3, strides[1], 2)(y, size_mid)
+        y = self._middle(width, strides[1])(y, size_mid)
         y = nn.relu(self._norm(2)(y, size_out, train))
         y = self._conv(4 * self.planes, 1, 1, 3)(y, size_out)
-        y = self._norm(3, zero=True)(y, size_out, train)
+        # mmdet zeroes it in its ResNet's blocks alone, of which ResNeXt's are none.
+        y = self._norm(3, zero=self.groups == 1)(y, size_out, train)
         return nn.relu(y + self._shortcut(x, size, size_out, 4 * self.planes, train))
+
+    def _middle(self, width, stride):
+        groups = self.groups
+        if self.deform_groups:
+            return DeformConv(
+                width, 3, stride, groups, self.deform_groups, name='conv2'
+            )
+        return Conv(width, 3, stride, use_bias=False, groups=groups, name='conv2')
 
 
 def max_pool(
@@ -96,12 +129,13 @@ def max_pool(
 
 
 class ResNet(nn.Module):
-    """mmdet's ResNet: field names, parameter names and numbers.
+    """mmdet's ResNet, and ResNeXt: field names, parameter names and numbers.
 
-    Source: arXiv 1512.03385; mmdet `models/backbones/resnet.py`.
+    Source: arXiv 1512.03385, 1611.05431; mmdet `models/backbones/resnet.py` and
+    `resnext.py`.
 
     Attributes:
-        depth: 18, 34, 50, 101 or 152.
+        depth: 18, 34, 50, 101 or 152; 50 and more with `groups` or `dcn`.
         num_stages: stages built, 1..4.
         out_indices: stages whose features come out, 0..num_stages-1.
         frozen_stages: -1 none, 0 the stem, n the stem and the first n stages.
@@ -109,6 +143,10 @@ class ResNet(nn.Module):
         norm_cfg: type BN, SyncBN or GN (with num_groups), requires_grad.
         norm_eval: stored statistics in training too.
         style: 'pytorch' or 'caffe'.
+        groups: of the 3x3 convolutions; more than one makes a ResNeXt.
+        base_width: channels of each group in the first stage.
+        dcn: type DCNv2, deform_groups; None: no stage is deformable.
+        stage_with_dcn: stages whose 3x3 convolutions are deformable, if `dcn` is given.
     """
 
     depth: int = 50
@@ -118,6 +156,10 @@ class ResNet(nn.Module):
     norm_cfg: Mapping[str, Any] = nn.FrozenDict(type='BN', requires_grad=True)
     norm_eval: bool = True
     style: str = 'pytorch'
+    groups: int = 1
+    base_width: int = 4
+    dcn: Mapping[str, Any] | None = None
+    stage_with_dcn: tuple[bool, ...] = (False, False, False, False)
 
     @nn.compact
     def __call__(
@@ -139,9 +181,10 @@ class ResNet(nn.Module):
         return tuple(outputs)
 
     def _stage(self, stage, x, size, train):
-        block = BasicBlock if self.depth in (18, 34) else Bottleneck
         planes = 64 * 2**stage
-        expansion = 1 if block is BasicBlock else 4
+        block, expansion = BasicBlock, 1
+        if self.depth not in (18, 34):
+            block, expansion = self._bottleneck(stage), 4
         for index in range(BLOCKS[self.depth][stage]):
             stride = 2 if stage > 0 and index == 0 else 1
             x = block(
@@ -154,3 +197,12 @@ class ResNet(nn.Module):
             )(x, size, train)
             size = size if stride == 1 else halve(size)
         return x, size
+
+    def _bottleneck(self, stage):
+        deformable = self.dcn is not None and self.stage_with_dcn[stage]
+        return functools.partial(
+            Bottleneck,
+            groups=self.groups,
+            base_width=self.base_width,
+            deform_groups=self.dcn['deform_groups'] if deformable else 0,
+        )

@@ -45,7 +45,9 @@ def initial_variables(
     if pretrained is None:
         return init_variables(model, seed)
     prefix = 'backbone.'
+    # No classifier was trained with offsets: they start as they are, at 0.
     names = [mmdet.torch_name(path) for path in mmdet.variable_shapes(model)]
+    names = [name for name in names if '.conv_offset.' not in name]
     wanted = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     # Before any compiling: who lacks the file shall not wait to be told.
     loaded = torchvision.backbone_weights(pretrained, wanted)

@@ -65,9 +65,10 @@ def is_trained(path: tuple[str, ...], model: nn.Module) -> bool:
     is_norm = path[-1] == 'scale' and not module.startswith('scales_')
     is_norm = is_norm or (path[-1] == 'bias' and path[-2][:2] in ('bn', 'gn'))
     is_norm = is_norm or path[-2] == 'downsample_1'
-    norm_cfg = getattr(getattr(model, part), 'norm_cfg', None)
-    if is_norm and norm_cfg is not None and not norm_cfg['requires_grad']:
-        return False
+    if not part.startswith('neck'):
+        norm_cfg = getattr(model, part).norm_cfg
+        if is_norm and not norm_cfg['requires_grad']:
+            return False
     if part != 'backbone':
         return True
     frozen = model.backbone.frozen_stages

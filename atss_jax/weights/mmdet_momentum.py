@@ -18,9 +18,12 @@ _ORDER = (
     *('backbone', 'neck', 'bbox_head'),
     *('conv1', 'bn1', 'gn1', 'conv2', 'bn2', 'gn2', 'conv3', 'bn3', 'gn3'),
     *('downsample', 'layer1', 'layer2', 'layer3', 'layer4'),
-    *('lateral_convs', 'fpn_convs', 'cls_convs', 'reg_convs'),
+    *('lateral_convs', 'fpn_convs', 'cls_convs', 'reg_convs', 'dyhead_blocks'),
+    *('spatial_conv_high', 'spatial_conv_mid', 'spatial_conv_low'),
+    *('spatial_conv_offset', 'scale_attn_module', 'task_attn_module'),
     *('atss_cls', 'atss_reg', 'atss_centerness', 'scales'),
-    *('conv', 'bn', 'gn', 'weight', 'bias', *_BUFFERS, 'scale'),
+    *('conv', 'bn', 'gn', 'norm', 'weight', 'bias', *_BUFFERS, 'scale'),
+    'conv_offset',  # a module, but behind the weights of the one that it is in
 )
 _RANK = {token: rank for rank, token in enumerate(_ORDER)}
 

@@ -1,0 +1,148 @@
+"""Deformable convolution: gathers and matrix products, which XLA compiles anywhere."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+# DyHead calls it 78 times with a dozen shapes, each of which is traced once so.
+@functools.partial(jax.jit, static_argnames='stride')
+def modulated_deform_conv(
+    x: Float[Array, 'B H W C'],
+    offset: Float[Array, 'B h w _o'],
+    mask: Float[Array, 'B h w _m'],
+    kernel: Float[Array, 'k k c D'],
+    size: Int[Array, 'B 2'],
+    stride: int = 1,
+) -> Float[Array, 'B h w D']:
+    """Convolution whose every tap reads between the cells, shifted and weighted.
+
+    Tap (i, j) of the output cell (r, s) reads `x` at row `r * stride + i - k // 2 + dy`
+    and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. What lies
+    outside the valid region is 0, as if the image had been padded alone; behind it the
+    output means nothing.
+
+    Memory: the taps are read one after the other, so that B*h*w*C samples are held and
+    not k*k times as many; and again in the backward pass, which keeps none of them.
+    The gradient of `x` is a scatter-add. GPUs add in no fixed order, unless
+    `XLA_FLAGS=--xla_gpu_deterministic_ops=true` is set.
+
+    Args:
+        x: features.
+        offset: (dy, dx) in cells for each tap, tap by tap within each of G groups of
+            channels: 2*k*k*G. Its rows and columns are those of the output.
+        mask: factor of each tap, likewise: k*k*G.
+        kernel: C / c groups of channels that do not see each other.
+        size: valid rows and columns of each image in `x`.
+        stride: step in both directions.
+
+    Returns:
+        In the type of `x`; positions, masks and sums have float32 at least.
+
+    Source: arXiv 1811.11168, equation 1; mmcv `modulated_deform_conv2d`.
+    """
+    taps = len(kernel) ** 2
+    grid = (*mask.shape[:3], -1, taps)
+    row, column = _positions(offset.reshape(*grid, 2), len(kernel), stride)
+    size = jnp.minimum(size, jnp.array(x.shape[1:3]))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    weights = kernel.astype(x.dtype).reshape(taps, *kernel.shape[2:])
+
+    # Recomputed in the backward pass: the samples of all taps would be k*k times x.
+    @jax.checkpoint
+    def product(row, column, mask, weight):
+        samples = _sample(x, row, column, mask, size)
+        samples = samples.astype(x.dtype).reshape(*mask.shape[:3], x.shape[-1])
+        return _grouped_product(samples, weight, wide)
+
+    def add_tap(total, tap):
+        return total + product(*tap), None
+
+    by_tap = [jnp.moveaxis(z, -1, 0) for z in (row, column, mask.reshape(grid))]
+    zero = jnp.zeros((*mask.shape[:3], kernel.shape[-1]), wide)
+    return jax.lax.scan(add_tap, zero, (*by_tap, weights))[0].astype(x.dtype)
+
+
+def _positions(offset, k, stride):
+    """Row and column that each tap reads: (B,h,w,G,taps) each, of (B,h,w,G,taps,2)."""
+    height, width = offset.shape[1:3]
+    tap_row, tap_column = jnp.divmod(jnp.arange(k * k), k)
+    rows = jnp.arange(height) * stride - k // 2
+    columns = jnp.arange(width) * stride - k // 2
+    row = rows[:, None, None, None] + tap_row
+    column = columns[:, None, None] + tap_column
+    offset = offset.astype(jnp.promote_types(offset.dtype, jnp.float32))
+    return row + offset[..., 0], column + offset[..., 1]
+
+
+def _sample(x, row, column, mask, size):
+    """Bilinear samples (B,h,w,G,C/G) of x (B,H,W,C), times masks (B,h,w,G).
+
+    At positions (B,h,w,G); what lies outside the valid `size` is 0.
+    """
+    batch, height, width, _ = x.shape
+    groups = row.shape[-1]
+    rows, columns = (size[:, None, None, None, side] for side in (0, 1))
+    # Beyond, all four corners are outside. mmcv's gradient is 0 on the border too.
+    near = (row > -1) & (row < rows) & (column > -1) & (column < columns)
+    row, column = jnp.where(near, row, 0), jnp.where(near, column, 0)
+    top, left = jnp.floor(row), jnp.floor(column)
+    below, right = row - top, column - left
+    # The four cells around it, and the share of each: (B,h,w,G,4).
+    down, across = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 0, 1])
+    i = top.astype(jnp.int32)[..., None] + down
+    j = left.astype(jnp.int32)[..., None] + across
+    ok = near[..., None] & (i >= 0) & (i < rows[..., None])
+    ok = ok & (j >= 0) & (j < columns[..., None])
+    image = jnp.arange(batch)[:, None, None, None, None] * height
+    cell = jnp.where(ok, (image + i) * width + j, 0)
+    place = cell * groups + jnp.arange(groups)[:, None]
+    vertical = jnp.stack([1 - below, 1 - below, below, below], -1)
+    horizontal = jnp.stack([1 - right, right, 1 - right, right], -1)
+    weights = jnp.where(ok, vertical * horizontal, 0) * mask[..., None]
+    # Else XLA on CPU would compute them anew for every channel.
+    place, weights = jax.lax.optimization_barrier((place, weights))
+    # One list of cells, of which rows are read: the gather that is fast everywhere.
+    cells = x.reshape(batch * height * width * groups, -1)
+    values = cells.at[place].get(mode='promise_in_bounds')
+    return _weighted_sum(weights, values)
+
+
+# XLA on CPU would fuse the gather of the values into the gradient of the weights, and
+# read them one number at a time. As a product of matrices that takes a third of it.
+@jax.custom_vjp
+def _weighted_sum(weights, values):
+    """Of values (...,k,c) by weights (...,k)."""
+    return (weights[..., None] * values).sum(-2)
+
+
+def _forward(weights, values):
+    return _weighted_sum(weights, values), (weights, values)
+
+
+def _backward(saved, dy):
+    weights, values = saved
+    d_weights = jnp.einsum(
+        '...c,...kc->...k', dy, values.astype(dy.dtype), precision='highest'
+    )
+    return d_weights, (weights[..., None] * dy[..., None, :]).astype(values.dtype)
+
+
+_weighted_sum.defvjp(_forward, _backward)
+
+
+def _grouped_product(samples, weight, dtype):
+    """(B,h,w,C) times (c,D) for each of C / c groups; sums of `dtype`."""
+    inputs, outputs = weight.shape
+    groups = samples.shape[-1] // inputs
+    if groups == 1:
+        return jnp.matmul(samples, weight, preferred_element_type=dtype)
+    product = jnp.einsum(
+        'bhwgi,igo->bhwgo',
+        samples.reshape(*samples.shape[:3], groups, inputs),
+        weight.reshape(inputs, groups, outputs // groups),
+        preferred_element_type=dtype,
+    )
+    return product.reshape(*samples.shape[:3], outputs)

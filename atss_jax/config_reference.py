@@ -27,6 +27,7 @@ from atss_jax.detection.losses import LossConfig
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.experiment import SPLITS, AutoScaleLr, Experiment, read_experiment
 from atss_jax.models.atss_head import ATSSHead
+from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.models.resnet import ResNet
@@ -47,7 +48,10 @@ _OWNERS = {
     '': (Experiment,),
     'model': (Experiment,),
     'model.backbone': (ResNet,),
+    'model.backbone.dcn': (ResNet,),
     'model.neck': (FPN,),
+    'model.neck.0': (FPN,),
+    'model.neck.1': (DyHead,),
     'model.bbox_head': (ATSSHead,),
     'model.bbox_head.anchor_generator': (AnchorGenerator,),
     'model.bbox_head.bbox_coder': (DeltaXYWHBBoxCoder,),
@@ -94,9 +98,26 @@ _NAMES = {
 
 _JITTER = 'data.train.pipeline'
 _GN = {'type': 'GN', 'num_groups': 32, 'requires_grad': True}
+_DCN = {'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}
+_DYHEAD = {
+    'type': 'DyHead',
+    'in_channels': 256,
+    'out_channels': 256,
+    'num_blocks': 6,
+    'zero_init_offset': True,
+}
 _WARMUP = {'warmup': 'linear', 'warmup_iters': 500, 'warmup_ratio': 0.001}
 # By what a config says: what it needs to say it. The values come on no page.
 _ALTERNATIVES = {
+    'model.backbone.type is ResNeXt': {
+        'model.backbone.type': 'ResNeXt',
+        'model.backbone.groups': 32,
+        'model.backbone.base_width': 8,
+    },
+    'there is model.backbone.dcn': {
+        'model.backbone.dcn': _DCN,
+        'model.backbone.stage_with_dcn': (False, True, True, True),
+    },
     'model.backbone.norm_cfg.type is GN': {'model.backbone.norm_cfg': _GN},
     'model.bbox_head.norm_cfg.type is GN': {'model.bbox_head.norm_cfg': _GN},
     'there is test_cfg.tta': {'test_cfg.tta': {'img_scales': None, 'flip': True}},
@@ -195,7 +216,9 @@ def _heading(path):
 def rows(config: Mapping[str, Any]) -> list[Row]:
     """All fields of a config, and of its alternatives, by path."""
     leaves, found = flatten(config), {}
-    for condition, values in {'': {}, **_ALTERNATIVES, **_data(config)}.items():
+    necks = {'model.neck': (config['model']['neck'], _DYHEAD)}
+    alternatives = {**_ALTERNATIVES, 'model.neck is (FPN, DyHead)': necks}
+    for condition, values in {'': {}, **alternatives, **_data(config)}.items():
         read = Reader(_changed(config, values))
         read_experiment(read)
         for path, check in read.read.items():

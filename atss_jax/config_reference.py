@@ -30,7 +30,7 @@ from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
 from atss_jax.models.preprocess import Normalizer
-from atss_jax.models.resnet import ResNet
+from atss_jax.models.resnet import Bottleneck, ResNet
 from atss_jax.training.optimizer import OptimizerConfig
 from atss_jax.training.schedule import LrConfig
 
@@ -78,6 +78,7 @@ _OWNERS = {
 }
 # Fields that bear another name there.
 _NAMES = {
+    'model.backbone.dcn.deform_groups': (Bottleneck, 'deform_groups'),
     'model.bbox_head.loss_cls.loss_weight': (LossConfig, 'cls_weight'),
     'model.bbox_head.loss_bbox.type': (LossConfig, 'bbox_loss'),
     'model.bbox_head.loss_bbox.loss_weight': (LossConfig, 'bbox_weight'),

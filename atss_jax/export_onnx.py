@@ -39,8 +39,7 @@ def write(
         trained: what to export.
         canvas: height, width, multiples of the config's `size_divisor`; None: the
             first canvas of `data.test`.
-        batch_size: B, None: 1. All three are fixed: jax2onnx 0.17.1 cannot leave them
-            free.
+        batch_size: B, None: 1. jax2onnx 0.17.1 cannot leave it or the canvas free.
 
     Returns:
         What was written and how well onnxruntime agrees, in words.
@@ -55,20 +54,16 @@ def write(
         raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
     canvas = canvas or trained.experiment.data['test'].pipeline.all_canvases()[0]
     batch_size = 1 if batch_size is None else batch_size
-    divisor = trained.experiment.model.size_divisor
-    if batch_size < 1 or any(side < 1 or side % divisor for side in canvas):
-        raise ValueError(
-            f'expected a canvas of multiples of {divisor} and a batch of at least 1, '
-            f'got {canvas[0]}x{canvas[1]} and {batch_size}'
-        )
+    _check_size(canvas, batch_size, trained.experiment.model.size_divisor)
     heads, names = _heads(trained)
     path.parent.mkdir(parents=True, exist_ok=True)
     _translate(heads, _inputs(canvas, batch_size), names, path)
     difference = _difference(path, heads, _pictures(canvas, batch_size))
     if not difference <= _AGREEMENT:
+        path.unlink()
         raise ValueError(
             f'{path}: onnxruntime differs from JAX by {difference:.1e} of the largest '
-            f'value, more than {_AGREEMENT:g}: do not use it'
+            f'value, more than {_AGREEMENT:g}; nothing was written'
         )
     page = _page(trained, canvas, batch_size)
     path.with_name(path.name + '.json').write_text(json.dumps(page, indent=1) + '\n')
@@ -76,6 +71,14 @@ def write(
         f'head outputs of {batch_size} x {canvas[0]}x{canvas[1]}; onnxruntime differs '
         f'from JAX by {difference:.1e} of the largest value'
     )
+
+
+def _check_size(canvas, batch_size, divisor):
+    if batch_size < 1 or any(side < 1 or side % divisor for side in canvas):
+        raise ValueError(
+            f'expected a canvas of multiples of {divisor} and a batch of at least 1, '
+            f'got {canvas[0]}x{canvas[1]} and {batch_size}'
+        )
 
 
 def _heads(trained):

@@ -273,8 +273,8 @@ def prefetch(
         check_workers(error)
         raise
     finally:
-        # Errors, StopIteration too, leave the last batch of each worker in cycles of
-        # frames: memory shared with it, and at interpreter exit it is too late.
+        # Errors, StopIteration too, leave memory shared with workers in cycles of
+        # frames, and at interpreter exit it is too late.
         gc.collect()
         wait_until_freed(shared)
 
@@ -291,7 +291,6 @@ def _closing(iterator, copy, kinds):
         with deaf_children() if copy else contextlib.nullcontext():
             first = iter([next(iterator)])  # this starts the workers
         for batch in itertools.chain(first, iterator):
-            # Out of the shared memory, for the same reason.
             own = {name: np.copy(x) for name, x in batch.items()} if copy else batch
             kinds.update(map(type, batch.values()))
             del batch

@@ -20,14 +20,12 @@ def modulated_deform_conv(
     """Convolution whose every tap reads between the cells, shifted and weighted.
 
     Tap (i, j) of the output cell (r, s) reads `x` at row `r * stride + i - k // 2 + dy`
-    and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. What lies
-    outside the valid region is 0, as if the image had been padded alone; behind it the
-    output means nothing.
+    and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. Outside of the
+    valid region is 0, as if the image had been padded alone, and the output is void.
 
-    Memory: the taps are read one after the other, so that B*h*w*C samples are held and
-    not k*k times as many; and again in the backward pass, which keeps none of them.
-    The gradient of `x` is a scatter-add. GPUs add in no fixed order, unless
-    `XLA_FLAGS=--xla_gpu_deterministic_ops=true` is set.
+    Memory: taps are read one by one, so that B*h*w*C samples are held and not k*k times
+    as many; the backward pass reads them again. The gradient of `x` is a scatter-add.
+    GPUs add in no fixed order unless `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.
 
     Args:
         x: features.
@@ -38,23 +36,21 @@ def modulated_deform_conv(
         size: valid rows and columns of each image in `x`.
         stride: step in both directions.
 
-    Returns:
-        In the type of `x`; positions, masks and sums have float32 at least.
+    Positions, masks and sums have float32 at least; the output has the type of `x`.
 
     Source: arXiv 1811.11168, equation 1; mmcv `modulated_deform_conv2d`.
     """
-    taps = len(kernel) ** 2
-    grid = (*mask.shape[:3], -1, taps)
+    grid = (*mask.shape[:3], -1, len(kernel) ** 2)
     row, column = _positions(offset.reshape(*grid, 2), len(kernel), stride)
     size = jnp.minimum(size, jnp.array(x.shape[1:3]))
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    weights = kernel.astype(x.dtype).reshape(taps, *kernel.shape[2:])
+    weights = kernel.astype(x.dtype).reshape(-1, *kernel.shape[2:])
 
     # Recomputed in the backward pass: the samples of all taps would be k*k times x.
     @jax.checkpoint
     def product(row, column, mask, weight):
-        samples = _sample(x, row, column, mask, size)
-        samples = samples.astype(x.dtype).reshape(*mask.shape[:3], x.shape[-1])
+        samples = _sample(x, row, column, mask, size).astype(x.dtype)
+        samples = samples.reshape(*mask.shape[:3], x.shape[-1])
         return _grouped_product(samples, weight, wide)
 
     def add_tap(total, tap):

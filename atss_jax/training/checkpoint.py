@@ -166,9 +166,9 @@ class Checkpoints:
         return self._page(step)['notes']
 
     def _page(self, step):
-        args = ocp.args.Composite(**{_NOTES: ocp.args.JsonRestore()})
+        wanted = ocp.args.Composite(**{_NOTES: ocp.args.JsonRestore()})
         try:
-            page = self._manager.restore(step, args=args)[_NOTES]
+            page = self._manager.restore(step, args=wanted)[_NOTES]
             if page['checksum'] != _checksum_of_page(page):
                 raise ValueError('it was altered')
         except _DAMAGE as error:
@@ -190,9 +190,7 @@ class Checkpoints:
     ) -> tuple[TrainState, list[str]]:
         """The newest state that is whole, and a line on each that was damaged.
 
-        Args:
-            like: of the structure wanted.
-            set_aside: renames damaged steps, so that training can save them anew.
+        With `set_aside` damaged steps are renamed, and training can save them anew.
 
         Raises:
             DamagedCheckpoint: all are damaged.
@@ -208,10 +206,9 @@ class Checkpoints:
                 problems.append(str(error))
                 if set_aside:
                     problems[-1] += f'; set aside as {self._set_aside(step, "bad")}'
-        advice = ['To start anew, give another --workdir.'] if set_aside else []
-        raise DamagedCheckpoint(
-            '\n'.join(['no checkpoint is whole:', *problems, *advice])
-        )
+        if set_aside:
+            problems.append('To start anew, give another --workdir.')
+        raise DamagedCheckpoint('\n'.join(['no checkpoint is whole:', *problems]))
 
     def _restore(self, step, wanted):
         """Reads arrays like `wanted`, and checks them against what was saved."""
@@ -230,8 +227,7 @@ class Checkpoints:
         return state
 
     def _damaged(self, step, what):
-        folder = self.folder / str(step)
-        return DamagedCheckpoint(f'checkpoint {folder} is damaged ({what})')
+        return DamagedCheckpoint(f'checkpoint {self.folder}/{step} is damaged ({what})')
 
     def _check_fit(self, step, wanted, found):
         expected = {path: _kind(x) for path, x in _by_path(wanted).items()}

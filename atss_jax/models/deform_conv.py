@@ -20,7 +20,7 @@ def modulated_deform_conv(
     """Convolution whose every tap reads between the cells, shifted and weighted.
 
     Tap (i, j) of the output cell (r, s) reads `x` at row `r * stride + i - k // 2 + dy`
-    and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. Outside of the
+    and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. Outside the
     valid region is 0, as if the image had been padded alone, and the output is void.
 
     Memory: taps are read one by one, so that B*h*w*C samples are held and not k*k times

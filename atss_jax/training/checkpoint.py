@@ -82,11 +82,7 @@ class Checkpoints:
 
     @classmethod
     def open(cls, workdir: str) -> 'Checkpoints':
-        """Those of a workdir that must have some.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """Those of a workdir; a ValueError if there is none."""
         if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
             raise ValueError(f'no checkpoints in {workdir}: no such folder in it')
         checkpoints = cls(workdir)

@@ -223,7 +223,8 @@ class Checkpoints:
         return state
 
     def _damaged(self, step, what):
-        return DamagedCheckpoint(f'checkpoint {self.folder}/{step} is damaged ({what})')
+        folder = self.folder / str(step)
+        return DamagedCheckpoint(f'checkpoint {folder} is damaged ({what})')
 
     def _check_fit(self, step, wanted, found):
         expected = {path: _kind(x) for path, x in _by_path(wanted).items()}

@@ -7,6 +7,7 @@ compiled or computed.
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -56,19 +57,23 @@ def cost(model: nn.Module, canvases: Sequence[Canvas]) -> Cost:
             )
     image = _image((8 * size_divisor, 8 * size_divisor))
     variables = jax.eval_shape(model.init, jax.random.key(0), *image)
-    parts = [field.name for field in dataclasses.fields(model)]
-    parameters = {
-        part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-        for part, tree in sorted(
-            variables['params'].items(), key=lambda item: parts.index(item[0])
-        )
-    }
+    fields = [field.name for field in dataclasses.fields(model)]
+    own = {_part_of(name) for name in variables['params']}
+    parameters = dict.fromkeys([name for name in fields if name in own], 0)
+    for name, tree in variables['params'].items():
+        leaves = jax.tree.leaves(tree)
+        parameters[_part_of(name)] += sum(math.prod(leaf.shape) for leaf in leaves)
 
     def by_part(canvas):
         found = multiply_adds(model.apply, variables, *_image(canvas))
         return _sum_by_part(found, parameters)
 
     return Cost(parameters, {canvas: by_part(canvas) for canvas in canvases})
+
+
+def _part_of(name):
+    """The field of a module: `neck` of `neck_0` and `neck_1`, where there are two."""
+    return re.sub(r'_\d+$', '', name)
 
 
 def _image(canvas):
@@ -81,7 +86,7 @@ def _sum_by_part(found, parts):
     """Adds up by the first module below the model: `ATSS/backbone/conv1`."""
     sums = dict.fromkeys(parts, 0)
     for path, count in found.items():
-        part = path.split('/')[1] if '/' in path else ''
+        part = _part_of(path.split('/')[1]) if '/' in path else ''
         if part not in sums:
             raise ValueError(
                 f'{count} multiply-adds at {path!r} belong to none of {list(sums)}'

@@ -6,6 +6,7 @@ import pytest
 from jax import lax
 
 from atss_jax.__main__ import main
+from atss_jax.config import build_model, load_config
 from atss_jax.cost import cost, multiply_adds
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.detector import ATSS
@@ -133,6 +134,18 @@ def test_r50_at_1280x800():
         'neck': 918_272 + 5 * (9 * 256 * 256 + 256),
         'bbox_head': 32_295_322 - 23_508_032 - 3_868_672,
     }
+
+
+def test_two_necks_are_one_part():
+    config = load_config(str(ROOT / 'configs' / 'atss_r50_dyhead_1x.py'))
+    found = cost(build_model(config), [(128, 128)])
+    assert sum(found.parameters.values()) == 39_071_682
+    assert list(found.parameters) == ['backbone', 'neck', 'bbox_head']
+    assert list(found.multiply_adds[128, 128]) == list(found.parameters)
+    # No towers: class, box and centerness, 3x3.
+    cells = 16**2 + 8**2 + 4**2 + 2**2 + 1
+    head = found.multiply_adds[128, 128]['bbox_head']
+    assert head == cells * 9 * 256 * 85
 
 
 def test_cost_grows_with_the_canvas():

@@ -23,9 +23,10 @@ def modulated_deform_conv(
     and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. Outside the
     valid region is 0, as if the image had been padded alone, and the output is void.
 
-    Memory: taps are read one by one, so that B*h*w*C samples are held and not k*k times
-    as many; the backward pass reads them again. The gradient of `x` is a scatter-add.
-    GPUs add in no fixed order unless `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.
+    Memory: taps are read one by one, so that the four corners of one are held, 4*B*h*w*C
+    numbers, and not k*k times as many; the backward pass reads them again. The gradient
+    of `x` is a scatter-add. GPUs add in no fixed order unless
+    `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.
 
     Args:
         x: features.
@@ -103,30 +104,10 @@ def _sample(x, row, column, mask, size):
     # One list of cells, of which rows are read: the gather that is fast everywhere.
     cells = x.reshape(batch * height * width * groups, -1)
     values = cells.at[place].get(mode='promise_in_bounds')
-    return _weighted_sum(weights, values)
-
-
-# XLA on CPU would fuse the gather of the values into the gradient of the weights, and
-# read them one number at a time. As a product of matrices that takes a third of it.
-@jax.custom_vjp
-def _weighted_sum(weights, values):
-    """Of values (...,k,c) by weights (...,k)."""
-    return (weights[..., None] * values).sum(-2)
-
-
-def _forward(weights, values):
-    return _weighted_sum(weights, values), (weights, values)
-
-
-def _backward(saved, dy):
-    weights, values = saved
-    d_weights = jnp.einsum(
-        '...c,...kc->...k', dy, values.astype(dy.dtype), precision='highest'
-    )
-    return d_weights, (weights[..., None] * dy[..., None, :]).astype(values.dtype)
-
-
-_weighted_sum.defvjp(_forward, _backward)
+    # As a product of matrices: XLA on CPU would fuse a sum, and the sum that is its
+    # gradient, with the gather, which then reads one number at a time.
+    values = values.astype(weights.dtype)
+    return jnp.einsum('bhwgk,bhwgkc->bhwgc', weights, values, precision='highest')
 
 
 def _grouped_product(samples, weight, dtype):

@@ -23,10 +23,9 @@ def modulated_deform_conv(
     and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. Outside the
     valid region is 0, as if the image had been padded alone, and the output is void.
 
-    Memory: taps are read one by one, so that the four corners of one are held, 4*B*h*w*C
-    numbers, and not k*k times as many; the backward pass reads them again. The gradient
-    of `x` is a scatter-add. GPUs add in no fixed order unless
-    `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.
+    Memory: taps are read one by one, so that the four corners of one are held, or
+    4*B*h*w*C numbers; the backward pass reads them again. It scatters into the gradient
+    of `x`, on GPUs in no fixed order without `--xla_gpu_deterministic_ops=true`.
 
     Args:
         x: features.

@@ -36,7 +36,7 @@ def main() -> int:
     )
     parser.add_argument(
         '--min_score',
-        type=_score,
+        type=command_line.score,
         help='of detections in its pictures and confusion matrix (default: 0.3)',
     )
     _add_results_flags(parser)
@@ -61,12 +61,6 @@ def main() -> int:
     return command_line.run(flags, action)
 
 
-def _score(text):
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f'{text}: expected a number from 0 to 1')
-    return float(text)
-
-
 _DATA_FLAGS = ('config', 'ann_file', 'img_prefix')
 
 
@@ -89,7 +83,7 @@ def _check_flags(parser, flags):
         parser.error('--min_score goes with --report')
     if flags.results is None:
         if flags.workdir is None:
-            parser.error('--workdir is required, or --results')
+            parser.error('these arguments are required: --workdir, or --results')
         for name in _DATA_FLAGS:
             if getattr(flags, name) is not None:
                 parser.error(f'--{name} goes with --results')

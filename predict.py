@@ -40,14 +40,16 @@ def main() -> int:
 def _add_flags(parser):
     parser.add_argument('inputs', nargs='+', metavar='PICTURES', help='see below')
     parser.add_argument(
-        '--workdir', required=True, help='folder of a run, or a .pth or .safetensors'
+        '--workdir',
+        required=True,
+        help='folder of a run, or a .pth, .safetensors or exported .stablehlo',
     )
     parser.add_argument('--out', required=True, help='folder to write to')
     parser.add_argument('--model_config', help='config of a .pth or .safetensors')
     parser.add_argument('--step', type=int, help='a checkpoint (default: the best)')
     parser.add_argument(
         '--score_thr',
-        type=float,
+        type=command_line.score,
         default=0.3,
         help='leave out lower scores (default: 0.3)',
     )

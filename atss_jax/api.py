@@ -81,7 +81,7 @@ class Detector:
             if config or step is not None or classes or overrides:
                 raise ValueError(
                     f'{source} is exported: nothing in it can be set; leave out '
-                    'config, step, classes and overrides'
+                    'config, step, the names of its classes and overrides'
                 )
             found = export.read(source)
             return cls(_infer_exported(found, devices, *how), found.classes)
@@ -151,6 +151,8 @@ def to_array(picture: Picture, name: Any = '') -> np.ndarray:
         OSError: a file cannot be read.
     """
     if isinstance(picture, str | os.PathLike):
+        if os.path.isdir(picture):
+            raise IsADirectoryError(f'{picture} is a folder; give its pictures')
         return picture_files.read(picture)
     if _is_pil(picture):
         return np.asarray(picture.convert('RGB'))

@@ -50,6 +50,13 @@ def canvas(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+def score(text: str) -> float:
+    """Type of flags that take a score, from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f'{text}: expected a number from 0 to 1')
+    return float(text)
+
+
 def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
     """Joins the other hosts, acts, and turns errors into messages and an exit status.
 

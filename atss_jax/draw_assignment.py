@@ -1,5 +1,6 @@
 """Pictures of which anchors learn which box: `draw assignment`."""
 
+import collections
 import functools
 from collections.abc import Sequence
 
@@ -136,7 +137,8 @@ def _panels(row, found, classes, strides):
         positive = here & found['is_positive']
         counts[level] = positive.sum(1)
         points = found['points'] * ratio
-        panels.append(_draw_level(large, boxes, points, here, positive, colors))
+        reach = min(5.0, 0.3 * stride * ratio)  # rings of neighbours must not touch
+        panels.append(_draw_level(large, boxes, points, here, positive, colors, reach))
         captions.append(f'stride {stride}: {positive.sum()} of {here.sum()} positive')
     panels.append(_draw_bars(large.shape, counts, strides, colors))
     captions.append('positives by stride')
@@ -152,19 +154,26 @@ def _draw_objects(image, boxes, found, classes):
     return visualize.draw_boxes(image, boxes, np.arange(len(boxes)), names)
 
 
-def _draw_level(image, boxes, points, here, positive, colors):
-    """Candidates as rings, positives as discs, in the colour of their box."""
+def _draw_level(image, boxes, points, here, positive, colors, reach):
+    """Candidates as rings, positives as discs, in the colour of their box.
+
+    Where several boxes have one candidate, a ring is around the other.
+    """
     panel = image // 2 + 100  # pale, so that the marks stand out
     for box, color in zip(boxes.round().astype(int).tolist(), colors, strict=True):
         cv2.rectangle(panel, box[:2], box[2:], color, 2, cv2.LINE_AA)
-    for marks, is_positive in ((here & ~positive, False), (positive, True)):
-        for k, color in enumerate(colors):
-            for point in points[k][marks[k]].round().astype(int).tolist():
-                if is_positive:
-                    cv2.circle(panel, point, 8, (0, 0, 0), -1, cv2.LINE_AA)
-                    cv2.circle(panel, point, 6, color, -1, cv2.LINE_AA)
-                else:
-                    cv2.circle(panel, point, 5, color, 2, cv2.LINE_AA)
+    thickness = 2 if reach > 4 else 1
+    radius, taken = max(2, round(reach)), collections.Counter()
+    for k, color in enumerate(colors):
+        for point in points[k][positive[k]].round().astype(int).tolist():
+            cv2.circle(panel, point, radius + 3, (0, 0, 0), -1, cv2.LINE_AA)
+            cv2.circle(panel, point, radius + 1, color, -1, cv2.LINE_AA)
+            taken[tuple(point)] = 2
+    for k, color in enumerate(colors):
+        for point in points[k][here[k] & ~positive[k]].round().astype(int).tolist():
+            around = radius + (thickness + 1) * taken[tuple(point)]
+            cv2.circle(panel, point, around, color, thickness, cv2.LINE_AA)
+            taken[tuple(point)] += 1
     return panel
 
 

@@ -71,7 +71,11 @@ def draw_batch(
         raise ValueError(f'expected --step of at least 1, the first; got {step}')
     size = batch_size or _batch_size(workdir) or experiment.samples_per_gpu
     source = experiment.data['train'].open()
-    batch = make_batches(experiment, source, size, (0, size))(step - 1)
+    batches = make_batches(experiment, source, size, (0, size))
+    steps = experiment.total_epochs * batches.plan.steps_per_epoch
+    if step > steps:
+        raise ValueError(f'no step {step}: with batches of {size} training has {steps}')
+    batch = batches(step - 1)
     divisor = experiment.data['train'].pipeline.size_divisor
     _write(out, _rows(batch), source, min(4, size), divisor)
     print(f'step {step}, {size} pictures')
@@ -103,7 +107,7 @@ def _caption(row):
     canvas_height, canvas_width = row['image'].shape[:2]
     stands_in = '' if row['skipped'] < 0 else ', in place of a bad one'
     return (
-        f'{row["image_id"]}: {width}x{height} on {canvas_width}x{canvas_height}'
+        f'{row["image_id"]}: {height}x{width} on {canvas_height}x{canvas_width}'
         f'{stands_in}'
     )
 

@@ -36,8 +36,18 @@ class PictureDetections:
     def keep(
         self, score_thr: float = 0.0, labels: Collection[int] | None = None
     ) -> 'PictureDetections':
-        """Those with scores of at least `score_thr`, of some labels or of all."""
+        """Those with scores of at least `score_thr`, of some labels or of all.
+
+        Raises:
+            ValueError: a label is not an index into `classes`.
+        """
         kept = self.scores >= score_thr
+        known = range(len(self.classes))
+        if wrong := {k for k in (() if labels is None else labels) if k not in known}:
+            raise ValueError(
+                f'labels {sorted(map(str, wrong))}: expected indices into `classes`, '
+                f'0 to {len(self.classes) - 1}'
+            )
         if labels is not None:
             kept &= np.isin(self.labels, list(labels))
         return dataclasses.replace(
@@ -53,8 +63,12 @@ class PictureDetections:
         Raises:
             ImportError: the package supervision is not installed.
         """
-        import supervision
-
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError(
+                'to_supervision needs a package: pip install supervision'
+            ) from error
         return supervision.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),

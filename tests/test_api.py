@@ -92,6 +92,13 @@ def test_thresholds_and_classes(detector, paths):
     assert set(red.names) == {'red'}
 
 
+@pytest.mark.parametrize('labels', [['star'], [3], [-1]])
+def test_labels_that_are_none(detector, paths, labels):
+    (found,) = detector.predict(paths[0])
+    with pytest.raises(ValueError, match='expected indices into `classes`, 0 to 2'):
+        found.keep(0.0, labels)
+
+
 def test_one_program_a_canvas_and_threads_may_share(small_run, paths, monkeypatch):
     traces = []
 

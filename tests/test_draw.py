@@ -124,6 +124,33 @@ def parts(small_data):
     return row, draw_assignment.explain(row, loss.anchors, loss.assigner, 32), loss
 
 
+def test_no_batch_beyond_the_run(small_run, tmp_path):
+    with pytest.raises(ValueError, match='no step 7: with batches of 8 training has 6'):
+        draw_data.draw_batch(small_run.config, str(tmp_path / 'a.png'), 7, 8, None)
+
+
+def test_shared_candidates_are_drawn_around_each_other():
+    """A ring of each of two boxes, and one around the disc of the other."""
+    points = np.array([[[50.0, 50.0], [90.0, 50.0]]] * 2)
+    here = np.ones((2, 2), bool)
+    positive = np.array([[False, True], [False, False]])
+    colors = [(255, 0, 0), (0, 0, 255)]
+    panel = draw_assignment._draw_level(
+        np.zeros((100, 150, 3), np.uint8),
+        np.zeros((2, 4)),
+        points,
+        here,
+        positive,
+        colors,
+        5.0,
+    )
+    for middle in (50, 90):
+        nearby = panel[35:66, middle - 15 : middle + 16].reshape(-1, 3).tolist()
+        assert [255, 0, 0] in nearby and [0, 0, 255] in nearby
+    assert panel[50, 90].tolist() == [255, 0, 0]
+    assert panel[50, 50].tolist() == [100, 100, 100]
+
+
 class TestAssignment:
     def test_positives_are_those_of_the_assignment(self, parts):
         row, found, loss = parts

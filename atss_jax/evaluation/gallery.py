@@ -47,7 +47,8 @@ def gallery(
     return (
         f'<p>The {len(figures)} of {len(analysis.pictures):,} pictures with most errors'
         f': objects not found, and wrong detections by their score. Shown are '
-        f'detections with a score of {analysis.min_score:g} or more.</p>{left_out}'
+        f'detections with a score of {analysis.min_score:g} or more. Dashed is the '
+        f'truth, green where it was found, white where not.</p>{left_out}'
         f'{_controls(analysis.classes)}<div id="gallery">{"".join(figures)}</div>'
     )
 
@@ -131,7 +132,8 @@ def _tally(states, diagnosis):
     counts['missed'] = int((states == 'missed').sum())
     parts = [f'{count} {kind}' for kind, count in counts.items() if count]
     objects = int((states != 'crowd').sum())
-    return f'{objects} objects: {", ".join(parts) or "no error"}'
+    unfound = int(np.isin(states, ('missed', 'not found')).sum())
+    return f'{objects} objects, {unfound} not found: {", ".join(parts) or "no error"}'
 
 
 def _data_url(image):

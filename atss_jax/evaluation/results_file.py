@@ -20,6 +20,8 @@ def read_results(path: str | pathlib.Path, ground_truth: dict) -> list[dict]:
         ValueError: the file is no such list, or does not belong to `ground_truth`.
         OSError: it cannot be read.
     """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f'{path}: no such file of results')
     try:
         content = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:

@@ -265,10 +265,14 @@ def run_through(run: Run, epochs: int) -> float:
 
 
 def compare(
-    folder: pathlib.Path, processes: int, kills: int, chance: random.Random
+    folder: pathlib.Path,
+    processes: int,
+    kills: int,
+    chance: random.Random,
+    epochs: int | None = None,
 ) -> bool:
     """Whether a run that is killed so many times ends as one that is left alone."""
-    epochs = kills + 2
+    epochs = epochs or kills + 2
     alone = Run(folder / 'alone', processes, epochs)
     epoch_time = run_through(alone, epochs)
     killed = Run(folder / 'killed', processes, epochs)

@@ -46,7 +46,12 @@ FAMILY = {
     'atss_r50_dyhead_1x': ('torchvision://resnet50', '....', 39_071_682),
 }
 # The others run the same parts; `make test-slow` has them all.
-SLOW = ('atss_r101_dcn_2x_ms', 'atss_x101_64x4d_2x_ms', 'atss_x101_64x4d_dcn_2x_ms')
+SLOW = [
+    'atss_r101_dcn_2x_ms',
+    'atss_x101_32x8d_2x_ms',
+    'atss_x101_64x4d_2x_ms',
+    'atss_x101_64x4d_dcn_2x_ms',
+]
 RUNS = [
     *DEPTHS,
     *(

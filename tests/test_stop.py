@@ -1,6 +1,7 @@
 """SIGTERM in the middle of whatever training does: nothing is lost."""
 
 import os
+import shutil
 import signal
 
 import jax
@@ -145,14 +146,16 @@ def test_a_kill_after_an_epoch_that_is_not_saved(small_run, small_data, tmp_path
     assert (workdir / 'metrics.jsonl').read_bytes() == whole
 
 
-def test_nothing_to_do_when_all_was_done(small_run):
-    files = {path: path.stat().st_mtime_ns for path in checkpoint_files(small_run)}
-    log = (small_run.workdir / 'metrics.jsonl').read_bytes()
-    state = train(small_run.config, str(small_run.workdir))
+def test_nothing_to_do_when_all_was_done(small_run, tmp_path):
+    workdir = shutil.copytree(small_run.workdir, tmp_path / 'workdir')
+    before, log = times_of(workdir), (workdir / 'metrics.jsonl').read_bytes()
+    state = train(small_run.config, str(workdir))
     assert_equal(jax.device_get(state), small_run.state)
-    assert (small_run.workdir / 'metrics.jsonl').read_bytes() == log
-    assert {p: p.stat().st_mtime_ns for p in checkpoint_files(small_run)} == files
+    assert (workdir / 'metrics.jsonl').read_bytes() == log
+    assert times_of(workdir) == before
 
 
-def checkpoint_files(run):
-    return [path for path in (run.workdir / 'checkpoints').rglob('*') if path.is_file()]
+def times_of(workdir):
+    """When each file of the checkpoints was written."""
+    files = [path for path in (workdir / 'checkpoints').rglob('*') if path.is_file()]
+    return {path: path.stat().st_mtime_ns for path in files}

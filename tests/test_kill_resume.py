@@ -2,9 +2,12 @@
 
 import random
 
+import pytest
+
 from benchmarks.kill_resume import compare
 
 
+@pytest.mark.slow
 def test_three_kills(tmp_path, capsys):
     # Many epochs: where the first run was slow, the moments are far apart.
     equal = compare(tmp_path, 1, 3, random.Random(0), epochs=14)

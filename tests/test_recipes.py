@@ -49,6 +49,7 @@ FAMILY = {
 SLOW = [
     'atss_r101_dcn_2x_ms',
     'atss_x101_32x8d_2x_ms',
+    'atss_x101_32x8d_dcn_2x_ms',
     'atss_x101_64x4d_2x_ms',
     'atss_x101_64x4d_dcn_2x_ms',
 ]

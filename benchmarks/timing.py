@@ -1,4 +1,4 @@
-"""How benchmarks measure and print; imports NumPy alone, so that any peer can use it."""
+"""How benchmarks measure and print; the standard library alone, so any peer can."""
 
 import datetime
 import os
@@ -45,8 +45,10 @@ def _processor():
                 line.split(':')[1].strip() for line in file if 'model name' in line
             ]
     except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        lines = []
+    if not lines:
+        return platform.processor() or platform.machine()
+    return lines[0].split(':')[1].strip()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -41,9 +41,7 @@ def machine() -> str:
 def _processor():
     try:
         with open('/proc/cpuinfo') as file:
-            names = [
-                line.split(':')[1].strip() for line in file if 'model name' in line
-            ]
+            lines = [line for line in file if line.startswith('model name')]
     except OSError:
         lines = []
     if not lines:

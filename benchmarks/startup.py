@@ -34,8 +34,8 @@ def write_data(folder: pathlib.Path, size: tuple[int, int], count: int = 8) -> N
     random, images, annotations = np.random.default_rng(0), [], []
     height, width = size
     for index in range(1, count + 1):
-        picture = random.integers(256, size=(height // 8, width // 8, 3), dtype=np.uint8)
-        picture = cv2.resize(picture, (width, height))
+        small = random.integers(256, size=(height // 8, width // 8, 3), dtype=np.uint8)
+        picture = cv2.resize(small, (width, height))
         name = f'{index}.jpg'
         cv2.imwrite(str(folder / name), picture)
         images.append(

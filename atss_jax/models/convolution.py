@@ -103,7 +103,7 @@ def _input_gradient(dy, kernel):
 
 
 def _kernel_gradient_by_shift(x, dy, k):
-    """A product for each position of the kernel: no windows of a large map in memory."""
+    """A product for each place in the kernel: no windows of a large map in memory."""
     channels, features = x.shape[-1], dy.shape[-1]
     dy = dy.reshape(-1, features)
     products = [shift.reshape(-1, channels).T @ dy for shift in _shifts(x, k)]

@@ -27,6 +27,9 @@ from atss_jax.data.worker import (
 )
 
 _MAX_TRIES = 1000  # mmengine's max_refetch
+_SHARED_BYTES = 2**16
+"""Arrays of a batch from this size on pass through shared memory, smaller ones through
+a pipe: to make and map a segment takes longer than to copy them."""
 
 
 def check_box_counts(source: Source, max_boxes: int) -> None:
@@ -208,6 +211,9 @@ def prefetch(
     dataset = grain.MapDataset.range(start, stop).map(_Load(build))
     dataset = dataset.to_iter_dataset(options)
     if workers:
+        dataset = grain.experimental.WithOptionsIterDataset(
+            dataset, grain.experimental.DatasetOptions(min_shm_size=_SHARED_BYTES)
+        )
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
         dataset = dataset.mp_prefetch(

@@ -103,8 +103,7 @@ def picture_row(
 def draw(image: np.ndarray, canvas: np.ndarray, view: View) -> None:
     """Shows a picture in the top left corner of a canvas; the rest turns black.
 
-    Nothing is copied: OpenCV writes to the canvas itself. To touch another array of
-    that size would take as long as resizing.
+    OpenCV writes to the canvas itself, without an array in between.
     """
     corner = transforms.corner(canvas, view.shown)
     if view.shown == view.size:

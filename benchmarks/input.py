@@ -147,7 +147,7 @@ def start_peer(stack: contextlib.ExitStack, python: str | None, batches: TrainBa
         return None
     script = ROOT / 'benchmarks' / 'peers' / 'mmdet_input.py'
     peer = stack.enter_context(Peer(python, script, '`make mmdet-env` makes one'))
-    versions = ', '.join(f'{k} {v}' for k, v in peer('versions').items())
+    versions = ', '.join(f'{k} {v}' for k, v in peer('version_texts').items())
     theirs = peer('setup_input', mmdet_samples(batches))
     print(f'OpenCV {cv2.__version__}; beside it {versions}, OpenCV {theirs}\n')
     check_pixels(peer, batches)

@@ -5,7 +5,7 @@ Run by the Python that has mmdetection; asked and answering as `mmdet_side.py` i
 
 import time
 
-from mmdet_side import FUNCTIONS, main
+from mmdet_side import FUNCTIONS, main, versions
 
 SCALE = (1333, 800)
 _state = {}
@@ -25,6 +25,11 @@ def pipeline(flip):
             transforms.PackDetInputs(),
         ]
     )
+
+
+def version_texts():
+    """Versions as plain text: torch's own is of a class that we need not have."""
+    return {name: str(version) for name, version in versions().items()}
 
 
 def setup_input(samples):
@@ -52,7 +57,7 @@ def load_all():
     return time.process_time() - began
 
 
-FUNCTIONS |= {f.__name__: f for f in (setup_input, picture, load_all)}
+FUNCTIONS |= {f.__name__: f for f in (version_texts, setup_input, picture, load_all)}
 
 if __name__ == '__main__':
     main()

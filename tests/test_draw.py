@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atss_jax import draw_assignment, draw_data, plot, visualize
+from atss_jax import draw_assignment, draw_data, draw_run, plot, visualize
 from atss_jax.config import build_experiment
 from atss_jax.data.loader import load_row
 from atss_jax.detection.assign import assign
@@ -16,6 +16,8 @@ from atss_jax.evaluation.matching import pairwise_iou
 from atss_jax.training.curves import read_curves
 from tests.small_run import small_config
 from tests.test_cli import call  # noqa: F401, a fixture
+
+PLAIN = np.full((40, 60, 3), 255, np.uint8)
 
 
 def a_row(size=(300, 310), canvas=(384, 416)):
@@ -81,7 +83,7 @@ def test_data_of_each_split(draw):
 
 def test_batch_is_that_of_the_step(draw, small_data):
     result, first = draw('batch', '--step=1')
-    assert result.status == 0 and 'step 1, 1 pictures' in result.out
+    assert result.status == 0 and 'step 1, 1 picture\n' in result.out
     assert (draw('batch', '--step=1')[1] == first).all()
     experiment = build_experiment(small_config(small_data))
     source = experiment.data['train'].open()
@@ -275,6 +277,17 @@ class TestCurves:
         picture = cv2.imread(str(file))[..., ::-1]
         for number in (0, 1):
             assert (picture == plot.color(number)).all(2).any()
+
+    def test_what_a_run_has_not_logged_is_said(self, small_run, monkeypatch, tmp_path):
+        titles = []
+        monkeypatch.setattr(
+            plot, 'line_plot', lambda lines, title: titles.append(title) or PLAIN
+        )
+        other = shutil.copytree(small_run.workdir, tmp_path / 'other')
+        shutil.rmtree(other / 'tensorboard')
+        draw_run.draw_run([str(small_run.workdir), str(other)], str(tmp_path / 'a.png'))
+        loss, _, _, speed = titles
+        assert 'none logged' not in loss and speed.endswith(f'none logged by {other}')
 
     def test_a_folder_without_log(self, call, tmp_path):  # noqa: F811
         flags = 'draw', 'run', f'--workdir={tmp_path}', '--out=a.png'

@@ -26,8 +26,9 @@ def draw_run(workdirs: Sequence[str], out: str) -> None:
     """
     curves = [read_curves(workdir) for workdir in workdirs]
     names = [_name(workdir) for workdir in workdirs]
+    last = max(own['loss'][0].max(initial=1) for own in curves)
     panels = [
-        _panel([own[name] for own in curves], title, names)
+        _panel([own[name] for own in curves], title, names, last)
         for name, title in _TITLES.items()
     ]
     sheet = visualize.contact_sheet(panels, 2)
@@ -35,7 +36,7 @@ def draw_run(workdirs: Sequence[str], out: str) -> None:
     visualize.write_image(out, np.concatenate([legend, sheet]))
 
 
-def _panel(lines, title, names):
+def _panel(lines, title, names, last):
     absent = [
         name
         for name, (_, values) in zip(names, lines, strict=True)
@@ -43,7 +44,7 @@ def _panel(lines, title, names):
     ]
     if absent and len(absent) < len(names):
         title = f'{title}; none logged by {", ".join(absent)}'
-    return plot.line_plot(lines, title)
+    return plot.line_plot(lines, title, last)
 
 
 def _name(workdir):

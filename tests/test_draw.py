@@ -221,6 +221,21 @@ class TestPlot:
         assert columns.min() <= 90 and columns.max() >= 612
         assert rows[columns.argmin()] > rows[columns.argmax()]
 
+    def test_lines_on_each_other_are_all_seen(self):
+        line = np.array([0.0, 10.0]), np.array([0.0, 100.0])
+        image = plot.line_plot([line] * 3, 'a')
+        for number in range(3):
+            assert (image == plot.color(number)).all(2).sum() > 50
+
+    def test_the_axis_ends_where_it_is_told_to(self):
+        line = np.array([10.0, 20.0]), np.array([1.0, 2.0])
+        image = plot.line_plot([line], 'a', x_end=40.0)
+        _, columns = np.nonzero((image == plot.color(0)).all(2))
+        left, right = 86, 640 - 24
+        width = right - left
+        assert columns.min() == pytest.approx(left + width / 4, abs=3)
+        assert columns.max() == pytest.approx(left + width / 2, abs=3)
+
     def test_nan_leaves_a_gap(self):
         x, y = np.arange(5.0), np.array([1.0, 2, 3, 2, 1])
 
@@ -281,7 +296,7 @@ class TestCurves:
     def test_what_a_run_has_not_logged_is_said(self, small_run, monkeypatch, tmp_path):
         titles = []
         monkeypatch.setattr(
-            plot, 'line_plot', lambda lines, title: titles.append(title) or PLAIN
+            plot, 'line_plot', lambda lines, title, end: titles.append(title) or PLAIN
         )
         other = shutil.copytree(small_run.workdir, tmp_path / 'other')
         shutil.rmtree(other / 'tensorboard')

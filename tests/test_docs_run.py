@@ -32,7 +32,7 @@ NOT_RUN = {
     r'python train.py .*gs://': 'needs a bucket: tests/test_tfds.py',
     r'python train.py .*--coordinator': 'needs four hosts: tests/test_cluster.py',
     r'launch/': 'needs a cluster: tests/test_launch.py',
-    r'python benchmarks/(?!input_speed|scaling_model)': 'measures, minutes to hours',
+    r'python benchmarks/(?!input.py --config|scaling_model)': 'measures, for minutes',
 }
 # What is of the reader's own run, machine or shell.
 IN_PLACE_OF = {
@@ -66,7 +66,7 @@ def to_run(page: pathlib.Path) -> list[list[str]]:
 
 def marked(page):
     """Pages that train, export or measure take long."""
-    slow = ('train.py', 'export', 'benchmarks/input_speed.py')
+    slow = ('train.py', 'export', 'benchmarks/input.py')
     is_slow = any(word in words for words in to_run(page) for word in slow)
     return pytest.param(page, marks=pytest.mark.slow if is_slow else ())
 

@@ -46,6 +46,8 @@ def clip_by_norm(grads: Params, norm: Float[Array, ''], max_norm: float) -> Para
 
 def _mean(tree):
     """Mean over devices; counters are the same on all of them."""
+    if jax.lax.axis_size(BATCH_AXIS) == 1:
+        return tree  # XLA on CPU would copy all of it
 
     def mean(x):
         is_float = jnp.issubdtype(x.dtype, jnp.floating)

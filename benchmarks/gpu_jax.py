@@ -1,0 +1,213 @@
+"""Our half of `benchmarks/gpu.py`: steps that train and detect, and a matrix product.
+
+Builds all from the package's classes, whose defaults are those of the R50 recipe, so
+that nothing of the config, the data or the checkpoints is imported: neither grain,
+tensorflow_datasets, orbax nor pycocotools need be there.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from atss_jax import parallel
+from atss_jax.cost import multiply_adds
+from atss_jax.detection.losses import LossConfig
+from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.evaluation.step import make_predict_step
+from atss_jax.models.atss_head import ATSSHead
+from atss_jax.models.detector import ATSS
+from atss_jax.models.fpn import FPN
+from atss_jax.models.layers import BATCH_AXIS
+from atss_jax.models.preprocess import Normalizer
+from atss_jax.models.resnet import ResNet, stage_channels
+from atss_jax.training.optimizer import OptimizerConfig
+from atss_jax.training.schedule import LrConfig, learning_rates, schedule
+from atss_jax.training.state import (
+    create_state,
+    merge,
+    split,
+    zero_variables,
+)
+from atss_jax.training.step import make_train_step, sgd
+from benchmarks import timing
+from benchmarks.gpu_work import NUM_CLASSES, Job, main, measure, pictures
+
+MAX_BOXES = 100  # the recipe's `data.max_boxes`
+STEPS_PER_EPOCH, EPOCHS = 7329, 12  # of 16 pictures, on COCO
+
+
+def build(depth: int, dtype: str) -> ATSS:
+    """The recipe's detector at any depth."""
+    neck = FPN(stage_channels(depth))
+    return ATSS(ResNet(depth), neck, ATSSHead(NUM_CLASSES), dtype=dtype)
+
+
+def drawn_variables(model: ATSS) -> dict:
+    """Weights that keep features and gradients finite; drawn in NumPy, which is fast.
+
+    Kernels are He's, in the head 0.01 as mmdet's; each residual branch adds little.
+    """
+    rng = np.random.default_rng(0)
+    last_norm = 'bn2' if model.backbone.depth < 50 else 'bn3'
+
+    def draw(path, x):
+        if path[-1] == 'kernel':
+            spread = np.sqrt(2 / np.prod(x.shape[:-1]))
+            spread = 0.01 if path[1] == 'bbox_head' else spread
+            return rng.normal(0, spread, x.shape).astype(np.float32)
+        if path[-2:] == ('atss_cls', 'bias'):
+            return np.full_like(x, -math.log(99))
+        if path[-1] in ('scale', 'var'):
+            return np.full_like(x, 0.2 if path[-2:] == (last_norm, 'scale') else 1)
+        return x
+
+    zeros = flatten_dict(zero_variables(model))
+    return unflatten_dict({path: draw(path, x) for path, x in zeros.items()})
+
+
+def on_device(job: Job) -> dict[str, jax.Array]:
+    """The batch as the mapped steps take it, already on the device."""
+    image, boxes, labels = pictures(job)
+    room = (0, MAX_BOXES - boxes.shape[1])
+    valid = np.pad(np.ones(labels.shape, bool), ((0, 0), room))
+    batch = {
+        'image': image,
+        'image_size': np.tile(np.int32(job.canvas), (job.batch, 1)),
+        'scale': np.ones((job.batch, 2), np.float32),
+        'gt_boxes': np.pad(boxes, ((0, 0), room, (0, 0))),
+        'gt_labels': np.pad(labels, ((0, 0), room)),
+        'gt_valid': valid,
+        'gt_ignored': np.zeros_like(valid),
+    }
+    by_rows = jax.sharding.PartitionSpec(BATCH_AXIS)
+    sharding = jax.sharding.NamedSharding(parallel.device_mesh(), by_rows)
+    return jax.device_put(parallel.shard_rows(batch, job.mapping), sharding)
+
+
+def training(job: Job) -> dict:
+    """The recipe's step: losses, gradients, SGD, with the state's memory given on."""
+    model = build(job.depth, job.dtype)
+    optimizer = OptimizerConfig()
+    rates = learning_rates(optimizer.lr, LrConfig(), STEPS_PER_EPOCH, EPOCHS)
+    tx = sgd(optimizer, schedule(rates))
+    step = make_train_step(model, Normalizer(), LossConfig(), optimizer, tx)
+    mapped = parallel.map_over_devices(step, job.mapping, donate_first=True)
+    state = parallel.replicate(create_state(drawn_variables(model), model, tx))
+    batch = on_device(job)
+    del batch['scale']
+
+    def run(steps):
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = mapped(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    result = measure(run, job)
+    _profile(run, job)
+    if not state.healthy:
+        raise ValueError('a loss or gradient was not finite: no step to be measured')
+    return {**result, **_usage(training_multiply_adds(model, job.canvas))}
+
+
+def inference(job: Job) -> dict:
+    """Forward and detections, NMS included; its work depends on no score."""
+    model = build(job.depth, job.dtype)
+    step = make_predict_step(model, Normalizer(), DetectConfig())
+    mapped = parallel.map_rows(step, job.mapping)
+    variables = parallel.replicate(drawn_variables(model))
+    batch = on_device(job)
+    batch = {name: batch[name] for name in ('image', 'image_size', 'scale')}
+
+    def run(steps):
+        for _ in range(steps):
+            found = mapped(variables, batch)
+        jax.block_until_ready(found)
+
+    result = measure(run, job)
+    _profile(run, job)
+    return {**result, **_usage(forward_multiply_adds(model, job.canvas))}
+
+
+def _profile(run, job):
+    if job.profile is not None:
+        with jax.profiler.trace(job.profile):
+            run(job.steps)
+
+
+def _usage(products):
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {'multiply_adds': products, 'peak_bytes': stats.get('peak_bytes_in_use')}
+
+
+def forward_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
+    """Products of one picture's forward pass."""
+    image, size = _picture(canvas)
+    return sum(multiply_adds(model.apply, _abstract(model), image, size).values())
+
+
+def training_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
+    """Products of one picture's forward and backward pass.
+
+    Of the program that JAX derives: for each convolution as many again for the gradient
+    of its kernel, if that is trained, and for that of its input, if anything before it
+    is trained. Frozen stages cost their forward pass alone.
+    """
+    variables = _abstract(model)
+    trained, frozen = split(variables['params'], model)
+
+    def total(trained, frozen, stats, image, size):
+        variables = {'params': merge(trained, frozen), 'batch_stats': stats}
+        outputs = model.apply(variables, image, size, train=True)
+        return sum(level.sum() for level in jax.tree.leaves(outputs))
+
+    arguments = trained, frozen, variables['batch_stats'], *_picture(canvas)
+    return sum(multiply_adds(jax.grad(total), *arguments).values())
+
+
+def _abstract(model):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zero_variables(model)
+    )
+
+
+def _picture(canvas):
+    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
+    return image, jax.ShapeDtypeStruct((1, 2), jnp.int32)
+
+
+def ceiling(job: Job) -> dict:
+    """Operations a second of a large matrix product, in the type of the network."""
+    shape, dtype = (job.matmul, job.matmul), jnp.dtype(job.dtype)
+    a, b = (jax.random.normal(jax.random.key(i), shape, dtype) for i in range(2))
+    product = jax.jit(jnp.matmul)
+
+    def run():
+        jax.block_until_ready([product(a, b) for _ in range(job.steps)][-1])
+
+    seconds = timing.seconds(run, job.repeats) / job.steps
+    return {
+        'operations_per_second': 2 * job.matmul**3 / seconds,
+        'device': jax.local_devices()[0].device_kind,
+        'version': f'jax {jax.__version__}',
+    }
+
+
+WORK = {'ceiling': ceiling, 'training': training, 'inference': inference}
+
+
+def do(job: Job) -> dict:
+    """One measurement on the one device.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if jax.device_count() != 1:
+        raise ValueError(f'one device is measured, JAX sees {jax.device_count()}')
+    return WORK[job.work](job)
+
+
+if __name__ == '__main__':
+    main(do)

@@ -10,7 +10,7 @@ with and without torch.compile. Each measurement is a process of its own, one af
 other; what does not fit into memory is said in the table, and the rest goes on. To see
 that all of it works on a CPU:
 
-    python benchmarks/gpu.py --canvas=128x160 --batches 1 2 --depth=18 --dtype=float32
+    python benchmarks/gpu.py --canvas=64x96 --batches 2 --depth=18 --dtype=float32
         --matmul=512 --steps=1 --repeats=1
 
 Operations are multiplies and adds of convolutions and matrix products: 2 for each
@@ -108,22 +108,25 @@ def run(program: str, job: Job, python: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _has_torch(python):
+def _without_torch(python):
+    """Why a Python cannot import torch and torchvision; None: it can."""
     command = [python, '-c', 'import torch, torchvision']
     try:
-        return subprocess.run(command, capture_output=True).returncode == 0
-    except OSError:
-        return False  # no such program
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip().rpartition('\n')[2] if done.returncode else None
 
 
 def programs(flags: argparse.Namespace) -> list[str]:
     """What is measured: torchvision too, where it is wanted and installed."""
     if flags.no_torch:
         return [OURS]
-    if not _has_torch(flags.torch_python):
+    problem = _without_torch(flags.torch_python)
+    if problem is not None:
         print(
-            f'{flags.torch_python} cannot import torch and torchvision: ours only '
-            '(pip install torch torchvision, or --torch_python)',
+            f'ours only: torchvision cannot be imported by {flags.torch_python} '
+            f'({problem}); pip install torch torchvision, or give --torch_python',
             file=sys.stderr,
         )
         return [OURS]

@@ -4,8 +4,6 @@
 """
 
 import argparse
-import os
-import pathlib
 import sys
 
 from atss_jax import command_line
@@ -40,13 +38,13 @@ def main() -> int:
         help='of detections in its pictures and confusion matrix (default: 0.3)',
     )
     _add_results_flags(parser)
+    command_line.add_cache_flag(parser)
     command_line.add_host_flags(parser)
     flags, overrides = parser.parse_known_args()
     _check_flags(parser, flags)
     if flags.results is not None:
         return command_line.run(flags, lambda: _score_results(flags, overrides))
-    cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
+    command_line.use_cache(flags)
 
     def action():
         from atss_jax.config import parse_overrides

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pathlib
 import sys
 
 from atss_jax import command_line
@@ -31,9 +30,7 @@ def main() -> int:
     if flags.device == 'cpu':
         # Before JAX is loaded: it would take the memory of a GPU that it only sees.
         os.environ['JAX_PLATFORMS'] = 'cpu'
-    if pathlib.Path(flags.workdir).is_dir():
-        cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
-        os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
+    command_line.use_cache(flags)
     return command_line.guard(lambda: _predict(flags, overrides))
 
 
@@ -73,6 +70,7 @@ def _add_flags(parser):
         help='what computes (default: the best that there is)',
     )
     parser.add_argument('--no_pictures', action='store_true', help='write numbers only')
+    command_line.add_cache_flag(parser)
 
 
 def _predict(flags, overrides):

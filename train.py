@@ -1,11 +1,12 @@
 """Trains a detector: `python train.py --config=configs/atss_r50_1x.py --workdir=W`."""
 
 import argparse
-import os
-import pathlib
 import sys
+import time
 
-from atss_jax import command_line
+_BEGAN = time.perf_counter()
+
+from atss_jax import command_line  # noqa: E402, which is timed
 
 USAGE = f"""
 Any config field is set by --config.FIELD=VALUE:
@@ -25,11 +26,16 @@ def main() -> int:
     )
     parser.add_argument('--config', required=True, help='a file in configs/')
     parser.add_argument('--workdir', required=True, help='folder of the run')
+    parser.add_argument(
+        '--profile',
+        type=command_line.step_range,
+        metavar='FIRST:LAST',
+        help='steps, counted from 1, to trace with the profiler into WORKDIR/profile',
+    )
+    command_line.add_cache_flag(parser)
     command_line.add_host_flags(parser)
     flags, overrides = parser.parse_known_args()
-    # Compiled programs of this run, so that going on with it does not compile again.
-    cache = pathlib.Path(flags.workdir).absolute() / 'compile_cache'
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
+    command_line.use_cache(flags)
 
     def action():
         from atss_jax import parallel
@@ -37,7 +43,7 @@ def main() -> int:
         from atss_jax.training.loop import train
 
         config = load_config(flags.config, parse_overrides(overrides))
-        train(config, flags.workdir)
+        train(config, flags.workdir, flags.profile, began=_BEGAN)
         if parallel.is_first():
             print(f'done; to evaluate: python eval.py --workdir={flags.workdir}')
 

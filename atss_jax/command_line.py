@@ -1,6 +1,7 @@
 """What the programs share: flags for several hosts, errors, exit status."""
 
 import argparse
+import os
 import pathlib
 import signal
 import sys
@@ -35,6 +36,34 @@ def add_host_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cache_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag of `use_cache`."""
+    parser.add_argument(
+        '--compile_cache',
+        metavar='FOLDER',
+        help="where compiled programs are kept for the next time, or 'off' "
+        '(default: JAX_COMPILATION_CACHE_DIR, else WORKDIR/compile_cache)',
+    )
+
+
+def use_cache(flags: argparse.Namespace) -> None:
+    """Keeps compiled programs as `--compile_cache` says; before JAX is loaded.
+
+    Args:
+        flags: with `workdir`, and that of `add_cache_flag`.
+    """
+    name = 'JAX_COMPILATION_CACHE_DIR'
+    if flags.compile_cache == 'off':
+        os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+    elif flags.compile_cache:
+        os.environ[name] = str(pathlib.Path(flags.compile_cache).absolute())
+    elif not pathlib.Path(flags.workdir).is_file():
+        workdir = pathlib.Path(flags.workdir).absolute()
+        os.environ.setdefault(name, str(workdir / 'compile_cache'))
+    # Small programs too: there are many, and each takes tenths of a second.
+    os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+
+
 def _seconds(text):
     seconds = int(text)
     if seconds < 1:
@@ -48,6 +77,16 @@ def canvas(text: str) -> tuple[int, int]:
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f'{text}: expected one like 800x1280')
     return int(sides[0]), int(sides[1])
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """First and last step from `100:105`, for `type=` of a flag."""
+    first, colon, last = text.partition(':')
+    if not (colon and first.isdecimal() and last.isdecimal()):
+        raise argparse.ArgumentTypeError(f'{text}: expected one like 100:105')
+    if not 1 <= int(first) <= int(last):
+        raise argparse.ArgumentTypeError(f'{text}: the first step is 1, the last after')
+    return int(first), int(last)
 
 
 def score(text: str) -> float:

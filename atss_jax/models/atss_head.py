@@ -7,11 +7,12 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
+from atss_jax.models.initializers import ONES, ZEROS, Constant, Normal
 from atss_jax.models.layers import Conv, ConvModule
 from atss_jax.structures import HeadOutputs
 
-NORMAL = nn.initializers.normal(0.01)
-PRIOR_BIAS = nn.initializers.constant(-math.log(99))
+NORMAL = Normal(0.01)
+PRIOR_BIAS = Constant(-math.log(99))
 """So that every class starts at probability 0.01 (focal loss, arXiv 1708.02002)."""
 
 
@@ -21,7 +22,7 @@ class Scale(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, '*any']) -> Float[Array, '*any']:
         """Multiplies by the factor, which starts at 1, in float32."""
-        return x * self.param('scale', nn.initializers.ones, ())
+        return x * self.param('scale', ONES, ())
 
 
 class ATSSHead(nn.Module):
@@ -93,7 +94,7 @@ class ATSSHead(nn.Module):
             for i in range(self.stacked_convs)
         ]
 
-    def _output(self, name, features, bias_init=nn.initializers.zeros):
+    def _output(self, name, features, bias_init=ZEROS):
         # Around the prior of -4.6 bfloat16 has steps of 0.03: too coarse for a logit.
         return Conv(
             features,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.deform_conv import modulated_deform_conv
+from atss_jax.models.initializers import ZEROS, Normal
 from atss_jax.models.layers import (
     Conv,
     ConvModule,
@@ -15,7 +16,7 @@ from atss_jax.models.layers import (
     inside,
 )
 
-_NORMAL = nn.initializers.normal(0.01)
+_NORMAL = Normal(0.01)
 _OFFSETS = 2 * 3 * 3  # and half as many masks, for one group of a 3x3 kernel
 
 
@@ -80,7 +81,7 @@ class DyHeadBlock(nn.Module):
         )
         where = Conv(
             _OFFSETS + _OFFSETS // 2,
-            kernel_init=nn.initializers.zeros if self.zero_init_offset else _NORMAL,
+            kernel_init=ZEROS if self.zero_init_offset else _NORMAL,
             float32_output=True,
             name='spatial_conv_offset',
         )

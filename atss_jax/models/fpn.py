@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from atss_jax.models.layers import XAVIER, ConvModule, halve
+from atss_jax.models.initializers import XAVIER
+from atss_jax.models.layers import ConvModule, halve
 
 
 class FPN(nn.Module):

@@ -12,16 +12,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
+from atss_jax.models.initializers import KAIMING, ONES, ZEROS, VarianceScaling
 
 BATCH_AXIS = 'batch'
 """Name of the mapped device axis; SyncBN reduces over it."""
-
-KAIMING = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-XAVIER = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
 
 def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:
@@ -63,7 +62,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = True
     kernel_init: Callable[..., Any] = KAIMING
-    bias_init: Callable[..., Any] = nn.initializers.zeros
+    bias_init: Callable[..., Any] = ZEROS
     float32_output: bool = False
     groups: int = 1
 
@@ -111,7 +110,7 @@ class DeformConv(nn.Module):
     stride: int = 1
     groups: int = 1
     deform_groups: int = 1
-    offset_init: Callable[..., Any] = nn.initializers.zeros
+    offset_init: Callable[..., Any] = ZEROS
 
     @nn.compact
     def __call__(
@@ -139,7 +138,7 @@ class DeformConv(nn.Module):
 
 def deform_init(groups: int = 1) -> Callable[..., Any]:
     """How mmcv starts a deformable kernel: uniform within 1/sqrt(channels * k * k)."""
-    return nn.initializers.variance_scaling(1 / (3 * groups), 'fan_in', 'uniform')
+    return VarianceScaling(1 / (3 * groups), 'fan_in', 'uniform')
 
 
 class BatchNorm(nn.Module):
@@ -157,7 +156,7 @@ class BatchNorm(nn.Module):
     """
 
     synced: bool = False
-    scale_init: Callable[..., Any] = nn.initializers.ones
+    scale_init: Callable[..., Any] = ONES
     momentum: float = 0.1
     epsilon: float = 1e-5
 
@@ -168,11 +167,13 @@ class BatchNorm(nn.Module):
         """Normalises by batch statistics if `train`, else by the stored ones."""
         channels = (x.shape[-1],)
         scale = self.param('scale', self.scale_init, channels)
-        bias = self.param('bias', nn.initializers.zeros, channels)
-        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
-        var = self.variable('batch_stats', 'var', jnp.ones, channels)
+        bias = self.param('bias', ZEROS, channels)
+        mean = self.variable('batch_stats', 'mean', ZEROS, None, channels)
+        var = self.variable('batch_stats', 'var', ONES, None, channels)
         # Read by nothing here; kept because PyTorch's checkpoints carry it.
-        steps = self.variable('batch_stats', 'num_batches_tracked', jnp.int32, 0)
+        steps = self.variable(
+            'batch_stats', 'num_batches_tracked', ZEROS, None, (), np.int32
+        )
         if train:
             batch_mean, batch_var, count = self._statistics(x, size)
             if not self.is_initializing():
@@ -211,7 +212,7 @@ class GroupNorm(nn.Module):
     """
 
     num_groups: int = 32
-    scale_init: Callable[..., Any] = nn.initializers.ones
+    scale_init: Callable[..., Any] = ONES
     epsilon: float = 1e-5
 
     @nn.compact
@@ -221,7 +222,7 @@ class GroupNorm(nn.Module):
         """The same in training and evaluation; statistics in float32."""
         batch, height, width, channels = x.shape
         scale = self.param('scale', self.scale_init, (channels,))
-        bias = self.param('bias', nn.initializers.zeros, (channels,))
+        bias = self.param('bias', ZEROS, (channels,))
         per_group = channels // self.num_groups
         count = jnp.clip(size, max=jnp.array([height, width])).prod(-1) * per_group
         count = count.astype(jnp.float32)[:, None]
@@ -249,7 +250,7 @@ def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:
 def make_norm(
     norm_cfg: Mapping[str, Any],
     name: str,
-    scale_init: Callable[..., Any] = nn.initializers.ones,
+    scale_init: Callable[..., Any] = ONES,
 ) -> nn.Module:
     """Builds the norm that an mmdet `norm_cfg` names: BN, SyncBN or GN."""
     if norm_cfg['type'] == 'GN':

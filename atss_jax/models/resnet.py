@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
+from atss_jax.models.initializers import ONES, ZEROS
 from atss_jax.models.layers import (
     Conv,
     DeformConv,
@@ -46,7 +47,7 @@ class _Block(nn.Module):
     norm_cfg: Mapping[str, Any]
 
     def _norm(self, index, zero=False):
-        init = nn.initializers.zeros if zero else nn.initializers.ones
+        init = ZEROS if zero else ONES
         return make_norm(self.norm_cfg, f'{norm_prefix(self.norm_cfg)}{index}', init)
 
     def _conv(self, features, kernel_size, stride, index):

@@ -12,6 +12,7 @@ import tensorboardX
 import tqdm
 
 from atss_jax import parallel
+from atss_jax.training.startup import Startup
 
 METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
 
@@ -52,6 +53,7 @@ class RunLog:
         steps_per_epoch: to name the epoch.
         interval: steps between records.
         unfinished: what `unfinished` gave when the run was saved at `start_step`.
+        startup: what the start took so far; the first step adds to it.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RunLog:
         steps_per_epoch: int,
         interval: int,
         unfinished: Sequence[Mapping[str, float]] = (),
+        startup: Startup | None = None,
     ):
         folder = pathlib.Path(workdir)
         self._file = folder / FILE
@@ -84,6 +87,7 @@ class RunLog:
         )
         self._window = [dict(metrics) for metrics in unfinished]
         self._times = _Times()
+        self._startup = startup
 
     def _drop_after(self, step):
         if not self._file.exists():
@@ -161,6 +165,18 @@ class RunLog:
         if self._writes:
             self._bar.write(f'warning: {text}', file=sys.stderr)
             sys.stderr.flush()
+
+    def starting(self, part: str) -> None:
+        """Before the first step is done: the time since the last call went into it."""
+        if self._startup is not None:
+            self._startup.spent_on(part)
+
+    def started(self) -> None:
+        """The first step is done."""
+        self.starting('first step')
+        if self._startup is not None:
+            self.say(f'first step done {self._startup}')
+        self._startup = None
 
     def waited(self, seconds: float) -> None:
         """Adds time spent waiting for the next batch."""

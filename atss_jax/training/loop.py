@@ -21,6 +21,7 @@ from atss_jax.training import workdir as workdirs
 from atss_jax.training.log import METRICS, RunLog
 from atss_jax.training.prepare import check_hosts, first_state, prepare
 from atss_jax.training.schedule import schedule
+from atss_jax.training.startup import Startup
 from atss_jax.training.state import TrainState
 from atss_jax.training.step import make_train_step, sgd
 
@@ -40,12 +41,19 @@ class NonFiniteLoss(FloatingPointError):
     """A loss or gradient that is NaN or infinite; the weights are from before it."""
 
 
-def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
+def train(
+    config: ConfigDict | Mapping[str, Any],
+    workdir: str,
+    profile: tuple[int, int] | None = None,
+    began: float | None = None,
+) -> TrainState:
     """Trains, evaluates and saves as the config says; goes on where the workdir stands.
 
     Args:
         config: as from `load_config`.
         workdir: folder of the run; one with checkpoints of the same config is resumed.
+        profile: first and last step, counted from 1, to trace; see `Profile`.
+        began: `time.perf_counter()` when the program started; None: now.
 
     Returns:
         The final state, replicated over the devices.
@@ -55,26 +63,31 @@ def train(config: ConfigDict | Mapping[str, Any], workdir: str) -> TrainState:
         NonFiniteLoss: training broke down; earlier checkpoints are there.
         Stopped: SIGTERM came; all is saved.
     """
+    startup = Startup(began)
+    startup.spent_on('imports')
     experiment = build_experiment(config)
     hosts.progress('reading annotations')
     sources = open_sources(experiment, ('train', 'val'))
     hosts.progress('comparing hosts')
     check_hosts(config, sources, workdir)
     with workdirs.locked(workdir):
-        parts = prepare(experiment, sources, to_json(config), workdir)
+        parts = prepare(experiment, sources, to_json(config), workdir, profile)
+        startup.spent_on('annotations')
         with parts.stop.listening():
             try:
-                return _train(parts, sources, to_json(config))
+                return _train(parts, sources, to_json(config), startup)
             finally:
                 # Still listening: a second SIGTERM must not cut off the last save.
                 parts.checkpoints.close()
 
 
-def _train(parts, sources, config_json):
+def _train(parts, sources, config_json, startup):
     experiment = parts.experiment
     tx = sgd(experiment.optimizer, schedule(parts.rates))
     hosts.progress('reading or drawing the weights to start from')
     state, notes, warnings = first_state(parts, tx)
+    startup.spent_on('weights')
+    parts.profile.check(int(state.step), parts.total_steps)
     # Not before: weights that are not there must not bind the workdir to this config.
     workdirs.claim(parts.workdir, config_json, parts.stream)
     train_step = make_train_step(
@@ -93,6 +106,7 @@ def _train(parts, sources, config_json):
         parts.plan.steps_per_epoch,
         experiment.log_interval,
         notes.get('log', ()),
+        startup,
     )
     for warning in warnings:
         log.warn(warning)
@@ -100,6 +114,7 @@ def _train(parts, sources, config_json):
     try:
         return _steps(parts, step, state, log)
     finally:
+        parts.profile.close()
         log.close()
 
 
@@ -133,19 +148,21 @@ def _steps(parts, step_function, state, log):
     batches = bad.watch(prefetch(parts.batches, start, parts.total_steps, workers))
     with contextlib.closing(batches):
         for step in range(start, parts.total_steps):
-            began = time.perf_counter()
-            batch = next(batches)
-            log.waited(time.perf_counter() - began)
-            hosts.progress(f'training step {step + 1}')
-            inputs = {name: batch[name] for name in DEVICE_FIELDS}
-            with _compiling(canvases, batch['image'].shape[1:3], log):
-                inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
-                state, metrics = step_function(state, inputs)
+            with parts.profile.step(step + 1):
+                state, metrics = _one_step(
+                    parts, step, step_function, state, batches, canvases, log
+                )
+            if parts.profile.finish(step + 1, state):
+                log.say(f'trace of the profiler: {parts.profile.folder}')
             in_flight.append((step, metrics))
             epoch, left = divmod(step + 1, per_epoch)
             stop = parts.stop.requested()
-            while len(in_flight) > (_IN_FLIGHT if left and not stop else 0):
+            # The first is waited for: it says whether all works, and how long it took.
+            ahead = _IN_FLIGHT if left and not stop and step > start else 0
+            while len(in_flight) > ahead:
                 _finish_step(parts, *in_flight.popleft(), log)
+            if step == start:
+                log.started()
             if not left:
                 bad.add(parallel.all_of(bad.indices))
                 _end_epoch(parts, state, epoch, log)
@@ -157,6 +174,18 @@ def _steps(parts, step_function, state, log):
     return state
 
 
+def _one_step(parts, step, step_function, state, batches, canvases, log):
+    """Waits for the batch and hands it to the devices."""
+    began = time.perf_counter()
+    batch = next(batches)
+    log.waited(time.perf_counter() - began)
+    hosts.progress(f'training step {step + 1}')
+    inputs = {name: batch[name] for name in DEVICE_FIELDS}
+    with _compiling(canvases, batch['image'].shape[1:3], log):
+        inputs = parallel.shard_rows(inputs, parts.experiment.parallel)
+        return step_function(state, inputs)
+
+
 @contextlib.contextmanager
 def _compiling(known, canvas, log):
     """Says that the first step on a canvas takes long, and does not count its time."""
@@ -165,8 +194,10 @@ def _compiling(known, canvas, log):
         return
     known.add(canvas)
     log.say(f'first step on canvas {canvas}: it is compiled, which may take minutes')
+    log.starting('first batch')
     began = time.perf_counter()
     yield
+    log.starting('compiling')
     log.paused(time.perf_counter() - began)
 
 

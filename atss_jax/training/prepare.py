@@ -18,6 +18,7 @@ from atss_jax.experiment import Experiment
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
+from atss_jax.training.profile import Profile
 from atss_jax.training.schedule import learning_rates
 from atss_jax.training.state import create_state, zero_variables
 
@@ -37,6 +38,7 @@ class Run:
     workdir: str
     stream: Mapping[str, Any]  # what beside the config decides the batches
     stop: hosts.StopSignal
+    profile: Profile
 
     @property
     def total_steps(self) -> int:
@@ -82,8 +84,8 @@ def make_batches(
     return TrainBatches(source, plan, pipeline, rows)
 
 
-def prepare(experiment, sources, config_json, workdir) -> Run:
-    """Everything but the weights.
+def prepare(experiment, sources, config_json, workdir, profile=None) -> Run:
+    """Everything but the weights; `profile`: first and last step to trace.
 
     Raises:
         ValueError: config, data and workdir do not go together.
@@ -119,6 +121,7 @@ def prepare(experiment, sources, config_json, workdir) -> Run:
         workdir,
         stream,
         hosts.StopSignal(),
+        Profile(workdir, profile),
     )
 
 

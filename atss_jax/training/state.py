@@ -6,12 +6,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Int
+
+from atss_jax.models.initializers import drawn_by
 
 Params = Mapping[str, Any]
 
@@ -99,11 +100,16 @@ def merge(trained: Params, frozen: Params) -> Params:
 def init_variables(model: nn.Module, seed: int) -> dict[str, Params]:
     """Parameters and statistics as mmdet starts them, as NumPy arrays.
 
-    One compiled program draws all of them; a run on the device layer by layer would
-    compile a program for each.
+    The same on every machine and device; compiles nothing.
     """
-    init = jax.jit(model.init)
-    return jax.tree.map(np.asarray, init(jax.random.key(seed), *_inputs()))
+    variables = {}
+
+    def init(*inputs):
+        variables.update(model.init(jax.random.key(0), *inputs))
+
+    with drawn_by(np.random.default_rng(seed)):
+        jax.eval_shape(init, *_inputs())
+    return variables
 
 
 def zero_variables(model: nn.Module) -> dict[str, Params]:
@@ -138,11 +144,12 @@ def create_state(
     params = variables['params']
     trained, _ = split(params, model)
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=np.zeros((), np.int32),
         params=params,
         batch_stats=variables.get('batch_stats', {}),
-        momentum=tx.init(trained),
-        healthy=jnp.array(True),
+        # All that SGD starts from is 0; `init` would compile a program for each shape.
+        momentum=_zeros_like(jax.eval_shape(tx.init, trained)),
+        healthy=np.array(True),
         accumulated=_zeros_like(trained) if accumulates else None,
         # A copy: steps give the memory of a state to the next one.
         ema=jax.tree.map(np.array, params) if averages else None,

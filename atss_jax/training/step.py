@@ -1,12 +1,13 @@
 """One training step, as one device does it."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from atss_jax.detection.losses import LossConfig, atss_loss
 from atss_jax.models.layers import BATCH_AXIS
@@ -26,16 +27,37 @@ def sgd(config: OptimizerConfig, rate: Callable) -> optax.GradientTransformation
 
     `d = g + decay*w; buffer = momentum*buffer + d; w -= rate*buffer`.
     """
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.trace(config.momentum),
-        optax.scale_by_learning_rate(rate),
+    summing = optax.chain(
+        optax.add_decayed_weights(config.weight_decay), optax.trace(config.momentum)
     )
+    scaling = optax.scale_by_learning_rate(rate)
+
+    def init(params):
+        return *summing.init(params), scaling.init(params)
+
+    def update(grads, state, params, *, moves):
+        *sums, count = state
+        _, new_sums = summing.update(grads, tuple(sums), params)
+        new_sums = choose(moves, new_sums, tuple(sums))
+        # The parameters move by what was stored: computed from the old sums once more,
+        # these would have to be copied before they are replaced.
+        new_sums = jax.lax.optimization_barrier(new_sums)
+        updates, count = scaling.update(new_sums[-1].trace, count, params)
+        return updates, (*new_sums, count)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def choose(which: Bool[Array, ''], one: Any, other: Any) -> Any:
+    """One tree or the other."""
+    return jax.tree.map(lambda x, y: jnp.where(which, x, y), one, other)
 
 
 def global_norm(grads: Params) -> Float[Array, '']:
     """L2 norm of all gradients as one vector."""
-    return jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
+    # Products of vectors compile much faster than so many sums of squares.
+    squares = [jnp.vdot(g, g, precision='highest') for g in jax.tree.leaves(grads)]
+    return jnp.sqrt(sum(squares))
 
 
 def clip_by_norm(grads: Params, norm: Float[Array, ''], max_norm: float) -> Params:
@@ -46,6 +68,8 @@ def clip_by_norm(grads: Params, norm: Float[Array, ''], max_norm: float) -> Para
 
 def _mean(tree):
     """Mean over devices; counters are the same on all of them."""
+    if jax.lax.axis_size(BATCH_AXIS) == 1:
+        return tree  # XLA on CPU would copy all of it
 
     def mean(x):
         is_float = jnp.issubdtype(x.dtype, jnp.floating)
@@ -54,30 +78,37 @@ def _mean(tree):
     return jax.tree.map(mean, tree)
 
 
-def _update(tx, optimizer, state, params, grads, norm, is_update):
+def _update(tx, optimizer, state, params, grads, norm, is_update, healthy):
     """Parameters, momentum and kept gradients behind a step, as fields of the state."""
     trained, frozen = params
     clipped = grads
     if optimizer.max_norm is not None:
         clipped = clip_by_norm(grads, norm, optimizer.max_norm)
-    updates, momentum = tx.update(clipped, state.momentum, trained)
-    moved = optax.apply_updates(trained, updates)
-    if state.accumulated is None:
-        return {'params': merge(moved, frozen), 'momentum': momentum}
-
-    def choose(before, after):
-        # The schedule's counter goes on in any case: rates are by iteration.
-        is_counter = jnp.issubdtype(after.dtype, jnp.integer)
-        return after if is_counter else jnp.where(is_update, after, before)
-
-    before, after = (trained, state.momentum), (moved, momentum)
-    moved, momentum = jax.tree.map(choose, before, after)
-    left = jax.tree.map(lambda g: jnp.where(is_update, 0, g), grads)
+    moves = is_update & healthy
+    # The schedule's counter goes on without an update: rates are by iteration.
+    updates, momentum = tx.update(clipped, state.momentum, trained, moves=moves)
+    moved = choose(moves, optax.apply_updates(trained, updates), trained)
+    left = None
+    if state.accumulated is not None:
+        left = jax.tree.map(lambda g: jnp.where(is_update, 0, g), grads)
     return {
         'params': merge(moved, frozen),
         'momentum': momentum,
         'accumulated': left,
     }
+
+
+def _keep(healthy, new, state):
+    """The new state, or the old one but for `healthy`."""
+
+    def counter(now, before):
+        # Sums are chosen already, in `sgd`; once more would copy them.
+        is_counter = jnp.issubdtype(now.dtype, jnp.integer)
+        return jnp.where(healthy, now, before) if is_counter else now
+
+    momentum = jax.tree.map(counter, new.momentum, state.momentum)
+    kept = choose(healthy, new, state)
+    return kept.replace(healthy=healthy, momentum=momentum)
 
 
 def _make_gradients(model, normalizer, loss_config):
@@ -140,10 +171,18 @@ def make_train_step(
         new = state.replace(
             step=state.step + 1,
             batch_stats=stats.get('batch_stats', state.batch_stats),
-            **_update(tx, optimizer, state, (trained, frozen), grads, norm, is_update),
+            **_update(
+                tx,
+                optimizer,
+                state,
+                (trained, frozen),
+                grads,
+                norm,
+                is_update,
+                healthy,
+            ),
         )
         new = new.replace(ema=average(optimizer.ema_momentum, state, new.params))
-        keep = jax.tree.map(lambda old, now: jnp.where(healthy, now, old), state, new)
-        return keep.replace(healthy=healthy), metrics
+        return _keep(healthy, new, state), metrics
 
     return train_step

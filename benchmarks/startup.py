@@ -1,0 +1,137 @@
+"""Time from `python train.py` to the first finished step, cold and with its cache.
+
+    python benchmarks/startup.py
+    python benchmarks/startup.py --canvas 800x1344 --runs 1
+
+Trains on made-up pictures that fill the canvas, each time in a process of its own that
+is stopped after the first step: with an empty compilation cache, then with the one that
+the run before left in the workdir. The parts are what `train.py` itself prints.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import cv2
+import numpy as np
+import timing
+
+from atss_jax.command_line import canvas
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_DONE = re.compile(r'first step done ([\d.]+) s after the start \((.*)\)')
+
+
+def write_data(folder: pathlib.Path, size: tuple[int, int], count: int = 8) -> None:
+    """Pictures of noise of (height, width) with a box each, and their COCO file."""
+    random, images, annotations = np.random.default_rng(0), [], []
+    height, width = size
+    for index in range(1, count + 1):
+        small = random.integers(256, size=(height // 8, width // 8, 3), dtype=np.uint8)
+        picture = cv2.resize(small, (width, height))
+        name = f'{index}.jpg'
+        cv2.imwrite(str(folder / name), picture)
+        images.append(
+            {'id': index, 'file_name': name, 'height': height, 'width': width}
+        )
+        box = [10, 10, width // 3, height // 3]
+        annotations.append(
+            {
+                'id': index,
+                'image_id': index,
+                'category_id': 1,
+                'bbox': box,
+                'area': box[2] * box[3],
+                'iscrowd': 0,
+            }
+        )
+    categories = [{'id': 1, 'name': 'thing'}]
+    content = {'images': images, 'annotations': annotations, 'categories': categories}
+    (folder / 'data.json').write_text(json.dumps(content))
+
+
+def command(flags: argparse.Namespace, folder: pathlib.Path) -> list[str]:
+    """`train.py` on the data in `folder`, with its workdir there."""
+    height, width = flags.canvas
+    scale = f'({max(height, width)}, {min(height, width)})'
+    fields = {
+        'model.pretrained': None,
+        'model.bbox_head.num_classes': 1,
+        'data.samples_per_gpu': flags.batch_size,
+    }
+    for split in ('train', 'val', 'test'):
+        fields[f'data.{split}.ann_file'] = folder / 'data.json'
+        fields[f'data.{split}.img_prefix'] = folder
+        fields[f'data.{split}.pipeline.img_scale'] = scale
+    return [
+        sys.executable,
+        str(ROOT / 'train.py'),
+        f'--config={flags.config}',
+        f'--workdir={folder / "workdir"}',
+        *[f'--config.{name}={value}' for name, value in fields.items()],
+    ]
+
+
+def first_step(words: list[str]) -> dict[str, float]:
+    """Runs until the first step is done; seconds in all, and by part.
+
+    Raises:
+        ValueError: the program ended before.
+    """
+    began, said = time.perf_counter(), []
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    ) as run:
+        for line in run.stdout:
+            said.append(line)
+            if found := _DONE.search(line):
+                total = time.perf_counter() - began
+                run.send_signal(signal.SIGKILL)
+                parts = dict(part.rsplit(' ', 1) for part in found[2].split(', '))
+                seconds = {name: float(value) for name, value in parts.items()}
+                return {'total': total, **seconds}
+    raise ValueError('train.py ended before its first step:\n' + ''.join(said))
+
+
+def main() -> int:
+    """Reads the flags, measures, prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('--config', default='configs/atss_r50_1x.py')
+    parser.add_argument('--canvas', type=canvas, default=(256, 320))
+    parser.add_argument('--batch_size', type=int, default=1)
+    parser.add_argument('--runs', type=int, default=3, help='of each kind; medians')
+    flags = parser.parse_args()
+    runs = {'cold': [], 'warm': []}
+    try:
+        for _ in range(flags.runs):
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+                folder = pathlib.Path(name)
+                write_data(folder, flags.canvas)
+                for kind in runs:
+                    runs[kind].append(first_step(command(flags, folder)))
+    except ValueError as error:
+        print(f'startup.py: {error}', file=sys.stderr)
+        return 1
+    names = list(runs['cold'][0])
+    rows = [
+        [kind, *(f'{statistics.median(one[n] for one in each):.1f} s' for n in names)]
+        for kind, each in runs.items()
+    ]
+    print(timing.machine())
+    print(timing.table(['cache', *names], rows))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

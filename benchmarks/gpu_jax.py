@@ -5,12 +5,9 @@ that nothing of the config, the data or the checkpoints is imported: neither gra
 tensorflow_datasets, orbax nor pycocotools need be there.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from atss_jax import parallel
 from atss_jax.cost import multiply_adds
@@ -27,6 +24,7 @@ from atss_jax.training.optimizer import OptimizerConfig
 from atss_jax.training.schedule import LrConfig, learning_rates, schedule
 from atss_jax.training.state import (
     create_state,
+    init_variables,
     merge,
     split,
     zero_variables,
@@ -46,26 +44,17 @@ def build(depth: int, dtype: str) -> ATSS:
 
 
 def drawn_variables(model: ATSS) -> dict:
-    """Weights that keep features and gradients finite; drawn in NumPy, which is fast.
+    """As training starts, but for the last norms of the blocks.
 
-    Kernels are He's, in the head 0.01 as mmdet's; each residual branch adds little.
+    They would multiply all that their blocks give by 0, and a GPU that is limited by
+    its power multiplies zeros faster.
     """
-    rng = np.random.default_rng(0)
-    last_norm = 'bn2' if model.backbone.depth < 50 else 'bn3'
 
-    def draw(path, x):
-        if path[-1] == 'kernel':
-            spread = np.sqrt(2 / np.prod(x.shape[:-1]))
-            spread = 0.01 if path[1] == 'bbox_head' else spread
-            return rng.normal(0, spread, x.shape).astype(np.float32)
-        if path[-2:] == ('atss_cls', 'bias'):
-            return np.full_like(x, -math.log(99))
-        if path[-1] in ('scale', 'var'):
-            return np.full_like(x, 0.2 if path[-2:] == (last_norm, 'scale') else 1)
-        return x
+    def switch_on(path, x):
+        is_off = path[-1].key == 'scale' and not x.any()
+        return np.full_like(x, 0.2) if is_off else x
 
-    zeros = flatten_dict(zero_variables(model))
-    return unflatten_dict({path: draw(path, x) for path, x in zeros.items()})
+    return jax.tree_util.tree_map_with_path(switch_on, init_variables(model, 0))
 
 
 def on_device(job: Job) -> dict[str, jax.Array]:

@@ -25,8 +25,7 @@ from atss_jax.training.schedule import LrConfig, learning_rates, schedule
 from atss_jax.training.state import (
     create_state,
     init_variables,
-    merge,
-    split,
+    is_trained,
     zero_variables,
 )
 from atss_jax.training.step import make_train_step, sgd
@@ -131,40 +130,41 @@ def _usage(products):
     return {'multiply_adds': products, 'peak_bytes': stats.get('peak_bytes_in_use')}
 
 
+def _by_convolution(model, canvas):
+    """Products of one picture's forward pass, by part and path of modules in it."""
+    variables = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zero_variables(model)
+    )
+    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
+    size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    found = multiply_adds(model.apply, variables, image, size)
+    for scope, count in found.items():
+        # A scope names the model first, and methods with a point.
+        yield tuple(n for n in scope.split('/')[1:] if '.' not in n), count
+
+
 def forward_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
     """Products of one picture's forward pass."""
-    image, size = _picture(canvas)
-    return sum(multiply_adds(model.apply, _abstract(model), image, size).values())
+    return sum(count for _, count in _by_convolution(model, canvas))
 
 
 def training_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
     """Products of one picture's forward and backward pass.
 
-    Of the program that JAX derives: for each convolution as many again for the gradient
-    of its kernel, if that is trained, and for that of its input, if anything before it
-    is trained. Frozen stages cost their forward pass alone.
+    Each convolution once, once more for the gradient of its kernel if that is trained,
+    and once more for that of its input if anything before it is trained. Frozen stages
+    cost their forward pass alone. The same on every backend, whatever else a backend's
+    way to compute a gradient multiplies.
     """
-    variables = _abstract(model)
-    trained, frozen = split(variables['params'], model)
-
-    def total(trained, frozen, stats, image, size):
-        variables = {'params': merge(trained, frozen), 'batch_stats': stats}
-        outputs = model.apply(variables, image, size, train=True)
-        return sum(level.sum() for level in jax.tree.leaves(outputs))
-
-    arguments = trained, frozen, variables['batch_stats'], *_picture(canvas)
-    return sum(multiply_adds(jax.grad(total), *arguments).values())
-
-
-def _abstract(model):
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zero_variables(model)
-    )
-
-
-def _picture(canvas):
-    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
-    return image, jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    first = f'layer{model.backbone.frozen_stages + 1}_0'
+    reads_frozen = (first, 'conv1'), (first, 'downsample_0')
+    total = 0
+    for path, count in _by_convolution(model, canvas):
+        gradients = 0
+        if is_trained((*path, 'kernel'), model):
+            gradients = 1 if path[1:] in reads_frozen else 2
+        total += (1 + gradients) * count
+    return total
 
 
 def ceiling(job: Job) -> dict:

@@ -16,7 +16,7 @@ from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.training.optimizer import OptimizerConfig
 from atss_jax.training.schedule import LrConfig
-from atss_jax.training.state import is_trained, zero_variables
+from atss_jax.training.state import merge, split, zero_variables
 from benchmarks import gpu, gpu_jax, gpu_work
 from benchmarks.gpu_work import Job
 from tests.conftest import ROOT
@@ -99,28 +99,30 @@ def test_it_measures_the_recipe():
     assert recipe.model.bbox_head.num_classes == gpu_work.NUM_CLASSES
 
 
-def test_operations_of_the_recipe():
-    """Forward once; each trained kernel once more, and each input behind one."""
-    model, canvas = gpu_jax.build(50, 'float32'), (256, 256)
-    variables = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, zero_variables(model)))
-    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
-    size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    expected = 0
-    for path, count in multiply_adds(model.apply, variables, image, size).items():
-        names = path.split('/')[1:]
-        part, *modules = [name for name in names if '.' not in name]  # no methods
-        trained = is_trained((part, *modules, 'kernel'), model)
-        first = modules in (['layer2_0', 'conv1'], ['layer2_0', 'downsample_0'])
-        expected += count * (1 + trained + (trained and not first))
-    assert gpu_jax.training_multiply_adds(model, canvas) == expected
-
-
 def test_operations_of_a_large_canvas():
     model = gpu_jax.build(50, 'float32')
     forward = gpu_jax.forward_multiply_adds(model, (800, 1344))
     assert forward / 1e9 == pytest.approx(214.7, abs=0.1)
     training = gpu_jax.training_multiply_adds(model, (800, 1344))
     assert 2.7 < training / forward < 3
+
+
+def test_operations_are_those_of_the_program_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    model, canvas = gpu_jax.build(18, 'float32'), (256, 256)
+    shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, zero_variables(model)))
+    trained, frozen = split(shapes['params'], model)
+
+    def total(trained, frozen, stats, image, size):
+        variables = {'params': merge(trained, frozen), 'batch_stats': stats}
+        outputs = model.apply(variables, image, size, train=True)
+        return sum(level.sum() for level in jax.tree.leaves(outputs))
+
+    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
+    size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    arguments = trained, frozen, shapes['batch_stats'], image, size
+    derived = sum(multiply_adds(jax.grad(total), *arguments).values())
+    assert gpu_jax.training_multiply_adds(model, canvas) == derived
 
 
 # Failures ----------------------------------------------------------------------------

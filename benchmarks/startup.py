@@ -9,7 +9,6 @@ the run before left in the workdir. The parts are what `train.py` itself prints.
 """
 
 import argparse
-import json
 import pathlib
 import re
 import signal
@@ -19,42 +18,13 @@ import sys
 import tempfile
 import time
 
-import cv2
-import numpy as np
 import timing
+from pictures import write_data
 
 from atss_jax.command_line import canvas
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DONE = re.compile(r'first step done ([\d.]+) s after the start \((.*)\)')
-
-
-def write_data(folder: pathlib.Path, size: tuple[int, int], count: int = 8) -> None:
-    """Pictures of noise of (height, width) with a box each, and their COCO file."""
-    random, images, annotations = np.random.default_rng(0), [], []
-    height, width = size
-    for index in range(1, count + 1):
-        small = random.integers(256, size=(height // 8, width // 8, 3), dtype=np.uint8)
-        picture = cv2.resize(small, (width, height))
-        name = f'{index}.jpg'
-        cv2.imwrite(str(folder / name), picture)
-        images.append(
-            {'id': index, 'file_name': name, 'height': height, 'width': width}
-        )
-        box = [10, 10, width // 3, height // 3]
-        annotations.append(
-            {
-                'id': index,
-                'image_id': index,
-                'category_id': 1,
-                'bbox': box,
-                'area': box[2] * box[3],
-                'iscrowd': 0,
-            }
-        )
-    categories = [{'id': 1, 'name': 'thing'}]
-    content = {'images': images, 'annotations': annotations, 'categories': categories}
-    (folder / 'data.json').write_text(json.dumps(content))
 
 
 def command(flags: argparse.Namespace, folder: pathlib.Path) -> list[str]:

@@ -1,6 +1,8 @@
 """A COCO folder of small pictures and a config so small that it trains in seconds."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import pathlib
 from typing import Any
@@ -133,15 +135,20 @@ def small_config(
     return load_config(path, small_overrides(folder) | (overrides or {}))
 
 
+PROFILED = (2, 3)
+"""First and last step of the small run that its workdir has a trace of."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A run of the small config: its folder, last state, number of traces."""
+    """A run of the small config: its folder, last state, number of traces, output."""
 
     workdir: pathlib.Path
     config: ConfigDict
     state: Any
     train_traces: int
     eval_traces: int
+    said: str
 
 
 def finished_run(folder: pathlib.Path, workdir: pathlib.Path) -> FinishedRun:
@@ -150,8 +157,10 @@ def finished_run(folder: pathlib.Path, workdir: pathlib.Path) -> FinishedRun:
     with pytest.MonkeyPatch.context() as patch:
         steps = count_traces(patch, 'map_over_devices')
         predictions = count_traces(patch, 'map_rows')
-        state = jax.device_get(train(config, str(workdir)))
-    return FinishedRun(workdir, config, state, len(steps), len(predictions))
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            state = jax.device_get(train(config, str(workdir), PROFILED))
+    counts = len(steps), len(predictions)
+    return FinishedRun(workdir, config, state, *counts, said.getvalue())
 
 
 def count_traces(patch: pytest.MonkeyPatch, name: str) -> list[int]:

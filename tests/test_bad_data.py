@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from atss_jax.data import pictures
 from atss_jax.data.loader import check_box_counts, load_row
 from atss_jax.data.pictures import BadPicture
 from tests import picture_files as files
@@ -401,10 +402,10 @@ def test_an_error_of_the_machine_is_never_passed_over(folder, monkeypatch):
     """A disk that fails now and not later would give other batches."""
     source = folder.load()
 
-    def fails(name, _):
+    def fails(name):
         raise OSError(errno.EIO, 'Input/output error', name)
 
-    monkeypatch.setattr(np, 'fromfile', fails)
+    monkeypatch.setattr(pictures, 'file_content', fails)
     for build in (train_batches(source), evaluation(source)):
         with pytest.raises(OSError, match='Input/output error') as caught:
             build(0)
@@ -466,6 +467,9 @@ def test_unusual_pictures_are_read_as_opencv_reads_them(folder, name):
     assert row['skipped'] == -1
     picture = row['image'][:40, :60].astype(int)
     assert np.abs(picture - color).max() <= 1
+    # JPEG is decoded to RGB at once where OpenCV can; no pixel may differ by that.
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(picture, expected[..., ::-1])
 
 
 @pytest.mark.parametrize('extension', ['.jpg', '.png', '.webp', '.bmp', '.tiff'])

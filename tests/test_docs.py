@@ -88,7 +88,7 @@ def test_every_command_parses(page, written):
         ('python -m atss_jax draw data --config=C', 'required: --out'),
         ('python -m atss_jax convert a b --backwards', '--backwards'),
         ('python -m atss --help', 'not ours'),
-        ('python benchmarks/input_speed.py --config=configs/atss_r50_1x.py -k', '-k'),
+        ('python benchmarks/input.py --config=configs/atss_r50_1x.py -k', '-k'),
         ('python benchmarks/kill_resume.py --kill 3 --times 2', '--times'),
         ('make dmeo', 'dmeo'),
         ('pyhton train.py', 'not a program'),

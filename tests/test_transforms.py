@@ -51,16 +51,32 @@ class TestImages:
         image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
         np.testing.assert_array_equal(transforms.flip_image(image), image[:, ::-1])
 
-    def test_pad(self):
-        image = np.full((2, 3, 3), 7, np.uint8)
-        padded = transforms.pad_to_canvas(image, (4, 5))
-        assert padded.shape == (4, 5, 3) and padded.dtype == np.uint8
-        np.testing.assert_array_equal(padded[:2, :3], image)
-        assert padded.sum() == image.sum()
+    def test_written_where_they_stay(self):
+        """Into part of a larger array, as into a new one, whatever was there."""
+        random = np.random.default_rng(0)
+        image = random.integers(0, 256, (30, 41, 3)).astype(np.uint8)
+        for size in ((50, 67), (20, 27), (30, 41)):
+            canvas = random.integers(0, 256, (64, 96, 3)).astype(np.uint8)
+            expected = np.zeros_like(canvas)
+            expected[: size[0], : size[1]] = transforms.resize(image, size)
+            corner = transforms.corner(canvas, size)
+            transforms.resize(image, size, out=corner)
+            np.testing.assert_array_equal(canvas, expected)
+            transforms.flip_image(corner, out=corner)
+            expected[:, : size[1]] = expected[:, : size[1]][:, ::-1]
+            np.testing.assert_array_equal(canvas, expected)
 
-    def test_pad_too_small(self):
+    def test_a_corner_leaves_black_around_it(self):
+        canvas = np.full((4, 5, 3), 9, np.uint8)
+        corner = transforms.corner(canvas, (2, 3))
+        assert corner.shape == (2, 3, 3)
+        corner[:] = 7
+        np.testing.assert_array_equal(canvas[:2, :3], 7)
+        assert canvas.sum() == 7 * corner.size
+
+    def test_a_corner_that_does_not_fit(self):
         with pytest.raises(ValueError, match=r'height 2, width 3 .* height 4, width 2'):
-            transforms.pad_to_canvas(np.zeros((2, 3, 3), np.uint8), (4, 2))
+            transforms.corner(np.zeros((4, 2, 3), np.uint8), (2, 3))
 
 
 class TestBoxes:

@@ -90,7 +90,7 @@ class CocoDataset:
         """
         name, owner = record.file_name, f'image id {record.image_id}, {self._file.path}'
         try:
-            content = np.fromfile(name, np.uint8)
+            content = pictures.file_content(name)
         except OSError as error:
             reason = error.strerror or 'cannot be read'
             raise type(error)(f'{name}: {reason} ({owner})') from error

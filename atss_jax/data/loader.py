@@ -1,4 +1,4 @@
-"""Rows and batches: decode, resize, flip, pad; and grain to do it ahead of time."""
+"""Batches of the plan; and grain to build them ahead of time."""
 
 import contextlib
 import dataclasses
@@ -12,14 +12,13 @@ import grain
 import numpy as np
 from absl import flags
 
-from atss_jax.data import transforms
 from atss_jax.data.augment import View
 from atss_jax.data.bad_pictures import NONE, load_or_replace
 from atss_jax.data.pictures import UNUSABLE, BadPicture
 from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
-from atss_jax.data.row import Batch, picture_row
+from atss_jax.data.row import Batch, build_batch, check_room, load_row, picture_row
 from atss_jax.data.worker import (
     check_workers,
     deaf_children,
@@ -28,72 +27,16 @@ from atss_jax.data.worker import (
 )
 
 _MAX_TRIES = 1000  # mmengine's max_refetch
+_SHARED_BYTES = 2**16
+"""Arrays of a batch from this size on pass through shared memory, smaller ones through
+a pipe: to make and map a segment takes longer than to copy them."""
 
 
 def check_box_counts(source: Source, max_boxes: int) -> None:
     """Raises ValueError if a picture has more boxes than a batch has room for."""
     counts = source.records.counts
     if len(counts):
-        _check_room(source.records[int(counts.argmax())], max_boxes)
-
-
-def _check_room(record, max_boxes):
-    count = len(record.labels)
-    if count > max_boxes:
-        raise ValueError(
-            f'image id {record.image_id} ({record.file_name}) has {count} boxes, '
-            f'but data.max_boxes = {max_boxes}; raise it to {count} or more'
-        )
-
-
-def load_row(
-    source: Source,
-    index: int,
-    canvas: Canvas,
-    pipeline: Pipeline,
-    flip: bool = False,
-    view: View | None = None,
-) -> Batch:
-    """One row of a batch (no leading B); names, types and meanings as in `structures`.
-
-    Args:
-        source: where the record comes from.
-        index: of the record.
-        canvas: height, width of the result.
-        pipeline: how to resize.
-        flip: mirror left to right; not read with a `view`.
-        view: what to show of the picture; None: all of it at `img_scale`.
-
-    Raises:
-        ValueError: more boxes than `pipeline.max_boxes`, or a bad picture.
-        OSError: no such picture.
-    """
-    record, room = source.records[index], pipeline.max_boxes
-    _check_room(record, room)
-    view = view or pipeline.whole(index, record, flip)
-    row = picture_row(record, source.read_image(record), canvas, view)
-    boxes, shown = pipeline.jitter.boxes(record, view)
-    kept = pipeline.jitter.kept(boxes, shown)
-    boxes = boxes[kept]
-    if view.flip:
-        boxes = transforms.flip_boxes(boxes, view.width)
-    return row | {
-        'gt_boxes': _pad(boxes.astype(np.float32), room),
-        'gt_labels': _pad(record.labels[kept].astype(np.int32), room),
-        'gt_valid': np.arange(room) < len(boxes),
-        'gt_ignored': _pad(record.ignored[kept], room),
-    }
-
-
-def _pad(values, length):
-    padded = np.zeros((length, *values.shape[1:]), values.dtype)
-    padded[: len(values)] = values
-    return padded
-
-
-def stack(rows: list[Batch]) -> Batch:
-    """Rows to a batch."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        check_room(source.records[int(counts.argmax())], max_boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,16 +61,20 @@ class TrainBatches:
         A row whose picture is bad is filled by another record of the same canvas, which
         (seed, step, row) decide; `skipped` then has the index of the bad one, else -1.
         """
-        canvas = self.canvas(step)
-        return stack([self._row(step, row, canvas) for row in range(*self.rows)])
+        first, stop = self.rows
+        load = functools.partial(self._row, step)
+        return build_batch(stop - first, self.canvas(step), load)
 
-    def _row(self, step, row, canvas):
+    def _row(self, step, number, out):
+        row, canvas = self.rows[0] + number, out.shape[:2]
         own = self.view(step, row)
 
         def load(index):
             is_own = index == own.record
             view = own if is_own else self._stand_in(step, row, own, index, canvas)
-            return load_row(self.source, index, canvas, self.pipeline, view=view)
+            return load_row(
+                self.source, index, canvas, self.pipeline, view=view, out=out
+            )
 
         if not self.pipeline.max_bad_pictures:
             return load(own.record)
@@ -202,17 +149,22 @@ class EvalBatches:
         """
         canvas_index, records = self.batches[position]
         canvas = self.pipeline.all_canvases()[canvas_index]
-        rows, blank = [], None
-        for record in records[slice(*self.rows)]:
-            # Any picture will do to fill up with: what is found in it is dropped.
-            if record < 0:
-                blank = blank or self._row(int(records[0]), canvas)
-                rows.append({**blank, 'row_valid': np.array(False)})
-            else:
-                rows.append(self._row(int(record), canvas))
-        return stack(rows)
+        own, blank = records[slice(*self.rows)], None
 
-    def _row(self, index, canvas):
+        def load(number, out):
+            nonlocal blank
+            if own[number] >= 0:
+                return self._row(int(own[number]), out)
+            # Any picture will do to fill up with: what is found in it is dropped.
+            if blank is None:
+                blank = self._row(int(records[0]), out)
+            else:
+                out[:] = blank['image']
+            return blank | {'row_valid': np.array(False)}
+
+        return build_batch(len(own), canvas, load)
+
+    def _row(self, index, out):
         # Without truth, which evaluation reads from the annotations: pictures to be
         # scored may have any number of boxes.
         record, bad = self.source.records[index], NONE
@@ -223,7 +175,7 @@ class EvalBatches:
                 raise
             image, bad = np.zeros((*record.size, 3), np.uint8), index
         view = self.pipeline.whole(index, record, self.flip)
-        row = picture_row(record, image, canvas, view)
+        row = picture_row(record, image, out, view)
         return row | {'skipped': np.array(bad, np.int64)}
 
 
@@ -259,6 +211,9 @@ def prefetch(
     dataset = grain.MapDataset.range(start, stop).map(_Load(build))
     dataset = dataset.to_iter_dataset(options)
     if workers:
+        dataset = grain.experimental.WithOptionsIterDataset(
+            dataset, grain.experimental.DatasetOptions(min_shm_size=_SHARED_BYTES)
+        )
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
         dataset = dataset.mp_prefetch(

@@ -15,7 +15,7 @@ KINDS = 'JPEG, PNG, WebP, BMP, TIFF or GIF'
 # 0xff before anything but a stuffed zero, fill, or a restart within compressed data.
 _JPEG_MARKER = re.compile(rb'\xff([^\x00\xff\xd0-\xd7])', re.DOTALL)
 _JPEG_ALONE = {0x01, 0xD8}  # markers that no length follows
-_JPEG_END = 0xD9
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT = 256, 257, 3
 
@@ -56,6 +56,9 @@ def _jpeg(content: bytes) -> Header:
             return Header('JPEG', size)
         if marker in _JPEG_ALONE:
             continue
+        if marker == _JPEG_SCAN and content.endswith(b'\xff\xd9'):
+            # Compressed data has no such bytes: no need to search all of it.
+            return Header('JPEG', size)
         if marker in _JPEG_FRAMES:
             size = struct.unpack_from('>HH', content, position + 3)
         position += struct.unpack_from('>H', content, position)[0]

@@ -31,6 +31,10 @@ depend on the weather.
 _MOST_PIXELS = 2**28
 """Of a picture whose size nobody has annotated; 805 MB when decoded."""
 
+_STRAIGHT_TO_RGB = getattr(cv2, 'IMREAD_COLOR_RGB', None)
+"""OpenCV 4.11 and newer. Only for JPEG, whose decoder orders channels as it is told: a
+test compares both ways."""
+
 
 def read(path: str | os.PathLike) -> np.ndarray:
     """(H,W,3) uint8 RGB of a picture file, as `decode` reads it.
@@ -39,11 +43,21 @@ def read(path: str | os.PathLike) -> np.ndarray:
         BadPicture: it is no picture, not whole, or of more than 2**28 pixels.
         OSError: it cannot be read.
     """
-    return decode(np.fromfile(path, np.uint8), None, os.fspath(path), 'a file')
+    return decode(file_content(path), None, os.fspath(path), 'a file')
+
+
+def file_content(path: str | os.PathLike) -> bytes:
+    """All of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, 'rb', buffering=0) as file:
+        return file.read()
 
 
 def decode(
-    content: np.ndarray, size: tuple[int, int] | None, name: str, owner: str
+    content: bytes, size: tuple[int, int] | None, name: str, owner: str
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB of `size`, as mmdet reads it.
 
@@ -54,7 +68,7 @@ def decode(
     up; so are formats other than `picture_header.KINDS`.
 
     Args:
-        content: (n,) uint8, the bytes of the file.
+        content: of the file.
         size: height, width as annotated; None: any. A file that claims another size,
             or too large a one, is refused before memory is taken for it.
         name: of the file, for messages.
@@ -65,27 +79,27 @@ def decode(
 
     Source: mmcv.imfrombytes with flag='color', backend='cv2'.
     """
-    header = picture_header.read(content.tobytes())
+    header = picture_header.read(content)
     if header is None:
         raise BadPicture(
             f'{name}: not a picture ({picture_header.KINDS}), '
-            f'{content.size} bytes ({owner})'
+            f'{len(content)} bytes ({owner})'
         )
     _check_claim(header.size, size, name, owner)
     if not header.whole:
         raise BadPicture(
-            f'{name}: cut off, a {header.kind} without its end in {content.size} bytes '
+            f'{name}: cut off, a {header.kind} without its end in {len(content)} bytes '
             f'({owner})'
         )
-    image = _decode(content)
+    image = _decode(content, header.kind)
     if image is None:
         raise BadPicture(
             f'{name}: a damaged {header.kind} or one that OpenCV cannot decode, '
-            f'{content.size} bytes ({owner})'
+            f'{len(content)} bytes ({owner})'
         )
     if size is not None and image.shape[:2] != size:
         raise _wrong_size(image.shape[:2], size, name, owner)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def _check_claim(claimed, size, name, owner):
@@ -103,12 +117,17 @@ def _check_claim(claimed, size, name, owner):
         raise _wrong_size(claimed, size, name, owner)
 
 
-def _decode(content: np.ndarray) -> np.ndarray | None:
-    """BGR picture, or None; OpenCV returns None for some nonsense, raises for other."""
+def _decode(content, kind):
+    """RGB picture, or None; OpenCV returns None for some nonsense, raises for other."""
+    straight = kind == 'JPEG' and _STRAIGHT_TO_RGB is not None
+    flag = _STRAIGHT_TO_RGB if straight else cv2.IMREAD_COLOR
     try:
-        return cv2.imdecode(content, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except cv2.error:
         return None
+    if straight or image is None:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _wrong_size(found, annotated, name, owner):

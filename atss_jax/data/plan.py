@@ -124,9 +124,9 @@ class TrainPlan:
     seed: int
     times: int = 1
 
-    @property
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch; the same in each."""
+        """Batches an epoch; the same in each. Counted once, not for every picture."""
         counts = np.bincount(self.canvas_index, minlength=len(self.canvases))
         counts *= self.times
         return int(np.sum(-(-counts // self.batch_size)))

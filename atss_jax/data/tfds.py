@@ -108,8 +108,7 @@ class TFDSDataset:
                 f'{self._label}: record {row} has image id {found["image/id"]}, its '
                 f'index says {record.image_id}; prepare the data set again'
             )
-        content = np.frombuffer(found['image'], np.uint8)
-        return pictures.decode(content, record.size, record.file_name, owner)
+        return pictures.decode(found['image'], record.size, record.file_name, owner)
 
     def ground_truth(self) -> dict:
         """All annotations of the split as a COCO dict; nothing is filtered."""

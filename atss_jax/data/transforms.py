@@ -38,9 +38,18 @@ def scale_factor(old_size: tuple[int, int], new_size: tuple[int, int]) -> np.nda
     return np.array([new_size[1] / old_size[1], new_size[0] / old_size[0]])
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture at `size` (height, width), bilinear as OpenCV does it."""
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+def resize(
+    image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
+) -> np.ndarray:
+    """The picture at `size` (height, width), bilinear as OpenCV does it.
+
+    Args:
+        image: (H,W,3) uint8.
+        size: height, width of the result.
+        out: array of that size to write to; None: a new one.
+    """
+    wide_high = size[1], size[0]
+    return cv2.resize(image, wide_high, dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 def resize_boxes(boxes: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -62,9 +71,9 @@ def crop(image: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.nd
     return image[top : top + size[0], left : left + size[1]]
 
 
-def flip_image(image: np.ndarray) -> np.ndarray:
-    """The picture mirrored left to right."""
-    return cv2.flip(image, 1)
+def flip_image(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The picture mirrored left to right, in `out`, which may be `image`, or anew."""
+    return cv2.flip(image, 1, dst=out)
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
@@ -73,18 +82,22 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
     return np.stack([width - x2, y1, width - x1, y2], axis=1)
 
 
-def pad_to_canvas(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """The picture in the top left corner of a black canvas (height, width).
+def corner(canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The top left part of a canvas, to write a picture to; the rest turns black.
+
+    Args:
+        canvas: (H,W,3) uint8; what is in it does not matter.
+        size: height, width of the picture.
 
     Raises:
         ValueError: the picture is larger than the canvas.
     """
-    height, width = image.shape[:2]
-    if height > canvas[0] or width > canvas[1]:
+    height, width = size
+    if height > canvas.shape[0] or width > canvas.shape[1]:
         raise ValueError(
             f'picture of height {height}, width {width} does not fit on the canvas of '
-            f'height {canvas[0]}, width {canvas[1]}'
+            f'height {canvas.shape[0]}, width {canvas.shape[1]}'
         )
-    padded = np.zeros((*canvas, *image.shape[2:]), image.dtype)
-    padded[:height, :width] = image
-    return padded
+    canvas[:height, width:] = 0
+    canvas[height:] = 0
+    return canvas[:height, :width]

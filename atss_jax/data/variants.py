@@ -8,7 +8,7 @@ import numpy as np
 from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.plan import Canvas, default_canvases, smallest_canvas
 from atss_jax.data.records import Record
-from atss_jax.data.row import Batch, picture_row
+from atss_jax.data.row import Batch, new_canvas, picture_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,4 +69,4 @@ def place(image: np.ndarray, variant: Variant) -> tuple[Canvas, Batch]:
     pipeline = variant.pipeline
     view = pipeline.whole(0, record, variant.flip)
     canvas = smallest_canvas(pipeline.all_canvases(), view.size, pipeline.size_divisor)
-    return canvas, picture_row(record, image, canvas, view)
+    return canvas, picture_row(record, image, new_canvas(canvas), view)

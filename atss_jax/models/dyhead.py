@@ -132,7 +132,7 @@ class _DeformConv(nn.Module):
     @nn.compact
     def __call__(self, x, offset, mask, size):
         shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param('kernel', deform_init(), shape)
+        kernel = jnp.asarray(self.param('kernel', deform_init(), shape))
         return modulated_deform_conv(x, offset, mask, kernel, size, self.stride)
 
 

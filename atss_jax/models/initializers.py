@@ -87,6 +87,6 @@ class VarianceScaling:
         return (2 * generator.random(shape, np.float32) - 1) * limit
 
 
-ZEROS, ONES = Constant(0), Constant(1)
+ZEROS, ONES = Constant(0.0), Constant(1.0)
 KAIMING = VarianceScaling(2.0, 'fan_out', 'normal')
 XAVIER = VarianceScaling(1.0, 'fan_avg', 'uniform')

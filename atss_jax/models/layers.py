@@ -77,7 +77,7 @@ class Conv(nn.Module):
             self.kernel_init,
             (k, k, x.shape[-1] // self.groups, self.features),
         )
-        kernel = kernel.astype(x.dtype)
+        kernel = jnp.asarray(kernel, x.dtype)
         if k == 1 and self.groups == 1:
             # A plain matrix product; XLA on CPU runs it about twice as fast as the
             # convolution. No cell sees its neighbours, so nothing needs to be zeroed.
@@ -133,6 +133,7 @@ class DeformConv(nn.Module):
         )(x, size)
         offset, mask = jnp.split(where, [2 * self.deform_groups * k * k], axis=-1)
         mask = jax.nn.sigmoid(mask)
+        kernel = jnp.asarray(kernel)
         return modulated_deform_conv(x, offset, mask, kernel, size, self.stride)
 
 

@@ -1,0 +1,103 @@
+"""The evaluation loop beside the compiled forward pass and post-processing alone.
+
+    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py --canvas 800x1344 --pictures 16
+
+Pictures of the canvas's size are decoded, resized and gone through as `eval.py` does,
+scoring left out; the compiled program alone works on one batch that lies on the device.
+They take turns.
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import timing
+from pictures import write_data
+
+from atss_jax import parallel
+from atss_jax.command_line import canvas
+from atss_jax.config import build_experiment, load_config
+from atss_jax.evaluation.build import make_evaluator, open_sources
+from atss_jax.evaluation.run import make_predict_step
+from atss_jax.training.state import init_variables
+
+
+def overrides(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, object]:
+    """Config fields for the made-up pictures."""
+    scale = max(flags.canvas), min(flags.canvas)
+    fields = {
+        'model.pretrained': None,
+        'model.bbox_head.num_classes': 1,
+        'data.samples_per_gpu': flags.batch_size,
+        'data.workers_per_gpu': flags.workers,
+    }
+    for split in ('train', 'val', 'test'):
+        fields[f'data.{split}.ann_file'] = str(folder / 'data.json')
+        fields[f'data.{split}.img_prefix'] = str(folder)
+        fields[f'data.{split}.pipeline.img_scale'] = scale
+    return fields
+
+
+def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, float]:
+    """Seconds that each needs for all pictures."""
+    write_data(folder, flags.canvas, flags.pictures)
+    experiment = build_experiment(load_config(flags.config, overrides(flags, folder)))
+    source = open_sources(experiment, ('val',))['val']
+    evaluator = make_evaluator(experiment, source, 'val')
+    variables = parallel.replicate(init_variables(experiment.model, 0))
+    normalizer, mode = experiment.data['val'].normalizer, experiment.parallel
+    step = make_predict_step(experiment.model, normalizer, experiment.detect)
+    step, size = parallel.map_rows(step, mode), flags.batch_size
+    batch = {
+        'image': np.zeros((size, *flags.canvas, 3), np.uint8),
+        'image_size': np.tile(np.array(flags.canvas, np.int32), (size, 1)),
+        'scale': np.ones((size, 2), np.float32),
+    }
+    batch = jax.device_put(parallel.shard_rows(batch, mode))
+    count = -(-flags.pictures // size)
+
+    def alone():
+        jax.block_until_ready([step(variables, batch) for _ in range(count)])
+
+    calls = {'loop': lambda: evaluator.detections(variables), 'alone': alone}
+    return timing.interleaved(calls, flags.repeats)
+
+
+def main() -> int:
+    """Reads the flags, measures, prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('--config', default='configs/atss_r50_1x.py')
+    parser.add_argument('--canvas', type=canvas, default=(256, 320))
+    parser.add_argument('--pictures', type=int, default=96)
+    parser.add_argument('--batch_size', type=int, default=2)
+    parser.add_argument('--workers', type=int, default=0, help='0: threads')
+    parser.add_argument('--repeats', type=int, default=3)
+    flags = parser.parse_args()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = measure(flags, pathlib.Path(folder))
+    except (ValueError, OSError) as error:
+        print(f'evaluation.py: {error}', file=sys.stderr)
+        return 1
+    height, width = flags.canvas
+    print(f'{timing.machine()}; {flags.config}, {flags.pictures} pictures of ')
+    print(f'{height}x{width} in batches of {flags.batch_size}\n')
+    ratio = seconds['loop'] / seconds['alone']
+    rows = [
+        ['the loop of eval.py', f'{seconds["loop"]:.1f} s', f'{ratio:.2f}'],
+        ['forward and post-processing alone', f'{seconds["alone"]:.1f} s', '1'],
+    ]
+    print(timing.table(('', 'time', 'ratio'), rows))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

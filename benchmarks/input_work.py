@@ -1,0 +1,93 @@
+"""What `input.py` times on our side: OpenCV alone, and the stages of the loader."""
+
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from atss_jax.data import picture_header, pictures, transforms
+from atss_jax.data.loader import TrainBatches
+
+STAGES = 'read', 'check the header', 'decode to RGB', 'pad', 'resize', 'mirror'
+
+
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Processor time of a call."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+class Bare:
+    """OpenCV alone: contents in memory, decoded and resized to new arrays."""
+
+    def __init__(self, batches: TrainBatches):
+        records, pipeline = batches.source.records, batches.pipeline
+        self._work = [
+            (
+                np.fromfile(record.file_name, np.uint8),
+                pipeline.whole(0, record).size[::-1],
+            )
+            for record in (records[index] for index in range(len(records)))
+        ]
+
+    def __call__(self) -> float:
+        """Seconds for every picture once."""
+        return processor_seconds(self._load)
+
+    def _load(self):
+        for content, size in self._work:
+            cv2.resize(cv2.imdecode(content, cv2.IMREAD_COLOR), size)
+
+
+class Stages:
+    """The parts of loading the rows of batches, timed one by one; nothing else done."""
+
+    def __init__(self, batches: TrainBatches):
+        self._batches = batches
+        self.seconds = dict.fromkeys(
+            ('read', 'check the header', 'decode to RGB', 'pad', 'resize', 'mirror'),
+            0.0,
+        )
+
+    def _timed(self, stage, call, *arguments, **named):
+        began = time.process_time()
+        result = call(*arguments, **named)
+        self.seconds[stage] += time.process_time() - began
+        return result
+
+    def batch(self, step: int) -> None:
+        """All rows of a batch."""
+        rows, canvas = range(*self._batches.rows), self._batches.canvas(step)
+        images = np.empty((len(rows), *canvas, 3), np.uint8)
+        for row, image in zip(rows, images, strict=True):
+            self._row(self._batches.view(step, row), image)
+
+    def _row(self, view, image):
+        record = self._batches.source.records[view.record]
+        name, timed = record.file_name, self._timed
+        content = timed('read', pictures.file_content, name)
+        timed('check the header', picture_header.read, content)
+        picture = timed(
+            'decode to RGB', pictures.decode, content, record.size, name, ''
+        )
+        corner = timed('pad', transforms.corner, image, view.shown)
+        timed('resize', transforms.resize, picture, view.size, out=corner)
+        if view.flip:
+            timed('mirror', transforms.flip_image, corner, out=corner)
+
+
+def stage_rows(batches: TrainBatches, rounds: int) -> list[list[str]]:
+    """Lines of a table: milliseconds a picture, and of what the stages are part."""
+    plan = batches.plan
+    count = rounds * plan.steps_per_epoch * plan.batch_size
+    stages, whole = Stages(batches), 0.0
+    for step in range(rounds * plan.steps_per_epoch):
+        stages.batch(step)
+        whole += processor_seconds(lambda step=step: batches(step))
+    seconds = stages.seconds
+    seconds['decode to RGB'] -= seconds['check the header']  # which is part of it
+    seconds['boxes, random numbers, the rest'] = whole - sum(seconds.values())
+    rows = [*seconds.items(), ('all', whole)]
+    return [[name, f'{1e3 * s / count:.2f} ms', f'{s / whole:.0%}'] for name, s in rows]

@@ -1,0 +1,60 @@
+"""A Python of another environment, kept ready: it is sent pickled calls and answers.
+
+Times are taken on this side, so that both sides are timed by the same clock.
+"""
+
+import pathlib
+import pickle
+import subprocess
+from typing import Any
+
+
+class Peer:
+    """A running script of another environment.
+
+    Used as a context; the process ends with it.
+
+    Args:
+        python: the program that runs it.
+        script: the file; reads and answers as `mmdet_side.py` does.
+        hint: ends messages of an environment that will not do.
+    """
+
+    def __init__(self, python: str, script: pathlib.Path, hint: str):
+        self._hint = hint
+        try:
+            self._process = subprocess.Popen(
+                [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        except OSError as error:
+            raise ValueError(
+                f'cannot run {python}: {error.strerror}; {hint}'
+            ) from error
+
+    def __enter__(self) -> 'Peer':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """Calls a function of the script and waits for what it gives.
+
+        Raises:
+            ValueError: the script refuses, and says why.
+        """
+        try:
+            pickle.dump((name, arguments), self._process.stdin)
+            self._process.stdin.flush()
+            problem, answer = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            code = self._process.wait()
+            python = self._process.args[0]
+            raise ValueError(
+                f'{python} ended (exit status {code}) without an answer; '
+                f'what it printed stands above; {self._hint}'
+            ) from error
+        if problem:
+            raise ValueError(f'{problem}; {self._hint}')
+        return answer

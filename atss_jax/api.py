@@ -18,7 +18,7 @@ from atss_jax import export
 from atss_jax.ahead import ahead
 from atss_jax.data import pictures as picture_files
 from atss_jax.data.variants import Variant, for_any_picture, variants
-from atss_jax.evaluation.run import make_predict_step
+from atss_jax.evaluation.step import make_predict_step
 from atss_jax.inference import Inference, MappedStep, dividing, find_devices
 from atss_jax.results import PictureDetections
 from atss_jax.trained import read

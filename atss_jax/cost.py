@@ -141,10 +141,14 @@ def _programs(parameters: Mapping[str, Any]) -> list[Jaxpr]:
 
 
 def _convolution(equation):
-    """Each output is a sum over the kernel's sides and its group's input channels."""
+    """Each output is a sum over the kernel's sides and its group's input channels.
+
+    Zeros set between the inputs, as in the gradient of a stride, are left out.
+    """
     kernel = equation.invars[1].aval.shape
     features = kernel[equation.params['dimension_numbers'].rhs_spec[0]]
-    return equation.outvars[0].aval.size * math.prod(kernel) // features
+    spread = features * math.prod(equation.params['lhs_dilation'])
+    return equation.outvars[0].aval.size * math.prod(kernel) // spread
 
 
 def _product(equation):

@@ -20,7 +20,7 @@ from atss_jax.data.pipeline import Pipeline
 from atss_jax.data.row import Batch
 from atss_jax.data.variants import Tta
 from atss_jax.detection.postprocess import DetectConfig
-from atss_jax.evaluation.run import make_predict_step
+from atss_jax.evaluation.step import make_predict_step
 from atss_jax.structures import Detections
 from atss_jax.trained import Trained
 

@@ -14,7 +14,7 @@ from atss_jax.config import build_experiment
 from atss_jax.convert import convert
 from atss_jax.data.transforms import flip_boxes
 from atss_jax.evaluation.build import make_evaluator, open_sources
-from atss_jax.evaluation.run import make_predict_step
+from atss_jax.evaluation.step import make_predict_step
 from atss_jax.training.workdir import config_path
 from tests.small_run import CLASSES, LANDSCAPE
 

@@ -60,6 +60,17 @@ def test_convolutions(stride, groups, inputs, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize('stride', [1, 2])
+def test_gradients_of_convolutions(stride):
+    """As many as forward for each of both, whatever zeros a stride sets between."""
+    kernel = shape(3, 3, 4, 5)
+    forward = 64 // stride**2 * 5 * 9 * 4
+    for argument in (0, 1):
+        gradient = jax.grad(lambda x, k: convolve(x, k, stride).sum(), argnums=argument)
+        found = total(gradient, shape(1, 8, 8, 4), kernel)
+        assert found == 2 * forward
+
+
 def test_products():
     assert total(jnp.matmul, shape(8, 8, 3), shape(3, 5)) == 64 * 3 * 5
     batched = total(

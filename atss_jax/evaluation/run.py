@@ -20,28 +20,13 @@ from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Source
 from atss_jax.data.variants import Tta, variants
-from atss_jax.detection.postprocess import DetectConfig, detect
+from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.merge import Found, merge
+from atss_jax.evaluation.step import make_predict_step
 from atss_jax.models.preprocess import Normalizer
-from atss_jax.structures import Detections
 
 _AHEAD = 2  # batches that the device works on while the host reads results
-
-
-def make_predict_step(
-    model: nn.Module, normalizer: Normalizer, config: DetectConfig
-) -> Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Detections]:
-    """Variables and a batch to detections of each row; map with `parallel.map_rows`."""
-
-    def predict_step(variables, batch):
-        images = normalizer(batch['image'], batch['image_size'])
-        outputs = model.apply(variables, images, batch['image_size'])
-        return jax.vmap(lambda *one: detect(*one, config))(
-            outputs, batch['image_size'], batch['scale']
-        )
-
-    return predict_step
 
 
 def predict(

@@ -1,0 +1,202 @@
+"""Our half of `benchmarks/gpu.py`: steps that train and detect, and a matrix product.
+
+Builds all from the package's classes, whose defaults are those of the R50 recipe, so
+that nothing of the config, the data or the checkpoints is imported: neither grain,
+tensorflow_datasets, orbax nor pycocotools need be there.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from atss_jax import parallel
+from atss_jax.cost import multiply_adds
+from atss_jax.detection.losses import LossConfig
+from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.evaluation.step import make_predict_step
+from atss_jax.models.atss_head import ATSSHead
+from atss_jax.models.detector import ATSS
+from atss_jax.models.fpn import FPN
+from atss_jax.models.layers import BATCH_AXIS
+from atss_jax.models.preprocess import Normalizer
+from atss_jax.models.resnet import ResNet, stage_channels
+from atss_jax.training.optimizer import OptimizerConfig
+from atss_jax.training.schedule import LrConfig, learning_rates, schedule
+from atss_jax.training.state import (
+    create_state,
+    init_variables,
+    is_trained,
+    zero_variables,
+)
+from atss_jax.training.step import make_train_step, sgd
+from benchmarks import timing
+from benchmarks.gpu_work import NUM_CLASSES, Job, main, measure, pictures
+
+MAX_BOXES = 100  # the recipe's `data.max_boxes`
+STEPS_PER_EPOCH, EPOCHS = 7329, 12  # of 16 pictures, on COCO
+
+
+def build(depth: int, dtype: str) -> ATSS:
+    """The recipe's detector at any depth."""
+    neck = FPN(stage_channels(depth))
+    return ATSS(ResNet(depth), neck, ATSSHead(NUM_CLASSES), dtype=dtype)
+
+
+def drawn_variables(model: ATSS) -> dict:
+    """As training starts, but for the last norms of the blocks.
+
+    They would multiply all that their blocks give by 0, and a GPU that is limited by
+    its power multiplies zeros faster.
+    """
+
+    def switch_on(path, x):
+        is_off = path[-1].key == 'scale' and not x.any()
+        return np.full_like(x, 0.2) if is_off else x
+
+    return jax.tree_util.tree_map_with_path(switch_on, init_variables(model, 0))
+
+
+def on_device(job: Job) -> dict[str, jax.Array]:
+    """The batch as the mapped steps take it, already on the device."""
+    image, boxes, labels = pictures(job)
+    room = (0, MAX_BOXES - boxes.shape[1])
+    valid = np.pad(np.ones(labels.shape, bool), ((0, 0), room))
+    batch = {
+        'image': image,
+        'image_size': np.tile(np.int32(job.canvas), (job.batch, 1)),
+        'scale': np.ones((job.batch, 2), np.float32),
+        'gt_boxes': np.pad(boxes, ((0, 0), room, (0, 0))),
+        'gt_labels': np.pad(labels, ((0, 0), room)),
+        'gt_valid': valid,
+        'gt_ignored': np.zeros_like(valid),
+    }
+    by_rows = jax.sharding.PartitionSpec(BATCH_AXIS)
+    sharding = jax.sharding.NamedSharding(parallel.device_mesh(), by_rows)
+    return jax.device_put(parallel.shard_rows(batch, job.mapping), sharding)
+
+
+def training(job: Job) -> dict:
+    """The recipe's step: losses, gradients, SGD, with the state's memory given on."""
+    model = build(job.depth, job.dtype)
+    optimizer = OptimizerConfig()
+    rates = learning_rates(optimizer.lr, LrConfig(), STEPS_PER_EPOCH, EPOCHS)
+    tx = sgd(optimizer, schedule(rates))
+    step = make_train_step(model, Normalizer(), LossConfig(), optimizer, tx)
+    mapped = parallel.map_over_devices(step, job.mapping, donate_first=True)
+    state = parallel.replicate(create_state(drawn_variables(model), model, tx))
+    batch = on_device(job)
+    del batch['scale']
+
+    def run(steps):
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = mapped(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    result = measure(run, job)
+    _profile(run, job)
+    if not state.healthy:
+        raise ValueError('a loss or gradient was not finite: no step to be measured')
+    return {**result, **_usage(training_multiply_adds(model, job.canvas))}
+
+
+def inference(job: Job) -> dict:
+    """Forward and detections, NMS included; its work depends on no score."""
+    model = build(job.depth, job.dtype)
+    step = make_predict_step(model, Normalizer(), DetectConfig())
+    mapped = parallel.map_rows(step, job.mapping)
+    variables = parallel.replicate(drawn_variables(model))
+    batch = on_device(job)
+    batch = {name: batch[name] for name in ('image', 'image_size', 'scale')}
+
+    def run(steps):
+        for _ in range(steps):
+            found = mapped(variables, batch)
+        jax.block_until_ready(found)
+
+    result = measure(run, job)
+    _profile(run, job)
+    return {**result, **_usage(forward_multiply_adds(model, job.canvas))}
+
+
+def _profile(run, job):
+    if job.profile is not None:
+        with jax.profiler.trace(job.profile):
+            run(job.steps)
+
+
+def _usage(products):
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {'multiply_adds': products, 'peak_bytes': stats.get('peak_bytes_in_use')}
+
+
+def _by_convolution(model, canvas):
+    """Products of one picture's forward pass, by part and path of modules in it."""
+    variables = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zero_variables(model)
+    )
+    image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
+    size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    found = multiply_adds(model.apply, variables, image, size)
+    for scope, count in found.items():
+        # A scope names the model first, and methods with a point.
+        yield tuple(n for n in scope.split('/')[1:] if '.' not in n), count
+
+
+def forward_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
+    """Products of one picture's forward pass."""
+    return sum(count for _, count in _by_convolution(model, canvas))
+
+
+def training_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
+    """Products of one picture's forward and backward pass.
+
+    Each convolution once, once more for the gradient of its kernel if that is trained,
+    and once more for that of its input if anything before it is trained. Frozen stages
+    cost their forward pass alone. The same on every backend, whatever else a backend's
+    way to compute a gradient multiplies.
+    """
+    first = f'layer{model.backbone.frozen_stages + 1}_0'
+    reads_frozen = (first, 'conv1'), (first, 'downsample_0')
+    total = 0
+    for path, count in _by_convolution(model, canvas):
+        gradients = 0
+        if is_trained((*path, 'kernel'), model):
+            gradients = 1 if path[1:] in reads_frozen else 2
+        total += (1 + gradients) * count
+    return total
+
+
+def ceiling(job: Job) -> dict:
+    """Operations a second of a large matrix product, in the type of the network."""
+    shape, dtype = (job.matmul, job.matmul), jnp.dtype(job.dtype)
+    a, b = (jax.random.normal(jax.random.key(i), shape, dtype) for i in range(2))
+    product = jax.jit(jnp.matmul)
+
+    def run():
+        jax.block_until_ready([product(a, b) for _ in range(job.steps)][-1])
+
+    seconds = timing.seconds(run, job.repeats) / job.steps
+    return {
+        'operations_per_second': 2 * job.matmul**3 / seconds,
+        'device': jax.local_devices()[0].device_kind,
+        'version': f'jax {jax.__version__}',
+    }
+
+
+WORK = {'ceiling': ceiling, 'training': training, 'inference': inference}
+
+
+def do(job: Job) -> dict:
+    """One measurement on the one device.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if jax.device_count() != 1:
+        raise ValueError(f'one device is measured, JAX sees {jax.device_count()}')
+    return WORK[job.work](job)
+
+
+if __name__ == '__main__':
+    main(do)

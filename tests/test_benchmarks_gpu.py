@@ -74,7 +74,7 @@ def test_it_runs_on_a_machine_that_has_no_more_than_flax(bare_machine, tmp_path,
     assert 'cannot be imported by no-such-python' in done.stderr
     ceiling, result = json.loads(file.read_text())
     assert ceiling['operations_per_second'] > 0
-    (line,) = [line for line in done.stdout.splitlines() if '| atss' in line]
+    (line,) = [line for line in done.stdout.splitlines() if '| atss-jax |' in line]
     speed = f'{2 / result["seconds"]:.1f}'
     assert line.split(' | ')[:4] == ['| 2', work, gpu.OURS, speed]
     assert list((traces / f'{work}_2').rglob('*.pb'))

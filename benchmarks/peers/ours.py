@@ -82,6 +82,8 @@ def train_step(model, variables, batch, rate) -> Work:
         'pmap',
         donate_first=True,
     )
+    # A copy: the step writes over its state, which may share memory with these arrays.
+    variables = jax.tree.map(np.copy, variables)
     state = parallel.replicate(create_state(variables, model, tx))
     batch = parallel.shard_rows(batch, 'pmap')
 

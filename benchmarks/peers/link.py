@@ -3,6 +3,7 @@
 Times are taken on this side, so that both sides are timed by the same clock.
 """
 
+import contextlib
 import pathlib
 import pickle
 import subprocess
@@ -35,7 +36,8 @@ class Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what it did not read is lost
+            self._process.stdin.close()
         self._process.wait()
 
     def __call__(self, name: str, *arguments: Any) -> Any:

@@ -4,9 +4,10 @@
     python benchmarks/breakdown.py --config=configs/atss_r50_1x.py \
         --config.data.train.ann_file=A --config.data.train.img_prefix=B
 
-Five programs, each the one before and one part more, are timed in turns; a part is the
-difference of two. Data is what the loop waits for the loader. All parts together are
-then compared with the time that a step takes in the loop.
+Timed in turns: forward, assignment, losses of given head outputs, forward with losses
+and gradients, the whole step. What a program has more than its parts is the next part.
+Data is what the loop waits for the loader. All together is then compared with the time
+that a step takes in the loop.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from atss_jax.training.prepare import make_batches
 from atss_jax.training.state import merge, split
 
 
-def nested(made: programs.Programs) -> dict[str, programs.Program]:
-    """Programs by the part that they add; `assign` alone stands for itself."""
+def measured(made: programs.Programs) -> dict[str, programs.Program]:
+    """The programs whose times give those of all parts."""
     experiment, model, canvas = made.experiment, made.model, made.canvas
     trained, frozen = split(made.variables['params'], model)
     statistics = made.variables['batch_stats']
@@ -52,18 +53,21 @@ def nested(made: programs.Programs) -> dict[str, programs.Program]:
 
         return jax.vmap(one)(batch['gt_boxes'], batch['gt_valid'], batch['image_size'])
 
+    def losses(outputs, batch):
+        return atss_loss(outputs, batch, experiment.loss)[0]
+
     def loss(trained, frozen, statistics, batch):
         outputs, updates = forward(trained, frozen, statistics, batch)
-        return atss_loss(outputs, batch, experiment.loss)[0], updates
+        return losses(outputs, batch), updates
 
     arguments = trained, frozen, statistics, made.batch
     gradients = jax.value_and_grad(loss, has_aux=True)
     return {
         'forward': programs.Program(jax.jit(forward), arguments),
-        'assign': programs.Program(jax.jit(assignment), (made.batch,)),
-        'loss': programs.Program(jax.jit(loss), arguments),
-        'backward': programs.Program(jax.jit(gradients), arguments),
-        'update': made.train_step(),
+        'assignment': programs.Program(jax.jit(assignment), (made.batch,)),
+        'losses': programs.Program(jax.jit(losses), (made.outputs, made.batch)),
+        'gradients': programs.Program(jax.jit(gradients), arguments),
+        'step': made.train_step(),
     }
 
 
@@ -81,13 +85,13 @@ def callable_of(program: programs.Program):
 
 
 def parts(seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds of each part from those of the nested programs."""
+    """Seconds of each part from those of the programs."""
     return {
         'forward': seconds['forward'],
-        'assign': seconds['assign'],
-        'loss': seconds['loss'] - seconds['forward'] - seconds['assign'],
-        'backward': seconds['backward'] - seconds['loss'],
-        'update': seconds['update'] - seconds['backward'],
+        'assign': seconds['assignment'],
+        'loss': seconds['losses'] - seconds['assignment'],
+        'backward': seconds['gradients'] - seconds['forward'] - seconds['losses'],
+        'update': seconds['step'] - seconds['gradients'],
     }
 
 
@@ -130,7 +134,7 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
     made = programs.Programs(
         experiment, canvases[0], experiment.samples_per_gpu, experiment.training_dtype
     )
-    calls = {name: callable_of(program) for name, program in nested(made).items()}
+    calls = {name: callable_of(program) for name, program in measured(made).items()}
     seconds = timing.interleaved(calls, flags.repeats)
     step, waited = loop(experiment, made, flags.steps)
     found = {'data': waited, **parts(seconds)}
@@ -156,7 +160,7 @@ def main() -> int:
         allow_abbrev=False,
     )
     parser.add_argument('--config', default='configs/atss_shapes.py')
-    parser.add_argument('--repeats', type=int, default=10)
+    parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument('--steps', type=int, default=20, help='of the real loop')
     flags, overrides = parser.parse_known_args()
     try:

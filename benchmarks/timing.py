@@ -1,11 +1,14 @@
 """How benchmarks measure and print; the standard library alone, so any peer can."""
 
 import datetime
+import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+
+_TURN = 0.05  # seconds that a turn takes at least
 
 
 def seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
@@ -22,20 +25,30 @@ def interleaved(
     """Median time of each call, taken in turns.
 
     What else the machine does at a time then slows all of them, and their ratio holds.
-    Threads of some libraries go on spinning for a while after a call: where calls run
-    in different processes, a `pause` of some seconds keeps one from slowing the next.
+    A turn of a short call is many calls: one alone would mostly measure how long
+    threads and caches take to come back. And threads of some libraries go on spinning
+    for a while after a call: where calls run in different processes, a `pause` of some
+    seconds keeps one from slowing the next.
     """
-    for call in calls.values():
+    counts = {}
+    for name, call in calls.items():
         for _ in range(warm_up):
             call()
+        counts[name] = max(1, math.ceil(_TURN / _seconds_of(call, 1)))
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             time.sleep(pause)
-            began = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(_seconds_of(call, counts[name]))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds_of(call, count):
+    """Mean of so many calls in a row."""
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - began) / count
 
 
 def machine() -> str:

@@ -10,8 +10,10 @@ ACCEL ?= $(shell if nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
 REQUIREMENTS := $(if $(filter cpu,$(ACCEL)),requirements.txt,requirements-$(ACCEL).txt)
 INSTALLED := $(VENV)/installed-$(ACCEL)
 DEMO := work_dirs/demo
+MMDET_ENV := mmdet_env
 
-.PHONY: demo test test-slow test-torch test-mmdet test-onnx test-browser lint install clean
+.PHONY: demo test test-slow test-torch test-mmdet test-onnx test-browser lint install \
+	mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -66,6 +68,15 @@ test-browser: install
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 		echo "no chromium found: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest -q -m browser
+
+# mmdetection beside us, in an environment of its own: see docs/performance.md. mmcv has
+# no wheel for this PyTorch: its operators are compiled here.
+mmdet-env:
+	$(PYTHON) -m venv $(MMDET_ENV)
+	$(MMDET_ENV)/bin/pip install --quiet -r benchmarks/peers/requirements.txt
+	$(MMDET_ENV)/bin/pip install --quiet --no-deps mmengine==0.10.7 mmdet==3.3.0
+	MMCV_WITH_OPS=1 FORCE_CUDA=0 $(MMDET_ENV)/bin/pip install --quiet --no-deps \
+		--no-build-isolation mmcv==2.1.0
 
 clean:
 	rm -rf $(VENV) .cache

@@ -45,6 +45,8 @@ def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> Config
 
 def _run_config_file(file):
     spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+    if spec is None:
+        raise ValueError(f'{file} is no config: expected a .py or .json file')
     module = importlib.util.module_from_spec(spec)
     # Configs build on others by `from configs import ...`, wherever we are run from.
     root = str(file.absolute().parent.parent)

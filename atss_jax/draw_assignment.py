@@ -181,7 +181,7 @@ def _draw_bars(shape, counts, strides, colors):
     """A bar a level, of pieces in the boxes' colours, with the sum on top."""
     panel = np.full(shape, 255, np.uint8)
     height, width = shape[:2]
-    size = max(visualize.MIN_TEXT_PIXELS, height / 30)
+    size = max(lettering.MIN_TEXT_PIXELS, height / 30)
     top, bottom = round(3 * size), height - round(3 * size)
     most, slot = max(1, counts.sum(1).max()), width / len(strides)
     for level, stride in enumerate(strides):

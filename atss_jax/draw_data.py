@@ -10,6 +10,7 @@ from atss_jax.config import build_experiment
 from atss_jax.data.loader import Batch, load_row
 from atss_jax.training.prepare import make_batches
 from atss_jax.training.workdir import STREAM
+from atss_jax.wording import counted
 
 _MIN_SIDE = 360
 _GREY, _STRIPE = 70, 110
@@ -78,7 +79,7 @@ def draw_batch(
     batch = batches(step - 1)
     divisor = experiment.data['train'].pipeline.size_divisor
     _write(out, _rows(batch), source, min(4, size), divisor)
-    print(f'step {step}, {size} pictures')
+    print(f'step {step}, {counted(size, "picture")}')
 
 
 def _batch_size(workdir):

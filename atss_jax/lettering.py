@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Nobody can read smaller text (ascent, in pixels).
+MIN_TEXT_PIXELS = 8
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 Color = tuple[int, int, int]

@@ -22,6 +22,7 @@ _COLORS = (
 )
 _GRID, _INK = (222, 222, 222), (60, 60, 60)
 _TEXT = 12  # pixels
+_DASH = 14  # pixels of a line in its colour, where others lie on it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 86, 24, 44, 44
 
 
@@ -43,32 +44,43 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def line_plot(
-    lines: Sequence[Line], title: str, size: tuple[int, int] = (640, 400)
+    lines: Sequence[Line],
+    title: str,
+    x_end: float | None = None,
+    size: tuple[int, int] = (640, 400),
 ) -> np.ndarray:
     """Lines over common axes, each in the `color` of its place; nan leaves a gap.
+
+    Where lines lie on each other, their colours take turns.
 
     Args:
         lines: what to draw; a single point is a dot.
         title: written above.
+        x_end: the axis is from 0 to here; None: from the first to the last point.
         size: width, height in pixels.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    width, height = size
-    panel = np.full((height, width, 3), 255, np.uint8)
-    box = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
-    _write(panel, title, (box[0], _TOP - 16), 1.2 * _TEXT, width - _LEFT)
+    panel = np.full((size[1], size[0], 3), 255, np.uint8)
+    box = (_LEFT, _TOP, size[0] - _RIGHT, size[1] - _BOTTOM)
+    _write(panel, title, (box[0], _TOP - 16), 1.2 * _TEXT, size[0] - _LEFT)
     x = np.concatenate([np.zeros(0), *(x for x, _ in lines)])
     y = np.concatenate([np.zeros(0), *(y for _, y in lines)])
     drawn = np.isfinite(y)
     if not drawn.any():
-        _write(panel, 'nothing logged', (box[0] + 16, height // 2), _TEXT, width)
+        _write(panel, 'nothing logged', (box[0] + 16, size[1] // 2), _TEXT, size[0])
         return panel
-    x_range, y_range = (x.min(), x.max()), _padded(y[drawn])
+    x_range = (x.min(), x.max()) if x_end is None else (0.0, x_end)
+    y_range = _padded(y[drawn])
     _axes(panel, box, x_range, y_range)
-    for number, line in enumerate(lines):
-        _polyline(panel, box, line, x_range, y_range, color(number))
+    inks = [_polyline(panel.shape[:2], box, line, x_range, y_range) for line in lines]
+    y, x = np.indices(panel.shape[:2])
+    turn = (3 * x + y) // (3 * _DASH) % len(lines)
+    for number, ink in enumerate(inks):
+        _blend(panel, ink, color(number))
+    for number, ink in enumerate(inks):
+        _blend(panel, ink * (turn == number), color(number))
     return panel
 
 
@@ -95,7 +107,9 @@ def _axes(panel, box, x_range, y_range):
     cv2.rectangle(panel, (left, top), (right, bottom), _INK, 1)
 
 
-def _polyline(panel, box, line, x_range, y_range, ink):
+def _polyline(size, box, line, x_range, y_range):
+    """How much of each pixel the line covers, 0 to 255."""
+    panel = np.zeros(size, np.uint8)
     left, top, right, bottom = box
     x = _scale(np.asarray(line[0], float), x_range, left, right)
     y = _scale(np.asarray(line[1], float), y_range, bottom, top)
@@ -106,9 +120,15 @@ def _polyline(panel, box, line, x_range, y_range, ink):
         points = np.stack([part_x[kept], part_y[kept]], 1)
         if len(points) == 1:
             center = points[0].round().astype(int).tolist()
-            cv2.circle(panel, center, 3, ink, -1, cv2.LINE_AA)
+            cv2.circle(panel, center, 3, 255, -1, cv2.LINE_AA)
         points = (16 * points).round().astype(np.int32)
-        cv2.polylines(panel, [points], False, ink, 2, cv2.LINE_AA, 4)
+        cv2.polylines(panel, [points], False, 255, 2, cv2.LINE_AA, 4)
+    return panel
+
+
+def _blend(panel, cover, ink):
+    share = cover[..., None] / 255
+    panel[:] = np.rint(panel * (1 - share) + np.array(ink) * share)
 
 
 def _scale(value, from_range, low, high):

@@ -22,6 +22,7 @@ from atss_jax.evaluation.run import write_json
 from atss_jax.picture_ids import Ids
 from atss_jax.picture_list import Item, find
 from atss_jax.results import PictureDetections
+from atss_jax.wording import counted
 
 _SMALLEST_SIDE = 320  # smaller pictures are enlarged: tags would hide them
 
@@ -134,11 +135,9 @@ def predict_and_report(
         mirrored = ', each also mirrored' if detector.flip else ''
         print(f'test-time augmentation: scales {detector.img_scales}{mirrored}')
     outcome = predict_files(detector, items, out, options)
-    count = sum(map(len, outcome.found.values()))
-    print(
-        f'{len(outcome.images)} pictures, {count} objects with scores of at least '
-        f'{options.score_thr:g}: {out}'
-    )
+    pictures = counted(len(outcome.images), 'picture')
+    objects = counted(sum(map(len, outcome.found.values())), 'object')
+    print(f'{pictures}, {objects} with scores of at least {options.score_thr:g}: {out}')
     if outcome.bad:
         print(f'{len(outcome.bad)} of {len(items)} files could not be read')
     return 3 if outcome.bad else 0

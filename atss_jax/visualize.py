@@ -3,15 +3,21 @@
 import colorsys
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from atss_jax.lettering import WHITE, Color, Line, class_text, fit, ink_on, put
+from atss_jax import tags
+from atss_jax.lettering import (
+    MIN_TEXT_PIXELS,
+    WHITE,
+    Color,
+    class_text,
+    fit,
+    ink_on,
+    put,
+)
 
-# Nobody can read smaller text (ascent, in pixels).
-MIN_TEXT_PIXELS = 8
 # The golden ratio spreads hues evenly, however many classes there are.
 HUE_STEP = (5**0.5 - 1) / 2
 TONES = ((0.85, 1.0), (0.6, 0.95), (1.0, 0.75))
@@ -51,9 +57,10 @@ def draw_boxes(
 ) -> np.ndarray:
     """Draws boxes with their class, and score if given, on a copy of a picture.
 
-    Lines and letters grow with the picture. The best scores are drawn last and lie on
-    top; without scores, the small boxes do. Tags stay inside the picture and off each
-    other where there is room.
+    Lines and letters grow with the picture, and are smaller where boxes are small or
+    crowded. The best scores are drawn last and lie on top; without scores, the small
+    boxes do. Names stay inside the picture. One that would hide another name or a small
+    object wherever it stands is left out; the box has the colour of its class.
 
     Args:
         image: (H,W,3) uint8 RGB.
@@ -76,13 +83,16 @@ def draw_boxes(
         k: _draw_frame(canvas, boxes[k], class_color(labels[k]), thickness)
         for k in order
     }
-    tags = []
-    for k in reversed(order):
-        text = class_text(classes[labels[k]], labels[k])
-        text = text if scores is None else f'{text} {scores[k]:.2f}'
-        tags.append(_place_tag(canvas.shape[:2], corners[k], text, tags))
-    for k, tag in zip(order, reversed(tags), strict=True):
-        _draw_tag(canvas, tag, class_color(labels[k]))
+    order.reverse()
+    texts = [class_text(classes[labels[k]], labels[k]) for k in order]
+    if scores is not None:
+        texts = [
+            f'{text} {scores[k]:.2f}' for k, text in zip(order, texts, strict=True)
+        ]
+    placed = tags.place(canvas.shape[:2], [corners[k] for k in order], texts)
+    for k, tag in reversed(list(zip(order, placed, strict=True))):
+        if tag is not None:
+            tags.draw(canvas, tag, class_color(labels[k]))
     return canvas
 
 
@@ -196,57 +206,20 @@ def write_image(path: str | pathlib.Path, image: np.ndarray) -> None:
 
 
 def _draw_frame(canvas, box, color: Color, thickness: int) -> tuple[int, int, int, int]:
-    """Draws the box's frame inside its edges; returns its pixel corners, inclusive."""
+    """Draws the box's frame inside its edges; returns the pixels that it encloses."""
     height, width = canvas.shape[:2]
     # A frame just outside the picture stays outside; far values would overflow in cv2.
     bounds = np.array([width, height, width, height]) + thickness
     x1, y1, x2, y2 = np.rint(np.clip(box, -thickness, bounds)).astype(int).tolist()
     x2, y2 = max(x2 - 1, x1), max(y2 - 1, y1)
+    thin = (thickness + 1) // 2, min(x2 - x1, y2 - y1) // 10
+    thickness = min(thickness, max(thin))
     for inset in range(thickness):
         if x2 - x1 < 2 * inset or y2 - y1 < 2 * inset:
             break
         first, last = (x1 + inset, y1 + inset), (x2 - inset, y2 - inset)
         cv2.rectangle(canvas, first, last, color, 1)
-    return x1, y1, x2, y2
-
-
-class _Tag(NamedTuple):
-    line: Line
-    left: int
-    top: int
-    width: int
-    height: int
-
-
-def _place_tag(size: tuple[int, int], corners, text: str, placed: list[_Tag]) -> _Tag:
-    """Above the box, inside its top or below it: where it hides the fewest tags."""
-    height, width = size
-    letters = max(MIN_TEXT_PIXELS, min(size) / 30)
-    pad = max(2, round(letters / 5))
-    line = fit(text, letters, width - 2 * pad)
-    tag_width = min(line.width + 2 * pad, width)
-    tag_height = min(line.ascent + line.descent + pad, height)
-    left = min(max(corners[0], 0), width - tag_width)
-    room = height - tag_height
-    top, bottom = max(corners[1], 0), corners[3] + 1
-    tops = [y for y in (top - tag_height, top, bottom) if 0 <= y <= room] or [room]
-    tags = [_Tag(line, left, top, tag_width, tag_height) for top in tops]
-    return min(tags, key=lambda tag: sum(_overlap(tag, other) for other in placed))
-
-
-def _overlap(a: _Tag, b: _Tag) -> int:
-    """Pixels that two tags share."""
-    width = min(a.left + a.width, b.left + b.width) - max(a.left, b.left)
-    height = min(a.top + a.height, b.top + b.height) - max(a.top, b.top)
-    return max(width, 0) * max(height, 0)
-
-
-def _draw_tag(canvas, tag: _Tag, color: Color) -> None:
-    area = canvas[tag.top : tag.top + tag.height, tag.left : tag.left + tag.width]
-    area[:] = color
-    x, y = max(0, (tag.width - tag.line.width) // 2), tag.height - tag.line.descent
-    # On the tag alone: whatever a font does, no ink lands beside it.
-    area[:] = put(area.copy(), tag.line, x, y, ink_on(color))
+    return x1, y1, x2 + 1, y2 + 1
 
 
 def _write(sheet, text: str, area: tuple[int, int, int, int], size: float, ink: Color):

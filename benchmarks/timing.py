@@ -14,11 +14,16 @@ def seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -> float
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm_up: int = 1,
+    pause: float = 0,
 ) -> dict[str, float]:
     """Median time of each call, taken in turns.
 
     What else the machine does at a time then slows all of them, and their ratio holds.
+    Threads of some libraries go on spinning for a while after a call: where calls run
+    in different processes, a `pause` of some seconds keeps one from slowing the next.
     """
     for call in calls.values():
         for _ in range(warm_up):
@@ -26,6 +31,7 @@ def interleaved(
     times = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
+            time.sleep(pause)
             began = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - began)

@@ -154,6 +154,13 @@ def test_no_such_config(call, tmp_path):
     result.refuses(f'no config file at {path}')
 
 
+def test_a_config_of_no_known_kind(call, tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text('model: {}')
+    result = call('train', f'--config={path}', f'--workdir={tmp_path / "w"}')
+    result.refuses(f'{path} is no config', '.py or .json')
+
+
 @pytest.mark.parametrize('name', ['train', 'eval', 'predict', 'atss_jax'])
 def test_help_says_every_default(call, name, monkeypatch):
     parsers, make = [], argparse.ArgumentParser.__init__
@@ -368,6 +375,13 @@ def test_eval_of_a_folder_that_is_not_there(call, tmp_path):
     path = tmp_path / 'none'
     call('eval', f'--workdir={path}').refuses(path, 'not the workdir of a run')
     assert not path.exists()
+
+
+@pytest.mark.parametrize('words', [['eval'], ['predict', 'a.png', '--out=found']])
+def test_a_workdir_without_a_name(call, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.png').touch()
+    call(*words, '--workdir=').refuses('an empty name')
 
 
 def test_eval_finds_an_image_missing(call, own_run, own_data):

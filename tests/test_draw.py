@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atss_jax import draw_assignment, draw_data, plot, visualize
+from atss_jax import draw_assignment, draw_data, draw_run, plot, visualize
 from atss_jax.config import build_experiment
 from atss_jax.data.loader import load_row
 from atss_jax.detection.assign import assign
@@ -16,6 +16,8 @@ from atss_jax.evaluation.matching import pairwise_iou
 from atss_jax.training.curves import read_curves
 from tests.small_run import small_config
 from tests.test_cli import call  # noqa: F401, a fixture
+
+PLAIN = np.full((40, 60, 3), 255, np.uint8)
 
 
 def a_row(size=(300, 310), canvas=(384, 416)):
@@ -81,7 +83,7 @@ def test_data_of_each_split(draw):
 
 def test_batch_is_that_of_the_step(draw, small_data):
     result, first = draw('batch', '--step=1')
-    assert result.status == 0 and 'step 1, 1 pictures' in result.out
+    assert result.status == 0 and 'step 1, 1 picture\n' in result.out
     assert (draw('batch', '--step=1')[1] == first).all()
     experiment = build_experiment(small_config(small_data))
     source = experiment.data['train'].open()
@@ -199,43 +201,6 @@ class TestAssignment:
         assert (two[one.shape[0] // 2 + 20 : one.shape[0] - 8, -640:] == 255).all()
 
 
-class TestPlot:
-    @pytest.mark.parametrize(
-        ('low', 'high', 'expected'),
-        [
-            (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-            (0, 12, [0, 2, 4, 6, 8, 10, 12]),
-            (-3, 110, [0, 20, 40, 60, 80, 100]),
-            (5, 5, [5]),
-        ],
-    )
-    def test_ticks_are_round(self, low, high, expected):
-        assert plot.ticks(low, high) == pytest.approx(expected)
-
-    def test_a_line_goes_from_corner_to_corner(self):
-        x = np.array([0.0, 10.0])
-        image = plot.line_plot([(x, np.array([0.0, 100.0]))], 'a')
-        rows, columns = np.nonzero((image == plot.color(0)).all(2))
-        assert columns.min() <= 90 and columns.max() >= 612
-        assert rows[columns.argmin()] > rows[columns.argmax()]
-
-    def test_nan_leaves_a_gap(self):
-        x, y = np.arange(5.0), np.array([1.0, 2, 3, 2, 1])
-
-        def drawn_in_the_middle():
-            image = plot.line_plot([(x, y)], 'a')
-            return (image[:, 340:360] == plot.color(0)).all(2).any()
-
-        assert drawn_in_the_middle()
-        y[2] = np.nan
-        assert not drawn_in_the_middle()
-
-    def test_nothing_logged_is_said(self):
-        none = np.zeros(0)
-        image = plot.line_plot([(none, none)], 'a')
-        assert (image != 255).any()
-
-
 class TestCurves:
     def test_they_are_those_of_the_log(self, small_run):
         curves = read_curves(str(small_run.workdir))
@@ -275,6 +240,17 @@ class TestCurves:
         picture = cv2.imread(str(file))[..., ::-1]
         for number in (0, 1):
             assert (picture == plot.color(number)).all(2).any()
+
+    def test_what_a_run_has_not_logged_is_said(self, small_run, monkeypatch, tmp_path):
+        titles = []
+        monkeypatch.setattr(
+            plot, 'line_plot', lambda lines, title, end: titles.append(title) or PLAIN
+        )
+        other = shutil.copytree(small_run.workdir, tmp_path / 'other')
+        shutil.rmtree(other / 'tensorboard')
+        draw_run.draw_run([str(small_run.workdir), str(other)], str(tmp_path / 'a.png'))
+        loss, _, _, speed = titles
+        assert 'none logged' not in loss and speed.endswith(f'none logged by {other}')
 
     def test_a_folder_without_log(self, call, tmp_path):  # noqa: F811
         flags = 'draw', 'run', f'--workdir={tmp_path}', '--out=a.png'

@@ -22,6 +22,7 @@ ALLOWED = {
     'structures': (set(), MAPPING),
     'checks': (set(), set()),
     'lock': (set(), set()),
+    'wording': (set(), set()),
     'download': ({'lock'}, {'tqdm'}),
     'detection': ({'structures', 'detection'}, MAPPING),
     'models': ({'structures', 'models'}, MAPPING | {'flax'}),
@@ -46,7 +47,8 @@ ALLOWED = {
         {'structures', 'data', 'detection', 'models', 'evaluation'},
         MAPPING,
     ),
-    'visualize': ({'lettering'}, {'numpy', 'cv2'}),
+    'tags': ({'lettering'}, {'numpy'}),
+    'visualize': ({'lettering', 'tags'}, {'numpy', 'cv2'}),
     'plot': ({'lettering'}, {'numpy', 'cv2'}),
     'draw_run': ({'plot', 'visualize', 'training'}, {'numpy'}),
     'cluster': (set(), set()),
@@ -60,7 +62,7 @@ ALLOWED = {
     ),
     'evaluation': (
         {'structures', 'detection', 'models', 'data', 'parallel', 'visualize'}
-        | {'evaluation', 'hosts'},
+        | {'evaluation', 'hosts', 'wording'},
         MAPPING | {'flax', 'tqdm', 'pycocotools', 'cv2'},
     ),
     'config_model': ({'checks', 'detection', 'models'}, set()),

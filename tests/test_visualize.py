@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from atss_jax import lettering, visualize
+from atss_jax import lettering, tags, visualize
 
 CLASSES = ('cat', 'dog', 'very long class name')
 GREY = 90
@@ -76,6 +76,54 @@ def test_tags_avoid_each_other():
         for k, box in enumerate(boxes)
     ]
     assert min(a / b for a, b in zip(area, alone, strict=True)) > 0.6
+
+
+def crowd(side, gap, rows, columns, corner=40):
+    """A grid of squares, on a picture with some room around it."""
+    x, y = np.meshgrid(np.arange(columns), np.arange(rows))
+    low = corner + (side + gap) * np.stack([x, y], -1).reshape(-1, 2)
+    size = 2 * corner + (side + gap) * max(rows, columns)
+    return np.concatenate([low, low + side], 1), (max(size, 480), max(size, 640))
+
+
+def placed(boxes, size, name='a long name'):
+    found = tags.place(size, boxes, [name] * len(boxes))
+    return [tag for tag in found if tag is not None], found
+
+
+def hidden(tag, box):
+    """The share of a box that a tag hides."""
+    width = min(tag.left + tag.width, box[2]) - max(tag.left, box[0])
+    height = min(tag.top + tag.height, box[3]) - max(tag.top, box[1])
+    return max(width, 0) * max(height, 0) / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def test_names_are_left_out_where_they_would_hide_small_objects():
+    """In the midst of the crowd; at its border there is room."""
+    boxes, size = crowd(16, 4, 9, 9)
+    drawn, found = placed(boxes, size)
+    assert 0 < len(drawn) < len(boxes)
+    for k, tag in enumerate(found):
+        others = np.delete(boxes, k, axis=0)
+        assert tag is None or max(hidden(tag, box) for box in others) <= 0.15
+    for k, tag in enumerate(drawn):
+        corners = tag.left, tag.top, tag.left + tag.width, tag.top + tag.height
+        assert all(hidden(other, corners) <= 0.15 for other in drawn[:k])
+
+
+def test_names_shrink_where_it_is_crowded():
+    alone, _ = placed([[40, 40, 140, 140]], (900, 900))
+    boxes, _ = crowd(40, 26, 6, 6)
+    crowded, found = placed(boxes, (900, 900), 'cat')
+    assert None not in found
+    assert {tag.height for tag in crowded} == {crowded[0].height}
+    assert crowded[0].height < 0.9 * alone[0].height
+
+
+def test_a_box_alone_keeps_its_name_wherever_it_is():
+    for box in ([0, 0, 3, 3], [630, 470, 640, 480], [0, 0, 640, 480]):
+        assert len(placed([box], (480, 640))[0]) == 1
+    assert len(placed([[0, 0, 8, 8]], (8, 8))[0]) == 1
 
 
 def test_class_colors_are_stable_and_differ():

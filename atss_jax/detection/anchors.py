@@ -59,7 +59,9 @@ class AnchorGenerator:
         shifts = np.stack([x, y, x, y], -1)[:, :, None]
         return (shifts + self.base_anchors(level)).reshape(-1, 4)
 
-    def at(self, level: int, index: Int[Array, 'p'], width: int) -> Float[Array, 'p 4']:
+    def at(
+        self, level: int, index: Int[Array, '*p'], width: int
+    ) -> Float[Array, '*p 4']:
         """Some anchors of a level, by their index in `grid`: the same numbers.
 
         Args:
@@ -71,7 +73,9 @@ class AnchorGenerator:
         row, column = jnp.divmod(cell, width)
         corner = jnp.stack([column, row, column, row], -1) * self.strides[level]
         base = jnp.asarray(self.base_anchors(level))
-        return corner.astype(base.dtype) + base[which]
+        # One anchor a cell needs no look-up.
+        own = base[which] if self.num_anchors > 1 else base[0]
+        return corner.astype(base.dtype) + own
 
     def grid_sizes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
         """Rows and columns of each level on a canvas of (height, width) pixels."""

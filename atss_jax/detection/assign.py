@@ -93,34 +93,33 @@ def _level_candidates(gt_centres, anchors, assigner, level, grid_size, bounds):
     """Nearest anchors of one level: index within the level, box, is-one; (G,k) each."""
     height, width = grid_size
     stride, base = anchors.strides[level], anchors.base_anchors(level)
-    base_centres = (base[:, :2] + base[:, 2:]) / 2
     k_rows, k_columns = min(assigner.topk, height), min(assigner.topk, width)
-    indices, boxes, squares = [], [], []
-    for a, (anchor, centre) in enumerate(zip(base, base_centres, strict=True)):
-        position = (gt_centres - centre) / stride
+    indices, squares = [], []
+    for a, anchor in enumerate(base):
+        position = (gt_centres - (anchor[:2] + anchor[2:]) / 2) / stride
         rows, row_ok = _window(position[:, 1], bounds[a, :, 0], k_rows, height)
         columns, column_ok = _window(position[:, 0], bounds[a, :, 1], k_columns, width)
-        y, x = rows[:, :, None] * stride, columns[:, None, :] * stride
-        shift = jnp.stack(jnp.broadcast_arrays(x, y, x, y), -1).astype(jnp.float32)
-        box = shift + anchor
-        square = ((centres(box) - gt_centres[:, None, None]) ** 2).sum(-1)
+        x = _square(columns, stride, anchor[0::2], gt_centres[:, :1])
+        y = _square(rows, stride, anchor[1::2], gt_centres[:, 1:])
         ok = row_ok[:, :, None] & column_ok[:, None, :]
-        squares.append(jnp.where(ok, square, jnp.inf))
+        squares.append(jnp.where(ok, x[:, None, :] + y[:, :, None], jnp.inf))
         indices.append((rows[:, :, None] * width + columns[:, None, :]) * len(base) + a)
-        boxes.append(box)
     # Cells before base anchors, the order of anchors: `top_k` breaks ties by it.
     square = jnp.stack(squares, -1).reshape(len(gt_centres), -1)
     index = jnp.stack(indices, -1).reshape(square.shape)
-    box = jnp.stack(boxes, -2).reshape(*square.shape, 4)
     if len(base) > 1 and assigner.allowed_border >= 0:
         # Base anchors then have windows of their own: sort back to that order.
         order = jnp.argsort(index, 1)
         square, index = (jnp.take_along_axis(x, order, 1) for x in (square, index))
-        box = jnp.take_along_axis(box, order[..., None], 1)
     nearness, nearest = jax.lax.top_k(-square, min(assigner.topk, square.shape[1]))
     index = jnp.take_along_axis(index, nearest, 1)
-    box = jnp.take_along_axis(box, nearest[..., None], 1)
-    return index, box, nearness > -jnp.inf
+    return index, anchors.at(level, index, width), nearness > -jnp.inf
+
+
+def _square(cells, stride, sides, centre):
+    """Squared distance, along one axis, of cells' anchors from a box's centre."""
+    shift = (cells * stride).astype(jnp.float32)
+    return (((shift + sides[0]) + (shift + sides[1])) / 2 - centre) ** 2
 
 
 def candidates(
@@ -195,8 +194,10 @@ def assign(
     ok = ok & gt_valid[:, None]
     iou_GK = iou(gt_boxes[:, None], box)
     centre = centres(box)
-    margins = [centre - gt_boxes[:, None, :2], gt_boxes[:, None, 2:] - centre]
-    is_inside = jnp.concatenate(margins, -1).min(-1) > _MIN_INSIDE
+    near, far = centre - gt_boxes[:, None, :2], gt_boxes[:, None, 2:] - centre
+    # By axis: XLA on CPU is slow at reductions over axes as short as this.
+    margin_x, margin_y = (jnp.minimum(near[..., a], far[..., a]) for a in (0, 1))
+    is_inside = jnp.minimum(margin_x, margin_y) > _MIN_INSIDE
     positive = ok & is_inside & (iou_GK >= thresholds(iou_GK, ok)[:, None])
     return _resolve(index, iou_GK, positive, num_anchors)
 

@@ -11,6 +11,7 @@ from atss_jax.evaluation import coco_metric, run
 from atss_jax.evaluation.report import write_report
 from atss_jax.evaluation.results_file import read_results
 from atss_jax.training.workdir import config_path
+from atss_jax.wording import counted
 
 
 def data_of(
@@ -80,7 +81,8 @@ def score_results(
             truth, results, source.classes, source.category_ids, image_ids
         )
     run.write_json(numbers, run.summary(scores))
-    print(f'{path}: {len(results)} detections, {len(image_ids)} pictures')
+    found = counted(len(results), 'detection')
+    print(f'{path}: {found}, {counted(len(image_ids), "picture")}')
     print(coco_metric.format_table(scores))
     other = {result['category_id'] for result in results} - set(source.category_ids)
     if other:

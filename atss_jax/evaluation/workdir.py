@@ -13,6 +13,7 @@ from atss_jax.evaluation.coco_metric import Scores, format_table
 from atss_jax.evaluation.report import write_report
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path, trained_classes
+from atss_jax.wording import counted
 
 
 def evaluate_workdir(
@@ -68,7 +69,8 @@ def _write(workdir, split, step, evaluator, found, scores):
     run.write_json(results, run.to_results(found, evaluator.source.category_ids))
     bad = evaluator.bad_pictures
     run.write_json(numbers, run.summary(scores) | {'bad_pictures': bad.image_ids})
-    print(f'checkpoint {step} of {workdir} on data.{split}, {len(found)} pictures')
+    pictures = counted(len(found), 'picture')
+    print(f'checkpoint {step} of {workdir} on data.{split}, {pictures}')
     print('\n'.join([format_table(scores), *bad.report()]))
     print(f'detections: {results}\nnumbers: {numbers}')
 

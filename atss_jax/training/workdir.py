@@ -117,6 +117,8 @@ def config_path(workdir: str) -> str:
     Raises:
         ValueError: no run was started in this folder.
     """
+    if not str(workdir):
+        raise ValueError('expected the workdir of a run, got an empty name')
     file = pathlib.Path(workdir) / CONFIG
     if not file.is_file():
         raise ValueError(f'{workdir} is not the workdir of a run: no {CONFIG} in it')

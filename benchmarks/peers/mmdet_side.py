@@ -31,19 +31,23 @@ def versions():
 
     if mmdet.__version__ != MMDET:
         raise Refused(f'has mmdetection {mmdet.__version__}, expected {MMDET}')
-    return {'mmdetection': MMDET, 'mmcv': mmcv.__version__, 'torch': torch.__version__}
+    return {
+        'mmdetection': MMDET,
+        'mmcv': mmcv.__version__,
+        'torch': str(torch.__version__),
+    }
 
 
 def setup(threads, state_dict):
     """Builds the detector of mmdetection's own config, with these weights."""
-    import mmdet
+    import mmdet.models
     import torch
     from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
     from mmengine.config import Config
+    from mmengine.registry import init_default_scope
 
     torch.set_num_threads(threads)
-    register_all_modules()
+    init_default_scope('mmdet')
     config = Config.fromfile(pathlib.Path(mmdet.__file__).parent / CONFIG)
     config.model.backbone.init_cfg = None
     model = MODELS.build(config.model)

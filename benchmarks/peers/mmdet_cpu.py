@@ -1,0 +1,224 @@
+"""The same work by mmdetection 3.3.0 and by atss_jax, on the processor, in turns.
+
+    python benchmarks/peers/mmdet_cpu.py --mmdet_python=mmdet_env/bin/python
+
+Weights, pictures, boxes and head outputs are random, and equal on both sides. Before
+anything is timed the results must agree; a difference ends the program. Both sides may
+use all processors, each has finished warming up, and one rests while the other works.
+`make mmdet-env` makes an environment with mmdetection.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed
+
+from atss_jax.config import build_model, load_config  # noqa: E402
+from atss_jax.weights import mmdet  # noqa: E402
+from benchmarks import timing  # noqa: E402
+from benchmarks.peers import inputs, ours  # noqa: E402
+from benchmarks.peers.link import Peer  # noqa: E402
+
+SMALL, LARGE = (256, 320), (800, 1344)
+SCALE = (2.1, 2.1)  # resized over original, of the pictures whose detections we draw
+RATE = 1e-4
+PAUSE = 0.05  # seconds; torch's threads spin on after a call
+PARTS = ('model', 'assignment', 'detections')
+# Scores of the background: of a trained detector; and so many above the threshold that
+# all the pairs that NMS may get are there.
+BACKGROUNDS = {'trained': -7.0, 'crowded': -3.0}
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table."""
+
+    what: str
+    mmdet: Callable[[], object]
+    ours: Callable[[], object]
+    must: float | None = None
+    goal: float | None = None
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference over the largest reference value."""
+    return float(np.max(np.abs(ours - theirs)) / max(np.max(np.abs(theirs)), 1e-30))
+
+
+def _agree(what: str, error: float, limit: float) -> None:
+    """Prints how well both sides agree.
+
+    Raises:
+        ValueError: they do not.
+    """
+    print(f'{what}: agree to {error:.1e}')
+    if not error <= limit:
+        raise ValueError(f'{what}: mmdetection and we differ by {error:.1e}')
+
+
+def _prepare(peer, name, work, *arguments):
+    """mmdetection's call, and its result."""
+    result = peer('prepare', name, work, *arguments)
+    return lambda: peer('run', name), result
+
+
+def model_rows(peer: Peer, model, variables, rng: np.random.Generator) -> list[Row]:
+    """Forward, forward and backward, training step; a picture of `SMALL`."""
+    picture = rng.integers(0, 256, (1, *SMALL, 3)).astype(np.uint8)
+    image = ours.normalised(picture)
+    boxes, labels = inputs.random_boxes(8, SMALL, rng)
+
+    theirs, expected = _prepare(peer, 'forward', 'forward', image)
+    call, result = ours.forward(model, variables, image)
+    pairs = zip(result(call()), expected, strict=True)
+    _agree('head outputs', max(relative(*pair) for pair in pairs), 1e-4)
+    rows = [Row('forward', theirs, call, 0.8, 1.2)]
+
+    theirs, expected = _prepare(
+        peer, 'training', 'training', image, boxes, labels, None
+    )
+    call, result = ours.training(model, variables, ours.batch_of(image, boxes, labels))
+    _agree_in_training(result(call()), expected)
+    rows.append(Row('forward + backward', theirs, call, 0.75, 1.1))
+
+    theirs, expected = _prepare(peer, 'step', 'training', image, boxes, labels, RATE)
+    batch = ours.batch_of(picture, boxes, labels)
+    call, result = ours.train_step(model, variables, batch, RATE)
+    _agree_in_training(result(call()), (expected[0], {}))
+    return [*rows, Row('training step', theirs, call)]
+
+
+def _agree_in_training(found, expected):
+    (losses, gradients), (their_losses, their_gradients) = found, expected
+    errors = [abs(losses[n] - x) / abs(x) for n, x in their_losses.items()]
+    _agree('losses', max(errors), 1e-4)
+    if their_gradients:
+        assert set(gradients) == set(their_gradients)
+        errors = [relative(gradients[n], x) for n, x in their_gradients.items()]
+        _agree('gradients', max(errors), 1e-4)
+
+
+def assignment_rows(peer: Peer, rng: np.random.Generator) -> list[Row]:
+    """8, 100 and 500 boxes on `LARGE`; prints the memory that the most take."""
+    rows, targets = [], {100: (100, 200)}
+    for count in (8, 100, 500):
+        what = f'assignment, {count} boxes'
+        boxes, labels = inputs.random_boxes(count, LARGE, rng)
+        theirs, expected = _prepare(peer, what, 'assignment', boxes, labels, LARGE)
+        (call, result), memory = ours.assignment(boxes, LARGE)
+        differing = np.flatnonzero(result(call()) != expected)
+        positives = int((expected >= 0).sum())
+        print(f'{what}: {positives} positives, {len(differing)} anchors differ')
+        if len(differing):
+            raise ValueError(f'{what}: anchors {differing.tolist()} differ')
+        rows.append(Row(what, theirs, call, *targets.get(count, ())))
+    dense = peer('peak_memory', what)
+    print(
+        f'memory, {what}: mmdetection {dense / 2**20:.0f} MiB (peak of the resident '
+        f'memory over that before), we {memory / 2**20:.2f} MiB (what XLA works in)'
+    )
+    return rows
+
+
+def detection_rows(peer: Peer, rng: np.random.Generator) -> list[Row]:
+    """From head outputs on `LARGE` to detections."""
+    rows = []
+    for name, background in BACKGROUNDS.items():
+        outputs = inputs.random_outputs(LARGE, 60, background, rng)
+        above = sum(int((x > np.log(0.05 / 0.95)).sum()) for x in outputs.cls_logits)
+        what = f'post-processing, {name}'
+        theirs, expected = _prepare(
+            peer, what, 'detections', list(outputs), LARGE, SCALE
+        )
+        call, result = ours.detections(outputs, LARGE, SCALE)
+        found = result(call())
+        print(f'{what}: {above} pairs above the threshold, {len(expected[0])} found')
+        _agree_in_detections(what, found, expected)
+        rows.append(Row(what, theirs, call, 5, 10))
+    return rows
+
+
+def _agree_in_detections(what, found, expected):
+    boxes, scores, labels = found
+    if len(boxes) != len(expected[0]) or (labels != expected[2]).any():
+        raise ValueError(f'{what}: not the detections of mmdetection')
+    _agree(f'{what}, boxes in pixels', abs(boxes - expected[0]).max(), 1e-3)
+    _agree(f'{what}, scores', abs(scores - expected[1]).max(), 1e-5)
+
+
+def measure(rows: list[Row], repeats: int) -> list[list[str]]:
+    """Lines of the table."""
+    lines = []
+    for row in rows:
+        calls = {'mmdet': row.mmdet, 'ours': row.ours}
+        took = timing.interleaved(calls, repeats, warm_up=2, pause=PAUSE)
+        ratio = took['mmdet'] / took['ours']
+        cells = [timing.milliseconds(took[name]) for name in calls]
+        targets = ['' if x is None else f'{x:g}' for x in (row.must, row.goal)]
+        lines.append([row.what, *cells, f'{ratio:.3g}', *targets])
+    return lines
+
+
+def compare(python: str, parts: list[str], repeats: int) -> None:
+    """Checks that both sides agree, times them, prints."""
+    jax.config.update('jax_platforms', 'cpu')
+    rng = np.random.default_rng(0)
+    script = pathlib.Path(__file__).with_name('mmdet_side.py')
+    with Peer(python, script, '`make mmdet-env` makes an environment') as peer:
+        versions = {**peer('versions'), 'jax': jax.__version__}
+        print(timing.machine())
+        print(', '.join(f'{name} {version}' for name, version in versions.items()))
+        model = build_model(load_config(str(ROOT / 'configs' / 'atss_r50_1x.py')))
+        variables = inputs.random_weights(model, rng)
+        cores = len(os.sched_getaffinity(0))
+        peer('setup', cores, mmdet.to_state_dict(variables))
+        rows = []
+        if 'model' in parts:
+            rows += model_rows(peer, model, variables, rng)
+        if 'assignment' in parts:
+            rows += assignment_rows(peer, rng)
+        if 'detections' in parts:
+            rows += detection_rows(peer, rng)
+        ask = timing.seconds(lambda: peer('nothing'), 100)
+        print(f'asking the other process, in its times: {timing.milliseconds(ask)}\n')
+        header = ['work', 'mmdetection', 'atss_jax', 'ratio', 'must', 'goal']
+        print(timing.table(header, measure(rows, repeats)))
+
+
+def main() -> int:
+    """Reads the flags, compares."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        '--mmdet_python',
+        default=sys.executable,
+        help='the Python that has mmdetection; by default, this one',
+    )
+    parser.add_argument('--repeats', type=int, default=15, help='of each call')
+    parser.add_argument(
+        '--parts', nargs='+', choices=PARTS, default=PARTS, help='what to compare'
+    )
+    flags = parser.parse_args()
+    try:
+        if flags.repeats < 1:
+            raise ValueError(f'--repeats={flags.repeats}: expected at least 1')
+        compare(flags.mmdet_python, flags.parts, flags.repeats)
+    except ValueError as error:
+        print(f'mmdet_cpu.py: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

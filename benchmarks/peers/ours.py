@@ -1,0 +1,127 @@
+"""Our side of `mmdet_cpu.py`: each function makes a call, and what reads its result."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from atss_jax import parallel
+from atss_jax.detection.assign import assign
+from atss_jax.detection.losses import LossConfig, atss_loss
+from atss_jax.detection.postprocess import detect
+from atss_jax.models.preprocess import Normalizer
+from atss_jax.structures import HeadOutputs
+from atss_jax.training.optimizer import OptimizerConfig
+from atss_jax.training.state import create_state, merge, split
+from atss_jax.training.step import make_train_step, sgd
+from atss_jax.weights import mmdet
+
+Work = tuple[Callable[[], Any], Callable[[Any], Any]]
+
+
+def compiled(function, *arguments):
+    """The program for these arguments, which it then has on the device."""
+    arguments = jax.device_put(arguments)
+    program = jax.jit(function).lower(*arguments).compile()
+    return program, lambda: jax.block_until_ready(program(*arguments))
+
+
+def normalised(image: np.ndarray) -> np.ndarray:
+    """What the network reads of a picture (1,H,W,3) without padding."""
+    size = np.array([image.shape[1:3]], np.int32)
+    return np.asarray(Normalizer()(image, size))
+
+
+def batch_of(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> dict:
+    """One picture (1,H,W,3) and its objects, as training reads them."""
+    return {
+        'image': image,
+        'image_size': np.array([image.shape[1:3]], np.int32),
+        'gt_boxes': boxes[None],
+        'gt_labels': labels[None],
+        'gt_valid': np.ones((1, len(boxes)), bool),
+        'gt_ignored': np.zeros((1, len(boxes)), bool),
+    }
+
+
+def forward(model, variables, image) -> Work:
+    """Head outputs of one normalised picture."""
+    size = np.array([image.shape[1:3]], np.int32)
+    _, call = compiled(model.apply, variables, image, size)
+    return call, lambda outputs: [np.asarray(x) for x in jax.tree.leaves(outputs)]
+
+
+def training(model, variables, batch) -> Work:
+    """Losses and gradients of a batch whose image is normalised."""
+    trained, frozen = split(variables['params'], model)
+
+    def losses_of(trained, frozen, batch_stats, batch):
+        state = {'params': merge(trained, frozen), 'batch_stats': batch_stats}
+        outputs = model.apply(state, batch['image'], batch['image_size'], train=True)
+        return atss_loss(outputs, batch)
+
+    differentiate = jax.value_and_grad(losses_of, has_aux=True)
+    _, call = compiled(differentiate, trained, frozen, variables['batch_stats'], batch)
+
+    def result(both):
+        (_, losses), gradients = both
+        named = mmdet.to_state_dict({'params': gradients})
+        return {name: float(x) for name, x in losses.items()}, named
+
+    return call, result
+
+
+def train_step(model, variables, batch, rate) -> Work:
+    """Losses of a whole step of training, from a picture in uint8 on."""
+    optimizer = OptimizerConfig(lr=rate)
+    tx = sgd(optimizer, lambda _: rate)
+    step = parallel.map_over_devices(
+        make_train_step(model, Normalizer(), LossConfig(), optimizer, tx),
+        'pmap',
+        donate_first=True,
+    )
+    # A copy: the step writes over its state, which may share memory with these arrays.
+    variables = jax.tree.map(np.copy, variables)
+    state = parallel.replicate(create_state(variables, model, tx))
+    batch = parallel.shard_rows(batch, 'pmap')
+
+    def call():
+        nonlocal state
+        state, metrics = jax.block_until_ready(step(state, batch))
+        return metrics
+
+    return call, lambda metrics: (
+        {name: float(x) for name, x in metrics.items() if name.startswith('loss_')},
+        {},
+    )
+
+
+def _assign(canvas, boxes, valid, size):
+    return assign(boxes, valid, size, canvas)
+
+
+def assignment(boxes, canvas) -> tuple[Work, int]:
+    """Index of the box of each anchor; and the bytes that the program works in."""
+    program, call = compiled(
+        functools.partial(_assign, canvas),
+        boxes,
+        np.ones(len(boxes), bool),
+        np.array(canvas, np.int32),
+    )
+    memory = program.memory_analysis().temp_size_in_bytes
+    return (call, np.asarray), memory
+
+
+def detections(outputs, canvas, scale) -> Work:
+    """Boxes in the original picture, scores, labels of a batch of one."""
+    one = HeadOutputs(*(tuple(level[0] for level in levels) for levels in outputs))
+    size, scale = np.array(canvas, np.int32), np.array(scale, np.float32)
+    _, call = compiled(detect, one, size, scale)
+
+    def result(found):
+        rows = np.asarray(found.valid)
+        return [np.asarray(x)[rows] for x in found[:3]]
+
+    return call, result

@@ -20,7 +20,7 @@ def test_the_parts_of_a_step_add_up_to_the_step():
         'forward': 5.0,
         'assignment': 0.25,
         'losses': 1.0,
-        'gradients': 14.0,
+        'update': 2.0,
         'step': 16.0,
     }
     parts = breakdown.parts(seconds)

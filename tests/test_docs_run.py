@@ -23,6 +23,7 @@ NOT_RUN = {
     r'make install': 'needs a network',
     r'make demo': 'takes minutes; tests/test_demo.py looks at what it leaves',
     r'make test': 'is these tests, and others',
+    r'make mmdet-env': 'needs a network, and compiles for half an hour',
     r'\. \.venv': 'is of the shell',
     r'pip install': 'needs a network',
     r'python -m atss_jax download-coco': 'needs a network: tests/test_download_coco.py',
@@ -39,6 +40,7 @@ IN_PLACE_OF = {
     '9000': '6',
     '13': '3',
     '--config=C': '--config=W/config.json',
+    '--profile=100:105': '--profile=2:3',
     '--workdir=/shared/work_dirs/atss_r50_1x': '--workdir=work_dirs/shared',
 }
 TESTED = [page for page in PAGES if page.name != 'quickstart.md']

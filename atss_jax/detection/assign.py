@@ -74,52 +74,71 @@ def valid_cells(
     return jnp.stack([start, jnp.maximum(stop, start)], axis=1)
 
 
-def _window(position, bounds, width, length):
-    """Indices of the `width` cells nearest to `position`, shifted into `bounds`.
+def _cells_by_rank(position, bounds, rank, length):
+    """The cell of an axis that is so many-th nearest to a position, and whether it is.
 
-    Of two cells at the same distance the lower index is taken. Args: position (G,) in
-    cells; bounds (2,) first and last+1; length: cells of the canvas.
-    Returns (G,width), valid.
+    Of two at the same distance the lower comes first. Args, which broadcast: position
+    in cells; bounds: first and last+1; rank, from 0; length: cells of the canvas.
     """
-    first = jnp.ceil(position - width / 2)
-    # In float32 first: a far box must not overflow the integer.
-    first = jnp.clip(first, -1, length + 1).astype(jnp.int32)
-    first = jnp.clip(first, bounds[0], jnp.maximum(bounds[1] - width, bounds[0]))
-    cells = first[:, None] + jnp.arange(width)
-    return cells, cells < bounds[1]
+    first, stop = bounds
+
+    def window(width):
+        """First of the `width` nearest cells, which lie side by side."""
+        start = jnp.ceil(position - width / 2)
+        # In float32 first: a far box must not overflow the integer.
+        start = jnp.clip(start, -1, length + 1).astype(jnp.int32)
+        return jnp.clip(start, first, jnp.maximum(stop - width, first))
+
+    # The window that has one cell more has grown down or up.
+    start = window(rank + 1)
+    cell = jnp.where(start < window(rank), start, start + rank)
+    return cell, cell < stop
 
 
-def _level_candidates(gt_centres, anchors, assigner, level, grid_size, bounds):
-    """Nearest anchors of one level: index within the level, box, is-one; (G,k) each."""
-    height, width = grid_size
-    stride, base = anchors.strides[level], anchors.base_anchors(level)
-    k_rows, k_columns = min(assigner.topk, height), min(assigner.topk, width)
-    indices, squares = [], []
-    for a, anchor in enumerate(base):
-        position = (gt_centres - (anchor[:2] + anchor[2:]) / 2) / stride
-        rows, row_ok = _window(position[:, 1], bounds[a, :, 0], k_rows, height)
-        columns, column_ok = _window(position[:, 0], bounds[a, :, 1], k_columns, width)
-        x = _square(columns, stride, anchor[0::2], gt_centres[:, :1])
-        y = _square(rows, stride, anchor[1::2], gt_centres[:, 1:])
-        ok = row_ok[:, :, None] & column_ok[:, None, :]
-        squares.append(jnp.where(ok, x[:, None, :] + y[:, :, None], jnp.inf))
-        indices.append((rows[:, :, None] * width + columns[:, None, :]) * len(base) + a)
-    # Cells before base anchors, the order of anchors: `top_k` breaks ties by it.
-    square = jnp.stack(squares, -1).reshape(len(gt_centres), -1)
-    index = jnp.stack(indices, -1).reshape(square.shape)
-    if len(base) > 1 and assigner.allowed_border >= 0:
-        # Base anchors then have windows of their own: sort back to that order.
-        order = jnp.argsort(index, 1)
-        square, index = (jnp.take_along_axis(x, order, 1) for x in (square, index))
-    nearness, nearest = jax.lax.top_k(-square, min(assigner.topk, square.shape[1]))
-    index = jnp.take_along_axis(index, nearest, 1)
-    return index, anchors.at(level, index, width), nearness > -jnp.inf
+def _near_anchors(gt_centres, anchors, topk, sizes, bounds):
+    """Squared distance and index within the level of all that may be candidates.
+
+    Returns (L,n,G) each; the distance is inf where there is no anchor.
+    """
+    ranks = np.arange(1, topk + 1)
+    near = np.nonzero(np.outer(ranks, ranks) <= topk)
+    base = np.stack([anchors.base_anchors(i) for i in range(len(sizes))])
+    stride = np.array(anchors.strides)[:, None, None, None]
+    axes = []
+    for axis in (0, 1):  # x, y
+        side = base[:, :, None, axis, None], base[:, :, None, axis + 2, None]
+        centre = gt_centres[:, axis]
+        cells, ok = _cells_by_rank(
+            (centre - (side[0] + side[1]) / 2) / stride,
+            (bounds[:, :, i, 1 - axis, None, None] for i in (0, 1)),
+            near[1 - axis][:, None],
+            np.array(sizes)[:, 1 - axis, None, None, None],
+        )
+        shift = (cells * stride).astype(jnp.float32)
+        square = (((shift + side[0]) + (shift + side[1])) / 2 - centre) ** 2
+        axes.append((cells, jnp.where(ok, square, jnp.inf)))
+    (columns, x), (rows, y) = axes
+    width = np.array(sizes)[:, 1, None, None, None]
+    which = np.arange(anchors.num_anchors)[:, None, None]
+    index = (rows * width + columns) * anchors.num_anchors + which
+    shape = len(sizes), -1, len(gt_centres)
+    return (x + y).reshape(shape), index.reshape(shape)
 
 
-def _square(cells, stride, sides, centre):
-    """Squared distance, along one axis, of cells' anchors from a box's centre."""
-    shift = (cells * stride).astype(jnp.float32)
-    return (((shift + sides[0]) + (shift + sides[1])) / 2 - centre) ** 2
+def _nearest(square, index, count):
+    """Index and is-one of the `count` smallest of (L,n,G) distances: (count,L,G).
+
+    Of equal distances the lowest index comes first. Boxes are the last axis, so that
+    many are compared at a time; `top_k` sorts box by box.
+    """
+
+    def pick(left, _):
+        distance = left.min(1, keepdims=True)
+        nearest = jnp.where(left == distance, index, np.iinfo(np.int32).max).min(1)
+        left = jnp.where(index == nearest[:, None], jnp.inf, left)
+        return left, (nearest, distance[:, 0] < jnp.inf)
+
+    return jax.lax.scan(pick, square, length=min(count, square.shape[1]))[1]
 
 
 def candidates(
@@ -131,17 +150,22 @@ def candidates(
     assigner: ATSSAssigner,
 ) -> tuple[Int[Array, 'G K'], Float[Array, 'G K 4'], Bool[Array, 'G K']]:
     """Step 1: index among the canvas's anchors, box, and whether there is one."""
-    gt_centres = centres(gt_boxes)
-    levels, start = [], 0
-    for level, size in enumerate(anchors.grid_sizes(canvas)):
-        bounds = valid_cells(anchors, assigner, level, image_size, valid_size)
-        index, box, ok = _level_candidates(
-            gt_centres, anchors, assigner, level, size, bounds
-        )
-        levels.append((index + start, box, ok))
-        start += size[0] * size[1] * anchors.num_anchors
-    index, box, ok = (jnp.concatenate(part, 1) for part in zip(*levels, strict=True))
-    return index, box, ok
+    sizes = anchors.grid_sizes(canvas)
+    bounds = jnp.stack(
+        [
+            valid_cells(anchors, assigner, level, image_size, valid_size)
+            for level in range(len(sizes))
+        ]
+    )
+    near = _near_anchors(centres(gt_boxes), anchors, assigner.topk, sizes, bounds)
+    index, ok = (part.transpose(1, 2, 0) for part in _nearest(*near, assigner.topk))
+    boxes, indices, start = [], [], 0
+    for level, (height, width) in enumerate(sizes):
+        boxes.append(anchors.at(level, index[level], width))
+        indices.append(index[level] + start)
+        start += height * width * anchors.num_anchors
+    parts = indices, boxes, list(ok)
+    return tuple(jnp.concatenate(part, 1) for part in parts)
 
 
 def thresholds(

@@ -223,6 +223,68 @@ def test_one_cell_by_hand():
     np.testing.assert_array_equal(labels, [1])
 
 
+# Few pairs and many ------------------------------------------------------------------
+
+
+def outputs_with_pairs(count, seed=0):
+    """Exactly so many pairs of P3 above the threshold, in as many anchors as can be."""
+    outputs = random_outputs(seed, shift=-20)
+    cls = list(outputs.cls_logits)
+    height, width, _ = cls[0].shape
+    order = np.random.default_rng(seed).permutation(height * 16)  # valid columns
+    logits = np.array(cls[0])
+    for i in range(count):
+        row, column = divmod(order[i % len(order)], 16)
+        assert row < height and column < width
+        logits[row, column, i // len(order)] = 0.5 + i / 1000
+    cls[0] = jnp.array(logits)
+    return outputs._replace(cls_logits=tuple(cls))
+
+
+@pytest.mark.parametrize('count', [1, 255, 256, 257, 400])
+def test_around_the_number_that_is_few(count):
+    """On both sides of it the oracle agrees."""
+    config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=500)
+    assert check(outputs_with_pairs(count), config) > count / 2
+
+
+def test_one_picture_with_many_among_others_with_few():
+    """In a batch, each has what it has alone."""
+    pictures = [
+        outputs_with_pairs(3),
+        random_outputs(1, shift=0.0),
+        outputs_with_pairs(9),
+    ]
+    batch = jax.tree.map(lambda *parts: jnp.stack(parts), *pictures)
+    sizes, scales = np.tile(np.int32(SIZE), (3, 1)), np.tile(np.float32(SCALE), (3, 1))
+    got = jax.jit(jax.vmap(functools.partial(detect, config=LOOSE)))(
+        batch, sizes, scales
+    )
+    for row, picture in enumerate(pictures):
+        boxes, scores, labels = found(picture, SIZE, SCALE, LOOSE)
+        count = int(got.valid[row].sum())
+        assert count == len(boxes)
+        np.testing.assert_array_equal(got.labels[row, :count], labels)
+        np.testing.assert_allclose(got.boxes[row, :count], boxes, atol=1e-4)
+        np.testing.assert_allclose(got.scores[row, :count], scores, atol=1e-6)
+
+
+@pytest.mark.parametrize('score_thr', [0.0, 1e-35, 0.05, 0.5, 0.999, 1.0])
+def test_scores_at_the_threshold_do_not_pass(score_thr):
+    """Class scores around the threshold, as near as float32 has them."""
+    config = dataclasses.replace(LOOSE, score_thr=score_thr, iou_threshold=1.0)
+    outputs = random_outputs(0, shift=-20)
+    near = 0.5 if score_thr in (0.0, 1.0, 1e-35) else score_thr
+    logit = np.float32(np.log(near / (1 - near)))
+    cls = [np.array(level) for level in outputs.cls_logits]
+    cls[0].reshape(-1)[:48] = logit + np.arange(-24, 24) * np.spacing(logit + 1)
+    outputs = outputs._replace(cls_logits=tuple(map(jnp.array, cls)))
+    scores = [jax.nn.sigmoid(level[:, :16]).ravel() for level in outputs.cls_logits]
+    passing = int((np.concatenate(scores) > np.float32(score_thr)).sum())
+    got = found(outputs, SIZE, SCALE, config)[0]
+    assert len(got) == min(passing, config.max_per_img)
+
+
 # NMS by hand -------------------------------------------------------------------------
 
 

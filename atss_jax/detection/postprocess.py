@@ -1,15 +1,18 @@
 """From head outputs of one image to its detections."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
 from atss_jax.detection.nms import class_wise_nms
 from atss_jax.structures import Detections, HeadOutputs
+
+_FEW = 256  # anchors of a level, and pairs of them, that are enough for most pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,67 +54,65 @@ def _at_most(count, size):
     return min(count, size) if isinstance(size, int) else count
 
 
-def _best_pairs(
-    logits: Float[Array, 'n C'], valid: Bool[Array, 'n'], config: DetectConfig
-) -> tuple[Int[Array, 'p'], Int[Array, 'p'], Float[Array, 'p'], Bool[Array, 'p']]:
-    """Anchor, class, class score and is-one of the best (anchor, class) pairs.
-
-    The best `nms_pre` pairs lie in the `nms_pre` anchors with the best single class, so
-    all others drop out by one maximum; and the order of logits is that of scores.
-    """
+def _best_class(cls_logits, level, image_size, config):
+    """(n,) logit of the best class of each anchor that may be found, -inf of others."""
+    logits = _by_anchor(cls_logits, config)
+    valid = _valid_anchors(image_size, level, cls_logits.shape[:2], config)
+    best = _if_above(jnp.where(valid, logits.max(-1), -jnp.inf), config.score_thr)
     if not isinstance(logits.shape[0], int):
-        # A size that is not known before the program runs (see export.py): with these
-        # rows, which are no anchors, there are enough in any case.
-        logits = jnp.pad(logits, ((0, config.nms_pre), (0, 0)))
-        valid = jnp.pad(valid, (0, config.nms_pre))
-    num_anchors = _at_most(config.nms_pre, logits.shape[0])
-    best_class = jnp.where(valid, logits.max(-1), -jnp.inf)
-    maxima, kept = jax.lax.top_k(best_class, num_anchors)
-    pairs = jnp.where(maxima[:, None] > -jnp.inf, logits[kept], -jnp.inf).reshape(-1)
-    top, pair = jax.lax.top_k(pairs, min(config.nms_pre, len(pairs)))
-    scores = jax.nn.sigmoid(top)
-    num_classes = logits.shape[-1]
-    return (
-        kept[pair // num_classes],
-        pair % num_classes,
-        scores,
-        scores > config.score_thr,
-    )
+        # A size that is not known before the program runs (see export.py): with these,
+        # which are no anchors, there are enough in any case.
+        best = jnp.pad(best, (0, config.nms_pre), constant_values=-jnp.inf)
+    return best
 
 
-def _level_detections(cls_logits, deltas, centerness, level, image_size, config):
-    """Candidates of one level: boxes on the canvas, scores, labels, is-one."""
-    grid_size = cls_logits.shape[:2]
+def _by_anchor(cls_logits, config):
     num_classes = cls_logits.shape[-1] // config.anchors.num_anchors
-    logits = cls_logits.reshape(-1, num_classes)
-    valid = _valid_anchors(image_size, level, grid_size, config)
-    anchor, label, score, ok = _best_pairs(logits, valid, config)
-    anchors = config.anchors.at(level, anchor, grid_size[1])
-    boxes = config.coder.decode(anchors, deltas.reshape(-1, 4)[anchor])
-    score = score * jax.nn.sigmoid(centerness.reshape(-1)[anchor])
-    return boxes, score, label, ok
+    return cls_logits.reshape(-1, num_classes)
 
 
-def detect(
-    outputs: HeadOutputs,
-    image_size: Int[Array, '2'],
-    scale: Float[Array, '2'],
-    config: DetectConfig = DetectConfig(),
-) -> Detections:
-    """Detections of one image, in pixels of the original picture, best first.
+def _if_above(logits, score_thr):
+    """Logits, and -inf where the score is certainly not above the threshold.
+
+    Nothing comes of those, and `top_k` takes less time the fewer numbers there are.
+    """
+    if score_thr < 1e-30:
+        return logits
+    score = min(score_thr, 1 - 1e-7)
+    floor = math.log(score / (1 - score)) - 1e-3  # more than a sigmoid's rounding
+    return jnp.where(logits > floor, logits, -jnp.inf)
+
+
+def _level_detections(output, best_class, most, level, config):
+    """Candidates of one level: boxes on the canvas, scores, labels, is-one.
+
+    The best n (anchor, class) pairs lie in the n anchors with the best single class, so
+    all others drop out first; and the order of logits is that of scores.
 
     Args:
-        outputs: of one image: no leading B.
-        image_size: height, width of the resized image on the canvas.
-        scale: resized over original width, then height (mmdet's `scale_factor`).
+        output: logits, deltas and centerness of the level.
+        best_class: of each anchor.
+        most: pairs to take.
+        level: of the pyramid.
         config: settings.
-
-    Source: mmdet `BaseDenseHead._predict_by_feat_single`, `_bbox_post_process`.
     """
-    levels = [
-        _level_detections(*level, index, image_size, config)
-        for index, level in enumerate(zip(*outputs, strict=True))
-    ]
+    cls_logits, deltas, centerness = output
+    maxima, kept = jax.lax.top_k(best_class, _at_most(most, best_class.shape[0]))
+    logits = _by_anchor(cls_logits, config)[kept]
+    logits = jnp.where(maxima[:, None] > -jnp.inf, logits, -jnp.inf)
+    num_classes = logits.shape[-1]
+    logits = _if_above(logits.reshape(-1), config.score_thr)
+    logits, pair = jax.lax.top_k(logits, min(most, len(logits)))
+    anchor = kept[pair // num_classes]
+    anchors = config.anchors.at(level, anchor, deltas.shape[1])
+    boxes = config.coder.decode(anchors, deltas.reshape(-1, 4)[anchor])
+    class_score = jax.nn.sigmoid(logits)
+    score = class_score * jax.nn.sigmoid(centerness.reshape(-1)[anchor])
+    return boxes, score, pair % num_classes, class_score > config.score_thr
+
+
+def _suppress(levels, image_size, scale, config):
+    """Detections of a picture from the candidates of its levels."""
     boxes, scores, labels, valid = (
         jnp.concatenate(part) for part in zip(*levels, strict=True)
     )
@@ -123,3 +124,65 @@ def detect(
     return class_wise_nms(
         boxes, scores, labels, valid, config.iou_threshold, config.max_per_img
     )
+
+
+def _either(few, enough, everything, arrays):
+    """`few` where that is enough, else `everything(arrays)`.
+
+    A loop of one round or none: `vmap` makes it run if any image needs it, where it
+    would turn `jax.lax.cond` into both sides for all images, always.
+    """
+
+    def run(state):
+        # What does not depend on the state is moved out of the loop, and always done.
+        dependent = jax.tree.map(lambda array: jnp.where(state[1], 0, array), arrays)
+        return everything(dependent), jnp.ones_like(enough)
+
+    return jax.lax.while_loop(lambda state: ~state[1], run, (few, enough))[0]
+
+
+def detect(
+    outputs: HeadOutputs,
+    image_size: Int[Array, '2'],
+    scale: Float[Array, '2'],
+    config: DetectConfig = DetectConfig(),
+) -> Detections:
+    """Detections of one image, in pixels of the original picture, best first.
+
+    A picture seldom has many (anchor, class) pairs above the threshold; `nms_pre` of
+    each level are looked at for the picture alone that has.
+
+    Args:
+        outputs: of one image: no leading B.
+        image_size: height, width of the resized image on the canvas.
+        scale: resized over original width, then height (mmdet's `scale_factor`).
+        config: settings.
+
+    Source: mmdet `BaseDenseHead._predict_by_feat_single`, `_bbox_post_process`.
+    """
+    by_level = list(zip(*outputs, strict=True))
+    best_class = [
+        _best_class(output[0], level, image_size, config)
+        for level, output in enumerate(by_level)
+    ]
+
+    def candidates(best_class, most):
+        return [
+            _level_detections(output, best, most, level, config)
+            for level, (output, best) in enumerate(
+                zip(by_level, best_class, strict=True)
+            )
+        ]
+
+    def everything(best_class):
+        levels = candidates(best_class, config.nms_pre)
+        return _suppress(levels, image_size, scale, config)
+
+    if config.nms_pre <= _FEW:
+        return everything(best_class)
+    levels = candidates(best_class, _FEW)
+    found = _suppress(levels, image_size, scale, config)
+    enough = jnp.array(True)
+    for best, (*_, is_one) in zip(best_class, levels, strict=True):
+        enough &= ((best > -jnp.inf).sum() <= _FEW) & ~is_one.all()
+    return _either(found, enough, everything, best_class)

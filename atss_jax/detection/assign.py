@@ -9,9 +9,10 @@ For each box (arXiv 1912.02424, algorithm 1):
 
 An anchor that several boxes claim goes to the one with the highest IoU.
 
-Anchors form a grid, so the k nearest centres lie in the k x k cells around the box's
-centre: any cell beyond has k nearer ones in its own row or column. Only these cells are
-looked at, never all anchors; memory is O(boxes * k^2 * levels).
+Anchors form a grid. The cell in the p-th nearest row and the q-th nearest column of a
+box's centre has p*q - 1 others at least as near, in these rows and columns; so the k
+nearest have p*q <= k: 23 cells for k = 9. Only these are looked at, never all anchors;
+memory is O(boxes * k log k * levels).
 """
 
 import dataclasses

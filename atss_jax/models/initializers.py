@@ -87,8 +87,8 @@ class VarianceScaling:
         return (2 * generator.random(shape, np.float32) - 1) * limit
 
 
-# Flax looks at the shape of what would be drawn wherever a parameter is used, by tracing
-# the drawing. So that is traced once for each shape.
+# Flax traces the drawing wherever a parameter is used, to compare shapes: each one is
+# traced once, so.
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def _by_key(how, key, shape, dtype):
     if isinstance(how, Normal):

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.initializers import KAIMING, ONES, ZEROS, VarianceScaling
+from atss_jax.sizes import ceil_divide
 
 BATCH_AXIS = 'batch'
 """Name of the mapped device axis; SyncBN reduces over it."""
@@ -26,7 +27,7 @@ BATCH_AXIS = 'batch'
 
 def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:
     """Valid size behind a layer of stride 2, which keeps every second cell."""
-    return (size + 1) // 2
+    return ceil_divide(size, 2)
 
 
 def inside(size: Int[Array, 'B 2'], height: int, width: int) -> Bool[Array, 'B H W 1']:

@@ -4,7 +4,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import XAVIER
-from atss_jax.models.layers import ConvModule, halve
+from atss_jax.models.layers import ConvModule
+from atss_jax.models.region import halve
 from atss_jax.sizes import ceil_divide
 
 

@@ -14,34 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.initializers import KAIMING, ONES, ZEROS, VarianceScaling
-from atss_jax.sizes import ceil_divide
+from atss_jax.models.region import blank, halve, inside, zero_outside
 
 BATCH_AXIS = 'batch'
 """Name of the mapped device axis; SyncBN reduces over it."""
-
-
-def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:
-    """Valid size behind a layer of stride 2, which keeps every second cell."""
-    return ceil_divide(size, 2)
-
-
-def inside(size: Int[Array, 'B 2'], height: int, width: int) -> Bool[Array, 'B H W 1']:
-    """True on the cells of a (height, width) canvas that are valid."""
-    rows = jnp.arange(height) < size[:, :1]
-    columns = jnp.arange(width) < size[:, 1:]
-    return rows[:, :, None, None] & columns[:, None, :, None]
-
-
-def zero_outside(
-    x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
-) -> Float[Array, 'B H W C']:
-    """Replaces all cells outside the valid region by exact zeros."""
-    return jnp.where(inside(size, *x.shape[1:3]), x, 0)
 
 
 class Conv(nn.Module):
@@ -73,13 +54,13 @@ class Conv(nn.Module):
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
     ) -> Float[Array, 'B h w D']:
         """Computes in the type of `x`; the parameters stay float32."""
-        k, s = self.kernel_size, self.stride
-        kernel = self.param(
-            'kernel',
-            self.kernel_init,
-            (k, k, x.shape[-1] // self.groups, self.features),
-        )
-        y = _convolved(x, size, kernel, s)
+        k = self.kernel_size
+        shape = k, k, x.shape[-1] // self.groups, self.features
+        kernel = self.param('kernel', self.kernel_init, shape)
+        if self.is_initializing():
+            y = blank(x, self.features, self.stride)
+        else:
+            y = _convolved(x, size, kernel, self.stride)
         if self.use_bias:
             bias = self.param('bias', self.bias_init, (self.features,))
             # In float32: its gradient is a sum over all cells, which bfloat16 loses.
@@ -139,6 +120,8 @@ class DeformConv(nn.Module):
         )(x, size)
         offset, mask = jnp.split(where, [2 * self.deform_groups * k * k], axis=-1)
         mask = jax.nn.sigmoid(mask)
+        if self.is_initializing():
+            return blank(x, self.features, self.stride)
         kernel = jnp.asarray(kernel)
         return modulated_deform_conv(x, offset, mask, kernel, size, self.stride)
 
@@ -181,17 +164,16 @@ class BatchNorm(nn.Module):
         steps = self.variable(
             'batch_stats', 'num_batches_tracked', ZEROS, None, (), np.int32
         )
+        if self.is_initializing():
+            return x
         if train:
-            axis_name = None
-            if self.synced and not self.is_initializing():
-                axis_name = BATCH_AXIS
+            axis_name = BATCH_AXIS if self.synced else None
             batch_mean, batch_var, count = _statistics(x, size, axis_name)
-            if not self.is_initializing():
-                m = self.momentum
-                unbiased = batch_var * count / jnp.maximum(count - 1, 1)
-                mean.value = (1 - m) * mean.value + m * batch_mean
-                var.value = (1 - m) * var.value + m * unbiased
-                steps.value = steps.value + 1
+            m = self.momentum
+            unbiased = batch_var * count / jnp.maximum(count - 1, 1)
+            mean.value = (1 - m) * mean.value + m * batch_mean
+            var.value = (1 - m) * var.value + m * unbiased
+            steps.value = steps.value + 1
         else:
             batch_mean, batch_var = mean.value, var.value
         return _normalised(x, batch_mean, batch_var, scale, bias, self.epsilon)
@@ -238,6 +220,8 @@ class GroupNorm(nn.Module):
         """The same in training and evaluation; statistics in float32."""
         scale = self.param('scale', self.scale_init, x.shape[-1:])
         bias = self.param('bias', ZEROS, x.shape[-1:])
+        if self.is_initializing():
+            return x
         return _group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
+from atss_jax.models.group_norm import group_norm
 from atss_jax.models.initializers import KAIMING, ONES, ZEROS, VarianceScaling
 from atss_jax.models.region import blank, halve, inside, zero_outside
 
@@ -222,29 +223,7 @@ class GroupNorm(nn.Module):
         bias = self.param('bias', ZEROS, x.shape[-1:])
         if self.is_initializing():
             return x
-        return _group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
-
-
-@functools.partial(jax.jit, static_argnames=('num_groups', 'epsilon'))
-def _group_norm(x, size, scale, bias, num_groups, epsilon):
-    batch, height, width, channels = x.shape
-    per_group = channels // num_groups
-    count = jnp.clip(size, max=jnp.array([height, width])).prod(-1) * per_group
-    count = count.astype(jnp.float32)[:, None]
-    cells = inside(size, height, width)
-    valid = jnp.where(cells, x, 0).astype(jnp.float32)
-
-    def group_mean(total):
-        grouped = total.reshape(batch, num_groups, per_group).sum(-1)
-        return jnp.repeat(grouped / count, per_group, axis=-1)
-
-    mean = group_mean(valid.sum((1, 2)))
-    # Not E[x^2] - mean^2, which loses all digits where the mean is large.
-    centred = jnp.where(cells, x.astype(jnp.float32) - mean[:, None, None], 0)
-    var = group_mean((centred * centred).sum((1, 2)))
-    factor = scale * jax.lax.rsqrt(var + epsilon)
-    y = (x - mean[:, None, None]) * factor[:, None, None] + bias
-    return y.astype(x.dtype)
+        return group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
 
 
 def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:

@@ -78,5 +78,5 @@ def _valid(x, size, num_groups):
 def _over_group(x, num_groups):
     """(B,C) sums over the group of each channel."""
     per_group = x.shape[-1] // num_groups
-    total = x.reshape(len(x), num_groups, per_group).sum(-1)
+    total = x.reshape(x.shape[0], num_groups, per_group).sum(-1)
     return jnp.repeat(total, per_group, axis=-1)

@@ -20,12 +20,13 @@ TRAINING_LIBRARIES = MAPPING | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm'
 # name that fits a module decides. Programs (see below) are above them all.
 ALLOWED = {
     'structures': (set(), MAPPING),
+    'sizes': (set(), MAPPING),
     'checks': (set(), set()),
     'lock': (set(), set()),
     'wording': (set(), set()),
     'download': ({'lock'}, {'tqdm'}),
-    'detection': ({'structures', 'detection'}, MAPPING),
-    'models': ({'structures', 'models'}, MAPPING | {'flax'}),
+    'detection': ({'structures', 'sizes', 'detection'}, MAPPING),
+    'models': ({'structures', 'sizes', 'models'}, MAPPING | {'flax'}),
     'data': ({'data'}, {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}),
     'data.coco_download': ({'download', 'lock'}, {'tqdm'}),
     'data.tfds_files': ({'data'}, TFDS),

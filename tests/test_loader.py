@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import cv2
@@ -17,6 +18,7 @@ from atss_jax.data.loader import (
     check_box_counts,
     load_row,
     prefetch,
+    started,
 )
 from atss_jax.data.plan import TrainPlan, eval_batches
 from atss_jax.data.records import Record, Records
@@ -210,6 +212,15 @@ def test_a_training_batch_keeps_the_contract():
         assert batch['row_valid'].all()
 
 
+def test_a_blank_batch_has_the_shapes_and_types_of_the_real_one():
+    batches = train_batches(rows=(1, 4))
+    for step in range(3):
+        blank, batch = batches.blank(step), batches(step)
+        assert set(blank) == {'image', 'image_size', *TRUTH}
+        for name, value in blank.items():
+            assert (value.shape, value.dtype) == (batch[name].shape, batch[name].dtype)
+
+
 def test_hosts_load_slices_of_one_global_batch():
     whole, parts = train_batches(), [train_batches(rows=r) for r in ((0, 1), (1, 4))]
     for step in (0, 7):
@@ -264,13 +275,46 @@ def test_an_error_in_a_thread_reaches_the_reader():
         next(batches)
 
 
+def test_a_started_stream_is_the_same_stream():
+    expected = list(prefetch(train_batches(), 0, 5, workers=0))
+    with started(prefetch(train_batches(), 0, 5, workers=0)) as batches:
+        for one, other in zip(batches, expected, strict=True):
+            assert_same(one, other)
+
+
+def test_a_stream_starts_before_it_is_asked_and_is_closed_unread():
+    events, loaded = [], threading.Event()
+
+    def stream():
+        try:
+            events.append('loads')
+            loaded.set()
+            yield {}
+        finally:
+            events.append('closed')
+
+    with pytest.raises(KeyError), started(stream()):
+        assert loaded.wait(10)
+        raise KeyError
+    assert events == ['loads', 'closed']
+
+
+def test_an_error_at_the_start_reaches_the_reader():
+    def build(step):
+        raise ValueError('no batch')
+
+    stream = prefetch(build, 0, 5, workers=0)
+    with pytest.raises(ValueError, match='no batch'), started(stream) as batches:
+        next(batches)
+
+
 # Worker processes: started by scripts of their own, so that what they leave behind at
 # exit shows in stderr.
 
 PREAMBLE = """
 import sys
 import numpy as np
-from atss_jax.data.loader import prefetch
+from atss_jax.data.loader import prefetch, started
 from tests.test_loader import Broken, shapes_batches
 
 def main():
@@ -322,6 +366,8 @@ def test_workers_change_nothing_and_leave_nothing(tmp_path):
                 assert np.array_equal(one[name], other[name]), (workers, name)
         stream.close()
     assert len(list(prefetch(batches, 0, 4, 2))) == 4  # to the end, that too
+    with started(prefetch(batches, 0, 100, 2)):
+        pass  # not even one was asked for
     import multiprocessing
     assert not multiprocessing.active_children()
 """

@@ -204,6 +204,23 @@ def test_donated_state_may_not_be_used_again(mode):
         assert float(total) == expected
 
 
+@pytest.mark.parametrize('mode', parallel.MODES)
+def test_a_program_compiled_ahead_is_the_one_that_runs(mode, caplog):
+    add = parallel.map_over_devices(
+        lambda total, batch: total + jax.lax.psum(batch['x'].sum(), BATCH_AXIS),
+        mode,
+        donate_first=True,
+    )
+    total = parallel.replicate(np.zeros((), np.float32))
+    blank, rows = np.zeros(16, np.float32), np.arange(16, dtype=np.float32)
+    add.lower(total, parallel.shard_rows({'x': blank}, mode)).compile()
+    rows = parallel.shard_rows({'x': rows}, mode)
+    with jax.log_compiles():
+        total = add(total, rows)
+    assert float(total) == 120
+    assert 'Finished XLA compilation' not in caplog.text
+
+
 def test_replicate_puts_a_copy_on_every_device_and_to_host_reads_it():
     tree = {'a': np.arange(3), 'b': np.float32(2)}
     there = parallel.replicate(tree)

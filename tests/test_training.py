@@ -1,5 +1,6 @@
 """The training loop end to end, on small pictures: what it writes, resumes, refuses."""
 
+import functools
 import json
 import math
 import os
@@ -423,6 +424,7 @@ def test_a_loss_that_is_not_finite_stops_training(
     def spy(*args, **kwargs):
         mapped = real(*args, **kwargs)
 
+        @functools.wraps(mapped)
         def step(state, batch):
             out = mapped(state, batch)
             # Copies: the next step takes the memory of this state.

@@ -1,12 +1,13 @@
 """Batches of the plan; and grain to build them ahead of time."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import gc
 import itertools
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import grain
 import numpy as np
@@ -64,6 +65,18 @@ class TrainBatches:
         first, stop = self.rows
         load = functools.partial(self._row, step)
         return build_batch(stop - first, self.canvas(step), load)
+
+    def blank(self, step: int) -> Batch:
+        """Zeros in the shapes and types of batch `step`, to compile a program by."""
+        rows, room = self.rows[1] - self.rows[0], self.pipeline.max_boxes
+        return {
+            'image': np.zeros((rows, *self.canvas(step), 3), np.uint8),
+            'image_size': np.zeros((rows, 2), np.int32),
+            'gt_boxes': np.zeros((rows, room, 4), np.float32),
+            'gt_labels': np.zeros((rows, room), np.int32),
+            'gt_valid': np.zeros((rows, room), bool),
+            'gt_ignored': np.zeros((rows, room), bool),
+        }
 
     def _row(self, step, number, out):
         row, canvas = self.rows[0] + number, out.shape[:2]
@@ -232,6 +245,26 @@ def prefetch(
         # frames, and at interpreter exit it is too late.
         gc.collect()
         wait_until_freed(shared)
+
+
+@contextlib.contextmanager
+def started(batches: Generator[Batch, None, None]) -> Iterator[Iterator[Batch]]:
+    """The same batches; a thread waits for the first while the caller does other work.
+
+    Workers take seconds to start. They are stopped when the context ends.
+    """
+    with (
+        contextlib.closing(batches),
+        # Left first: what runs cannot be closed.
+        concurrent.futures.ThreadPoolExecutor(1) as thread,
+    ):
+        first = thread.submit(lambda: list(itertools.islice(batches, 1)))
+
+        def each():
+            yield from first.result()
+            yield from batches
+
+        yield each()
 
 
 def _closing(iterator, copy, kinds):

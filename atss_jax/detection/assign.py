@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import centres, iou
+from atss_jax.sizes import ceil_divide, round_up
 
 _MIN_INSIDE = 0.01  # pixels between an anchor's centre and each side of its box
 
@@ -62,7 +63,7 @@ def valid_cells(
     """
     stride = anchors.strides[level]
     base = anchors.base_anchors(level)
-    stop = jnp.broadcast_to(-(-valid_size // stride), (len(base), 2))
+    stop = jnp.broadcast_to(ceil_divide(valid_size, stride), (len(base), 2))
     start = jnp.zeros_like(stop)
     if assigner.allowed_border >= 0:
         border = assigner.allowed_border
@@ -212,7 +213,7 @@ def assign(
     if num_boxes == 0:
         return jnp.full(num_anchors, -1)
     if valid_size is None:
-        valid_size = -(-image_size // 32) * 32
+        valid_size = round_up(image_size, 32)
     index, box, ok = candidates(
         gt_boxes, image_size, valid_size, canvas, anchors, assigner
     )

@@ -12,6 +12,7 @@ from atss_jax.detection import boxes
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.assign import ATSSAssigner, assign, valid_cells
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder, centres
+from atss_jax.sizes import round_up
 from atss_jax.structures import HeadOutputs
 
 _EPS = 1e-6
@@ -99,7 +100,7 @@ def counted_anchors(
     image_size: Int[Array, '2'], canvas: tuple[int, int], config: LossConfig
 ) -> Bool[Array, 'A']:
     """Anchors of one image that count in the focal loss: valid, within the border."""
-    valid_size = -(-image_size // config.size_divisor) * config.size_divisor
+    valid_size = round_up(image_size, config.size_divisor)
     levels = []
     for level, (height, width) in enumerate(config.anchors.grid_sizes(canvas)):
         start, stop = valid_cells(
@@ -116,13 +117,12 @@ def _image_losses(cls_logits, deltas, centerness, anchors, example, canvas, conf
     """Losses of each anchor of one image (A,), and its two normalisers."""
     is_object = example['gt_valid'] & ~example['gt_ignored']
     size = example['image_size']
-    divisor = config.size_divisor
     owner = assign(
         example['gt_boxes'],
         is_object,
         size,
         canvas,
-        valid_size=-(-size // divisor) * divisor,
+        valid_size=round_up(size, config.size_divisor),
         anchors=config.anchors,
         assigner=config.assigner,
     )

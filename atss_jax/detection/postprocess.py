@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
 from atss_jax.detection.nms import class_wise_nms
+from atss_jax.sizes import ceil_divide, round_up
 from atss_jax.structures import Detections, HeadOutputs
 
 _FEW = 256  # anchors of a level, and pairs of them, that are enough for most pictures
@@ -42,8 +43,8 @@ class DetectConfig:
 
 def _valid_anchors(size, level, grid_size, config):
     """(n,) anchors of a level that lie in the image's valid region."""
-    valid_size = -(-size // config.size_divisor) * config.size_divisor
-    rows, columns = -(-valid_size // config.anchors.strides[level])
+    valid_size = round_up(size, config.size_divisor)
+    rows, columns = ceil_divide(valid_size, config.anchors.strides[level])
     height, width = grid_size
     valid = (jnp.arange(height)[:, None] < rows) & (jnp.arange(width) < columns)
     return jnp.repeat(valid.reshape(-1), config.anchors.num_anchors)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.fpn import level_sizes
+from atss_jax.sizes import round_up
 from atss_jax.structures import HeadOutputs
 
 
@@ -47,7 +48,7 @@ class ATSS(nn.Module):
             image_sizes: height, width of each image on the canvas.
             train: batch statistics where `norm_eval` is False.
         """
-        size = -(-image_sizes // self.size_divisor) * self.size_divisor
+        size = round_up(image_sizes, self.size_divisor)
         features = self.backbone(images.astype(jnp.dtype(self.dtype)), size, train)
         strides = tuple(2 ** (index + 2) for index in self.backbone.out_indices)
         sizes = level_sizes(size, strides)

@@ -12,9 +12,8 @@ from atss_jax.models.layers import (
     ConvModule,
     GroupNorm,
     deform_init,
-    halve,
-    inside,
 )
+from atss_jax.models.region import halve, inside
 
 _NORMAL = Normal(0.01)
 _OFFSETS = 2 * 3 * 3  # and half as many masks, for one group of a 3x3 kernel

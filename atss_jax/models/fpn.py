@@ -1,11 +1,12 @@
 """Feature pyramid network, with mmdetection's ways to add levels on top."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import XAVIER
-from atss_jax.models.layers import ConvModule, halve
+from atss_jax.models.layers import ConvModule
+from atss_jax.models.region import halve
+from atss_jax.sizes import ceil_divide
 
 
 class FPN(nn.Module):
@@ -83,4 +84,4 @@ class FPN(nn.Module):
 
 def level_sizes(size: Int[Array, 'B 2'], strides: tuple[int, ...]) -> list[Array]:
     """Valid rows and columns at each stride, for an image region of `size` pixels."""
-    return [jnp.asarray(-(-size // stride)) for stride in strides]
+    return [ceil_divide(size, stride) for stride in strides]

@@ -8,6 +8,7 @@ a NumPy generator instead, as NumPy arrays, even where JAX only traces.
 import contextlib
 import contextvars
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Normal:
         """By the key, or the generator of `drawn_by`."""
         generator = _generator.get()
         if generator is None:
-            return nn.initializers.normal(self.std)(key, shape, dtype)
+            return _by_key(self, key, tuple(shape), dtype)
         return generator.standard_normal(shape, np.float32) * np.float32(self.std)
 
 
@@ -75,8 +76,7 @@ class VarianceScaling:
         """By the key, or the generator of `drawn_by`."""
         generator = _generator.get()
         if generator is None:
-            draw = nn.initializers.variance_scaling(*dataclasses.astuple(self))
-            return draw(key, shape, dtype)
+            return _by_key(self, key, tuple(shape), dtype)
         positions = np.prod(shape[:-2])
         fans = {'fan_in': shape[-2] * positions, 'fan_out': shape[-1] * positions}
         fans['fan_avg'] = (fans['fan_in'] + fans['fan_out']) / 2
@@ -85,6 +85,16 @@ class VarianceScaling:
             return generator.standard_normal(shape, np.float32) * std
         limit = std * np.float32(np.sqrt(3))
         return (2 * generator.random(shape, np.float32) - 1) * limit
+
+
+# Flax traces the drawing wherever a parameter is used, to compare shapes: each one is
+# traced once, so.
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _by_key(how, key, shape, dtype):
+    if isinstance(how, Normal):
+        return nn.initializers.normal(how.std)(key, shape, dtype)
+    draw = nn.initializers.variance_scaling(*dataclasses.astuple(how))
+    return draw(key, shape, dtype)
 
 
 ZEROS, ONES = Constant(0.0), Constant(1.0)

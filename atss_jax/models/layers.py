@@ -6,6 +6,7 @@ Cells outside never reach a result inside: spatial convolutions read them as zer
 zero padding that the image alone would get), norms leave them out of their statistics.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,33 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
+from atss_jax.models.group_norm import group_norm
 from atss_jax.models.initializers import KAIMING, ONES, ZEROS, VarianceScaling
+from atss_jax.models.region import blank, halve, inside, zero_outside
 
 BATCH_AXIS = 'batch'
 """Name of the mapped device axis; SyncBN reduces over it."""
-
-
-def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:
-    """Valid size behind a layer of stride 2, which keeps every second cell."""
-    return (size + 1) // 2
-
-
-def inside(size: Int[Array, 'B 2'], height: int, width: int) -> Bool[Array, 'B H W 1']:
-    """True on the cells of a (height, width) canvas that are valid."""
-    rows = jnp.arange(height) < size[:, :1]
-    columns = jnp.arange(width) < size[:, 1:]
-    return rows[:, :, None, None] & columns[:, None, :, None]
-
-
-def zero_outside(
-    x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
-) -> Float[Array, 'B H W C']:
-    """Replaces all cells outside the valid region by exact zeros."""
-    return jnp.where(inside(size, *x.shape[1:3]), x, 0)
 
 
 class Conv(nn.Module):
@@ -71,24 +55,28 @@ class Conv(nn.Module):
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
     ) -> Float[Array, 'B h w D']:
         """Computes in the type of `x`; the parameters stay float32."""
-        k, s = self.kernel_size, self.stride
-        kernel = self.param(
-            'kernel',
-            self.kernel_init,
-            (k, k, x.shape[-1] // self.groups, self.features),
-        )
-        kernel = jnp.asarray(kernel, x.dtype)
-        if k == 1 and self.groups == 1:
-            # A plain matrix product; XLA on CPU runs it about twice as fast as the
-            # convolution. No cell sees its neighbours, so nothing needs to be zeroed.
-            y = x[:, ::s, ::s] @ kernel[0, 0]
+        k = self.kernel_size
+        shape = k, k, x.shape[-1] // self.groups, self.features
+        kernel = self.param('kernel', self.kernel_init, shape)
+        if self.is_initializing():
+            y = blank(x, self.features, self.stride)
         else:
-            y = convolve(zero_outside(x, size), kernel, s)
+            y = _convolved(x, size, kernel, self.stride)
         if self.use_bias:
             bias = self.param('bias', self.bias_init, (self.features,))
             # In float32: its gradient is a sum over all cells, which bfloat16 loses.
             y = y + bias
         return y if self.float32_output else y.astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnames='stride')
+def _convolved(x, size, kernel, stride):
+    kernel = jnp.asarray(kernel, x.dtype)
+    if kernel.shape[:3] == (1, 1, x.shape[-1]):
+        # A plain matrix product; XLA on CPU runs it about twice as fast as the
+        # convolution. No cell sees its neighbours, so nothing needs to be zeroed.
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    return convolve(zero_outside(x, size), kernel, stride)
 
 
 class DeformConv(nn.Module):
@@ -133,6 +121,8 @@ class DeformConv(nn.Module):
         )(x, size)
         offset, mask = jnp.split(where, [2 * self.deform_groups * k * k], axis=-1)
         mask = jax.nn.sigmoid(mask)
+        if self.is_initializing():
+            return blank(x, self.features, self.stride)
         kernel = jnp.asarray(kernel)
         return modulated_deform_conv(x, offset, mask, kernel, size, self.stride)
 
@@ -175,32 +165,40 @@ class BatchNorm(nn.Module):
         steps = self.variable(
             'batch_stats', 'num_batches_tracked', ZEROS, None, (), np.int32
         )
+        if self.is_initializing():
+            return x
         if train:
-            batch_mean, batch_var, count = self._statistics(x, size)
-            if not self.is_initializing():
-                m = self.momentum
-                unbiased = batch_var * count / jnp.maximum(count - 1, 1)
-                mean.value = (1 - m) * mean.value + m * batch_mean
-                var.value = (1 - m) * var.value + m * unbiased
-                steps.value = steps.value + 1
+            axis_name = BATCH_AXIS if self.synced else None
+            batch_mean, batch_var, count = _statistics(x, size, axis_name)
+            m = self.momentum
+            unbiased = batch_var * count / jnp.maximum(count - 1, 1)
+            mean.value = (1 - m) * mean.value + m * batch_mean
+            var.value = (1 - m) * var.value + m * unbiased
+            steps.value = steps.value + 1
         else:
             batch_mean, batch_var = mean.value, var.value
-        factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
-        return ((x - batch_mean) * factor + bias).astype(x.dtype)
+        return _normalised(x, batch_mean, batch_var, scale, bias, self.epsilon)
 
-    def _statistics(self, x, size):
-        """Mean, biased variance and count over valid cells, in float32."""
-        valid = inside(size, *x.shape[1:3])
-        x = jnp.where(valid, x, 0).astype(jnp.float32)
-        total, count = jnp.sum(x, (0, 1, 2)), jnp.sum(valid).astype(jnp.float32)
-        synced = self.synced and not self.is_initializing()
-        if synced:
-            total, count = jax.lax.psum((total, count), BATCH_AXIS)
-        mean = total / count
-        squares = jnp.sum(jnp.where(valid, x - mean, 0) ** 2, (0, 1, 2))
-        if synced:
-            squares = jax.lax.psum(squares, BATCH_AXIS)
-        return mean, squares / count, count
+
+@functools.partial(jax.jit, static_argnames='axis_name')
+def _statistics(x, size, axis_name):
+    """Mean, biased variance and count over valid cells, in float32."""
+    valid = inside(size, *x.shape[1:3])
+    x = jnp.where(valid, x, 0).astype(jnp.float32)
+    total, count = jnp.sum(x, (0, 1, 2)), jnp.sum(valid).astype(jnp.float32)
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    mean = total / count
+    squares = jnp.sum(jnp.where(valid, x - mean, 0) ** 2, (0, 1, 2))
+    if axis_name is not None:
+        squares = jax.lax.psum(squares, axis_name)
+    return mean, squares / count, count
+
+
+@functools.partial(jax.jit, static_argnames='epsilon')
+def _normalised(x, mean, var, scale, bias, epsilon):
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    return ((x - mean) * factor + bias).astype(x.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -221,26 +219,11 @@ class GroupNorm(nn.Module):
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool = False
     ) -> Float[Array, 'B H W C']:
         """The same in training and evaluation; statistics in float32."""
-        batch, height, width, channels = x.shape
-        scale = self.param('scale', self.scale_init, (channels,))
-        bias = self.param('bias', ZEROS, (channels,))
-        per_group = channels // self.num_groups
-        count = jnp.clip(size, max=jnp.array([height, width])).prod(-1) * per_group
-        count = count.astype(jnp.float32)[:, None]
-        cells = inside(size, height, width)
-        valid = jnp.where(cells, x, 0).astype(jnp.float32)
-
-        def group_mean(total):
-            grouped = total.reshape(batch, self.num_groups, per_group).sum(-1)
-            return jnp.repeat(grouped / count, per_group, axis=-1)
-
-        mean = group_mean(valid.sum((1, 2)))
-        # Not E[x^2] - mean^2, which loses all digits where the mean is large.
-        centred = jnp.where(cells, x.astype(jnp.float32) - mean[:, None, None], 0)
-        var = group_mean((centred * centred).sum((1, 2)))
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = (x - mean[:, None, None]) * factor[:, None, None] + bias
-        return y.astype(x.dtype)
+        scale = self.param('scale', self.scale_init, x.shape[-1:])
+        bias = self.param('bias', ZEROS, x.shape[-1:])
+        if self.is_initializing():
+            return x
+        return group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
 
 
 def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:

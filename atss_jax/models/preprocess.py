@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from atss_jax.models.layers import zero_outside
+from atss_jax.models.region import zero_outside
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,10 @@ from atss_jax.models.initializers import ONES, ZEROS
 from atss_jax.models.layers import (
     Conv,
     DeformConv,
-    halve,
     make_norm,
     norm_prefix,
-    zero_outside,
 )
+from atss_jax.models.region import halve, zero_outside
 
 BLOCKS = {
     18: (2, 2, 2, 2),

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import gc
 import math
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from atss_jax import hosts, parallel
 from atss_jax.config import build_experiment, to_json
 from atss_jax.data.bad_pictures import BadPictures
-from atss_jax.data.loader import prefetch
+from atss_jax.data.loader import prefetch, started
 from atss_jax.evaluation import run
 from atss_jax.evaluation.build import open_sources
 from atss_jax.evaluation.coco_metric import Scores, format_table
@@ -145,8 +146,10 @@ def _steps(parts, step_function, state, log):
     workers = parts.experiment.workers_per_gpu * jax.local_device_count()
     in_flight, canvases = collections.deque(), set()
     bad = BadPictures(parts.batches.source, parts.batches.pipeline.max_bad_pictures)
-    batches = bad.watch(prefetch(parts.batches, start, parts.total_steps, workers))
-    with contextlib.closing(batches):
+    loading = prefetch(parts.batches, start, parts.total_steps, workers)
+    with started(loading) as batches, contextlib.closing(bad.watch(batches)) as batches:
+        if start < parts.total_steps:
+            _compile(parts, start, step_function, state, canvases, log)
         for step in range(start, parts.total_steps):
             with parts.profile.step(step + 1):
                 state, metrics = _one_step(
@@ -174,11 +177,34 @@ def _steps(parts, step_function, state, log):
     return state
 
 
+def _compile(parts, step, step_function, state, canvases, log):
+    """Compiles the step for its batch, which is still being loaded."""
+    hosts.progress('compiling')
+    batch = parts.batches.blank(step)
+    with _compiling(canvases, batch['image'].shape[1:3], log):
+        inputs = parallel.shard_rows(batch, parts.experiment.parallel)
+        with _garbage_left():
+            program = step_function.lower(state, inputs)
+        # JAX keeps it, and takes it when the step is called.
+        program.compile()
+
+
+@contextlib.contextmanager
+def _garbage_left():
+    """Tracing makes a million objects; to look for garbage takes a fifth of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _one_step(parts, step, step_function, state, batches, canvases, log):
     """Waits for the batch and hands it to the devices."""
     began = time.perf_counter()
     batch = next(batches)
     log.waited(time.perf_counter() - began)
+    log.starting('first batch')
     hosts.progress(f'training step {step + 1}')
     inputs = {name: batch[name] for name in DEVICE_FIELDS}
     with _compiling(canvases, batch['image'].shape[1:3], log):
@@ -194,7 +220,6 @@ def _compiling(known, canvas, log):
         return
     known.add(canvas)
     log.say(f'first step on canvas {canvas}: it is compiled, which may take minutes')
-    log.starting('first batch')
     began = time.perf_counter()
     yield
     log.starting('compiling')

@@ -57,5 +57,5 @@ def learning_rates(
 
 def schedule(rates: np.ndarray) -> Callable:
     """The rates as an optax schedule; a step beyond the last keeps the last rate."""
-    table = jnp.asarray(rates, jnp.float32)
-    return lambda step: table[jnp.minimum(step, len(table) - 1)]
+    table = np.asarray(rates, np.float32)
+    return lambda step: jnp.asarray(table)[jnp.minimum(step, len(table) - 1)]

@@ -191,7 +191,7 @@ def _compile(parts, step, step_function, state, canvases, log):
 
 @contextlib.contextmanager
 def _garbage_left():
-    """Tracing makes a million objects; to look for garbage takes a fifth of its time."""
+    """Tracing makes a million objects; looking for garbage is a fifth of its time."""
     gc.disable()
     try:
         yield

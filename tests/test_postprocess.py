@@ -241,7 +241,7 @@ def outputs_with_pairs(count, seed=0):
     return outputs._replace(cls_logits=tuple(cls))
 
 
-@pytest.mark.parametrize('count', [1, 255, 256, 257, 400])
+@pytest.mark.parametrize('count', [1, 255, 256, 257, 511, 512, 513])
 def test_around_the_number_that_is_few(count):
     """On both sides of it the oracle agrees."""
     config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=500)

@@ -13,7 +13,8 @@ from atss_jax.detection.nms import class_wise_nms
 from atss_jax.sizes import ceil_divide, round_up
 from atss_jax.structures import Detections, HeadOutputs
 
-_FEW = 256  # anchors of a level, and pairs of them, that are enough for most pictures
+# Enough for most pictures: anchors of a level; pairs of a level, and for NMS.
+_FEW_ANCHORS, _FEW_PAIRS = 256, 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _if_above(logits, score_thr):
     return jnp.where(logits > floor, logits, -jnp.inf)
 
 
-def _level_detections(output, best_class, most, level, config):
+def _level_detections(output, best_class, most_anchors, most_pairs, level, config):
     """Candidates of one level: boxes on the canvas, scores, labels, is-one.
 
     The best n (anchor, class) pairs lie in the n anchors with the best single class, so
@@ -93,17 +94,20 @@ def _level_detections(output, best_class, most, level, config):
     Args:
         output: logits, deltas and centerness of the level.
         best_class: of each anchor.
-        most: pairs to take.
+        most_anchors: those with pairs that may be taken.
+        most_pairs: pairs to take.
         level: of the pyramid.
         config: settings.
     """
     cls_logits, deltas, centerness = output
-    maxima, kept = jax.lax.top_k(best_class, _at_most(most, best_class.shape[0]))
+    maxima, kept = jax.lax.top_k(
+        best_class, _at_most(most_anchors, best_class.shape[0])
+    )
     logits = _by_anchor(cls_logits, config)[kept]
     logits = jnp.where(maxima[:, None] > -jnp.inf, logits, -jnp.inf)
     num_classes = logits.shape[-1]
     logits = _if_above(logits.reshape(-1), config.score_thr)
-    logits, pair = jax.lax.top_k(logits, min(most, len(logits)))
+    logits, pair = jax.lax.top_k(logits, min(most_pairs, len(logits)))
     anchor = kept[pair // num_classes]
     anchors = config.anchors.at(level, anchor, deltas.shape[1])
     boxes = config.coder.decode(anchors, deltas.reshape(-1, 4)[anchor])
@@ -112,8 +116,8 @@ def _level_detections(output, best_class, most, level, config):
     return boxes, score, pair % num_classes, class_score > config.score_thr
 
 
-def _suppress(levels, image_size, scale, config):
-    """Detections of a picture from the candidates of its levels."""
+def _boxes_in_picture(levels, image_size, scale, config):
+    """All levels' candidates, their boxes in pixels of the original picture."""
     boxes, scores, labels, valid = (
         jnp.concatenate(part) for part in zip(*levels, strict=True)
     )
@@ -122,9 +126,19 @@ def _suppress(levels, image_size, scale, config):
     boxes = jnp.clip(boxes, 0, limits) * (1 / jnp.concatenate([scale, scale]))
     if config.min_bbox_size >= 0:
         valid &= (boxes[:, 2:] - boxes[:, :2] > config.min_bbox_size).all(-1)
-    return class_wise_nms(
-        boxes, scores, labels, valid, config.iou_threshold, config.max_per_img
-    )
+    return boxes, scores, labels, valid
+
+
+def _suppress(candidates, config):
+    return class_wise_nms(*candidates, config.iou_threshold, config.max_per_img)
+
+
+def _best(candidates, count):
+    """The candidates with the best scores."""
+    _, scores, _, valid = candidates
+    scores = jnp.where(valid, scores, -jnp.inf)
+    _, index = jax.lax.top_k(scores, min(count, len(scores)))
+    return [part[index] for part in candidates]
 
 
 def _either(few, enough, everything, arrays):
@@ -167,23 +181,26 @@ def detect(
         for level, output in enumerate(by_level)
     ]
 
-    def candidates(best_class, most):
-        return [
-            _level_detections(output, best, most, level, config)
+    def candidates(best_class, *most):
+        levels = [
+            _level_detections(output, best, *most, level, config)
             for level, (output, best) in enumerate(
                 zip(by_level, best_class, strict=True)
             )
         ]
+        is_full = [is_one.all() for *_, is_one in levels]
+        return _boxes_in_picture(levels, image_size, scale, config), is_full
 
     def everything(best_class):
-        levels = candidates(best_class, config.nms_pre)
-        return _suppress(levels, image_size, scale, config)
+        found, _ = candidates(best_class, config.nms_pre, config.nms_pre)
+        return _suppress(found, config)
 
-    if config.nms_pre <= _FEW:
+    if config.nms_pre <= _FEW_PAIRS:
         return everything(best_class)
-    levels = candidates(best_class, _FEW)
-    found = _suppress(levels, image_size, scale, config)
-    enough = jnp.array(True)
-    for best, (*_, is_one) in zip(best_class, levels, strict=True):
-        enough &= ((best > -jnp.inf).sum() <= _FEW) & ~is_one.all()
+    few, is_full = candidates(best_class, _FEW_ANCHORS, _FEW_PAIRS)
+    found = _suppress(_best(few, _FEW_PAIRS), config)
+    # Nothing is left out, or only what comes behind the last detection.
+    enough = found.valid.all() | (few[3].sum() <= _FEW_PAIRS)
+    for best, full in zip(best_class, is_full, strict=True):
+        enough &= ((best > -jnp.inf).sum() <= _FEW_ANCHORS) & ~full
     return _either(found, enough, everything, best_class)

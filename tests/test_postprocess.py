@@ -226,26 +226,33 @@ def test_one_cell_by_hand():
 # Few pairs and many ------------------------------------------------------------------
 
 
-def outputs_with_pairs(count, seed=0):
+def outputs_with_pairs(count, columns=16, canvas=CANVAS):
     """Exactly so many pairs of P3 above the threshold, in as many anchors as can be."""
-    outputs = random_outputs(seed, shift=-20)
+    outputs = random_outputs(0, shift=-20, canvas=canvas)
     cls = list(outputs.cls_logits)
-    height, width, _ = cls[0].shape
-    order = np.random.default_rng(seed).permutation(height * 16)  # valid columns
     logits = np.array(cls[0])
+    order = np.random.default_rng(0).permutation(logits.shape[0] * columns)
     for i in range(count):
-        row, column = divmod(order[i % len(order)], 16)
-        assert row < height and column < width
+        row, column = divmod(order[i % len(order)], columns)
         logits[row, column, i // len(order)] = 0.5 + i / 1000
     cls[0] = jnp.array(logits)
     return outputs._replace(cls_logits=tuple(cls))
 
 
-@pytest.mark.parametrize('count', [1, 255, 256, 257, 511, 512, 513])
-def test_around_the_number_that_is_few(count):
+@pytest.mark.parametrize('count', [1, 511, 512, 513])
+def test_around_the_number_of_pairs_that_is_few(count):
     """On both sides of it the oracle agrees."""
     config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=500)
     assert check(outputs_with_pairs(count), config) > count / 2
+
+
+@pytest.mark.parametrize('count', [383, 384, 385, 400])
+def test_around_the_number_of_anchors_that_is_few(count):
+    """Likewise; each pair has an anchor of its own."""
+    size = 160, 192
+    config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=500)
+    outputs = outputs_with_pairs(count, 24, size)
+    assert check(outputs, config, size, canvas=size) > count / 2
 
 
 def test_one_picture_with_many_among_others_with_few():

@@ -14,7 +14,7 @@ from atss_jax.sizes import ceil_divide, round_up
 from atss_jax.structures import Detections, HeadOutputs
 
 # Enough for most pictures: anchors of a level; pairs of a level, and for NMS.
-_FEW_ANCHORS, _FEW_PAIRS = 256, 512
+_FEW_ANCHORS, _FEW_PAIRS = 384, 512
 
 
 @dataclasses.dataclass(frozen=True)

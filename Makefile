@@ -41,8 +41,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Without a limit of restarts, xdist waits for ever once a worker has crashed.
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart=0 --durations=15
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install

@@ -16,7 +16,7 @@ from atss_jax.data.row import Batch
 from atss_jax.data.variants import Variant, place
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.merge import Found, merge
-from atss_jax.models.layers import BATCH_AXIS
+from atss_jax.models.norms import BATCH_AXIS
 from atss_jax.structures import Detections
 
 _AHEAD = 2  # batches that the device works on while the host reads results

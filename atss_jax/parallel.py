@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from atss_jax import cluster, hosts
-from atss_jax.models.layers import BATCH_AXIS
+from atss_jax.models.norms import BATCH_AXIS
 
 MODES = ('pmap', 'shard_map')
 

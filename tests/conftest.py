@@ -4,6 +4,7 @@ The environment is set before jax is imported anywhere: eight virtual CPU device
 compilation cache that outlives the run, since compiling is most of what tests wait for.
 """
 
+import gc
 import os
 import pathlib
 
@@ -22,11 +23,34 @@ jaxtyping.install_import_hook(
     ['atss_jax.detection', 'atss_jax.models'], 'beartype.beartype'
 )
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 GOLDEN = ROOT / 'tests' / 'golden'
 SHARED_DATA = ROOT.parent / 'shared' / 'data'
+
+
+_MOST_MAPPINGS = 20000
+
+
+@pytest.fixture(scope='module', autouse=True)
+def few_programs():
+    """Forgets compiled programs where a process has gathered many.
+
+    XLA on CPU maps each into memory, and Linux allows a process 65,530 mappings
+    (`vm.max_map_count`). All tests together need more: the process then dies of a
+    segmentation fault, in whatever test it is.
+    """
+    yield
+    mappings = pathlib.Path('/proc/self/maps')
+    if not mappings.exists():
+        return  # not Linux: no such limit
+    with mappings.open() as lines:
+        count = sum(1 for _ in lines)
+    if count > _MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope='session')

@@ -10,7 +10,8 @@ import pytest
 
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
-from atss_jax.models.layers import ConvModule, DeformConv, zero_outside
+from atss_jax.models.layers import ConvModule, DeformConv
+from atss_jax.models.region import zero_outside
 from tests.recipes import relative_error
 
 deform_conv = jax.jit(modulated_deform_conv, static_argnames='stride')

@@ -14,7 +14,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from atss_jax.detection.losses import LossConfig, atss_loss, level_losses
-from atss_jax.models.layers import BATCH_AXIS
+from atss_jax.models.norms import BATCH_AXIS
 from atss_jax.structures import HeadOutputs
 from atss_jax.training.schedule import LrConfig, learning_rates, schedule
 from atss_jax.training.state import create_state, is_trained

@@ -17,7 +17,7 @@ from atss_jax.detection.losses import atss_loss
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.detector import ATSS
 from atss_jax.models.fpn import FPN
-from atss_jax.models.layers import GroupNorm
+from atss_jax.models.norms import GroupNorm
 from atss_jax.models.resnet import BLOCKS, ResNet, stage_channels
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.state import (

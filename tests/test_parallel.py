@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from atss_jax import parallel
-from atss_jax.models.layers import BATCH_AXIS
+from atss_jax.models.norms import BATCH_AXIS
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.training.state import create_state
 from atss_jax.training.step import OptimizerConfig, make_train_step, sgd

@@ -7,12 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.initializers import ZEROS, Normal
-from atss_jax.models.layers import (
-    Conv,
-    ConvModule,
-    GroupNorm,
-    deform_init,
-)
+from atss_jax.models.layers import Conv, ConvModule, deform_init
+from atss_jax.models.norms import GroupNorm
 from atss_jax.models.region import halve, inside
 
 _NORMAL = Normal(0.01)

@@ -1,9 +1,10 @@
-"""Convolutions and norms that see an image's valid region only.
+"""Convolutions that see an image's valid region only, alone and with a norm.
 
 Images of several sizes share a canvas. Every layer here takes, beside the features
 (B,H,W,C), `size` (B,2): the valid rows and columns of each image at this resolution.
 Cells outside never reach a result inside: spatial convolutions read them as zeros (the
-zero padding that the image alone would get), norms leave them out of their statistics.
+zero padding that the image alone would get), norms (see `norms.py`) leave them out of
+their statistics.
 """
 
 import functools
@@ -13,17 +14,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
-from atss_jax.models.group_norm import group_norm
-from atss_jax.models.initializers import KAIMING, ONES, ZEROS, VarianceScaling
-from atss_jax.models.region import blank, halve, inside, zero_outside
-
-BATCH_AXIS = 'batch'
-"""Name of the mapped device axis; SyncBN reduces over it."""
+from atss_jax.models.initializers import KAIMING, ZEROS, VarianceScaling
+from atss_jax.models.norms import Affine, BatchNorm, make_norm, norm_prefix
+from atss_jax.models.pointwise import add_to_channels, relu
+from atss_jax.models.region import blank, halve, zero_outside
 
 
 class Conv(nn.Module):
@@ -51,32 +50,86 @@ class Conv(nn.Module):
     groups: int = 1
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
-    ) -> Float[Array, 'B h w D']:
-        """Computes in the type of `x`; the parameters stay float32."""
+    def weights(self, channels: int) -> tuple[ArrayLike, ArrayLike | None]:
+        """Kernel (k,k,channels/groups,features) and bias, in float32."""
         k = self.kernel_size
-        shape = k, k, x.shape[-1] // self.groups, self.features
+        shape = k, k, channels // self.groups, self.features
         kernel = self.param('kernel', self.kernel_init, shape)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param('bias', self.bias_init, (self.features,))
+
+    def __call__(
+        self,
+        x: Float[Array, 'B H W C'],
+        size: Int[Array, 'B 2'],
+        affine: Affine | None = None,
+    ) -> Float[Array, 'B h w D']:
+        """Computes in the type of `x`; the parameters stay float32.
+
+        Args:
+            x: features.
+            size: their valid region.
+            affine: factor and summand of each output, in place of a bias.
+        """
+        kernel, bias = self.weights(x.shape[-1])
         if self.is_initializing():
             y = blank(x, self.features, self.stride)
+        elif affine is not None:
+            return _convolved_affine(x, size, kernel, affine, self.stride)
         else:
             y = _convolved(x, size, kernel, self.stride)
-        if self.use_bias:
-            bias = self.param('bias', self.bias_init, (self.features,))
+        return self._finished(y, bias, x.dtype)
+
+    def _finished(self, y, bias, dtype):
+        if bias is not None:
             # In float32: its gradient is a sum over all cells, which bfloat16 loses.
             y = y + bias
-        return y if self.float32_output else y.astype(x.dtype)
+        return y if self.float32_output else y.astype(dtype)
+
+    def beside(
+        self, other: 'Conv', x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
+    ) -> tuple[Float[Array, 'B h w D'], Float[Array, 'B h w _E']]:
+        """Both outputs; computed as one, which for a few features is a lot faster.
+
+        Args:
+            other: a convolution like this one but for its features.
+            x: what both read.
+            size: its valid region.
+        """
+        (kernel, bias), (other_kernel, other_bias) = (
+            conv.weights(x.shape[-1]) for conv in (self, other)
+        )
+        if self.is_initializing():
+            features = self.features + other.features
+            y = blank(x, features, self.stride)
+        else:
+            kernel = jnp.concatenate([kernel, other_kernel], -1)
+            y = _convolved(x, size, kernel, self.stride)
+        first, second = jnp.split(y, [self.features], -1)
+        return (
+            self._finished(first, bias, x.dtype),
+            other._finished(second, other_bias, x.dtype),
+        )
 
 
 @functools.partial(jax.jit, static_argnames='stride')
 def _convolved(x, size, kernel, stride):
     kernel = jnp.asarray(kernel, x.dtype)
-    if kernel.shape[:3] == (1, 1, x.shape[-1]):
+    is_1x1 = kernel.shape[:3] == (1, 1, x.shape[-1])
+    if is_1x1 and jax.default_backend() == 'cpu':
         # A plain matrix product; XLA on CPU runs it about twice as fast as the
-        # convolution. No cell sees its neighbours, so nothing needs to be zeroed.
+        # convolution. On a GPU a convolution takes bias, ReLU and short cut along.
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    return convolve(zero_outside(x, size), kernel, stride)
+    # No cell of a 1x1 sees its neighbours, so nothing needs to be zeroed.
+    return convolve(x if is_1x1 else zero_outside(x, size), kernel, stride)
+
+
+@functools.partial(jax.jit, static_argnames='stride')
+def _convolved_affine(x, size, kernel, affine, stride):
+    factor, summand = affine
+    y = _convolved(x, size, kernel * factor, stride)
+    return add_to_channels(y, summand)
 
 
 class DeformConv(nn.Module):
@@ -132,115 +185,36 @@ def deform_init(groups: int = 1) -> Callable[..., Any]:
     return VarianceScaling(1 / (3 * groups), 'fan_in', 'uniform')
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation over valid cells, with PyTorch's running statistics.
+def convolve_and_norm(
+    conv: nn.Module,
+    norm: nn.Module,
+    x: Float[Array, 'B H W C'],
+    size: Int[Array, 'B 2'],
+    train: bool,
+) -> Float[Array, 'B h w D']:
+    """`norm(conv(x))`.
 
-    Differs from mmdet: padding never counts; and after a training step on several
-    devices the running statistics are the mean over devices, so that all hold the same
-    (mmdet saves those of rank 0).
+    On accelerators the factor of a norm by stored statistics goes into the kernel,
+    which is smaller than the map: then the convolution adds what is left of the norm,
+    and the gradient of the factor is a sum over the kernel.
 
-    Attributes:
-        synced: statistics over all devices (SyncBN) rather than one.
-        scale_init: initialiser of the scale.
-        momentum: share of the new statistics in the running ones.
-        epsilon: added to the variance.
+    Args:
+        conv: Conv without bias, or DeformConv.
+        norm: as `make_norm` builds it.
+        x: features.
+        size: their valid region.
+        train: batch statistics in the norm.
     """
-
-    synced: bool = False
-    scale_init: Callable[..., Any] = ONES
-    momentum: float = 0.1
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool
-    ) -> Float[Array, 'B H W C']:
-        """Normalises by batch statistics if `train`, else by the stored ones."""
-        channels = (x.shape[-1],)
-        scale = self.param('scale', self.scale_init, channels)
-        bias = self.param('bias', ZEROS, channels)
-        mean = self.variable('batch_stats', 'mean', ZEROS, None, channels)
-        var = self.variable('batch_stats', 'var', ONES, None, channels)
-        # Read by nothing here; kept because PyTorch's checkpoints carry it.
-        steps = self.variable(
-            'batch_stats', 'num_batches_tracked', ZEROS, None, (), np.int32
-        )
-        if self.is_initializing():
-            return x
-        if train:
-            axis_name = BATCH_AXIS if self.synced else None
-            batch_mean, batch_var, count = _statistics(x, size, axis_name)
-            m = self.momentum
-            unbiased = batch_var * count / jnp.maximum(count - 1, 1)
-            mean.value = (1 - m) * mean.value + m * batch_mean
-            var.value = (1 - m) * var.value + m * unbiased
-            steps.value = steps.value + 1
-        else:
-            batch_mean, batch_var = mean.value, var.value
-        return _normalised(x, batch_mean, batch_var, scale, bias, self.epsilon)
+    if _is_joined(conv, norm, train):
+        return conv(x, size, norm.affine())
+    size_out = size if conv.stride == 1 else halve(size)
+    return norm(conv(x, size), size_out, train)
 
 
-@functools.partial(jax.jit, static_argnames='axis_name')
-def _statistics(x, size, axis_name):
-    """Mean, biased variance and count over valid cells, in float32."""
-    valid = inside(size, *x.shape[1:3])
-    x = jnp.where(valid, x, 0).astype(jnp.float32)
-    total, count = jnp.sum(x, (0, 1, 2)), jnp.sum(valid).astype(jnp.float32)
-    if axis_name is not None:
-        total, count = jax.lax.psum((total, count), axis_name)
-    mean = total / count
-    squares = jnp.sum(jnp.where(valid, x - mean, 0) ** 2, (0, 1, 2))
-    if axis_name is not None:
-        squares = jax.lax.psum(squares, axis_name)
-    return mean, squares / count, count
-
-
-@functools.partial(jax.jit, static_argnames='epsilon')
-def _normalised(x, mean, var, scale, bias, epsilon):
-    factor = scale * jax.lax.rsqrt(var + epsilon)
-    return ((x - mean) * factor + bias).astype(x.dtype)
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation over the valid cells of each image.
-
-    Attributes:
-        num_groups: groups of channels that share statistics.
-        scale_init: initialiser of the scale.
-        epsilon: added to the variance.
-    """
-
-    num_groups: int = 32
-    scale_init: Callable[..., Any] = ONES
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool = False
-    ) -> Float[Array, 'B H W C']:
-        """The same in training and evaluation; statistics in float32."""
-        scale = self.param('scale', self.scale_init, x.shape[-1:])
-        bias = self.param('bias', ZEROS, x.shape[-1:])
-        if self.is_initializing():
-            return x
-        return group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
-
-
-def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:
-    """How mmdet names this norm's parameters: 'bn' or 'gn'."""
-    return 'gn' if norm_cfg['type'] == 'GN' else 'bn'
-
-
-def make_norm(
-    norm_cfg: Mapping[str, Any],
-    name: str,
-    scale_init: Callable[..., Any] = ONES,
-) -> nn.Module:
-    """Builds the norm that an mmdet `norm_cfg` names: BN, SyncBN or GN."""
-    if norm_cfg['type'] == 'GN':
-        return GroupNorm(norm_cfg['num_groups'], scale_init, name=name)
-    synced = norm_cfg['type'] == 'SyncBN'
-    return BatchNorm(synced, scale_init, name=name)
+def _is_joined(conv, norm, train):
+    if conv.is_initializing() or train or jax.default_backend() == 'cpu':
+        return False  # a CPU has few pictures at a time, and the kernels are larger
+    return isinstance(conv, Conv) and isinstance(norm, BatchNorm)
 
 
 class ConvModule(nn.Module):
@@ -270,9 +244,8 @@ class ConvModule(nn.Module):
         else:
             bias = self.norm_cfg is None
             conv = Conv(*shape, bias, self.kernel_init, name='conv')
-        x = conv(x, size)
         if self.norm_cfg is None:
-            return x
-        size = size if self.stride == 1 else halve(size)
-        norm = make_norm(self.norm_cfg, norm_prefix(self.norm_cfg))
-        return nn.relu(norm(x, size, train))
+            return conv(x, size)
+        name = norm_prefix(self.norm_cfg)
+        norm = make_norm(self.norm_cfg, name, self.features)
+        return relu(convolve_and_norm(conv, norm, x, size, train))

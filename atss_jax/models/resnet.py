@@ -8,12 +8,9 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import ONES, ZEROS
-from atss_jax.models.layers import (
-    Conv,
-    DeformConv,
-    make_norm,
-    norm_prefix,
-)
+from atss_jax.models.layers import Conv, DeformConv, convolve_and_norm
+from atss_jax.models.norms import make_norm, norm_prefix
+from atss_jax.models.pointwise import relu
 from atss_jax.models.region import halve, zero_outside
 
 BLOCKS = {
@@ -45,19 +42,20 @@ class _Block(nn.Module):
     style: str
     norm_cfg: Mapping[str, Any]
 
-    def _norm(self, index, zero=False):
+    def _norm(self, features, index, zero=False):
         init = ZEROS if zero else ONES
-        return make_norm(self.norm_cfg, f'{norm_prefix(self.norm_cfg)}{index}', init)
+        name = f'{norm_prefix(self.norm_cfg)}{index}'
+        return make_norm(self.norm_cfg, name, features, init)
 
     def _conv(self, features, kernel_size, stride, index):
         return Conv(features, kernel_size, stride, use_bias=False, name=f'conv{index}')
 
-    def _shortcut(self, x, size, size_out, features, train):
+    def _shortcut(self, x, size, features, train):
         if not self.downsample:
             return x
         conv = Conv(features, 1, self.stride, use_bias=False, name='downsample_0')
-        norm = make_norm(self.norm_cfg, 'downsample_1')
-        return norm(conv(x, size), size_out, train)
+        norm = make_norm(self.norm_cfg, 'downsample_1', features)
+        return convolve_and_norm(conv, norm, x, size, train)
 
 
 class BasicBlock(_Block):
@@ -68,12 +66,13 @@ class BasicBlock(_Block):
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool
     ) -> Float[Array, 'B h w D']:
         """`train`: batch statistics in the norms."""
+        planes = self.planes
         size_out = size if self.stride == 1 else halve(size)
-        y = self._conv(self.planes, 3, self.stride, 1)(x, size)
-        y = nn.relu(self._norm(1)(y, size_out, train))
-        y = self._conv(self.planes, 3, 1, 2)(y, size_out)
-        y = self._norm(2, zero=True)(y, size_out, train)
-        return nn.relu(y + self._shortcut(x, size, size_out, self.planes, train))
+        conv, norm = self._conv(planes, 3, self.stride, 1), self._norm(planes, 1)
+        y = relu(convolve_and_norm(conv, norm, x, size, train))
+        conv, norm = self._conv(planes, 3, 1, 2), self._norm(planes, 2, zero=True)
+        y = convolve_and_norm(conv, norm, y, size_out, train)
+        return relu(y + self._shortcut(x, size, planes, train))
 
 
 class Bottleneck(_Block):
@@ -98,14 +97,18 @@ class Bottleneck(_Block):
         strides = (self.stride, 1) if self.style == 'caffe' else (1, self.stride)
         size_mid = size_out if self.style == 'caffe' else size
         width = bottleneck_width(self.planes, self.groups, self.base_width)
-        y = self._conv(width, 1, strides[0], 1)(x, size)
-        y = nn.relu(self._norm(1)(y, size_mid, train))
-        y = self._middle(width, strides[1])(y, size_mid)
-        y = nn.relu(self._norm(2)(y, size_out, train))
-        y = self._conv(4 * self.planes, 1, 1, 3)(y, size_out)
+        conv, norm = self._conv(width, 1, strides[0], 1), self._norm(width, 1)
+        y = relu(convolve_and_norm(conv, norm, x, size, train))
+        conv, norm = self._middle(width, strides[1]), self._norm(width, 2)
+        y = relu(convolve_and_norm(conv, norm, y, size_mid, train))
+        features = 4 * self.planes
         # mmdet zeroes it in its ResNet's blocks alone, of which ResNeXt's are none.
-        y = self._norm(3, zero=self.groups == 1)(y, size_out, train)
-        return nn.relu(y + self._shortcut(x, size, size_out, 4 * self.planes, train))
+        conv, norm = (
+            self._conv(features, 1, 1, 3),
+            self._norm(features, 3, zero=self.groups == 1),
+        )
+        y = convolve_and_norm(conv, norm, y, size_out, train)
+        return relu(y + self._shortcut(x, size, features, train))
 
     def _middle(self, width, stride):
         groups = self.groups
@@ -167,10 +170,11 @@ class ResNet(nn.Module):
     ) -> tuple[Float[Array, 'B _h _w _c'], ...]:
         """Features of `out_indices`, at strides 4, 8, 16, 32 (C2..C5)."""
         train = train and not self.norm_eval
-        x = Conv(64, 7, 2, use_bias=False, name='conv1')(x, size)
+        conv = Conv(64, 7, 2, use_bias=False, name='conv1')
+        norm = make_norm(self.norm_cfg, f'{norm_prefix(self.norm_cfg)}1', 64)
+        is_train = train and self.frozen_stages < 0
+        x = relu(convolve_and_norm(conv, norm, x, size, is_train))
         size = halve(size)
-        norm = make_norm(self.norm_cfg, f'{norm_prefix(self.norm_cfg)}1')
-        x = nn.relu(norm(x, size, train and self.frozen_stages < 0))
         x = max_pool(x, size)
         size = halve(size)
         outputs = []

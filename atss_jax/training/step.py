@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from atss_jax.detection.losses import LossConfig, atss_loss
-from atss_jax.models.layers import BATCH_AXIS
+from atss_jax.models.norms import BATCH_AXIS
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.training.optimizer import OptimizerConfig, accumulate, average
 from atss_jax.training.state import (

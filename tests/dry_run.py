@@ -125,7 +125,10 @@ def _start(name):
     if name == 'atss_jax':
         importlib.import_module('atss_jax.__main__').main()
     elif '/' in name:
-        runpy.run_path(str(ROOT / name), run_name='__main__')
+        script = ROOT / name
+        # As Python does: a script finds what lies beside it.
+        with mock.patch.object(sys, 'path', [str(script.parent), *sys.path]):
+            runpy.run_path(str(script), run_name='__main__')
     else:
         importlib.import_module(name.removesuffix('.py')).main()
 

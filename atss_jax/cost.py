@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from atss_jax.models.convolution import convolve_blocks
+
 Canvas = tuple[int, int]
 
 CUSTOMARY = (800, 1280)
@@ -116,6 +118,9 @@ def _add(jaxpr: Jaxpr, scope: str, times: int, counts: Counter) -> None:
         own = str(equation.source_info.name_stack)
         path = '/'.join(filter(None, (scope, own)))
         name = equation.primitive.name
+        if equation.params.get('name') == convolve_blocks.__name__:
+            counts[path] += times * _convolution_as_written(equation)
+            continue
         count = _PRODUCTS[name](equation) if name in _PRODUCTS else 0
         if count:
             counts[path] += times * count
@@ -138,6 +143,12 @@ def _programs(parameters: Mapping[str, Any]) -> list[Jaxpr]:
             elif isinstance(one, Jaxpr):
                 programs.append(one)
     return programs
+
+
+def _convolution_as_written(equation):
+    """Of a function of features and kernel, however it computes the convolution."""
+    kernel = equation.invars[1].aval.shape
+    return equation.outvars[0].aval.size * math.prod(kernel[:-1])
 
 
 def _convolution(equation):

@@ -15,7 +15,6 @@ from atss_jax.detection.losses import LossConfig
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.step import make_predict_step
 from atss_jax.models.atss_head import ATSSHead
-from atss_jax.models.convolution import in_blocks
 from atss_jax.models.detector import ATSS
 from atss_jax.models.fpn import FPN
 from atss_jax.models.norms import BATCH_AXIS
@@ -141,10 +140,7 @@ def _by_convolution(model, canvas):
     found = multiply_adds(model.apply, variables, image, size)
     for scope, count in found.items():
         # A scope names the model first, and methods with a point.
-        path = tuple(n for n in scope.split('/')[1:] if '.' not in n)
-        if path == ('backbone', 'conv1') and in_blocks((7, 7, 3, 64), 2):
-            count = count * 7**2 // 8**2  # the rest multiplies zeros
-        yield path, count
+        yield tuple(n for n in scope.split('/')[1:] if '.' not in n), count
 
 
 def forward_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:

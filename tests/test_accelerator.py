@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from atss_jax.cost import cost
 from atss_jax.models.convolution import convolve
 from atss_jax.models.pointwise import add_to_channels, relu
 from tests.recipes import relative_error
@@ -98,6 +99,13 @@ def test_the_stem_is_a_convolution_over_blocks(request):
     request.getfixturevalue('accelerator')
     assert '12,5]' in program_of(lambda x: convolve(x, kernel, 2), x)
     np.testing.assert_allclose(convolve(x, kernel, 2), expected, atol=1e-4)
+
+
+def test_the_cost_is_that_of_the_model_as_written(request):
+    model, canvases = small_model(), [(64, 96)]
+    expected = cost(model, canvases)
+    request.getfixturevalue('accelerator')
+    assert cost(model, canvases) == expected
 
 
 def test_the_norm_goes_into_the_kernel(accelerator):

@@ -40,7 +40,7 @@ ALLOWED = {
     'mmdet_config': ({'mmdet_config'}, set()),
     'lettering': (set(), {'numpy', 'cv2'}),
     'ahead': (set(), set()),
-    'cost': (set(), MAPPING | {'flax'}),
+    'cost': ({'models'}, MAPPING | {'flax'}),
     'picture_list': (set(), set()),
     'picture_ids': ({'data', 'picture_list'}, set()),
     'results': (set(), {'numpy', 'supervision'}),

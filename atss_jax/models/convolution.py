@@ -25,24 +25,22 @@ def convolve(
     is_known = isinstance(x.size, int)
     if is_plain and is_known and jax.default_backend() == 'cpu':
         return _convolve_cpu(x, kernel)
-    if in_blocks(kernel.shape, stride):
-        return _convolve_blocks(x, kernel)
+    is_stem = stride == 2 and kernel.shape[:3] == (7, 7, 3)
+    if is_stem and jax.default_backend() != 'cpu':
+        return convolve_blocks(x, kernel)
     return _convolve(x, kernel, stride)
 
 
-def in_blocks(kernel_shape: tuple[int, int, int, int], stride: int) -> bool:
-    """Whether a (k,k,c,D) kernel is applied to blocks of 2x2 cells.
+@jax.jit
+def convolve_blocks(
+    x: Float[Array, 'B H W c'], kernel: Float[Array, '7 7 c D']
+) -> Float[Array, 'B h w D']:
+    """A 7x7 at stride 2, computed as a 4x4 over blocks of 2x2 cells.
 
-    Such is the stem's of a ResNet: 3 channels leave the matrix units of an accelerator
-    mostly idle, the 12 of a block do not. A row and a column of zeros join the kernel.
+    3 channels leave the matrix units of an accelerator mostly idle, the 12 of a block
+    do not. `cost.py` knows it by its name, since a quarter of what it multiplies is by
+    zeros.
     """
-    k, _, channels, _ = kernel_shape
-    is_stem = k == 7 and stride == 2 and channels == 3
-    return is_stem and jax.default_backend() != 'cpu'
-
-
-def _convolve_blocks(x, kernel):
-    """A 7x7 at stride 2 as a 4x4 over blocks."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5)

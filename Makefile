@@ -1,4 +1,4 @@
-# make demo   trains a small detector on generated pictures, evaluates it, draws what it finds
+# make demo   trains a small detector on generated images, evaluates it, draws what it finds
 # make test   lint and tests
 # Both make .venv and install into it first. ACCEL=cpu|cuda|tpu overrides what is found.
 
@@ -35,7 +35,7 @@ demo: install
 	@echo "weights:          $(DEMO)/checkpoints"
 	@echo "COCO numbers:     $(DEMO)/evaluation"
 	@echo "log:              $(DEMO)/metrics.jsonl, tensorboard --logdir $(DEMO)/tensorboard"
-	@echo "picture to look at: $(DEMO)/detections.png"
+	@echo "image to look at: $(DEMO)/detections.png"
 
 lint: install
 	$(BIN)/ruff check .

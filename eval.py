@@ -6,7 +6,7 @@
 import argparse
 import sys
 
-from atss_jax import command_line
+from atss_jax.commands import command_line
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument(
         '--min_score',
         type=command_line.score,
-        help='of detections in its pictures and confusion matrix (default: 0.3)',
+        help='of detections in its images and confusion matrix (default: 0.3)',
     )
     _add_results_flags(parser)
     command_line.add_cache_flag(parser)
@@ -48,7 +48,7 @@ def main() -> int:
 
     def action():
         from atss_jax.config import parse_overrides
-        from atss_jax.evaluation.workdir import evaluate_workdir
+        from atss_jax.evaluation.evaluate import evaluate_workdir
 
         options = parse_overrides(overrides)
         min_score = flags.min_score if flags.report else None
@@ -71,7 +71,7 @@ def _add_results_flags(parser):
     group.add_argument('--results', help='detections as COCO results, JSON')
     group.add_argument('--config', help='a config file, for its data')
     group.add_argument('--ann_file', help='annotations, JSON')
-    group.add_argument('--img_prefix', help='folder of their pictures')
+    group.add_argument('--img_prefix', help='folder of their images')
 
 
 def _check_flags(parser, flags):
@@ -89,13 +89,13 @@ def _check_flags(parser, flags):
     if flags.step is not None:
         parser.error('--step goes with checkpoints, not with --results')
     if flags.report and flags.ann_file and flags.img_prefix is None:
-        parser.error('--report shows pictures: set --img_prefix to their folder')
+        parser.error('--report shows images: set --img_prefix to their folder')
 
 
 def _score_results(flags, overrides):
-    from atss_jax import parallel
     from atss_jax.config import parse_overrides
-    from atss_jax.evaluation.score_results import data_of, score_results
+    from atss_jax.distributed import devices
+    from atss_jax.evaluation.results_file import data_of, score_results
 
     source = data_of(
         flags.split,
@@ -105,7 +105,7 @@ def _score_results(flags, overrides):
         flags.img_prefix,
         parse_overrides(overrides),
     )
-    if parallel.is_first():
+    if devices.is_first():
         score_results(flags.results, source, flags.report, flags.min_score)
 
 

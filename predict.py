@@ -1,14 +1,14 @@
-"""Finds objects in pictures: `python predict.py --workdir=W PICTURES... --out=DIR`."""
+"""Finds objects in images: `python predict.py --workdir=W IMAGES... --out=DIR`."""
 
 import argparse
 import os
 import sys
 
-from atss_jax import command_line
+from atss_jax.commands import command_line
 
 USAGE = """
-PICTURES are files, folders (looked into deeply), patterns ('shots/*.jpg') and videos.
-In DIR: pictures/, detections.json (COCO results), pictures.json (its ids: pictures and
+IMAGES are files, folders (looked into deeply), patterns ('shots/*.jpg') and videos.
+In DIR: images/, detections.json (COCO results), pictures.json (its ids: images and
 classes), detections.csv. Any config field is set by --config.FIELD=VALUE.
 exit status: 0 done, 1 error, 3 done but some files could not be read (they are named)
 """
@@ -23,7 +23,7 @@ def main() -> int:
         allow_abbrev=False,
     )
     _add_flags(parser)
-    # Apart, since argparse takes an unknown flag with a space in it for a picture.
+    # Apart, since argparse takes an unknown flag with a space in it for an image.
     overrides = [word for word in sys.argv[1:] if word.startswith('--config.')]
     others = [word for word in sys.argv[1:] if not word.startswith('--config.')]
     flags = parser.parse_intermixed_args(others)
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _add_flags(parser):
-    parser.add_argument('inputs', nargs='+', metavar='PICTURES', help='see below')
+    parser.add_argument('inputs', nargs='+', metavar='IMAGES', help='see below')
     parser.add_argument(
         '--workdir',
         required=True,
@@ -59,10 +59,10 @@ def _add_flags(parser):
     parser.add_argument(
         '--batch_size',
         type=int,
-        help="pictures at a time (default: the config's samples_per_gpu a device)",
+        help="images at a time (default: the config's samples_per_gpu a device)",
     )
     parser.add_argument(
-        '--ann_file', help='COCO file whose ids of pictures and classes to write'
+        '--ann_file', help='COCO file whose ids of images and classes to write'
     )
     parser.add_argument(
         '--device',
@@ -74,8 +74,8 @@ def _add_flags(parser):
 
 
 def _predict(flags, overrides):
+    from atss_jax.commands.predict_files import Options, predict_and_report
     from atss_jax.config import parse_overrides
-    from atss_jax.predict_files import Options, predict_and_report
 
     options = Options(
         score_thr=flags.score_thr,

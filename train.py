@@ -6,7 +6,7 @@ import time
 
 _BEGAN = time.perf_counter()
 
-from atss_jax import command_line  # noqa: E402, which is timed
+from atss_jax.commands import command_line  # noqa: E402, which is timed
 
 USAGE = f"""
 Any config field is set by --config.FIELD=VALUE:
@@ -38,13 +38,13 @@ def main() -> int:
     command_line.use_cache(flags)
 
     def action():
-        from atss_jax import parallel
         from atss_jax.config import load_config, parse_overrides
+        from atss_jax.distributed import devices
         from atss_jax.training.loop import train
 
         config = load_config(flags.config, parse_overrides(overrides))
         train(config, flags.workdir, flags.profile, began=_BEGAN)
-        if parallel.is_first():
+        if devices.is_first():
             print(f'done; to evaluate: python eval.py --workdir={flags.workdir}')
 
     return command_line.run(flags, action)

@@ -15,7 +15,7 @@ import sys
 import cv2
 import numpy as np
 
-from atss_jax import lettering
+from atss_jax.drawing import text as lettering
 
 _UNITS = {'µs': 1e-6, 'ms': 1e-3, 's': 1.0}
 _COLORS = ((150, 150, 150), (7, 87, 186), (200, 70, 10))
@@ -82,7 +82,7 @@ def _group(panel, top, name, cells):
 
 
 def main() -> int:
-    """Reads the page, writes the picture."""
+    """Reads the page, writes the image."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -93,11 +93,11 @@ def main() -> int:
     parser.add_argument('out', type=pathlib.Path, help='PNG')
     flags = parser.parse_args()
     try:
-        picture = draw(*read_table(flags.page.read_text(), flags.heading))
+        image = draw(*read_table(flags.page.read_text(), flags.heading))
     except (ValueError, OSError) as error:
         print(f'bars.py: {error}', file=sys.stderr)
         return 1
-    cv2.imwrite(str(flags.out), picture[..., ::-1])
+    cv2.imwrite(str(flags.out), image[..., ::-1])
     return 0
 
 

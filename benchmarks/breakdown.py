@@ -20,16 +20,16 @@ import optax
 import programs
 import timing
 
-from atss_jax import parallel
 from atss_jax.config import build_experiment, load_config, parse_overrides
+from atss_jax.config.sources import open_sources
 from atss_jax.data.loader import prefetch
 from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import atss_loss
-from atss_jax.evaluation.build import open_sources
+from atss_jax.distributed import devices
+from atss_jax.optim.sgd import global_norm, sgd
 from atss_jax.training.loop import DEVICE_FIELDS
-from atss_jax.training.prepare import make_batches
+from atss_jax.training.setup import make_batches
 from atss_jax.training.state import merge, split
-from atss_jax.training.step import global_norm, sgd
 
 
 def measured(made: programs.Programs) -> dict[str, programs.Program]:
@@ -119,7 +119,7 @@ def loop(experiment, made: programs.Programs, steps: int) -> tuple[float, float]
     for number, batch in enumerate(_timed(prefetch(batches, 0, steps + 1, workers))):
         batch, seconds = batch
         inputs = {name: batch[name] for name in DEVICE_FIELDS}
-        state, _ = program.function(state, parallel.shard_rows(inputs, mode))
+        state, _ = program.function(state, devices.shard_rows(inputs, mode))
         if number == 0:
             jax.block_until_ready(state)
             began = time.perf_counter()

@@ -1,9 +1,9 @@
 """The evaluation loop beside the compiled forward pass and post-processing alone.
 
     python benchmarks/evaluation.py
-    python benchmarks/evaluation.py --canvas 800x1344 --pictures 16
+    python benchmarks/evaluation.py --canvas 800x1344 --images 16
 
-Pictures of the canvas's size are decoded, resized and gone through as `eval.py` does,
+Images of the canvas's size are decoded, resized and gone through as `eval.py` does,
 scoring left out; the compiled program alone works on one batch that lies on the device.
 They take turns.
 """
@@ -16,18 +16,18 @@ import tempfile
 import jax
 import numpy as np
 import timing
-from pictures import write_data
+from images import write_data
 
-from atss_jax import parallel
-from atss_jax.command_line import canvas
+from atss_jax.commands.command_line import canvas
 from atss_jax.config import build_experiment, load_config
-from atss_jax.evaluation.build import make_evaluator, open_sources
-from atss_jax.evaluation.run import make_predict_step
+from atss_jax.config.sources import open_sources
+from atss_jax.distributed import devices
+from atss_jax.evaluation.run import make_evaluator, make_predict_step
 from atss_jax.training.state import init_variables
 
 
 def overrides(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, object]:
-    """Config fields for the made-up pictures."""
+    """Config fields for the made-up images."""
     scale = max(flags.canvas), min(flags.canvas)
     fields = {
         'model.pretrained': None,
@@ -43,22 +43,22 @@ def overrides(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, obje
 
 
 def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, float]:
-    """Seconds that each needs for all pictures."""
-    write_data(folder, flags.canvas, flags.pictures)
+    """Seconds that each needs for all images."""
+    write_data(folder, flags.canvas, flags.images)
     experiment = build_experiment(load_config(flags.config, overrides(flags, folder)))
     source = open_sources(experiment, ('val',))['val']
     evaluator = make_evaluator(experiment, source, 'val')
-    variables = parallel.replicate(init_variables(experiment.model, 0))
+    variables = devices.replicate(init_variables(experiment.model, 0))
     normalizer, mode = experiment.data['val'].normalizer, experiment.parallel
     step = make_predict_step(experiment.model, normalizer, experiment.detect)
-    step, size = parallel.map_rows(step, mode), flags.batch_size
+    step, size = devices.map_rows(step, mode), flags.batch_size
     batch = {
         'image': np.zeros((size, *flags.canvas, 3), np.uint8),
         'image_size': np.tile(np.array(flags.canvas, np.int32), (size, 1)),
         'scale': np.ones((size, 2), np.float32),
     }
-    batch = jax.device_put(parallel.shard_rows(batch, mode))
-    count = -(-flags.pictures // size)
+    batch = jax.device_put(devices.shard_rows(batch, mode))
+    count = -(-flags.images // size)
 
     def alone():
         jax.block_until_ready([step(variables, batch) for _ in range(count)])
@@ -76,7 +76,7 @@ def main() -> int:
     )
     parser.add_argument('--config', default='configs/atss_r50_1x.py')
     parser.add_argument('--canvas', type=canvas, default=(256, 320))
-    parser.add_argument('--pictures', type=int, default=96)
+    parser.add_argument('--images', type=int, default=96)
     parser.add_argument('--batch_size', type=int, default=2)
     parser.add_argument('--workers', type=int, default=0, help='0: threads')
     parser.add_argument('--repeats', type=int, default=3)
@@ -88,7 +88,7 @@ def main() -> int:
         print(f'evaluation.py: {error}', file=sys.stderr)
         return 1
     height, width = flags.canvas
-    print(f'{timing.machine()}; {flags.config}, {flags.pictures} pictures of ')
+    print(f'{timing.machine()}; {flags.config}, {flags.images} images of ')
     print(f'{height}x{width} in batches of {flags.batch_size}\n')
     ratio = seconds['loop'] / seconds['alone']
     rows = [

@@ -2,10 +2,10 @@
 
     python benchmarks/gpu.py --json=gpu.json
 
-Pictures a second, share of the operations a second that a large matrix product reaches
+Images a second, share of the operations a second that a large matrix product reaches
 (MFU), memory and time to the first step: of the R50 recipe's own training step and of
-the detector with NMS, with all pictures on the device. Beside it, where torch and
-torchvision are installed, torchvision's FCOS on the same pictures: AMP, channels last,
+the detector with NMS, with all images on the device. Beside it, where torch and
+torchvision are installed, torchvision's FCOS on the same images: AMP, channels last,
 with and without torch.compile. Each measurement is a process of its own, one after the
 other; what does not fit into memory is said in the table, and the rest goes on. To see
 that all of it works on a CPU:
@@ -196,7 +196,7 @@ def report(results: list[dict]) -> str:
         side, dtype = limit['matmul'], limit['dtype']
         product = f'product of two {side} x {side} matrices of {dtype}'
         lines.append(f'{product}: {ceiling / 1e12:.3g} TFLOPS')
-    header = ['pictures', 'work', 'program', 'images/s', 'step', 'MFU', 'peak memory']
+    header = ['images', 'work', 'program', 'images/s', 'step', 'MFU', 'peak memory']
     header += ['first step', 'atss-jax is faster by']
     rows = [row(r, ceiling, ours[r['batch'], r['work']]) for r in measured]
     return '\n'.join([*lines, '', table(header, rows)])

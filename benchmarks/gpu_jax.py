@@ -9,31 +9,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atss_jax import parallel
-from atss_jax.cost import multiply_adds
 from atss_jax.detection.losses import LossConfig
 from atss_jax.detection.postprocess import DetectConfig
-from atss_jax.evaluation.step import make_predict_step
+from atss_jax.distributed import devices
+from atss_jax.evaluation.run import make_predict_step
 from atss_jax.models.atss_head import ATSSHead
+from atss_jax.models.cost import multiply_adds
 from atss_jax.models.detector import ATSS
 from atss_jax.models.fpn import FPN
-from atss_jax.models.norms import BATCH_AXIS
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.models.resnet import ResNet, stage_channels
-from atss_jax.training.optimizer import OptimizerConfig
-from atss_jax.training.schedule import LrConfig, learning_rates, schedule
+from atss_jax.optim.optimizer import OptimizerConfig
+from atss_jax.optim.schedule import LrConfig, learning_rates, schedule
+from atss_jax.optim.sgd import sgd
+from atss_jax.structures import BATCH_AXIS
 from atss_jax.training.state import (
     create_state,
     init_variables,
     is_trained,
     zero_variables,
 )
-from atss_jax.training.step import make_train_step, sgd
+from atss_jax.training.step import make_train_step
 from benchmarks import timing
-from benchmarks.gpu_work import NUM_CLASSES, Job, main, measure, pictures
+from benchmarks.gpu_work import NUM_CLASSES, Job, images, main, measure
 
 MAX_BOXES = 100  # the recipe's `data.max_boxes`
-STEPS_PER_EPOCH, EPOCHS = 7329, 12  # of 16 pictures, on COCO
+STEPS_PER_EPOCH, EPOCHS = 7329, 12  # of 16 images, on COCO
 
 
 def build(depth: int, dtype: str) -> ATSS:
@@ -58,7 +59,7 @@ def drawn_variables(model: ATSS) -> dict:
 
 def on_device(job: Job) -> dict[str, jax.Array]:
     """The batch as the mapped steps take it, already on the device."""
-    image, boxes, labels = pictures(job)
+    image, boxes, labels = images(job)
     room = (0, MAX_BOXES - boxes.shape[1])
     valid = np.pad(np.ones(labels.shape, bool), ((0, 0), room))
     batch = {
@@ -71,8 +72,8 @@ def on_device(job: Job) -> dict[str, jax.Array]:
         'gt_ignored': np.zeros_like(valid),
     }
     by_rows = jax.sharding.PartitionSpec(BATCH_AXIS)
-    sharding = jax.sharding.NamedSharding(parallel.device_mesh(), by_rows)
-    return jax.device_put(parallel.shard_rows(batch, job.mapping), sharding)
+    sharding = jax.sharding.NamedSharding(devices.device_mesh(), by_rows)
+    return jax.device_put(devices.shard_rows(batch, job.mapping), sharding)
 
 
 def training(job: Job) -> dict:
@@ -82,8 +83,8 @@ def training(job: Job) -> dict:
     rates = learning_rates(optimizer.lr, LrConfig(), STEPS_PER_EPOCH, EPOCHS)
     tx = sgd(optimizer, schedule(rates))
     step = make_train_step(model, Normalizer(), LossConfig(), optimizer, tx)
-    mapped = parallel.map_over_devices(step, job.mapping, donate_first=True)
-    state = parallel.replicate(create_state(drawn_variables(model), model, tx))
+    mapped = devices.map_over_devices(step, job.mapping, donate_first=True)
+    state = devices.replicate(create_state(drawn_variables(model), model, tx))
     batch = on_device(job)
     del batch['scale']
 
@@ -104,8 +105,8 @@ def inference(job: Job) -> dict:
     """Forward and detections, NMS included; its work depends on no score."""
     model = build(job.depth, job.dtype)
     step = make_predict_step(model, Normalizer(), DetectConfig())
-    mapped = parallel.map_rows(step, job.mapping)
-    variables = parallel.replicate(drawn_variables(model))
+    mapped = devices.map_rows(step, job.mapping)
+    variables = devices.replicate(drawn_variables(model))
     batch = on_device(job)
     batch = {name: batch[name] for name in ('image', 'image_size', 'scale')}
 
@@ -131,7 +132,7 @@ def _usage(products):
 
 
 def _by_convolution(model, canvas):
-    """Products of one picture's forward pass, by part and path of modules in it."""
+    """Products of one image's forward pass, by part and path of modules in it."""
     variables = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zero_variables(model)
     )
@@ -144,12 +145,12 @@ def _by_convolution(model, canvas):
 
 
 def forward_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
-    """Products of one picture's forward pass."""
+    """Products of one image's forward pass."""
     return sum(count for _, count in _by_convolution(model, canvas))
 
 
 def training_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
-    """Products of one picture's forward and backward pass.
+    """Products of one image's forward and backward pass.
 
     Each convolution once, once more for the gradient of its kernel if that is trained,
     and once more for that of its input if anything before it is trained. Frozen stages

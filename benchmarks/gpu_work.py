@@ -1,4 +1,4 @@
-"""What the programs that `benchmarks/gpu.py` compares share: job, pictures, report.
+"""What the programs that `benchmarks/gpu.py` compares share: job, images, report.
 
 Each measurement is a process of its own: memory of one is not held against another, and
 a peak is that of one job. It needs NumPy and the standard library.
@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import timing
 
 NUM_CLASSES = 80
-BOXES = 8  # objects a picture; COCO has 7.3
+BOXES = 8  # objects an image; COCO has 7.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Job:
 
     Attributes:
         work: 'ceiling', 'training' or 'inference'.
-        batch: pictures a step.
+        batch: images a step.
         canvas: height, width of all of them.
         depth: of the ResNet.
         dtype: that the network computes in.
@@ -50,7 +50,7 @@ class Job:
     profile: str | None = None
 
 
-def pictures(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def images(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Noise (B,H,W,3) uint8 that fills the canvas; boxes (B,n,4), labels (B,n)."""
     rng = np.random.default_rng(0)
     height, width = job.canvas

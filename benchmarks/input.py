@@ -1,4 +1,4 @@
-"""How many pictures a core decodes, resizes and pads in a second, and where time goes.
+"""How many images a core decodes, resizes and pads in a second, and where time goes.
 
     python benchmarks/input.py --mmdet_python=mmdet_env/bin/python
     python benchmarks/input.py --config=configs/atss_r50_1x.py
@@ -6,7 +6,7 @@
 The first command compares: the loader of the R50 recipe, OpenCV's decoding and resizing
 alone, which no loader that uses it can beat, and, given a Python that has it, the
 pipeline of mmdetection, in turns; then the stages of the loader, and grain with worker
-processes. Pictures are made up, 640 x 480, or those of `--pictures`. `make mmdet-env`
+processes. Images are made up, 640 x 480, or those of `--images`. `make mmdet-env`
 makes an environment with mmdetection. The second command measures the data of a config
 of yours. What one core does goes into `scaling_model.py --images_per_s_core`.
 
@@ -70,7 +70,7 @@ def compare(
 
 
 def worker_rate(batches: TrainBatches, workers: int, seconds: float) -> float:
-    """Pictures that worker processes load in a second of wall time."""
+    """Images that worker processes load in a second of wall time."""
     size = batches.plan.batch_size
     with contextlib.closing(prefetch(batches, 0, _STEPS, workers)) as stream:
         # What was loaded while the workers started does not count.
@@ -102,11 +102,11 @@ def mmdet_samples(batches: TrainBatches) -> list[dict]:
 
 
 def check_pixels(peer: Peer, batches: TrainBatches) -> None:
-    """Raises ValueError unless mmdetection shows the first picture just as we do."""
+    """Raises ValueError unless mmdetection shows the first image just as we do."""
     record = batches.source.records[0]
     size = batches.pipeline.whole(0, record).size
     ours = transforms.resize(batches.source.read_image(record), size)
-    if not np.array_equal(ours, peer('picture', 0)):
+    if not np.array_equal(ours, peer('image', 0)):
         raise ValueError(f'{record.file_name}: mmdetection and we show other pixels')
 
 
@@ -136,7 +136,7 @@ def print_comparison(batches: TrainBatches, peer: Peer | None, rounds: int) -> N
         ]
         for name, seconds in taken.items()
     ]
-    header = ['', 'a picture', 'pictures a second and core', f'/ {BARE}', f'/ {OURS}']
+    header = ['', 'an image', 'images a second and core', f'/ {BARE}', f'/ {OURS}']
     print(timing.table(header, rows) + '\n')
 
 
@@ -155,12 +155,12 @@ def start_peer(stack: contextlib.ExitStack, python: str | None, batches: TrainBa
 
 
 def compare_all(flags: argparse.Namespace) -> None:
-    """Pictures and all tables of the first command."""
+    """Images and all tables of the first command."""
     with contextlib.ExitStack() as stack:
         made = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder = pathlib.Path(flags.pictures) if flags.pictures else made
-        if not flags.pictures:
-            input_data.write_pictures(folder, flags.count, input_data.SIZE)
+        folder = pathlib.Path(flags.images) if flags.images else made
+        if not flags.images:
+            input_data.write_images(folder, flags.count, input_data.SIZE)
         input_data.write_annotations(folder, flags.count, made / 'annotations.json')
         data = {
             'data.train.ann_file': str(made / 'annotations.json'),
@@ -170,17 +170,17 @@ def compare_all(flags: argparse.Namespace) -> None:
         batches = train_batches(RECIPE, data, flags.batch_size)
         files = batches.source.records.file_names
         kilobytes = statistics.median(os.path.getsize(file) for file in files) / 1e3
-        print(f'{timing.machine()}; {len(files)} pictures, {kilobytes:.0f} kB (median)')
+        print(f'{timing.machine()}; {len(files)} images, {kilobytes:.0f} kB (median)')
         peer = start_peer(stack, flags.mmdet_python, batches)
         print_comparison(batches, peer, flags.rounds)
-        header = ['stage', 'a picture', 'share']
+        header = ['stage', 'an image', 'share']
         print(timing.table(header, stage_rows(batches, flags.rounds)) + '\n')
         if flags.workers:
             rates = [
                 (workers, worker_rate(batches, workers, flags.seconds))
                 for workers in range(flags.workers + 1)
             ]
-            header = ['workers', 'pictures a second']
+            header = ['workers', 'images a second']
             print(timing.table(header, [[w, f'{rate:.0f}'] for w, rate in rates]))
 
 
@@ -192,9 +192,9 @@ def measure_own(config_file: str, overrides: Mapping[str, object], count: int) -
     for step in range(1, count + 1):
         batches(step)
     processor = time.process_time() - processor
-    wall, pictures = time.perf_counter() - wall, count * batches.plan.batch_size
+    wall, images = time.perf_counter() - wall, count * batches.plan.batch_size
     print(
-        f'{pictures} pictures: {pictures / processor:.0f} a second and core '
+        f'{images} images: {images / processor:.0f} a second and core '
         f'({processor:.1f} s of processor time, {wall:.1f} s of wall time)'
     )
 
@@ -214,10 +214,10 @@ def _parser():
     add, cores = parser.add_argument, len(os.sched_getaffinity(0))
     add('--config', help='measure the data of this config, and nothing else')
     add('--batches', type=_number, default=50, help='how many, with --config')
-    add('--pictures', help='folder of JPEGs; by default, made up ones')
-    add('--count', type=_number, default=64, help='most pictures to load')
+    add('--images', help='folder of JPEGs; by default, made up ones')
+    add('--count', type=_number, default=64, help='most images to load')
     add('--batch_size', type=_number, default=8, help='rows of a batch')
-    add('--rounds', type=_number, default=9, help='each time through all pictures')
+    add('--rounds', type=_number, default=9, help='each time through all images')
     add('--mmdet_python', help='a Python that has mmdetection 3.3.0')
     add('--workers', type=int, default=cores, help='most worker processes; 0: none')
     add('--seconds', type=_number, default=15, help='for each number of workers')

@@ -1,4 +1,4 @@
-"""Pictures for `input.py` to load, of a folder or made up; boxes are always made up."""
+"""Images for `input.py` to load, of a folder or made up; boxes are always made up."""
 
 import json
 import pathlib
@@ -8,39 +8,39 @@ import numpy as np
 
 SIZE = (480, 640)
 SUFFIXES = ('.jpg', '.jpeg')
-_BOXES = 7  # a picture; COCO has 7.3
+_BOXES = 7  # an image; COCO has 7.3
 _SCALES = (4, 8, 16, 32, 64, 128, 256, 512)
 _CONTRAST = 14  # of each scale; a file has then about the 160 kB of COCO's
 
 
-def write_pictures(folder: pathlib.Path, count: int, size: tuple[int, int]) -> None:
+def write_images(folder: pathlib.Path, count: int, size: tuple[int, int]) -> None:
     """JPEGs of noise that has as much at each scale as photographs have."""
     rng = np.random.default_rng(0)
     for index in range(count):
-        picture = np.full((*size, 3), 128.0)
+        image = np.full((*size, 3), 128.0)
         for side in _SCALES:
             coarse = rng.normal(0, _CONTRAST, (side, side, 3))
-            picture += cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
-        picture = np.clip(picture, 0, 255).astype(np.uint8)
+            image += cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+        image = np.clip(image, 0, 255).astype(np.uint8)
         options = [cv2.IMWRITE_JPEG_QUALITY, 90]
-        cv2.imwrite(str(folder / f'{index:04d}.jpg'), picture, options)
+        cv2.imwrite(str(folder / f'{index:04d}.jpg'), image, options)
 
 
 def write_annotations(folder: pathlib.Path, count: int, path: pathlib.Path) -> None:
-    """A COCO file of the first pictures of a folder, with boxes anywhere in them.
+    """A COCO file of the first images of a folder, with boxes anywhere in them.
 
     Raises:
-        ValueError: no pictures there, or one that cannot be read.
+        ValueError: no images there, or one that cannot be read.
     """
     files = [file for file in sorted(folder.glob('*')) if file.suffix in SUFFIXES]
     if not files:
-        raise ValueError(f'{folder}: no pictures in it ({", ".join(SUFFIXES)})')
+        raise ValueError(f'{folder}: no images in it ({", ".join(SUFFIXES)})')
     rng, images, annotations = np.random.default_rng(0), [], []
     for image_id, file in enumerate(files[:count]):
-        picture = cv2.imread(str(file))
-        if picture is None:
-            raise ValueError(f'{file}: not a picture that OpenCV can read')
-        height, width = picture.shape[:2]
+        image = cv2.imread(str(file))
+        if image is None:
+            raise ValueError(f'{file}: not an image that OpenCV can read')
+        height, width = image.shape[:2]
         images.append(
             {'id': image_id, 'file_name': file.name, 'height': height, 'width': width}
         )

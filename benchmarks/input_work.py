@@ -6,7 +6,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from atss_jax.data import picture_header, pictures, transforms
+from atss_jax.data import image_file, image_header, transforms
 from atss_jax.data.loader import TrainBatches
 
 STAGES = 'read', 'check the header', 'decode to RGB', 'pad', 'resize', 'mirror'
@@ -33,7 +33,7 @@ class Bare:
         ]
 
     def __call__(self) -> float:
-        """Seconds for every picture once."""
+        """Seconds for every image once."""
         return processor_seconds(self._load)
 
     def _load(self):
@@ -67,19 +67,19 @@ class Stages:
     def _row(self, view, image):
         record = self._batches.source.records[view.record]
         name, timed = record.file_name, self._timed
-        content = timed('read', pictures.file_content, name)
-        timed('check the header', picture_header.read, content)
-        picture = timed(
-            'decode to RGB', pictures.decode, content, record.size, name, ''
+        content = timed('read', image_file.file_content, name)
+        timed('check the header', image_header.read, content)
+        decoded = timed(
+            'decode to RGB', image_file.decode, content, record.size, name, ''
         )
         corner = timed('pad', transforms.corner, image, view.shown)
-        timed('resize', transforms.resize, picture, view.size, out=corner)
+        timed('resize', transforms.resize, decoded, view.size, out=corner)
         if view.flip:
             timed('mirror', transforms.flip_image, corner, out=corner)
 
 
 def stage_rows(batches: TrainBatches, rounds: int) -> list[list[str]]:
-    """Lines of a table: milliseconds a picture, and of what the stages are part."""
+    """Lines of a table: milliseconds an image, and of what the stages are part."""
     plan = batches.plan
     count = rounds * plan.steps_per_epoch * plan.batch_size
     stages, whole = Stages(batches), 0.0

@@ -67,7 +67,7 @@ class Run:
     Args:
         workdir: folder of the run; output goes to a file beside it.
         processes: how many, on this machine.
-        epochs: of 10 steps of 4 pictures.
+        epochs: of 10 steps of 4 images.
         devices: of all processes together.
         fields: of the config, on top of the small ones.
         flags: of `train.py`.

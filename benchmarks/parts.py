@@ -4,7 +4,7 @@
     python benchmarks/parts.py --canvases 256x320 --dtypes float32 --repeats 10
 
 Forward, training step, assignment, losses with their gradient, post-processing. Times
-are medians of synchronised calls. Memory is what XLA plans for arguments, results and
+are medians of synchronized calls. Memory is what XLA plans for arguments, results and
 work together. FLOP/s of a part, as XLA counts its operations, are given as a share of
 those of a large matrix product in float32 and in bfloat16, measured in the same run.
 """
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import programs
 import timing
 
-from atss_jax.command_line import canvas
+from atss_jax.commands.command_line import canvas
 from atss_jax.config import build_experiment, load_config, parse_overrides
 
 _MATMUL = {'cpu': 2048}

@@ -1,4 +1,4 @@
-"""The compiled parts of ATSS that benchmarks time, on made-up pictures and boxes."""
+"""The compiled parts of ATSS that benchmarks time, on made-up images and boxes."""
 
 import functools
 from collections.abc import Callable
@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from atss_jax import parallel
+from atss_jax.config.experiment import Experiment
 from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import atss_loss
 from atss_jax.detection.postprocess import detect
-from atss_jax.experiment import Experiment
-from atss_jax.training.schedule import learning_rates, schedule
+from atss_jax.distributed import devices
+from atss_jax.optim.schedule import learning_rates, schedule
+from atss_jax.optim.sgd import sgd
 from atss_jax.training.state import create_state, init_variables
-from atss_jax.training.step import make_train_step, sgd
+from atss_jax.training.step import make_train_step
 
 Canvas = tuple[int, int]
 
@@ -167,7 +168,7 @@ class Programs:
             accumulates=optimizer.cumulative_iters > 1,
             averages=optimizer.ema_momentum is not None,
         )
-        state = parallel.replicate(jax.tree.map(np.asarray, state))
-        batch = parallel.shard_rows(jax.device_get(self.batch), mode)
-        step = parallel.map_over_devices(step, mode, donate_first=True)
+        state = devices.replicate(jax.tree.map(np.asarray, state))
+        batch = devices.shard_rows(jax.device_get(self.batch), mode)
+        step = devices.map_over_devices(step, mode, donate_first=True)
         return Program(step, (state, batch), carries=True)

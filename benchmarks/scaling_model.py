@@ -5,15 +5,15 @@
 
 A step takes max(compute + all-reduce, input):
 
-- compute: pictures of a device x operations a picture / (peak x utilisation); or what
+- compute: images of a device x operations an image / (peak x utilization); or what
   was measured, by --images_per_s_device.
 - all-reduce: gradients in float32, one ring over the devices of a host, then one over
   hosts: 2 (n-1)/n x bytes / bandwidth + 2 (n-1) x latency each. A second, tiny one (the
-  normalisers of the loss) costs latency only and can hide behind nothing.
-- input: pictures of a host / (its cores x pictures a core and second). Batches are
+  normalizers of the loss) costs latency only and can hide behind nothing.
+- input: images of a host / (its cores x images a core and second). Batches are
   loaded ahead, so input costs nothing until it is the slowest part.
 
-Left out: waiting for the slowest host, copies from host to device (3 MB a picture),
+Left out: waiting for the slowest host, copies from host to device (3 MB an image),
 evaluation, saving, compiling. A real pod is slower. Measure one host first, and give
 what it did as flags.
 """
@@ -89,16 +89,16 @@ class Assumptions:
     link_gb_s: float = _flag('GB/s a device sends to the next in its host')
     host_gb_s: float = _flag('GB/s a host sends to the next host')
     hop_us: float = _flag('microseconds a message takes to the next device or host')
-    cores_per_host: float = _flag('cores, not hyperthreads, that load pictures')
+    cores_per_host: float = _flag('cores, not hyperthreads, that load images')
     hosts: int = _flag('last row of the table; a TPU slice has no more')
-    samples_per_gpu: int = _flag('pictures a device and step, as in the config', 2)
-    utilisation: float = _flag('share of the peak that a step reaches: a guess', 0.2)
+    samples_per_gpu: int = _flag('images a device and step, as in the config', 2)
+    utilization: float = _flag('share of the peak that a step reaches: a guess', 0.2)
     images_per_s_device: float = _flag('measured; 0: from operations and peak', 0.0)
-    training_gflops: float = _flag('a picture of 800 x 1344, there and back', 1196.1)
+    training_gflops: float = _flag('an image of 800 x 1344, there and back', 1196.1)
     parameters: int = _flag('trained ones; of 32,295,322 in all', 32_069_978)
     bytes_per_parameter: float = _flag('gradients are float32', 4)
     overlap: float = _flag('share of the all-reduce hidden by the backward pass', 0.0)
-    images_per_s_core: float = _flag('pictures a core decodes and resizes', 75)
+    images_per_s_core: float = _flag('images a core decodes and resizes', 75)
     images: int = _flag('an epoch; COCO train2017 has so many with objects', 117_266)
 
     def __post_init__(self):
@@ -111,7 +111,7 @@ class Assumptions:
                 or (value == 0 and not may_be_zero)
             ):
                 raise ValueError(f'--{field.name}={value}: expected a positive number')
-            if field.name in ('overlap', 'utilisation') and value > 1:
+            if field.name in ('overlap', 'utilization') and value > 1:
                 raise ValueError(f'--{field.name}={value}: expected a share, at most 1')
 
     @property
@@ -138,7 +138,7 @@ class Row:
 
     @property
     def images_per_s(self) -> float:
-        """Pictures a second, all hosts together."""
+        """Images a second, all hosts together."""
         return self.batch / self.step
 
     @property
@@ -169,7 +169,7 @@ def predict(hosts: int, given: Assumptions) -> Row:
         compute = given.samples_per_gpu / given.images_per_s_device
     else:
         operations = given.samples_per_gpu * given.training_gflops * 1e9
-        compute = operations / (given.peak_tflops * 1e12 * given.utilisation)
+        compute = operations / (given.peak_tflops * 1e12 * given.utilization)
 
     def all_reduce(size):
         hop = given.hop_us * 1e-6
@@ -208,7 +208,7 @@ def format_assumptions(given: Assumptions, preset: str) -> str:
 
 
 def format_table(rows: list[Row]) -> str:
-    """The table; efficiency is pictures a second and host, against one host."""
+    """The table; efficiency is images a second and host, against one host."""
     head = (
         'hosts   batch  compute  reduce   input    step   images/s  effic.  '
         'steps/epoch   epoch  bound by'

@@ -3,7 +3,7 @@
     python benchmarks/startup.py
     python benchmarks/startup.py --canvas 800x1344 --runs 1
 
-Trains on made-up pictures that fill the canvas, each time in a process of its own that
+Trains on made-up images that fill the canvas, each time in a process of its own that
 is stopped after the first step: with an empty compilation cache, then with the one that
 the run before left in the workdir. The parts are what `train.py` itself prints.
 """
@@ -19,9 +19,9 @@ import tempfile
 import time
 
 import timing
-from pictures import write_data
+from images import write_data
 
-from atss_jax.command_line import canvas
+from atss_jax.commands.command_line import canvas
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DONE = re.compile(r'first step done ([\d.]+) s after the start \((.*)\)')

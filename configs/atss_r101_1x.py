@@ -1,8 +1,8 @@
 """ATSS, ResNet-101, 12 epochs of COCO: mmdetection's `atss_r101_fpn_1x_coco.py`.
 
 Expected: AP 41.5 on val2017 (mmdetection's model zoo, same recipe; not trained here).
-Cost: 90,000 steps of 16 pictures: 2 on each of 8 devices; 1.6 times atss_r50_1x's time
-a picture, by the model zoo's inference times.
+Cost: 90,000 steps of 16 images: 2 on each of 8 devices; 1.6 times atss_r50_1x's time
+an image, by the model zoo's inference times.
 
     python train.py --config=configs/atss_r101_1x.py --workdir=work_dirs/atss_r101_1x
 """

@@ -4,7 +4,7 @@ mmdetection's `atss_r101_fpn_8xb8-amp-lsj-200e_coco.py`: atss_r50_lsj_200e with 
 backbone.
 
 Expected: mmdetection publishes no figure for it; not trained here.
-Cost: 366,000 steps of 64 pictures of 1024 x 1024: 8 on each of 8 devices.
+Cost: 366,000 steps of 64 images of 1024 x 1024: 8 on each of 8 devices.
 
     python train.py --config=configs/atss_r101_lsj_200e.py --workdir=work_dirs/r101_lsj
 """

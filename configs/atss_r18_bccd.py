@@ -1,11 +1,11 @@
 """ATSS, ResNet-18 from scratch, on BCCD blood cells (3 classes): a check on real data.
 
 Expected: AP about 0.39 on val. mmdetection 3.3.0 with the same recipe: 0.391 and 0.385
-with two seeds. Ours: docs/results.md. Cost: 8 epochs of 26 steps of 8 pictures.
+with two seeds. Ours: docs/results.md. Cost: 8 epochs of 26 steps of 8 images.
 
     python train.py --config=configs/atss_r18_bccd.py --workdir=work_dirs/bccd
 
-The pictures (github.com/Shenggan/BCCD_Dataset) as COCO files lie under data/bccd.
+The images (github.com/Shenggan/BCCD_Dataset) as COCO files lie under data/bccd.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """ATSS, ResNet-50, FPN, 12 epochs of COCO: mmdetection's `atss_r50_fpn_1x_coco.py`.
 
 Expected: AP 39.4 on val2017 (mmdetection's model zoo, same recipe; not trained here).
-Cost: 90,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 90,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_1x.py --workdir=work_dirs/atss_r50_1x
 
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 def _pipeline(**more):
     return dict(
-        img_scale=(1333, 800),  # the picture fits (long, short), either way round
+        img_scale=(1333, 800),  # the image fits (long, short), either way round
         keep_ratio=True,
         img_norm_cfg=dict(
             mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True
@@ -30,7 +30,7 @@ def _val2017():
         ann_file='data/coco/annotations/instances_val2017.json',
         img_prefix='data/coco/val2017/',
         classes=None,  # names and order; None: as in the annotation file
-        indices=None,  # only the first so many pictures
+        indices=None,  # only the first so many images
         pipeline=_pipeline(),
     )
 
@@ -110,9 +110,9 @@ def get_config() -> ConfigDict:
             tta=None,  # or dict(img_scales=((1333, 800),), flip=True): with --tta
         ),
         data=dict(
-            samples_per_gpu=2,  # pictures a device and step
+            samples_per_gpu=2,  # images a device and step
             workers_per_gpu=2,  # loading processes a device; 0: threads
-            max_boxes=100,  # room for boxes a picture; more are an error
+            max_boxes=100,  # room for boxes an image; more are an error
             on_error='raise',  # or 'skip': malformed records are left out and counted
             max_bad_pictures=0.001,  # share that may be unreadable; 0: none
             canvases=None,  # (height, width) of each; None: landscape and portrait
@@ -152,7 +152,7 @@ def get_config() -> ConfigDict:
             step=(8, 11),
             gamma=0.1,
         ),
-        # lr is for 16 pictures a step; enabled, it is scaled to those there are.
+        # lr is for 16 images a step; enabled, it is scaled to those there are.
         auto_scale_lr=dict(enable=False, base_batch_size=16),
         total_epochs=12,
         evaluation=dict(interval=1, metric='bbox'),

@@ -1,7 +1,7 @@
 """ATSS, ResNet-50, 24 epochs of COCO at short sides drawn from 640 to 800.
 
 Expected: no figure is published for it (atss_r50_1x: 39.4); not trained here.
-Cost: 180,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 180,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_2x_ms.py --workdir=work_dirs/r50_2x_ms
 """

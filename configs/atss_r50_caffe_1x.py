@@ -1,12 +1,12 @@
 """ATSS, ResNet-50 with Caffe's weights and stride, 12 epochs of COCO.
 
-Pictures are BGR and not divided by a standard deviation, batch norms are frozen whole,
+Images are BGR and not divided by a standard deviation, batch norms are frozen whole,
 and the stride of a block lies in its first 1x1 convolution, as these weights want it.
 
 Expected: AP 39.3 on val2017: the paper's authors with their own code
 (github.com/sfzhang15/ATSS, `ATSS_R_50_FPN_1x`), with a constant warm-up, else with this
 recipe; not trained here. mmdetection has no such config for ATSS.
-Cost: 90,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 90,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_caffe_1x.py --workdir=work_dirs/r50_caffe
 """

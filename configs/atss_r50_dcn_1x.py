@@ -6,7 +6,7 @@ Expected: AP 43.2 on val2017, 43.0 on test-dev: the paper's authors with their o
 (github.com/sfzhang15/ATSS, `ATSS_dcnv2_R_50_FPN_1x`), from Caffe's weights and a
 constant warm-up, else with this recipe; not trained here. mmdetection has no such
 config for ATSS.
-Cost: 90,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 90,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_dcn_1x.py --workdir=work_dirs/r50_dcn
 """

@@ -3,7 +3,7 @@
 Six blocks of attention over scales, places and channels stand for the towers.
 
 Expected: AP 43.3 on val2017 (mmdetection's model zoo, same recipe; not trained here).
-Cost: 90,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 90,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_dyhead_1x.py --workdir=work_dirs/dyhead
 """

@@ -1,13 +1,13 @@
 """ATSS, ResNet-50, large-scale jitter, 200 epochs of COCO in half precision.
 
-mmdetection's `atss_r50_fpn_8xb8-amp-lsj-200e_coco.py`: pictures at 0.1 to 2 times 1024,
+mmdetection's `atss_r50_fpn_8xb8-amp-lsj-200e_coco.py`: images at 0.1 to 2 times 1024,
 windows of 1024 x 1024; 25 epochs of 8 passes over the data.
 
 Differs from mmdet: bfloat16 for float16, and padding is no background to learn from: an
-anchor beyond the picture's own padding is left out.
+anchor beyond the image's own padding is left out.
 
 Expected: mmdetection publishes no figure for it; not trained here.
-Cost: 366,000 steps of 64 pictures of 1024 x 1024: 8 on each of 8 devices.
+Cost: 366,000 steps of 64 images of 1024 x 1024: 8 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_lsj_200e.py --workdir=work_dirs/r50_lsj
 """
@@ -18,7 +18,7 @@ from configs import atss_r50_1x
 
 
 def get_config() -> ConfigDict:
-    """The R50 recipe with large batches, much longer, on jittered pictures."""
+    """The R50 recipe with large batches, much longer, on jittered images."""
     config = atss_r50_1x.get_config()
     config.data.samples_per_gpu = 8
     config.auto_scale_lr.base_batch_size = 64

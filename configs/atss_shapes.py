@@ -1,9 +1,9 @@
-"""A small ATSS on generated pictures of shapes: the embedded default, `make demo`.
+"""A small ATSS on generated images of shapes: the embedded default, `make demo`.
 
 The same code as the R50 config with fewer stages, channels and levels, and anchors of
-4 strides, which suit objects of 28 to 62 pixels in pictures of 96 x 96.
+4 strides, which suit objects of 28 to 62 pixels in images of 96 x 96.
 
-Expected: AP 0.64 on its own held-out pictures. Cost: 5 minutes on 2 CPU cores.
+Expected: AP 0.64 on its own held-out images. Cost: 5 minutes on 2 CPU cores.
 
     python train.py --config=configs/atss_shapes.py --workdir=work_dirs/shapes
 """
@@ -17,7 +17,7 @@ def _shapes(num_images, seed):
     return dict(
         type='ShapesDataset',
         num_images=num_images,
-        seed=seed,  # another seed, other pictures
+        seed=seed,  # another seed, other images
         min_size=96,
         max_size=96,
         max_objects=3,

@@ -1,12 +1,12 @@
 """ATSS, ResNeXt-101 32x8d, 24 epochs of COCO at short sides drawn from 640 to 800.
 
-The weights were trained with Caffe2: pictures are BGR, batch norms are frozen whole, as
+The weights were trained with Caffe2: images are BGR, batch norms are frozen whole, as
 in mmdetection's configs with this backbone.
 
 Expected: AP 44.8 on val2017, 45.1 on test-dev: the paper's authors with their own code
-(github.com/sfzhang15/ATSS, `ATSS_X_101_32x8d_FPN_2x`), pictures not divided by a
+(github.com/sfzhang15/ATSS, `ATSS_X_101_32x8d_FPN_2x`), images not divided by a
 standard deviation and with a constant warm-up, else with this recipe; not trained here.
-Cost: 180,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 180,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_x101_32x8d_2x_ms.py --workdir=work_dirs/x101
 """

@@ -3,10 +3,10 @@
 In the 3x3 convolutions of stages 3 and 4 and in the last layer of each tower.
 
 Expected: AP 47.7 on val2017 and on test-dev: the paper's authors with their own code
-(github.com/sfzhang15/ATSS, `ATSS_dcnv2_X_101_32x8d_FPN_2x`), pictures not divided by a
+(github.com/sfzhang15/ATSS, `ATSS_dcnv2_X_101_32x8d_FPN_2x`), images not divided by a
 standard deviation and with a constant warm-up, else with this recipe; not trained here.
 `--tta` looks at the scales that they have for multi-scale testing.
-Cost: 180,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 180,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_x101_32x8d_dcn_2x_ms.py --workdir=work_dirs/x
 """

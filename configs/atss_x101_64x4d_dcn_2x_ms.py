@@ -7,7 +7,7 @@ the paper's authors with their own code (github.com/sfzhang15/ATSS,
 `ATSS_dcnv2_X_101_64x4d_FPN_2x`), from Detectron's weights, with frozen batch norms and
 a constant warm-up, else with this recipe; not trained here. Their multi-scale testing
 also drops boxes of some sizes at some scales, and votes where one NMS merges here.
-Cost: 180,000 steps of 16 pictures: 2 on each of 8 devices.
+Cost: 180,000 steps of 16 images: 2 on each of 8 devices.
 
     python train.py --config=configs/atss_x101_64x4d_dcn_2x_ms.py --workdir=work_dirs/x
     python eval.py --workdir=work_dirs/x --tta

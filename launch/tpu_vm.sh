@@ -18,7 +18,7 @@ on_host() { # which hosts, command
 start() {
     # A systemd service outlives this ssh. After exit status 75 (saved) it starts again,
     # after any other it does not. `stop` sends SIGTERM to python alone: the processes
-    # that load pictures must outlive the step that waits for them. TPUs lock memory.
+    # that load images must outlive the step that waits for them. TPUs lock memory.
     local service=(
         --unit=atss --collect
         --property=WorkingDirectory="$REPOSITORY"

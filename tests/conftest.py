@@ -61,7 +61,7 @@ def golden():
 
 @pytest.fixture(scope='session')
 def coco_tiny():
-    """Folder of 160 COCO pictures; they are not part of the repository."""
+    """Folder of 160 COCO images; they are not part of the repository."""
     folder = SHARED_DATA / 'coco_tiny'
     if not folder.exists():
         pytest.skip('needs ../shared/data/coco_tiny')
@@ -70,8 +70,8 @@ def coco_tiny():
 
 @pytest.fixture(scope='session')
 def small_data(tmp_path_factory):
-    """Folder of a small COCO data set: 21 training and 9 evaluation pictures."""
-    from tests.small_run import write_coco
+    """Folder of a small COCO data set: 21 training and 9 evaluation images."""
+    from tests.support.small_run import write_coco
 
     folder = tmp_path_factory.mktemp('small_data')
     write_coco(folder, 'train', 21, seed=0)
@@ -82,6 +82,6 @@ def small_data(tmp_path_factory):
 @pytest.fixture(scope='session')
 def small_run(small_data, tmp_path_factory):
     """A finished training run on it. Tests that write to its workdir copy it first."""
-    from tests.small_run import finished_run
+    from tests.support.small_run import finished_run
 
     return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')

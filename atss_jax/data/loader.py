@@ -13,13 +13,19 @@ import grain
 import numpy as np
 from absl import flags
 
-from atss_jax.data.augment import View
-from atss_jax.data.bad_pictures import NONE, load_or_replace
-from atss_jax.data.pictures import UNUSABLE, BadPicture
-from atss_jax.data.pipeline import Pipeline
+from atss_jax.data.bad_images import NONE, load_or_replace
+from atss_jax.data.batch import (
+    Batch,
+    Pipeline,
+    build_batch,
+    check_room,
+    image_row,
+    load_row,
+)
+from atss_jax.data.image_file import UNUSABLE, BadImage
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
-from atss_jax.data.row import Batch, build_batch, check_room, load_row, picture_row
+from atss_jax.data.transforms import View
 from atss_jax.data.worker import (
     check_workers,
     deaf_children,
@@ -34,7 +40,7 @@ a pipe: to make and map a segment takes longer than to copy them."""
 
 
 def check_box_counts(source: Source, max_boxes: int) -> None:
-    """Raises ValueError if a picture has more boxes than a batch has room for."""
+    """Raises ValueError if an image has more boxes than a batch has room for."""
     counts = source.records.counts
     if len(counts):
         check_room(source.records[int(counts.argmax())], max_boxes)
@@ -59,7 +65,7 @@ class TrainBatches:
     def __call__(self, step: int) -> Batch:
         """This host's rows of global batch `step`.
 
-        A row whose picture is bad is filled by another record of the same canvas, which
+        A row whose image is bad is filled by another record of the same canvas, which
         (seed, step, row) decide; `skipped` then has the index of the bad one, else -1.
         """
         first, stop = self.rows
@@ -102,13 +108,13 @@ class TrainBatches:
             view = self.pipeline.draw(index, record, random)
             if view is not None and np.all(np.less_equal(view.shown, canvas)):
                 return view._replace(flip=own.flip)
-        raise BadPicture(f'image id {record.image_id}: no view of it fits {canvas}')
+        raise BadImage(f'image id {record.image_id}: no view of it fits {canvas}')
 
     def view(self, step: int, row: int) -> View:
         """What a row of the global batch shows.
 
         Raises:
-            ValueError: no picture can be shown as the pipeline wants it.
+            ValueError: no image can be shown as the pipeline wants it.
         """
         random = self.plan.random(step, row)
         index = int(self.plan.records(step)[row])
@@ -146,7 +152,7 @@ class EvalBatches:
         pipeline: how they are loaded.
         batches: canvas and records of each batch, as from `plan.eval_batches`.
         rows: first and last+1 row that this host loads.
-        flip: mirror every picture left to right.
+        flip: mirror every image left to right.
     """
 
     source: Source
@@ -158,7 +164,7 @@ class EvalBatches:
     def __call__(self, position: int) -> Batch:
         """This host's rows; a row that only fills up has `row_valid` False.
 
-        A bad picture is a black one, and `skipped` has the index of its record.
+        A bad image is a black one, and `skipped` has the index of its record.
         """
         canvas_index, records = self.batches[position]
         canvas = self.pipeline.all_canvases()[canvas_index]
@@ -168,7 +174,7 @@ class EvalBatches:
             nonlocal blank
             if own[number] >= 0:
                 return self._row(int(own[number]), out)
-            # Any picture will do to fill up with: what is found in it is dropped.
+            # Any image will do to fill up with: what is found in it is dropped.
             if blank is None:
                 blank = self._row(int(records[0]), out)
             else:
@@ -178,7 +184,7 @@ class EvalBatches:
         return build_batch(len(own), canvas, load)
 
     def _row(self, index, out):
-        # Without truth, which evaluation reads from the annotations: pictures to be
+        # Without truth, which evaluation reads from the annotations: images to be
         # scored may have any number of boxes.
         record, bad = self.source.records[index], NONE
         try:
@@ -188,7 +194,7 @@ class EvalBatches:
                 raise
             image, bad = np.zeros((*record.size, 3), np.uint8), index
         view = self.pipeline.whole(index, record, self.flip)
-        row = picture_row(record, image, out, view)
+        row = image_row(record, image, out, view)
         return row | {'skipped': np.array(bad, np.int64)}
 
 

@@ -9,8 +9,8 @@ import functools
 
 import numpy as np
 
-from atss_jax.data.augment import Jitter
 from atss_jax.data.records import Records
+from atss_jax.data.transforms import Jitter
 
 Canvas = tuple[int, int]
 """Height, width in pixels."""
@@ -30,7 +30,7 @@ def default_canvases(
     size_divisor: int,
     jitter: Jitter = _NO_JITTER,
 ) -> tuple[Canvas, ...]:
-    """Landscape and portrait canvases that hold any view of any picture."""
+    """Landscape and portrait canvases that hold any view of any image."""
     scales = jitter.largest_scales(img_scale)
     if not keep_ratio:
         width, height = (max(sides) for sides in zip(*scales, strict=True))
@@ -48,11 +48,11 @@ def default_canvases(
 def smallest_canvas(
     canvases: tuple[Canvas, ...], size: tuple[int, int], size_divisor: int
 ) -> Canvas | None:
-    """The canvas of least area, of several the first, that holds a padded picture.
+    """The canvas of least area, of several the first, that holds a padded image.
 
     Args:
         canvases: to choose from.
-        size: height, width of the picture.
+        size: height, width of the image.
         size_divisor: of its padding.
     """
     height, width = (round_up(int(side), size_divisor) for side in size)
@@ -68,20 +68,20 @@ def canvas_of_each(
     size_divisor: int,
     jitter: Jitter = _NO_JITTER,
 ) -> np.ndarray:
-    """(N,) index of the smallest canvas that holds each picture, resized and padded.
+    """(N,) index of the smallest canvas that holds each image, resized and padded.
 
     Args:
-        records: the pictures.
+        records: the images.
         canvases: to choose from; of two with one area the first is taken.
-        img_scale: mmdet's: the picture fits (long, short) either way round.
-        keep_ratio: if not, every picture becomes exactly `img_scale` (width, height).
-        size_divisor: padding of the picture alone.
+        img_scale: mmdet's: the image fits (long, short) either way round.
+        keep_ratio: if not, every image becomes exactly `img_scale` (width, height).
+        size_divisor: padding of the image alone.
         jitter: random scale and crop; the canvas holds the largest result.
 
     Raises:
-        ValueError: a picture that fits none.
+        ValueError: an image that fits none.
     """
-    # Sets of pictures have few different sizes: look each up once.
+    # Sets of images have few different sizes: look each up once.
     unique, first, inverse = np.unique(
         records.sizes, axis=0, return_index=True, return_inverse=True
     )
@@ -126,13 +126,13 @@ class TrainPlan:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch; the same in each. Counted once, not for every picture."""
+        """Batches an epoch; the same in each. Counted once, not for every image."""
         counts = np.bincount(self.canvas_index, minlength=len(self.canvases))
         counts *= self.times
         return int(np.sum(-(-counts // self.batch_size)))
 
     def canvas(self, step: int) -> Canvas:
-        """The canvas that holds the pictures of a batch, however they are drawn."""
+        """The canvas that holds the images of a batch, however they are drawn."""
         rows = self.records(step)
         return self.canvases[self.canvas_index[rows[0]]]
 

@@ -1,4 +1,4 @@
-"""What a source lists: pictures and their objects, nothing decoded yet."""
+"""What a source lists: images and their objects, nothing decoded yet."""
 
 import dataclasses
 import hashlib
@@ -9,11 +9,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One picture and its objects, in pixels of the original picture.
+    """One image and its objects, in pixels of the original image.
 
     Attributes:
         image_id: the id that results are reported under.
-        file_name: path of the picture; empty for generated pictures.
+        file_name: path of the image; empty for generated images.
         size: height, width in pixels.
         boxes: (G,4) float32 xyxy, as annotated (they may reach outside).
         labels: (G,) int32, 0..C-1.
@@ -32,7 +32,7 @@ class Record:
 class Records:
     """All records of a source, by column.
 
-    Columns, not objects: the 118,000 pictures of COCO are a dozen arrays to hand to a
+    Columns, not objects: the 118,000 images of COCO are a dozen arrays to hand to a
     worker process, not half a million small ones.
     """
 
@@ -85,7 +85,7 @@ class Records:
         return self.from_list([self[i] for i in range(min(count, len(self)))])
 
     def digest(self) -> str:
-        """Hash of all that decides what is learnt, but for names and pictures."""
+        """Hash of all that decides what is learned, but for names and images."""
         columns = dataclasses.asdict(self)
         del columns['file_names']
         content = hashlib.sha256()
@@ -112,7 +112,7 @@ class Source(Protocol):
         """(H,W,3) uint8 RGB of `record.size`.
 
         Raises:
-            ValueError, OSError: `pictures.UNUSABLE` of a picture that is bad, others of
+            ValueError, OSError: `images.UNUSABLE` of an image that is bad, others of
                 a machine that fails.
         """
 

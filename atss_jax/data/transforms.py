@@ -1,23 +1,28 @@
-"""Resize, flip and pad: pictures and their boxes, in NumPy and OpenCV.
+"""Resize, flip and pad: images and their boxes, in NumPy and OpenCV.
 
 Sizes are (height, width), scales (width, height), as in mmdet. Source:
 mmdet.datasets.transforms (Resize, RandomFlip, Pad) and the mmcv functions below them.
 """
 
+import dataclasses
+from typing import NamedTuple
+
 import cv2
 import numpy as np
+
+from atss_jax.data.records import Record
 
 
 def rescale_size(
     size: tuple[int, int], img_scale: tuple[int, int], keep_ratio: bool = True
 ) -> tuple[int, int]:
-    """The height and width that a picture of `size` is resized to.
+    """The height and width that an image of `size` is resized to.
 
     Differs from mmdet: a side never rounds to 0, where OpenCV would fail.
 
     Args:
         size: height, width.
-        img_scale: the longer and the shorter side that must hold the picture, in either
+        img_scale: the longer and the shorter side that must hold the image, in either
             order; without `keep_ratio`, the exact (width, height).
         keep_ratio: scale both sides alike, as far as `img_scale` allows.
 
@@ -41,7 +46,7 @@ def scale_factor(old_size: tuple[int, int], new_size: tuple[int, int]) -> np.nda
 def resize(
     image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """The picture at `size` (height, width), bilinear as OpenCV does it.
+    """The image at `size` (height, width), bilinear as OpenCV does it.
 
     Args:
         image: (H,W,3) uint8.
@@ -58,7 +63,7 @@ def resize_boxes(boxes: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes cut to a picture of `size`; coordinates reach up to width and height.
+    """Boxes cut to an image of `size`; coordinates reach up to width and height.
 
     No box is removed, not even one that this leaves empty, as in mmdet.
     """
@@ -72,32 +77,191 @@ def crop(image: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.nd
 
 
 def flip_image(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """The picture mirrored left to right, in `out`, which may be `image`, or anew."""
+    """The image mirrored left to right, in `out`, which may be `image`, or anew."""
     return cv2.flip(image, 1, dst=out)
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes mirrored left to right in a picture `width` wide."""
+    """Boxes mirrored left to right in an image `width` wide."""
     x1, y1, x2, y2 = boxes.T
     return np.stack([width - x2, y1, width - x1, y2], axis=1)
 
 
 def corner(canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The top left part of a canvas, to write a picture to; the rest turns black.
+    """The top left part of a canvas, to write an image to; the rest turns black.
 
     Args:
         canvas: (H,W,3) uint8; what is in it does not matter.
-        size: height, width of the picture.
+        size: height, width of the image.
 
     Raises:
-        ValueError: the picture is larger than the canvas.
+        ValueError: the image is larger than the canvas.
     """
     height, width = size
     if height > canvas.shape[0] or width > canvas.shape[1]:
         raise ValueError(
-            f'picture of height {height}, width {width} does not fit on the canvas of '
+            f'image of height {height}, width {width} does not fit on the canvas of '
             f'height {canvas.shape[0]}, width {canvas.shape[1]}'
         )
     canvas[:height, width:] = 0
     canvas[height:] = 0
     return canvas[:height, :width]
+
+
+Scale = tuple[int, int]
+"""mmdet's `img_scale`: the image fits (long, short), either way round."""
+
+
+class View(NamedTuple):
+    """What one row shows of an image.
+
+    Attributes:
+        record: index of the image.
+        size: height, width that the whole image is resized to.
+        top: first row of the window that is cut out of it.
+        left: first column of the window.
+        height: rows of the window: what the row of the batch shows.
+        width: columns of the window.
+        flip: the window is mirrored left to right.
+    """
+
+    record: int
+    size: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Height, width of the window."""
+        return self.height, self.width
+
+
+def whole(record: int, size: tuple[int, int], flip: bool) -> View:
+    """All of an image, resized to `size`."""
+    return View(record, size, 0, 0, *size, flip)
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter:
+    """What is drawn for each training image, beside mirroring; by default nothing.
+
+    Attributes:
+        img_scales: scales to draw from instead of `img_scale`; None: none.
+        multiscale_mode: 'range': both sides between those of two scales; 'value': one
+            of the scales.
+        ratio_range: factors from and below which `img_scale` is multiplied; None: 1.
+        crop_size: (width, height) of a window at a random place; a smaller image
+            stays whole; None: no window.
+        allow_negative_crop: a window may show no box at all; if not, another image
+            takes its place.
+        min_gt_bbox_wh: boxes in the window stay if wider and higher; None: all stay.
+        keep_empty: mmdet's name: if that leaves none of a window's boxes, another
+            image takes its place.
+    """
+
+    img_scales: tuple[Scale, ...] | None = None
+    multiscale_mode: str = 'range'
+    ratio_range: tuple[float, float] | None = None
+    crop_size: tuple[int, int] | None = None
+    allow_negative_crop: bool = False
+    min_gt_bbox_wh: tuple[float, float] | None = None
+    keep_empty: bool = True
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether an image may be shown at more than one size."""
+        random = (self.img_scales, self.ratio_range, self.crop_size)
+        return any(value is not None for value in random)
+
+    def largest_scales(self, img_scale: Scale) -> tuple[Scale, ...]:
+        """Scales of which one makes an image at least as large as any drawn one."""
+        if self.ratio_range is not None:
+            return (_times(img_scale, self.ratio_range[1]),)
+        if self.img_scales is None:
+            return (img_scale,)
+        if self.multiscale_mode == 'value':
+            return self.img_scales
+        return ((max(map(max, self.img_scales)), max(map(min, self.img_scales))),)
+
+    def largest(
+        self, size: tuple[int, int], img_scale: Scale, keep_ratio: bool
+    ) -> tuple[int, int]:
+        """Height, width that no view of an image of `size` goes beyond."""
+        scales = self.largest_scales(img_scale)
+        sizes = [rescale_size(size, scale, keep_ratio) for scale in scales]
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        return self.cropped((height, width))
+
+    def cropped(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height, width of the window in an image of `size`."""
+        if self.crop_size is None:
+            return size
+        return min(size[0], self.crop_size[1]), min(size[1], self.crop_size[0])
+
+    def draw_scale(self, img_scale: Scale, random: np.random.Generator) -> Scale:
+        """The scale of one image."""
+        if self.ratio_range is not None:
+            low, high = self.ratio_range
+            return _times(img_scale, low + (high - low) * random.random())
+        if self.img_scales is None:
+            return img_scale
+        if self.multiscale_mode == 'value':
+            return self.img_scales[random.integers(len(self.img_scales))]
+        long, short = (sorted(map(side, self.img_scales)) for side in (max, min))
+        return (
+            int(random.integers(long[0], long[-1], endpoint=True)),
+            int(random.integers(short[0], short[-1], endpoint=True)),
+        )
+
+    def draw_window(
+        self, index: int, size: tuple[int, int], flip: bool, random: np.random.Generator
+    ) -> View:
+        """A view of image `index`, which has been resized to `size`."""
+        if self.crop_size is None:
+            return whole(index, size, flip)
+        height, width = self.cropped(size)
+        top = int(random.integers(size[0] - height, endpoint=True))
+        left = int(random.integers(size[1] - width, endpoint=True))
+        return View(index, size, top, left, height, width, flip)
+
+    def boxes(self, record: Record, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """(G,4) float32 boxes in pixels of a view before mirroring; (G,) bool: shown.
+
+        Crowds are treated like other boxes. Without a crop no box is dropped, not even
+        one that clipping leaves empty.
+        """
+        boxes = resize_boxes(record.boxes, scale_factor(record.size, view.size))
+        boxes = clip_boxes(boxes, view.size)
+        if self.crop_size is None:
+            return boxes, np.ones(len(boxes), bool)
+        corner = np.array([view.left, view.top] * 2, np.float32)
+        boxes = clip_boxes(boxes - corner, view.shown)
+        x1, y1, x2, y2 = boxes.T
+        shown = (x1 < view.width) & (y1 < view.height) & (x2 > 0) & (y2 > 0)
+        return boxes, shown
+
+    def accepts(self, record: Record, view: View) -> bool:
+        """Whether a view may be trained with; else mmdet takes another image."""
+        may_be_refused = self.min_gt_bbox_wh is not None and self.keep_empty
+        may_be_refused |= self.crop_size is not None and not self.allow_negative_crop
+        if not may_be_refused:
+            return True
+        boxes, shown = self.boxes(record, view)
+        if not shown.any():
+            return self.crop_size is None or self.allow_negative_crop
+        return not self.keep_empty or bool(self.kept(boxes, shown).any())
+
+    def kept(self, boxes: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """(G,) bool: boxes of a view that are trained with; arguments as of `boxes`."""
+        if self.min_gt_bbox_wh is None:
+            return shown
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return shown & (sides > np.array(self.min_gt_bbox_wh, np.float32)).all(axis=1)
+
+
+def _times(scale, factor):
+    """Rounded down, as in mmcv; but no side becomes 0, which OpenCV cannot make."""
+    return max(int(scale[0] * factor), 1), max(int(scale[1] * factor), 1)

@@ -43,9 +43,9 @@ class AnchorGenerator:
         width_ratios = np.float32(1) / height_ratios
         widths = (stride * width_ratios[:, None] * scales).reshape(-1)
         heights = (stride * height_ratios[:, None] * scales).reshape(-1)
-        centre = np.float32(self.center_offset) * stride
+        center = np.float32(self.center_offset) * stride
         half_w, half_h = np.float32(0.5) * widths, np.float32(0.5) * heights
-        corners = [centre - half_w, centre - half_h, centre + half_w, centre + half_h]
+        corners = [center - half_w, center - half_h, center + half_w, center + half_h]
         return np.stack(corners, -1)
 
     def grid(self, level: int, height: int, width: int) -> Float[np.ndarray, 'n 4']:

@@ -2,15 +2,15 @@
 
 For each box (arXiv 1912.02424, algorithm 1):
 
-1. Candidates: on every level the `topk` anchors whose centres are nearest to the box's.
+1. Candidates: on every level the `topk` anchors whose centers are nearest to the box's.
 2. Threshold: mean plus standard deviation of the candidates' IoU with the box. A box
    that fits one level well has high mean and deviation: only that level's anchors pass.
-3. Positives: candidates at or above the threshold whose centre lies inside the box.
+3. Positives: candidates at or above the threshold whose center lies inside the box.
 
 An anchor that several boxes claim goes to the one with the highest IoU.
 
 Anchors form a grid. The cell in the p-th nearest row and the q-th nearest column of a
-box's centre has p*q - 1 others at least as near, in these rows and columns; so the k
+box's center has p*q - 1 others at least as near, in these rows and columns; so the k
 nearest have p*q <= k: 23 cells for k = 9. Only these are looked at, never all anchors;
 memory is O(boxes * k log k * levels).
 """
@@ -23,10 +23,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from atss_jax.detection.anchors import AnchorGenerator
-from atss_jax.detection.boxes import centres, iou
-from atss_jax.sizes import ceil_divide, round_up
+from atss_jax.detection.boxes import centers, iou
+from atss_jax.structures import ceil_divide, round_up
 
-_MIN_INSIDE = 0.01  # pixels between an anchor's centre and each side of its box
+_MIN_INSIDE = 0.01  # pixels between an anchor's center and each side of its box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _cells_by_rank(position, bounds, rank, length):
     return cell, cell < stop
 
 
-def _near_anchors(gt_centres, anchors, topk, sizes, bounds):
+def _near_anchors(gt_centers, anchors, topk, sizes, bounds):
     """Squared distance and index within the level of all that may be candidates.
 
     Returns (L,n,G) each; the distance is inf where there is no anchor.
@@ -109,21 +109,21 @@ def _near_anchors(gt_centres, anchors, topk, sizes, bounds):
     axes = []
     for axis in (0, 1):  # x, y
         side = base[:, :, None, axis, None], base[:, :, None, axis + 2, None]
-        centre = gt_centres[:, axis]
+        center = gt_centers[:, axis]
         cells, ok = _cells_by_rank(
-            (centre - (side[0] + side[1]) / 2) / stride,
+            (center - (side[0] + side[1]) / 2) / stride,
             (bounds[:, :, i, 1 - axis, None, None] for i in (0, 1)),
             near[1 - axis][:, None],
             np.array(sizes)[:, 1 - axis, None, None, None],
         )
         shift = (cells * stride).astype(jnp.float32)
-        square = (((shift + side[0]) + (shift + side[1])) / 2 - centre) ** 2
+        square = (((shift + side[0]) + (shift + side[1])) / 2 - center) ** 2
         axes.append((cells, jnp.where(ok, square, jnp.inf)))
     (columns, x), (rows, y) = axes
     width = np.array(sizes)[:, 1, None, None, None]
     which = np.arange(anchors.num_anchors)[:, None, None]
     index = (rows * width + columns) * anchors.num_anchors + which
-    shape = len(sizes), -1, len(gt_centres)
+    shape = len(sizes), -1, len(gt_centers)
     return (x + y).reshape(shape), index.reshape(shape)
 
 
@@ -159,7 +159,7 @@ def candidates(
             for level in range(len(sizes))
         ]
     )
-    near = _near_anchors(centres(gt_boxes), anchors, assigner.topk, sizes, bounds)
+    near = _near_anchors(centers(gt_boxes), anchors, assigner.topk, sizes, bounds)
     index, ok = (part.transpose(1, 2, 0) for part in _nearest(*near, assigner.topk))
     boxes, indices, start = [], [], 0
     for level, (height, width) in enumerate(sizes):
@@ -219,8 +219,8 @@ def assign(
     )
     ok = ok & gt_valid[:, None]
     iou_GK = iou(gt_boxes[:, None], box)
-    centre = centres(box)
-    near, far = centre - gt_boxes[:, None, :2], gt_boxes[:, None, 2:] - centre
+    center = centers(box)
+    near, far = center - gt_boxes[:, None, :2], gt_boxes[:, None, 2:] - center
     # By axis: XLA on CPU is slow at reductions over axes as short as this.
     margin_x, margin_y = (jnp.minimum(near[..., a], far[..., a]) for a in (0, 1))
     is_inside = jnp.minimum(margin_x, margin_y) > _MIN_INSIDE

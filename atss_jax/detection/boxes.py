@@ -1,4 +1,4 @@
-"""Boxes as arrays: centres, IoU in its four forms, and the delta coder.
+"""Boxes as arrays: centers, IoU in its four forms, and the delta coder.
 
 All boxes are float32 xyxy in continuous pixels. Pairs run over the leading axes, which
 broadcast: `iou(boxes[:, None], others[None])` is the matrix of all pairs.
@@ -15,7 +15,7 @@ _EPS = 1e-6
 _MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 
-def centres(boxes: Float[Array, '*n 4']) -> Float[Array, '*n 2']:
+def centers(boxes: Float[Array, '*n 4']) -> Float[Array, '*n 2']:
     """x, y of the middle of each box."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
@@ -45,7 +45,7 @@ def iou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n'
 
 
 def giou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n']:
-    """Generalised IoU, -1..1. Source: arXiv 1902.09630; mmdet `bbox_overlaps`."""
+    """Generalized IoU, -1..1. Source: arXiv 1902.09630; mmdet `bbox_overlaps`."""
     intersection, union = _overlap(a, b)
     union = jnp.maximum(union, _EPS)
     sides = _enclosing_sides(a, b)
@@ -53,17 +53,17 @@ def giou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n
     return intersection / union - (enclosing - union) / enclosing
 
 
-def _iou_and_centre_penalty(a, b):
+def _iou_and_center_penalty(a, b):
     intersection, union = _overlap(a, b)
     sides = _enclosing_sides(a, b)
     diagonal = (sides**2).sum(-1) + _EPS
-    distance = ((centres(a) - centres(b)) ** 2).sum(-1)
+    distance = ((centers(a) - centers(b)) ** 2).sum(-1)
     return intersection / (union + _EPS), distance / diagonal
 
 
 def diou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n']:
-    """IoU less the squared normalised distance of centres. Source: arXiv 1911.08287."""
-    overlap, penalty = _iou_and_centre_penalty(a, b)
+    """IoU less the squared normalized distance of centers. Source: arXiv 1911.08287."""
+    overlap, penalty = _iou_and_center_penalty(a, b)
     return overlap - penalty
 
 
@@ -73,7 +73,7 @@ def ciou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n
     Source: arXiv 2005.03572; mmdet `ciou_loss`, which takes the weight of the penalty
     as a constant for the gradient and applies it only above IoU 0.5.
     """
-    overlap, penalty = _iou_and_centre_penalty(a, b)
+    overlap, penalty = _iou_and_center_penalty(a, b)
 
     def angle(boxes):
         sides = boxes[..., 2:] - boxes[..., :2]
@@ -105,7 +105,7 @@ class DeltaXYWHBBoxCoder:
         """Boxes, not yet clipped to any image."""
         deltas = deltas * jnp.array(self.target_stds) + jnp.array(self.target_means)
         sides = anchors[..., 2:] - anchors[..., :2]
-        centre = (anchors[..., :2] + anchors[..., 2:]) * 0.5 + sides * deltas[..., :2]
+        center = (anchors[..., :2] + anchors[..., 2:]) * 0.5 + sides * deltas[..., :2]
         ratio = jnp.exp(jnp.clip(deltas[..., 2:], -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
         half = sides * ratio * 0.5
-        return jnp.concatenate([centre - half, centre + half], -1)
+        return jnp.concatenate([center - half, center + half], -1)

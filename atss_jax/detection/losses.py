@@ -1,4 +1,4 @@
-"""The three losses of ATSS, normalised over the global batch."""
+"""The three losses of ATSS, normalized over the global batch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,9 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from atss_jax.detection import boxes
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.assign import ATSSAssigner, assign, valid_cells
-from atss_jax.detection.boxes import DeltaXYWHBBoxCoder, centres
-from atss_jax.sizes import round_up
-from atss_jax.structures import HeadOutputs
+from atss_jax.detection.boxes import DeltaXYWHBBoxCoder, centers
+from atss_jax.structures import HeadOutputs, round_up
 
 _EPS = 1e-6
 
@@ -75,12 +74,12 @@ def focal_loss(
 def centerness_targets(
     anchor_boxes: Float[Array, '*#n 4'], gt_boxes: Float[Array, '*#n 4']
 ) -> Float[Array, '*n']:
-    """1 where the anchor's centre is the box's, 0 on its sides; centre must lie inside.
+    """1 where the anchor's center is the box's, 0 on its sides; center must lie inside.
 
-    Source: arXiv 1904.01355, equation 3, at the anchor's centre.
+    Source: arXiv 1904.01355, equation 3, at the anchor's center.
     """
-    centre = centres(anchor_boxes)
-    near, far = centre - gt_boxes[..., :2], gt_boxes[..., 2:] - centre
+    center = centers(anchor_boxes)
+    near, far = center - gt_boxes[..., :2], gt_boxes[..., 2:] - center
     return jnp.sqrt((jnp.minimum(near, far) / jnp.maximum(near, far)).prod(-1))
 
 
@@ -114,7 +113,7 @@ def counted_anchors(
 
 
 def _image_losses(cls_logits, deltas, centerness, anchors, example, canvas, config):
-    """Losses of each anchor of one image (A,), and its two normalisers."""
+    """Losses of each anchor of one image (A,), and its two normalizers."""
     is_object = example['gt_valid'] & ~example['gt_ignored']
     size = example['image_size']
     owner = assign(
@@ -138,10 +137,10 @@ def _image_losses(cls_logits, deltas, centerness, anchors, example, canvas, conf
     # Other anchors get harmless numbers: a NaN times zero is still a NaN gradient.
     target = jnp.where(positive[:, None], example['gt_boxes'][owner], anchors)
     predicted = config.coder.decode(anchors, jnp.where(positive[:, None], deltas, 0))
-    centre = jnp.where(positive, centerness_targets(anchors, target), 0)
-    box = BBOX_LOSSES[config.bbox_loss](predicted, target) * centre
-    centerness = jnp.where(positive, binary_cross_entropy(centerness, centre), 0)
-    return (cls, box, centerness), (jnp.maximum(positive.sum(), 1), centre.sum())
+    center = jnp.where(positive, centerness_targets(anchors, target), 0)
+    box = BBOX_LOSSES[config.bbox_loss](predicted, target) * center
+    centerness = jnp.where(positive, binary_cross_entropy(centerness, center), 0)
+    return (cls, box, centerness), (jnp.maximum(positive.sum(), 1), center.sum())
 
 
 def level_losses(
@@ -161,7 +160,7 @@ def level_losses(
         name: batch[name]
         for name in ('image_size', 'gt_boxes', 'gt_labels', 'gt_valid', 'gt_ignored')
     }
-    losses, (positives, centre_sum) = jax.vmap(
+    losses, (positives, center_sum) = jax.vmap(
         lambda *inputs: _image_losses(*inputs[:3], anchors, inputs[3], canvas, config)
     )(
         _by_anchor(outputs.cls_logits, num_classes),
@@ -169,13 +168,13 @@ def level_losses(
         _by_anchor(outputs.centerness, 1)[..., 0],
         examples,
     )
-    total = positives.sum().astype(jnp.float32), centre_sum.sum()
+    total = positives.sum().astype(jnp.float32), center_sum.sum()
     devices = 1
     if axis_name is not None:
         total, devices = jax.lax.psum((total, 1), axis_name)
     # Means over devices: after a mean over devices of losses and gradients, N devices
     # give what one device with the whole batch gives.
-    positives, centre_sum = total[0] / devices, jnp.maximum(total[1], 1) / devices
+    positives, center_sum = total[0] / devices, jnp.maximum(total[1], 1) / devices
     sizes = [
         h * w * config.anchors.num_anchors for h, w in config.anchors.grid_sizes(canvas)
     ]
@@ -186,7 +185,7 @@ def level_losses(
 
     return {
         'loss_cls': config.cls_weight * by_level(losses[0]) / positives,
-        'loss_bbox': config.bbox_weight * by_level(losses[1]) / centre_sum,
+        'loss_bbox': config.bbox_weight * by_level(losses[1]) / center_sum,
         'loss_centerness': config.centerness_weight * by_level(losses[2]) / positives,
     }
 
@@ -213,7 +212,7 @@ def atss_loss(
         batch: `image_size` (B,2), `gt_boxes` (B,G,4), `gt_labels` (B,G), `gt_valid` and
             `gt_ignored` (B,G).
         config: settings.
-        axis_name: mapped device axis over which the normalisers are taken; None: alone.
+        axis_name: mapped device axis over which the normalizers are taken; None: alone.
 
     Differs from mmdet: with several devices the "at least 1" holds for the global sum,
     not for the mean over devices, so that the number of devices never matters.

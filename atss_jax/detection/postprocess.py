@@ -10,10 +10,9 @@ from jaxtyping import Array, Float, Int
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
 from atss_jax.detection.nms import class_wise_nms
-from atss_jax.sizes import ceil_divide, round_up
-from atss_jax.structures import Detections, HeadOutputs
+from atss_jax.structures import Detections, HeadOutputs, ceil_divide, round_up
 
-# Enough for most pictures: anchors of a level; pairs of a level, and for NMS.
+# Enough for most images: anchors of a level; pairs of a level, and for NMS.
 _FEW_ANCHORS, _FEW_PAIRS = 384, 512
 
 
@@ -116,8 +115,8 @@ def _level_detections(output, best_class, most_anchors, most_pairs, level, confi
     return boxes, score, pair % num_classes, class_score > config.score_thr
 
 
-def _boxes_in_picture(levels, image_size, scale, config):
-    """All levels' candidates, their boxes in pixels of the original picture."""
+def _boxes_in_image(levels, image_size, scale, config):
+    """All levels' candidates, their boxes in pixels of the original image."""
     boxes, scores, labels, valid = (
         jnp.concatenate(part) for part in zip(*levels, strict=True)
     )
@@ -162,10 +161,10 @@ def detect(
     scale: Float[Array, '2'],
     config: DetectConfig = DetectConfig(),
 ) -> Detections:
-    """Detections of one image, in pixels of the original picture, best first.
+    """Detections of one image, in pixels of the original image, best first.
 
-    A picture seldom has many (anchor, class) pairs above the threshold; `nms_pre` of
-    each level are looked at for the picture alone that has.
+    An image seldom has many (anchor, class) pairs above the threshold; `nms_pre` of
+    each level are looked at for the image alone that has.
 
     Args:
         outputs: of one image: no leading B.
@@ -189,7 +188,7 @@ def detect(
             )
         ]
         is_full = [is_one.all() for *_, is_one in levels]
-        return _boxes_in_picture(levels, image_size, scale, config), is_full
+        return _boxes_in_image(levels, image_size, scale, config), is_full
 
     def everything(best_class):
         found, _ = candidates(best_class, config.nms_pre, config.nms_pre)

@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-# Detections counted per picture: COCO reports at 1, 10, 100, mmdet at 100, 300, 1000.
+# Detections counted per image: COCO reports at 1, 10, 100, mmdet at 100, 300, 1000.
 # Matching is greedy from the best score down, so one pass at 1000 serves all five.
 _MAX_DETS = (1, 10, 100, 300, 1000)
 _AREAS = {'': 0, 's': 1, 'm': 2, 'l': 3}
@@ -22,14 +22,14 @@ _TABLE_WIDTH = 88
 class Scores:
     """What COCO says about a set of detections; fractions of 1, not rounded.
 
-    A number is nan where no picture has an object that it could count.
+    A number is nan where no image has an object that it could count.
 
     Attributes:
         summary: the twelve COCO numbers, AP, AP50, AP75, APs, APm, APl, AR1, AR10,
-            AR100, ARs, ARm, ARl; at most 100 detections a picture count (AR1: 1).
+            AR100, ARs, ARm, ARl; at most 100 detections an image count (AR1: 1).
         per_class: AP of each class, in label order.
         mmdet: the numbers that mmdet's CocoMetric logs, under its names. They differ
-            from the above only where a picture has more than 100 detections: mmdet
+            from the above only where an image has more than 100 detections: mmdet
             counts 1000 in all of them but `coco/bbox_mAP`.
     """
 
@@ -55,11 +55,11 @@ def coco_results(
     labels: np.ndarray,
     category_ids: tuple[int, ...],
 ) -> list[dict]:
-    """One picture's detections as COCO results (what a results JSON lists).
+    """One image's detections as COCO results (what a results JSON lists).
 
     Args:
-        image_id: COCO id of the picture.
-        boxes: (N,4) xyxy in pixels of the original picture.
+        image_id: COCO id of the image.
+        boxes: (N,4) xyxy in pixels of the original image.
         scores: (N,).
         labels: (N,) 0..C-1.
         category_ids: COCO category id of each label.
@@ -102,13 +102,13 @@ def evaluate(
 
     Args:
         ground_truth: COCO dict, as from `Source.ground_truth()`.
-        results: as from `coco_results`, of all pictures.
+        results: as from `coco_results`, of all images.
         classes: name of each label.
         category_ids: COCO category id of each label; others are not looked at.
-        image_ids: score these pictures only; None for all of `ground_truth`.
+        image_ids: score these images only; None for all of `ground_truth`.
 
     Raises:
-        ValueError: a picture that `ground_truth` does not have.
+        ValueError: an image that `ground_truth` does not have.
 
     Source: pycocotools.COCOeval; mmdet.evaluation.CocoMetric.
     """
@@ -165,7 +165,7 @@ def accumulate(
     _check_images('results', {result['image_id'] for result in results}, known)
     _check_images('image_ids', chosen, known)
     if not chosen:
-        raise ValueError('no pictures to score: image_ids or ground_truth is empty')
+        raise ValueError('no images to score: image_ids or ground_truth is empty')
     # pycocotools prints its progress; the numbers are what we want of it.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(

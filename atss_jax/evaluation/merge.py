@@ -1,4 +1,4 @@
-"""One picture shown in several ways: its detections as one list."""
+"""One image shown in several ways: its detections as one list."""
 
 import functools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from atss_jax.detection.nms import class_wise_nms
 from atss_jax.detection.postprocess import DetectConfig
 
 Found = dict[str, np.ndarray]
-"""Detections of one picture: `boxes` (n,4) xyxy original pixels, `scores`, `labels`."""
+"""Detections of one image: `boxes` (n,4) xyxy original pixels, `scores`, `labels`."""
 
 
 @functools.partial(jax.jit, static_argnames=('iou_threshold', 'max_per_img'))
@@ -22,16 +22,16 @@ def _nms(*arrays, iou_threshold, max_per_img):
 def merge(
     views: Sequence[Found], flips: Sequence[bool], width: int, config: DetectConfig
 ) -> Found:
-    """What is found in any view of a picture, each object once.
+    """What is found in any view of an image, each object once.
 
     Boxes of mirrored views are mirrored back, and one class-wise NMS keeps the best
     `max_per_img` of all. One view that is not mirrored comes out as it is: nothing in
     it is left to suppress.
 
     Args:
-        views: detections in each view, in pixels of the original picture.
+        views: detections in each view, in pixels of the original image.
         flips: whether the view was mirrored.
-        width: of the original picture.
+        width: of the original image.
         config: NMS threshold and number of detections.
 
     Source: mmdet DetTTAModel.
@@ -46,7 +46,7 @@ def merge(
     scores, labels = (
         np.concatenate([view[name] for view in views]) for name in ('scores', 'labels')
     )
-    # Always as many rows, so that one program serves all pictures.
+    # Always as many rows, so that one program serves all images.
     room = len(views) * config.max_per_img - len(boxes)
     merged = _nms(
         np.pad(boxes, ((0, room), (0, 0))),

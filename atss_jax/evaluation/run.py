@@ -14,17 +14,34 @@ import jax
 import numpy as np
 import tqdm
 
-from atss_jax import hosts, parallel
-from atss_jax.data.bad_pictures import NONE, BadPictures
+from atss_jax.config.experiment import Experiment
+from atss_jax.data.bad_images import NONE, BadImages
+from atss_jax.data.batch import Tta, variants
 from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Source
-from atss_jax.data.variants import Tta, variants
-from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.detection.postprocess import DetectConfig, detect
+from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.merge import Found, merge
-from atss_jax.evaluation.step import make_predict_step
 from atss_jax.models.preprocess import Normalizer
+from atss_jax.structures import Detections
+
+
+def make_predict_step(
+    model: nn.Module, normalizer: Normalizer, config: DetectConfig
+) -> Callable[[Mapping[str, Any], Mapping[str, jax.Array]], Detections]:
+    """Variables and a batch to detections of each row; map with `parallel.map_rows`."""
+
+    def predict_step(variables, batch):
+        images = normalizer(batch['image'], batch['image_size'])
+        outputs = model.apply(variables, images, batch['image_size'])
+        return jax.vmap(lambda *one: detect(*one, config))(
+            outputs, batch['image_size'], batch['scale']
+        )
+
+    return predict_step
+
 
 _AHEAD = 2  # batches that the device works on while the host reads results
 
@@ -32,7 +49,7 @@ _AHEAD = 2  # batches that the device works on while the host reads results
 def predict(
     step: Callable, variables: Any, batches: Iterator[dict], mode: str
 ) -> Iterator[tuple[int, Found]]:
-    """(image id, what was found) of every picture, in the order of `batches`.
+    """(image id, what was found) of every image, in the order of `batches`.
 
     Args:
         step: a mapped `make_predict_step`.
@@ -43,7 +60,7 @@ def predict(
     waiting = collections.deque()
     for batch in batches:
         inputs = {name: batch[name] for name in ('image', 'image_size', 'scale')}
-        detections = step(variables, parallel.shard_rows(inputs, mode))
+        detections = step(variables, devices.shard_rows(inputs, mode))
         waiting.append((batch, detections))
         if len(waiting) > _AHEAD:
             yield from _rows(*waiting.popleft())
@@ -52,7 +69,7 @@ def predict(
 
 
 def _rows(batch, detections):
-    boxes, scores, labels, valid = map(parallel.rows_to_host, detections)
+    boxes, scores, labels, valid = map(devices.rows_to_host, detections)
     for row in np.flatnonzero(batch['row_valid']):
         ok = valid[row] & (batch['skipped'][row] == NONE)
         found = {'boxes': boxes[row], 'scores': scores[row], 'labels': labels[row]}
@@ -66,8 +83,8 @@ class Evaluator:
     Args:
         model: the detector.
         detect_config: thresholds and NMS.
-        source: pictures and truth.
-        pipeline: how pictures are loaded.
+        source: images and truth.
+        pipeline: how images are loaded.
         normalizer: how the device prepares them.
         batch_size: of all devices together.
         workers: loading processes.
@@ -90,13 +107,13 @@ class Evaluator:
         self.source, self.mode, self.workers = source, mode, workers
         self._detect_config, self.uses_tta = detect_config, tta is not None
         step = make_predict_step(model, normalizer, detect_config)
-        self._step = parallel.map_rows(step, mode)
-        rows = parallel.local_rows(batch_size)
+        self._step = devices.map_rows(step, mode)
+        rows = devices.local_rows(batch_size)
         self._passes = []
         for view, flip in variants(pipeline, tta):
             batches = eval_batches(view.canvas_index(source), batch_size)
             self._passes.append(EvalBatches(source, view, batches, rows, flip))
-        self.bad_pictures = BadPictures(source, pipeline.max_bad_pictures)
+        self.bad_images = BadImages(source, pipeline.max_bad_pictures)
         self._ground_truth = None
 
     def detections(
@@ -105,10 +122,10 @@ class Evaluator:
         show_progress: bool = False,
         stop: hosts.StopSignal | None = None,
     ) -> dict[int, Found]:
-        """What is found in every picture, by image id, in the source's order.
+        """What is found in every image, by image id, in the source's order.
 
         Each process looks at its rows of every batch; all get what all have found.
-        Nothing is found in a picture that cannot be read; `bad_pictures` counts them.
+        Nothing is found in an image that cannot be read; `bad_images` counts them.
 
         Args:
             variables: replicated over the devices.
@@ -118,13 +135,13 @@ class Evaluator:
         Raises:
             Stopped: `stop` said so.
         """
-        quiet = not (show_progress and parallel.is_first())
+        quiet = not (show_progress and devices.is_first())
         total = len(self._passes) * len(self.source.records)
         with tqdm.tqdm(
             desc='evaluate', total=total, unit='images', disable=quiet
         ) as bar:
             views = [self._one_pass(p, variables, bar, stop) for p in self._passes]
-        self.bad_pictures.add(parallel.all_of(self.bad_pictures.indices))
+        self.bad_images.add(devices.all_of(self.bad_images.indices))
         flips = [one.flip for one in self._passes]
         widths = self.source.records.sizes[:, 1].tolist()
         return {
@@ -135,10 +152,10 @@ class Evaluator:
         }
 
     def _one_pass(self, load, variables, bar, stop):
-        """What is found in one view of every picture, by image id."""
+        """What is found in one view of every image, by image id."""
         total = len(load.batches)
         batches = prefetch(load, 0, total, self.workers)
-        batches = self.bad_pictures.watch(batches)
+        batches = self.bad_images.watch(batches)
         found = {}
         with contextlib.closing(batches):
             counted = _with_progress(batches, total, stop)
@@ -151,8 +168,8 @@ class Evaluator:
     def score(self, found: Mapping[int, Found]) -> coco_metric.Scores:
         """COCO numbers of detections; the first process scores, all get the numbers."""
         hosts.progress('scoring')
-        scores = self._score(found) if parallel.is_first() else None
-        fields = parallel.from_first(scores and dataclasses.asdict(scores))
+        scores = self._score(found) if devices.is_first() else None
+        fields = devices.from_first(scores and dataclasses.asdict(scores))
         return coco_metric.Scores(**fields)
 
     def _score(self, found):
@@ -176,7 +193,7 @@ def _with_progress(batches, total, stop):
 
 
 def _from_all(found):
-    """The union over all processes of pictures by id."""
+    """The union over all processes of images by id."""
     empty = {
         'boxes': np.zeros((0, 4), np.float32),
         'scores': np.zeros(0, np.float32),
@@ -189,7 +206,7 @@ def _from_all(found):
     columns['ids'] = np.array(list(found), np.int64)
     columns['counts'] = np.array([len(one['labels']) for one in found.values()], int)
     merged = {}
-    for part in parallel.gather(columns):
+    for part in devices.gather(columns):
         ends = np.cumsum(part['counts'])
         for image_id, count, end in zip(part['ids'], part['counts'], ends, strict=True):
             own = slice(end - count, end)
@@ -223,3 +240,21 @@ def write_json(path: str | pathlib.Path, value: Any) -> None:
     temporary = path.with_name(path.name + '.tmp')
     temporary.write_text(json.dumps(value, indent=1))
     temporary.replace(path)
+
+
+def make_evaluator(
+    experiment: Experiment, source: Source, split: str, tta: bool = False
+) -> Evaluator:
+    """The evaluator that a config describes, over all devices; with TTA if `tta`."""
+    data = experiment.data[split]
+    return Evaluator(
+        experiment.model,
+        experiment.detect,
+        source,
+        data.pipeline.without_jitter(),
+        data.normalizer,
+        experiment.samples_per_gpu * jax.device_count(),
+        experiment.workers_per_gpu * jax.local_device_count(),
+        experiment.parallel,
+        experiment.tta if tta else None,
+    )

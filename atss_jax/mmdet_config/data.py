@@ -8,7 +8,7 @@ from atss_jax.mmdet_config import pipeline
 from atss_jax.mmdet_config.section import Section, plain
 
 SPLITS = ('train', 'val', 'test')
-_SPEED = (  # of a data loader: how fast, not which pictures
+_SPEED = (  # of a data loader: how fast, not which images
     *('persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout'),
     *('multiprocessing_context', 'num_batch_per_epoch', 'worker_init_fn'),
 )
@@ -34,7 +34,7 @@ def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
         sampler.expect(shuffle=split == 'train', round_up=True)
         sampler.skip('seed')
         sampler.finish()
-        # Grouping by aspect ratio changes which pictures share a batch and the padding.
+        # Grouping by aspect ratio changes which images share a batch and the padding.
         loader.skip('batch_sampler', 'drop_last', *_SPEED)
         loader.expect(collate_fn={'type': 'pseudo_collate'})
         dataset = loader.section('dataset')

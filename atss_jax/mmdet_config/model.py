@@ -116,9 +116,9 @@ def _losses(head):
     box = head.section('loss_bbox')
     # As ATSSHead has it; CrossEntropyLoss itself would be a softmax by default.
     default = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'loss_weight': 1.0}
-    centre = head.section('loss_centerness', default)
-    centre.take_kind('CrossEntropyLoss')
-    use_sigmoid = centre.take('use_sigmoid', False)
+    center = head.section('loss_centerness', default)
+    center.take_kind('CrossEntropyLoss')
+    use_sigmoid = center.take('use_sigmoid', False)
     fields = {
         f'{path}.loss_cls.use_sigmoid': focal.take('use_sigmoid', True),
         f'{path}.loss_cls.gamma': focal.take('gamma', 2.0),
@@ -127,13 +127,13 @@ def _losses(head):
         f'{path}.loss_bbox.type': box.take_kind(*_LOSSES),
         f'{path}.loss_bbox.loss_weight': box.take('loss_weight', 1.0),
         f'{path}.loss_centerness.use_sigmoid': use_sigmoid,
-        f'{path}.loss_centerness.loss_weight': centre.take('loss_weight', 1.0),
+        f'{path}.loss_centerness.loss_weight': center.take('loss_weight', 1.0),
     }
     box.expect(eps=1e-6, linear=False, mode='log')
     focal.expect(activated=False)
-    centre.expect(use_mask=False, class_weight=None, ignore_index=None)
-    centre.skip('avg_non_ignore')
-    for section in (focal, box, centre):
+    center.expect(use_mask=False, class_weight=None, ignore_index=None)
+    center.skip('avg_non_ignore')
+    for section in (focal, box, center):
         section.expect(reduction='mean')
         section.finish()
     return fields

@@ -13,7 +13,7 @@ _FORMATS = ('PackDetInputs', 'DefaultFormatBundle', 'ImageToTensor', 'Collect')
 def translate(steps: list[Section], is_train: bool) -> dict[str, Any]:
     """Our fields of one pipeline, relative to `data.SPLIT.pipeline`.
 
-    2.x lists normalise and pad in the pipeline: `img_norm_cfg.*` and `pad.*` come out
+    2.x lists normalize and pad in the pipeline: `img_norm_cfg.*` and `pad.*` come out
     then.
 
     Raises:
@@ -31,7 +31,7 @@ def translate(steps: list[Section], is_train: bool) -> dict[str, Any]:
         step.finish()
     if 'img_scale' not in fields:
         path = steps[0].path if steps else 'the pipeline'
-        raise ValueError(f'{path}: no transform resizes the pictures')
+        raise ValueError(f'{path}: no transform resizes the images')
     return fields
 
 
@@ -117,7 +117,7 @@ def _resize(step, is_train):
     if ratios is not None:
         fields['random_resize'] = {'ratio_range': ratios}
     if not is_train and len(fields) > 2:
-        raise step.refuse(name, scales, 'one scale, for pictures to test on')
+        raise step.refuse(name, scales, 'one scale, for images to test on')
     step.expect(scale_factor=None)
     _common_resize(step)
     return fields
@@ -187,7 +187,7 @@ def _flip(step, is_train):
     if is_train:
         return {'flip_ratio': 0.0 if share is None else share}
     if share:  # in 2.x tests the step is there, and MultiScaleFlipAug decides
-        raise step.refuse(name, share, 'none, for pictures to test on')
+        raise step.refuse(name, share, 'none, for images to test on')
     return {}
 
 
@@ -202,8 +202,8 @@ def _normalize(step, is_train):
 def _pad(step, is_train):
     step.expect(size=None, pad_to_square=False)
     values = step.take('pad_val', 0)
-    picture = values.get('img', 0) if isinstance(values, Mapping) else values
-    if plain(picture) not in (0, (0, 0, 0)):
+    image = values.get('img', 0) if isinstance(values, Mapping) else values
+    if plain(image) not in (0, (0, 0, 0)):
         raise step.refuse('pad_val', values, '0')
     divisor = step.take('size_divisor', None)
     if divisor is None:

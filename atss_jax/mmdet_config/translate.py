@@ -79,7 +79,7 @@ def _preprocessor(section):
     }
     section.expect(rgb_to_bgr=False, pad_value=0)
     for augment in section.sections('batch_augments', ()):
-        # More padding; what is said about a picture does not depend on it here.
+        # More padding; what is said about an image does not depend on it here.
         augment.take_kind('BatchFixedSizePad')
         augment.expect(img_pad_value=0)
         augment.finish_unread('padding changes no result here')

@@ -105,7 +105,7 @@ def _cells(x):
     return x.shape[0] * x.shape[1] * x.shape[2]
 
 
-def _neighbours(height, width, k):
+def _neighbors(height, width, k):
     """(cells, k*k) cells of one map under the kernel at each; past the end: none."""
     row, column = np.mgrid[:height, :width]
     offset = np.arange(k) - k // 2
@@ -129,7 +129,7 @@ def _windows(x, k):
     batch, height, width, channels = x.shape
     rows = x.reshape(batch, height * width, channels)
     # One gather compiles four times as fast as k*k slices.
-    return _take(rows, _neighbours(height, width, k)).reshape(_cells(x), -1)
+    return _take(rows, _neighbors(height, width, k)).reshape(_cells(x), -1)
 
 
 def _input_gradient(dy, kernel):
@@ -138,7 +138,7 @@ def _input_gradient(dy, kernel):
     channels, positions = kernel.shape[2], kernel.shape[0] ** 2
     shares = dy.reshape(-1, features) @ kernel.reshape(-1, features).T
     # A cell that is right of another sees it on its left.
-    origin = _neighbours(height, width, len(kernel))[:, ::-1]
+    origin = _neighbors(height, width, len(kernel))[:, ::-1]
     is_none = origin == height * width
     origin = origin * positions + np.arange(positions)
     origin = np.where(is_none, height * width * positions, origin)

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.fpn import level_sizes
-from atss_jax.sizes import round_up
-from atss_jax.structures import HeadOutputs
+from atss_jax.structures import HeadOutputs, round_up
 
 
 class ATSS(nn.Module):
-    """Normalised pictures in, head outputs out.
+    """Normalized images in, head outputs out.
 
     What is said about an image depends on neither its canvas nor its batch mates.
 
@@ -44,7 +43,7 @@ class ATSS(nn.Module):
         """Head outputs of all levels.
 
         Args:
-            images: normalised, zero outside each image; H and W multiples of 32.
+            images: normalized, zero outside each image; H and W multiples of 32.
             image_sizes: height, width of each image on the canvas.
             train: batch statistics where `norm_eval` is False.
         """

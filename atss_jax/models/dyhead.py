@@ -16,7 +16,7 @@ _OFFSETS = 2 * 3 * 3  # and half as many masks, for one group of a 3x3 kernel
 
 
 class DyHead(nn.Module):
-    """A stack of blocks, each of which mixes every level with its neighbours.
+    """A stack of blocks, each of which mixes every level with its neighbors.
 
     Source: arXiv 2106.08322; mmdet `models/necks/dyhead.py`.
 

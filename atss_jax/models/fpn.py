@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 from atss_jax.models.initializers import XAVIER
 from atss_jax.models.layers import ConvModule
 from atss_jax.models.region import halve
-from atss_jax.sizes import ceil_divide
+from atss_jax.structures import ceil_divide
 
 
 class FPN(nn.Module):

@@ -21,8 +21,52 @@ from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.initializers import KAIMING, ZEROS, VarianceScaling
 from atss_jax.models.norms import Affine, BatchNorm, make_norm, norm_prefix
-from atss_jax.models.pointwise import add_to_channels, relu
 from atss_jax.models.region import blank, halve, zero_outside
+
+
+@jax.custom_vjp
+def relu(x: Float[Array, '*n']) -> Float[Array, '*n']:
+    """max(x, 0); the gradient at 0 is 0.
+
+    The output says where the gradient passes, so that the input need not be kept; and a
+    GPU computes the output with the convolution before it.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y, dy):
+    # XLA would make x > 0 of y > 0, and keep the input after all.
+    return (jnp.where(y != 0, dy, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
+@jax.custom_vjp
+def add_to_channels(
+    x: Float[Array, 'B H W C'], summand: Float[Array, ' C']
+) -> Float[Array, 'B H W C']:
+    """Adds in the type of `x`; the gradient of the summand is summed in float32.
+
+    In bfloat16 such a sum over all cells would lose most of them.
+    """
+    return x + summand.astype(x.dtype)
+
+
+def _add_forward(x, summand):
+    return add_to_channels(x, summand), None
+
+
+def _add_backward(_, dy):
+    return dy, dy.astype(jnp.float32).sum((0, 1, 2))
+
+
+add_to_channels.defvjp(_add_forward, _add_backward)
 
 
 class Conv(nn.Module):
@@ -33,8 +77,8 @@ class Conv(nn.Module):
         kernel_size: side of the kernel, odd.
         stride: step in both directions.
         use_bias: adds a bias.
-        kernel_init: initialiser of the (k,k,in,out) kernel.
-        bias_init: initialiser of the bias.
+        kernel_init: initializer of the (k,k,in,out) kernel.
+        bias_init: initializer of the bias.
         float32_output: with the bias, which is added in float32 in any case; else the
             output is of the input's type.
         groups: of channels that do not see each other.
@@ -121,7 +165,7 @@ def _convolved(x, size, kernel, stride):
         # A plain matrix product; XLA on CPU runs it about twice as fast as the
         # convolution. On a GPU a convolution takes bias, ReLU and short cut along.
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    # No cell of a 1x1 sees its neighbours, so nothing needs to be zeroed.
+    # No cell of a 1x1 sees its neighbors, so nothing needs to be zeroed.
     return convolve(x if is_1x1 else zero_outside(x, size), kernel, stride)
 
 
@@ -143,7 +187,7 @@ class DeformConv(nn.Module):
         stride: step in both directions.
         groups: of channels that do not see each other.
         deform_groups: of channels that share offsets.
-        offset_init: initialiser of the kernel that computes offsets and masks.
+        offset_init: initializer of the kernel that computes offsets and masks.
     """
 
     features: int
@@ -213,7 +257,7 @@ def convolve_and_norm(
 
 def _is_joined(conv, norm, train):
     if conv.is_initializing() or train or jax.default_backend() == 'cpu':
-        return False  # a CPU has few pictures at a time, and the kernels are larger
+        return False  # a CPU has few images at a time, and the kernels are larger
     return isinstance(conv, Conv) and isinstance(norm, BatchNorm)
 
 

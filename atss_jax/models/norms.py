@@ -14,19 +14,89 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from atss_jax.models.group_norm import group_norm
 from atss_jax.models.initializers import ONES, ZEROS
 from atss_jax.models.region import inside
+
+
+# JAX's own gradient goes through the variance back to the mean, where nothing comes of
+# it, and sums over the map six times instead of two.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def group_norm(
+    x: Float[Array, 'B H W C'],
+    size: Int[Array, 'B 2'],
+    scale: Float[Array, 'C'],
+    bias: Float[Array, 'C'],
+    num_groups: int,
+    epsilon: float,
+) -> Float[Array, 'B H W C']:
+    """All cells are normalized, by mean and variance of the valid ones, in float32.
+
+    Args:
+        x: features.
+        size: valid rows and columns of each image.
+        scale: of each channel, behind the normalization.
+        bias: of each channel.
+        num_groups: groups of channels that share statistics.
+        epsilon: added to the variance.
+    """
+    return _forward(x, size, scale, bias, num_groups, epsilon)[0]
+
+
+def _forward(x, size, scale, bias, num_groups, epsilon):
+    cells, count = _valid(x, size, num_groups)
+    valid = jnp.where(cells, x, 0).astype(jnp.float32)
+    mean = _over_group(valid.sum((1, 2)), num_groups) / count
+    # Not E[x^2] - mean^2, which loses all digits where the mean is large.
+    centered = jnp.where(cells, _centered(x, mean), 0)
+    var = _over_group((centered * centered).sum((1, 2)), num_groups) / count
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = _centered(x, mean) * (scale * inverse)[:, None, None] + bias
+    return y.astype(x.dtype), (x, size, scale, mean, inverse)
+
+
+def _backward(num_groups, epsilon, saved, dy):
+    x, size, scale, mean, inverse = saved
+    cells, count = _valid(x, size, num_groups)
+    wide, centered = dy.astype(jnp.float32), _centered(x, mean)
+    total, product = wide.sum((1, 2)), (wide * centered).sum((1, 2))
+    factor = scale * inverse
+    # What mean and variance, which are of the valid cells, give back to each of these.
+    by_mean = _over_group(total * factor, num_groups) / count
+    by_var = _over_group(product * factor, num_groups) * inverse**2 / count
+    shared = by_mean[:, None, None] + centered * by_var[:, None, None]
+    dx = wide * factor[:, None, None] - jnp.where(cells, shared, 0)
+    return dx.astype(x.dtype), None, (product * inverse).sum(0), total.sum(0)
+
+
+group_norm.defvjp(_forward, _backward)
+group_norm = jax.jit(group_norm, static_argnums=(4, 5))
+
+
+def _centered(x, mean):
+    return x.astype(jnp.float32) - mean[:, None, None]
+
+
+def _valid(x, size, num_groups):
+    """Cells that count, and how many numbers of each image and group do."""
+    height, width, channels = x.shape[1:]
+    count = jnp.clip(size, max=jnp.array([height, width])).prod(-1)
+    count = (count * (channels // num_groups)).astype(jnp.float32)
+    return inside(size, height, width), count[:, None]
+
+
+def _over_group(x, num_groups):
+    """(B,C) sums over the group of each channel."""
+    per_group = x.shape[-1] // num_groups
+    total = x.reshape(x.shape[0], num_groups, per_group).sum(-1)
+    return jnp.repeat(total, per_group, axis=-1)
+
 
 Affine = tuple[Float[Array, ' D'], Float[Array, ' D']]
 """Factor and summand of each channel."""
 
-BATCH_AXIS = 'batch'
-"""Name of the mapped device axis; SyncBN reduces over it."""
-
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over valid cells, with PyTorch's running statistics.
+    """Batch normalization over valid cells, with PyTorch's running statistics.
 
     Differs from mmdet: padding never counts; and after a training step on several
     devices the running statistics are the mean over devices, so that all hold the same
@@ -35,7 +105,7 @@ class BatchNorm(nn.Module):
     Attributes:
         features: channels.
         synced: statistics over all devices (SyncBN) rather than one.
-        scale_init: initialiser of the scale.
+        scale_init: initializer of the scale.
         momentum: share of the new statistics in the running ones.
         epsilon: added to the variance.
     """
@@ -61,7 +131,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool
     ) -> Float[Array, 'B H W C']:
-        """Normalises by batch statistics if `train`, else by the stored ones."""
+        """Normalizes by batch statistics if `train`, else by the stored ones."""
         if self.is_initializing():
             return x
         mean, var = self.mean.value, self.var.value
@@ -69,7 +139,7 @@ class BatchNorm(nn.Module):
             axis_name = BATCH_AXIS if self.synced else None
             mean, var, count = _statistics(x, size, axis_name)
             self._update(mean, var, count)
-        return _normalised(x, mean, var, self.scale, self.bias, self.epsilon)
+        return _normalized(x, mean, var, self.scale, self.bias, self.epsilon)
 
     def _update(self, mean, var, count):
         m = self.momentum
@@ -79,7 +149,7 @@ class BatchNorm(nn.Module):
         self.num_batches_tracked.value = self.num_batches_tracked.value + 1
 
     def affine(self) -> Affine:
-        """What normalising by the stored statistics does to each channel."""
+        """What normalizing by the stored statistics does to each channel."""
         factor = self.scale * jax.lax.rsqrt(self.var.value + self.epsilon)
         return factor, self.bias - self.mean.value * factor
 
@@ -100,17 +170,17 @@ def _statistics(x, size, axis_name):
 
 
 @functools.partial(jax.jit, static_argnames='epsilon')
-def _normalised(x, mean, var, scale, bias, epsilon):
+def _normalized(x, mean, var, scale, bias, epsilon):
     factor = scale * jax.lax.rsqrt(var + epsilon)
     return ((x - mean) * factor + bias).astype(x.dtype)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over the valid cells of each image.
+    """Group normalization over the valid cells of each image.
 
     Attributes:
         num_groups: groups of channels that share statistics.
-        scale_init: initialiser of the scale.
+        scale_init: initializer of the scale.
         epsilon: added to the variance.
     """
 

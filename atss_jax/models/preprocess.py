@@ -1,4 +1,4 @@
-"""From uint8 pictures on a canvas to what the model reads; runs on the device."""
+"""From uint8 images on a canvas to what the model reads; runs on the device."""
 
 import dataclasses
 
@@ -25,9 +25,9 @@ class Normalizer:
     def __call__(
         self, images: UInt8[Array, 'B H W 3'], image_sizes: Int[Array, 'B 2']
     ) -> Float[Array, 'B H W 3']:
-        """Normalised pictures, 0 outside each image: mmdet pads after normalising."""
+        """Normalized images, 0 outside each image: mmdet pads after normalizing."""
         pixels = images.astype(jnp.float32)
         if not self.to_rgb:
             pixels = pixels[..., ::-1]
-        normalised = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
-        return zero_outside(normalised, image_sizes)
+        normalized = (pixels - jnp.array(self.mean)) / jnp.array(self.std)
+        return zero_outside(normalized, image_sizes)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from atss_jax.sizes import ceil_divide
+from atss_jax.structures import ceil_divide
 
 
 def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:

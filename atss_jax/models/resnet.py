@@ -8,9 +8,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import ONES, ZEROS
-from atss_jax.models.layers import Conv, DeformConv, convolve_and_norm
+from atss_jax.models.layers import Conv, DeformConv, convolve_and_norm, relu
 from atss_jax.models.norms import make_norm, norm_prefix
-from atss_jax.models.pointwise import relu
 from atss_jax.models.region import halve, zero_outside
 
 BLOCKS = {

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from atss_jax import hosts, parallel
+from atss_jax.distributed import devices, hosts
 from atss_jax.training.log import evaluated
 from atss_jax.training.state import TrainState, zero_variables
 
@@ -62,8 +62,8 @@ class Checkpoints:
     def __init__(self, workdir: str, max_to_keep: int = 1, clean: bool = False):
         self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
         # Every process needs the same numbers, or they would delete different steps.
-        ap = evaluated(workdir) if parallel.is_first() else None
-        self._ap = {int(step): value for step, value in parallel.from_first(ap).items()}
+        ap = evaluated(workdir) if devices.is_first() else None
+        self._ap = {int(step): value for step, value in devices.from_first(ap).items()}
         kept = [managers.LatestN(max_to_keep), _Best(self._ap)]
         self._started = None
         self._manager = ocp.CheckpointManager(
@@ -113,9 +113,9 @@ class Checkpoints:
     def _set_aside(self, step, why):
         folder = self.folder / str(step)
         name = f'{folder}_{time.time_ns()}.{why}'
-        if parallel.is_first():
+        if devices.is_first():
             folder.rename(name)
-        return parallel.from_first(name)
+        return devices.from_first(name)
 
     def best_step(self) -> int:
         """The step with the best AP, or the newest if none was evaluated."""
@@ -144,12 +144,12 @@ class Checkpoints:
             state: replicated over the devices.
             notes: JSON values that `notes` gives back.
         """
-        step = int(parallel.to_host(state.step))
+        step = int(devices.to_host(state.step))
         if step in (self._started, *self.steps()):
             return
         self._started = step
         # Copies: the next step writes over the memory of the state, on CPU too.
-        state = jax.tree.map(np.array, parallel.to_host(state)).asdict()
+        state = jax.tree.map(np.array, devices.to_host(state)).asdict()
         arrays = {path: (_kind(x), _checksum(x)) for path, x in _by_path(state).items()}
         page = {'notes': dict(notes), 'arrays': arrays}
         page['checksum'] = _checksum_of_page(page)

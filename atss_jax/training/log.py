@@ -11,8 +11,30 @@ from typing import Any
 import tensorboardX
 import tqdm
 
-from atss_jax import parallel
-from atss_jax.training.startup import Startup
+from atss_jax.distributed import devices
+
+
+class Startup:
+    """Adds up seconds by what they were spent on.
+
+    Args:
+        began: `time.perf_counter()` when the program started; None: now.
+    """
+
+    def __init__(self, began: float | None = None):
+        self._began = time.perf_counter() if began is None else began
+        self._last, self._parts = self._began, {}
+
+    def spent_on(self, name: str) -> None:
+        """The time since the last call, or since the beginning, went into this."""
+        now = time.perf_counter()
+        self._parts[name] = self._parts.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def __str__(self) -> str:
+        parts = ', '.join(f'{name} {value:.1f}' for name, value in self._parts.items())
+        return f'{self._last - self._began:.1f} s after the start ({parts})'
+
 
 METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
 
@@ -69,7 +91,7 @@ class RunLog:
         folder = pathlib.Path(workdir)
         self._file = folder / FILE
         self._board = None
-        self._writes = parallel.is_first()
+        self._writes = devices.is_first()
         if self._writes:
             self._drop_after(start_step)
             self._board = tensorboardX.SummaryWriter(

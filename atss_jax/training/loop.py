@@ -11,20 +11,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from atss_jax import hosts, parallel
 from atss_jax.config import build_experiment, to_json
-from atss_jax.data.bad_pictures import BadPictures
+from atss_jax.config.sources import open_sources
+from atss_jax.data.bad_images import BadImages
 from atss_jax.data.loader import prefetch, started
+from atss_jax.distributed import devices as parallel
+from atss_jax.distributed import hosts
 from atss_jax.evaluation import run
-from atss_jax.evaluation.build import open_sources
 from atss_jax.evaluation.coco_metric import Scores, format_table
+from atss_jax.optim.schedule import schedule
+from atss_jax.optim.sgd import sgd
 from atss_jax.training import workdir as workdirs
-from atss_jax.training.log import METRICS, RunLog
-from atss_jax.training.prepare import check_hosts, first_state, prepare
-from atss_jax.training.schedule import schedule
-from atss_jax.training.startup import Startup
+from atss_jax.training.log import METRICS, RunLog, Startup
+from atss_jax.training.setup import check_hosts, first_state, prepare
 from atss_jax.training.state import TrainState
-from atss_jax.training.step import make_train_step, sgd
+from atss_jax.training.step import make_train_step
 
 _IN_FLIGHT = 2  # steps the host may be ahead of the devices
 
@@ -123,7 +124,7 @@ def _announce(parts, sources, start, log):
     devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
     train, val = sources['train'], sources['val']
     log.say(
-        f'{len(train.records)} training and {len(val.records)} evaluation pictures, '
+        f'{len(train.records)} training and {len(val.records)} evaluation images, '
         f'{len(train.classes)} classes; {devices}, '
         f'batch {parts.plan.batch_size}; {parts.plan.steps_per_epoch} steps an epoch, '
         f'{parts.total_steps} in all; canvases {parts.batches.pipeline.all_canvases()}'
@@ -145,7 +146,7 @@ def _steps(parts, step_function, state, log):
         _evaluate(parts, state, start // per_epoch, log)  # if that was cut off
     workers = parts.experiment.workers_per_gpu * jax.local_device_count()
     in_flight, canvases = collections.deque(), set()
-    bad = BadPictures(parts.batches.source, parts.batches.pipeline.max_bad_pictures)
+    bad = BadImages(parts.batches.source, parts.batches.pipeline.max_bad_pictures)
     loading = prefetch(parts.batches, start, parts.total_steps, workers)
     with started(loading) as batches, contextlib.closing(bad.watch(batches)) as batches:
         if start < parts.total_steps:
@@ -246,9 +247,9 @@ def _broken(parts, step, metrics):
     numbers = ', '.join(f'{name} {metrics[name]:g}' for name in METRICS)
     return NonFiniteLoss(
         f'step {step + 1}: {numbers}. Image ids of the batch: {ids}. Training stopped '
-        f'and nothing was learnt from this step; last good checkpoint: {last}. A lower '
-        'optimizer.lr, a longer lr_config.warmup_iters or optimizer_config.grad_clip '
-        'may help; see docs/troubleshooting.md'
+        'before this step was applied; last good checkpoint: '
+        f'{last}. A lower optimizer.lr, a longer lr_config.warmup_iters or '
+        'optimizer_config.grad_clip may help; see docs/troubleshooting.md'
     )
 
 
@@ -281,7 +282,7 @@ def _evaluate(parts, state, epoch, log):
     if not is_due or parts.checkpoints.is_evaluated(step):
         return
     scores = evaluate_state(parts.evaluator, state, parts.stop)
-    bad = [f'data.val: {line}' for line in parts.evaluator.bad_pictures.report()]
+    bad = [f'data.val: {line}' for line in parts.evaluator.bad_images.report()]
     table = [f'evaluation after epoch {epoch}', format_table(scores), *bad]
     log.evaluation(step, run.summary(scores), '\n'.join(table))
     ap = scores.summary['AP']

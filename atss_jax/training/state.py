@@ -1,6 +1,5 @@
 """What training carries from step to step, and which parameters it trains."""
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -13,8 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Int
 
 from atss_jax.models.initializers import drawn_by
-
-Params = Mapping[str, Any]
+from atss_jax.optim.optimizer import Params
 
 
 class TrainState(struct.PyTreeNode):

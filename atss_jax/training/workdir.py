@@ -14,8 +14,10 @@ import jax
 import numpy as np
 
 import atss_jax
-from atss_jax import lock, parallel
-from atss_jax.checks import flatten, read_json
+from atss_jax.config.sections import flatten
+from atss_jax.distributed import devices
+from atss_jax.files import lock
+from atss_jax.files.atomic import read_json
 
 CONFIG = 'config.json'
 STREAM = 'stream.json'
@@ -79,7 +81,7 @@ def class_count(workdir: str) -> int:
 def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
     """Makes the workdir that of a run; arguments and errors as for `check`."""
     check(workdir, config_json, stream)
-    if not parallel.is_first():
+    if not devices.is_first():
         return
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,20 +136,20 @@ def check_shared(workdir: str) -> None:
     if jax.process_count() == 1:
         return
     file = pathlib.Path(workdir) / 'shared.tmp'
-    token = parallel.from_first(secrets.token_hex(8))
-    if parallel.is_first():
+    token = devices.from_first(secrets.token_hex(8))
+    if devices.is_first():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(token)
-    parallel.from_first('written')
+    devices.from_first('written')
     until = time.monotonic() + 10  # network file systems may lag behind
     while not (seen := file.exists() and file.read_text() == token):
         if time.monotonic() > until:
             break
         time.sleep(0.5)
     unseen = [
-        not part['seen'].all() for part in parallel.gather({'seen': np.array([seen])})
+        not part['seen'].all() for part in devices.gather({'seen': np.array([seen])})
     ]
-    if parallel.is_first():
+    if devices.is_first():
         file.unlink()
     if any(unseen):
         raise ValueError(
@@ -168,12 +170,12 @@ def locked(workdir: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         is_taken = False
-        if parallel.is_first():
+        if devices.is_first():
             try:
                 stack.enter_context(lock.locked(pathlib.Path(workdir) / _LOCK, False))
             except BlockingIOError:
                 is_taken = True
-        if parallel.from_first(is_taken):
+        if devices.from_first(is_taken):
             raise ValueError(
                 f'another run is training in {workdir} now: wait for it, end it, or '
                 'use another --workdir'

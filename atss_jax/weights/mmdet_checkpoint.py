@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from atss_jax.weights import mmdet_momentum, pth, safetensors
+from atss_jax.weights import mmdet_momentum, safetensors
+from atss_jax.weights.torch_file import pth
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
 _CLASSES = 'classes'  # header text of a .safetensors file: a JSON list

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from atss_jax.download import cache_folder, download
+from atss_jax.files.download import cache_folder, download
 from atss_jax.weights import mmdet_checkpoint
 
 PYTORCH_URL = 'https://download.pytorch.org/models'
@@ -28,7 +28,7 @@ TORCHVISION_FILES = {
     'resnet101': 'resnet101-63fe2227.pth',
     'resnet152': 'resnet152-394f9c45.pth',
 }
-# From mmengine's and mmcv's open_mmlab.json. 'caffe' ones want BGR, not normalised by
+# From mmengine's and mmcv's open_mmlab.json. 'caffe' ones want BGR, not normalized by
 # a standard deviation, and `style='caffe'`.
 OPENMMLAB_FILES = {
     'detectron/resnet50_caffe': 'resnet50_caffe-788b5fa3.pth',

@@ -2,7 +2,7 @@
 
     python benchmarks/peers/mmdet_cpu.py --mmdet_python=mmdet_env/bin/python
 
-Weights, pictures, boxes and head outputs are random, and equal on both sides. Before
+Weights, images, boxes and head outputs are random, and equal on both sides. Before
 anything is timed the results must agree; a difference ends the program. Both sides may
 use all processors, each has finished warming up, and one rests while the other works.
 `make mmdet-env` makes an environment with mmdetection.
@@ -28,7 +28,7 @@ from benchmarks.peers import inputs, ours  # noqa: E402
 from benchmarks.peers.link import Peer  # noqa: E402
 
 SMALL, LARGE = (256, 320), (800, 1344)
-SCALE = (2.1, 2.1)  # resized over original, of the pictures whose detections we draw
+SCALE = (2.1, 2.1)  # resized over original, of the images whose detections we draw
 RATE = 1e-4
 PAUSE = 0.05  # seconds; torch's threads spin on after a call
 PARTS = ('model', 'assignment', 'detections')
@@ -71,9 +71,9 @@ def _prepare(peer, name, work, *arguments):
 
 
 def model_rows(peer: Peer, model, variables, rng: np.random.Generator) -> list[Row]:
-    """Forward, forward and backward, training step; a picture of `SMALL`."""
-    picture = rng.integers(0, 256, (1, *SMALL, 3)).astype(np.uint8)
-    image = ours.normalised(picture)
+    """Forward, forward and backward, training step; an image of `SMALL`."""
+    pixels = rng.integers(0, 256, (1, *SMALL, 3)).astype(np.uint8)
+    image = ours.normalized(pixels)
     boxes, labels = inputs.random_boxes(8, SMALL, rng)
 
     theirs, expected = _prepare(peer, 'forward', 'forward', image)
@@ -90,7 +90,7 @@ def model_rows(peer: Peer, model, variables, rng: np.random.Generator) -> list[R
     rows.append(Row('forward + backward', theirs, call, 0.75, 1.1))
 
     theirs, expected = _prepare(peer, 'step', 'training', image, boxes, labels, RATE)
-    batch = ours.batch_of(picture, boxes, labels)
+    batch = ours.batch_of(pixels, boxes, labels)
     call, result = ours.train_step(model, variables, batch, RATE)
     _agree_in_training(result(call()), (expected[0], {}))
     return [*rows, Row('training step', theirs, call)]

@@ -43,8 +43,8 @@ def setup_input(samples):
     return cv2.__version__
 
 
-def picture(index):
-    """(H,W,3) RGB of a picture, not mirrored."""
+def image(index):
+    """(H,W,3) RGB of an image, not mirrored."""
     found = pipeline(0.0)(_state['samples'][index])
     return found['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
 
@@ -57,7 +57,7 @@ def load_all():
     return time.process_time() - began
 
 
-FUNCTIONS |= {f.__name__: f for f in (version_texts, setup_input, picture, load_all)}
+FUNCTIONS |= {f.__name__: f for f in (version_texts, setup_input, image, load_all)}
 
 if __name__ == '__main__':
     main()

@@ -141,7 +141,7 @@ def assignment(boxes, labels, canvas):
 
 
 def detections(outputs, canvas, scale):
-    """Boxes in the original picture, scores, labels."""
+    """Boxes in the original image, scores, labels."""
     import torch
 
     head = _state['model'].bbox_head

@@ -7,15 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from atss_jax import parallel
 from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import LossConfig, atss_loss
 from atss_jax.detection.postprocess import detect
+from atss_jax.distributed import devices
 from atss_jax.models.preprocess import Normalizer
+from atss_jax.optim.optimizer import OptimizerConfig
+from atss_jax.optim.sgd import sgd
 from atss_jax.structures import HeadOutputs
-from atss_jax.training.optimizer import OptimizerConfig
 from atss_jax.training.state import create_state, merge, split
-from atss_jax.training.step import make_train_step, sgd
+from atss_jax.training.step import make_train_step
 from atss_jax.weights import mmdet
 
 Work = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -28,14 +29,14 @@ def compiled(function, *arguments):
     return program, lambda: jax.block_until_ready(program(*arguments))
 
 
-def normalised(image: np.ndarray) -> np.ndarray:
-    """What the network reads of a picture (1,H,W,3) without padding."""
+def normalized(image: np.ndarray) -> np.ndarray:
+    """What the network reads of an image (1,H,W,3) without padding."""
     size = np.array([image.shape[1:3]], np.int32)
     return np.asarray(Normalizer()(image, size))
 
 
 def batch_of(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> dict:
-    """One picture (1,H,W,3) and its objects, as training reads them."""
+    """One image (1,H,W,3) and its objects, as training reads them."""
     return {
         'image': image,
         'image_size': np.array([image.shape[1:3]], np.int32),
@@ -47,14 +48,14 @@ def batch_of(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def forward(model, variables, image) -> Work:
-    """Head outputs of one normalised picture."""
+    """Head outputs of one normalized image."""
     size = np.array([image.shape[1:3]], np.int32)
     _, call = compiled(model.apply, variables, image, size)
     return call, lambda outputs: [np.asarray(x) for x in jax.tree.leaves(outputs)]
 
 
 def training(model, variables, batch) -> Work:
-    """Losses and gradients of a batch whose image is normalised."""
+    """Losses and gradients of a batch whose image is normalized."""
     trained, frozen = split(variables['params'], model)
 
     def losses_of(trained, frozen, batch_stats, batch):
@@ -74,18 +75,18 @@ def training(model, variables, batch) -> Work:
 
 
 def train_step(model, variables, batch, rate) -> Work:
-    """Losses of a whole step of training, from a picture in uint8 on."""
+    """Losses of a whole step of training, from an image in uint8 on."""
     optimizer = OptimizerConfig(lr=rate)
     tx = sgd(optimizer, lambda _: rate)
-    step = parallel.map_over_devices(
+    step = devices.map_over_devices(
         make_train_step(model, Normalizer(), LossConfig(), optimizer, tx),
         'pmap',
         donate_first=True,
     )
     # A copy: the step writes over its state, which may share memory with these arrays.
     variables = jax.tree.map(np.copy, variables)
-    state = parallel.replicate(create_state(variables, model, tx))
-    batch = parallel.shard_rows(batch, 'pmap')
+    state = devices.replicate(create_state(variables, model, tx))
+    batch = devices.shard_rows(batch, 'pmap')
 
     def call():
         nonlocal state
@@ -115,7 +116,7 @@ def assignment(boxes, canvas) -> tuple[Work, int]:
 
 
 def detections(outputs, canvas, scale) -> Work:
-    """Boxes in the original picture, scores, labels of a batch of one."""
+    """Boxes in the original image, scores, labels of a batch of one."""
     one = HeadOutputs(*(tuple(level[0] for level in levels) for levels in outputs))
     size, scale = np.array(canvas, np.int32), np.array(scale, np.float32)
     _, call = compiled(detect, one, size, scale)

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.fcos import FCOS
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from benchmarks.gpu_work import NUM_CLASSES, Job, main, measure, pictures
+from benchmarks.gpu_work import NUM_CLASSES, Job, images, main, measure
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TRAINED_STAGES = 3  # of 5, the stem being one: frozen_stages=1
@@ -42,14 +42,14 @@ def build(job: Job) -> FCOS:
 
 
 def compile_parts(model: FCOS) -> None:
-    """Network and head: what follows them has sizes that depend on the pictures."""
+    """Network and head: what follows them has sizes that depend on the images."""
     model.backbone.compile()
     model.head.compile()
 
 
 def on_device(job: Job) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
-    """Pictures (B,H,W,3) uint8, and the objects of each."""
-    image, boxes, labels = pictures(job)
+    """Images (B,H,W,3) uint8, and the objects of each."""
+    image, boxes, labels = images(job)
     targets = [
         {
             'boxes': torch.from_numpy(boxes[row]).to(DEVICE),
@@ -61,7 +61,7 @@ def on_device(job: Job) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
 
 
 def as_input(image: torch.Tensor) -> list[torch.Tensor]:
-    """What torchvision reads: a list of pictures, channels first, 0 to 1."""
+    """What torchvision reads: a list of images, channels first, 0 to 1."""
     return list(image.permute(0, 3, 1, 2).float() / 255)
 
 
@@ -134,10 +134,10 @@ def inference(job: Job, model: FCOS) -> dict:
     return {**result, 'detections': found / job.batch}
 
 
-def _measure(run, one_picture, job, model):
-    """Counts what one picture takes, then measures."""
+def _measure(run, one_image, job, model):
+    """Counts what one image takes, then measures."""
     with FlopCounterMode(display=False) as counter:
-        one_picture()
+        one_image()
     if job.compiled:
         compile_parts(model)
     result = measure(run, job)

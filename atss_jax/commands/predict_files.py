@@ -1,0 +1,295 @@
+"""Detects in files and writes what is found: what `predict.py` does."""
+
+import csv
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import tqdm
+
+from atss_jax.config.sections import closest
+from atss_jax.data.image_file import UNUSABLE, BadImage, read
+from atss_jax.drawing import boxes as visualize
+from atss_jax.evaluation.coco_metric import coco_results
+from atss_jax.evaluation.run import write_json
+from atss_jax.files.read_ahead import ahead
+from atss_jax.files.wording import counted
+from atss_jax.inference import image_ids
+from atss_jax.inference.detector import Detector
+from atss_jax.inference.image_ids import Ids
+from atss_jax.inference.image_list import Item, find
+from atss_jax.inference.results import ImageDetections
+
+_SMALLEST_SIDE = 320  # smaller images are enlarged: tags would hide them
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is written.
+
+    Attributes:
+        score_thr: objects with lower scores are left out.
+        classes: names of the classes to show; None: all.
+        draw: write images and videos too.
+        ann_file: COCO file whose ids of images and classes are written; None: they
+            are counted from 1.
+    """
+
+    score_thr: float = 0.3
+    classes: tuple[str, ...] | None = None
+    draw: bool = True
+    ann_file: str | None = None
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What was done.
+
+    Attributes:
+        ids: of images and classes.
+        images: COCO's list of images looked at, frames of videos each for itself.
+        found: what is in each of them, by its id.
+        bad: the files that could not be read, with the reason.
+    """
+
+    ids: Ids
+    images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    found: dict[int, ImageDetections] = dataclasses.field(default_factory=dict)
+    bad: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, found: ImageDetections, item: Item, **more: Any) -> None:
+        """Takes note of an image."""
+        image_id = len(self.images) + 1
+        if self.ids.images is not None:
+            image_id = self.ids.images[item.path]
+        height, width = found.size
+        self.images.append(
+            {'id': image_id, 'file_name': str(item.path), **more}
+            | {'height': height, 'width': width}
+        )
+        self.found[image_id] = found
+
+
+def predict_files(
+    detector: Detector, items: Sequence[Item], out: str, options: Options
+) -> Outcome:
+    """Looks at files and writes `detections.json`, `.csv`, `pictures.json`, images.
+
+    What cannot be read is named on stderr and passed over.
+
+    Args:
+        detector: finds.
+        items: the files.
+        out: folder to write to; made where needed.
+        options: what is written.
+
+    Raises:
+        ValueError: a class that the detector does not know, a file that
+            `options.ann_file` does not list, or no file can be read.
+        OSError: nothing can be written to `out`.
+    """
+    labels = choose_labels(detector.classes, options.classes)
+    ids = image_ids.choose(detector.classes, items, options.ann_file)
+    folder, outcome = pathlib.Path(out), Outcome(ids)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = functools.partial(
+        ImageDetections.keep, score_thr=options.score_thr, labels=labels
+    )
+    images = [item for item in items if not item.is_video]
+    _look_at_images(detector, images, folder, options.draw, shown, outcome)
+    for item in items:
+        if item.is_video:
+            _look_at_video(detector, item, folder, options.draw, shown, outcome)
+    if not outcome.images:
+        raise ValueError(f'none of {len(items)} files can be read')
+    _write(folder, outcome, detector.classes)
+    return outcome
+
+
+def predict_and_report(
+    source: str,
+    inputs: Sequence[str],
+    out: str,
+    options: Options,
+    loading: Mapping[str, Any],
+) -> int:
+    """Finds the files, loads the detector, detects, and says what was done.
+
+    Args:
+        source: workdir or file of weights.
+        inputs: files, folders, patterns.
+        out: folder to write to.
+        options: what is written.
+        loading: other arguments of `Detector.load`.
+
+    Returns:
+        Exit status: 0, or 3 if some files could not be read.
+    """
+    items = find(inputs, out)
+    detector = Detector.load(source, **loading)
+    if loading['tta']:
+        mirrored = ', each also mirrored' if detector.flip else ''
+        print(f'test-time augmentation: scales {detector.img_scales}{mirrored}')
+    outcome = predict_files(detector, items, out, options)
+    images = counted(len(outcome.images), 'image')
+    objects = counted(sum(map(len, outcome.found.values())), 'object')
+    print(f'{images}, {objects} with scores of at least {options.score_thr:g}: {out}')
+    if outcome.bad:
+        print(f'{len(outcome.bad)} of {len(items)} files could not be read')
+    return 3 if outcome.bad else 0
+
+
+def choose_labels(
+    classes: Sequence[str], wanted: Sequence[str] | None
+) -> list[int] | None:
+    """Labels of the classes of these names; None for all.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    for name in wanted or ():
+        if name not in classes:
+            raise ValueError(
+                f"no class '{name}'{closest(name, classes)}; there are "
+                f'{", ".join(classes)}'
+            )
+    return None if wanted is None else [classes.index(name) for name in wanted]
+
+
+def _bar(name, total):
+    quiet = not sys.stderr.isatty()
+    return tqdm.tqdm(desc=name, total=total, unit='images', disable=quiet)
+
+
+def _look_at_images(detector, items, folder, draw, shown, outcome):
+    """Decodes ahead in threads, and draws behind in threads."""
+    found = {}
+
+    def show(one):
+        (number, item), image, detections = one
+        detections = shown(detections)
+        if draw:
+            target = folder / 'pictures' / item.name
+            visualize.write_image(target, draw_detections(image, detections))
+        return number, detections
+
+    with _bar('predict', len(items)) as bar:
+        images = _readable(items, outcome, bar)
+        for number, detections in ahead(show, detector.stream(images)):
+            found[number] = detections
+            bar.update()
+    for number in sorted(found):
+        outcome.add(found[number], items[number])
+
+
+def _readable(items, outcome, bar) -> Iterator[tuple[tuple[int, Item], np.ndarray]]:
+    """Those that can be read; the others are named and counted."""
+
+    def load(numbered):
+        try:
+            return numbered, read(numbered[1].path), None
+        except UNUSABLE as error:
+            return numbered, None, str(error)
+
+    for key, image, problem in ahead(load, enumerate(items)):
+        if problem is None:
+            yield key, image
+        else:
+            _pass_over(outcome, problem, bar)
+
+
+def _pass_over(outcome, problem, bar):
+    outcome.bad.append(problem)
+    bar.write(f'passed over: {problem}', file=sys.stderr)
+    bar.update()
+
+
+def draw_detections(image: np.ndarray, found: ImageDetections) -> np.ndarray:
+    """The image with boxes, names and scores; a small one is enlarged."""
+    large, boxes = visualize.scale_up(image, found.boxes, _SMALLEST_SIDE)
+    return visualize.draw_boxes(large, boxes, found.labels, found.classes, found.scores)
+
+
+# Videos ------------------------------------------------------------------------------
+
+
+def _look_at_video(detector, item, folder, draw, shown, outcome):
+    capture = cv2.VideoCapture(str(item.path))
+    writer = None
+    with _bar(item.path.name, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) as bar:
+        try:
+            _check_video(capture, item)
+            frames = enumerate(_frames(capture))
+            for frame, image, detections in detector.stream(frames):
+                detections = shown(detections)
+                outcome.add(detections, item, frame=frame)
+                if draw:
+                    drawn = draw_detections(image, detections)
+                    writer = writer or _open_writer(folder, item, capture, drawn)
+                    writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+                bar.update()
+        except BadImage as error:
+            _pass_over(outcome, str(error), bar)
+        finally:
+            capture.release()
+            if writer is not None:
+                writer.release()
+
+
+def _check_video(capture, item):
+    if not capture.isOpened():
+        raise BadImage(f'{item.path}: not a video that OpenCV can read')
+
+
+def _frames(capture):
+    while True:
+        done, frame = capture.read()
+        if not done:
+            return
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _open_writer(folder, item, capture, frame):
+    target = folder / 'pictures' / item.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    code = cv2.VideoWriter_fourcc(*'mp4v')
+    writer = cv2.VideoWriter(str(target), code, rate, frame.shape[1::-1])
+    if not writer.isOpened():
+        raise OSError(f'OpenCV cannot write a video to {target}')
+    return writer
+
+
+# Files of numbers --------------------------------------------------------------------
+
+
+def _write(folder, outcome, classes):
+    category_ids = outcome.ids.category_ids
+    results = [
+        result
+        for image_id, one in outcome.found.items()
+        for result in coco_results(
+            image_id, one.boxes, one.scores, one.labels, category_ids
+        )
+    ]
+    categories = [
+        {'id': id_, 'name': name}
+        for id_, name in zip(category_ids, classes, strict=True)
+    ]
+    write_json(folder / 'detections.json', results)
+    images = {'images': outcome.images, 'categories': categories}
+    write_json(folder / 'pictures.json', images)
+    with (folder / 'detections.csv').open('w', newline='') as file:
+        table = csv.writer(file)
+        table.writerow(('file', 'frame', 'class', 'score', 'x1', 'y1', 'x2', 'y2'))
+        for image in outcome.images:
+            one = outcome.found[image['id']]
+            for box, score, name in zip(one.boxes, one.scores, one.names, strict=True):
+                corners = [f'{side:.2f}' for side in box]
+                place = image['file_name'], image.get('frame', '')
+                table.writerow((*place, name, f'{score:.4f}', *corners))

@@ -1,0 +1,284 @@
+"""What a config describes: every section read, checked and built."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from atss_jax.config.data import DataConfig, read_data
+from atss_jax.config.fields import (
+    Check,
+    Reader,
+    boolean,
+    integer,
+    number,
+    one_of,
+    optional,
+    text,
+    tuple_of,
+)
+from atss_jax.config.model import read_anchors, read_coder, read_model
+from atss_jax.data.batch import Tta
+from atss_jax.detection.assign import ATSSAssigner
+from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
+from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.distributed import devices as parallel
+from atss_jax.models.detector import ATSS
+from atss_jax.optim.optimizer import OptimizerConfig
+from atss_jax.optim.schedule import LrConfig
+
+SPLITS = ('train', 'val', 'test')
+_ABOVE_0 = number(above=0)
+_WEIGHT = number(minimum=0)
+_SHARE = number(minimum=0, maximum=1)
+_BETWEEN_0_AND_1 = Check(
+    'a number between 0 and 1',
+    number(above=0, maximum=math.nextafter(1, 0)).convert,
+)
+_LOSS_SCALE = Check(
+    "'dynamic' or a number above 0",
+    lambda value: value if value == 'dynamic' else _ABOVE_0.convert(value),
+)
+_NO_SECTION = Check(
+    "None or a section {'max_norm': ..., 'norm_type': 2}", one_of(None).convert
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoScaleLr:
+    """mmdet's `auto_scale_lr`.
+
+    Attributes:
+        enable: the learning rate is multiplied by images a step / base.
+        base: images a step that the learning rate is for.
+    """
+
+    enable: bool
+    base: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a config describes, checked and built.
+
+    Attributes:
+        model: the detector.
+        training_dtype: type that training computes in: bfloat16 with a section `fp16`,
+            whatever its loss scale, else float32.
+        pretrained: weights that the backbone starts from, by mmdet's name or a path;
+            None: random.
+        loss: settings of assignment and losses.
+        detect: settings of what is made of head outputs.
+        tta: what `--tta` does; None: the scale of the test, plain and mirrored.
+        data: by split.
+        times: passes over the training data an epoch.
+        samples_per_gpu: images a device and step.
+        workers_per_gpu: loading processes a device; 0: threads.
+        optimizer: settings of SGD.
+        lr_config: learning rate over the steps.
+        auto_scale_lr: whether it depends on the number of devices.
+        total_epochs: length of the run.
+        evaluation_interval: epochs from one evaluation to the next; the last epoch is
+            evaluated in any case.
+        checkpoint_interval: epochs from one checkpoint to the next; the last epoch is
+            saved in any case.
+        max_keep_ckpts: newest checkpoints that are kept, beside the best.
+        log_interval: steps from one line of the log to the next.
+        load_from: weights of a whole detector to start from, a file or a workdir.
+        resume_from: workdir of another run to go on with: weights, momentum and step.
+        seed: of everything random: initial weights, order of images, augmentation.
+        parallel: how devices share a step; the same numbers.
+    """
+
+    model: ATSS
+    training_dtype: str
+    pretrained: str | None
+    loss: LossConfig
+    detect: DetectConfig
+    tta: Tta
+    data: Mapping[str, DataConfig]
+    times: int
+    samples_per_gpu: int
+    workers_per_gpu: int
+    optimizer: OptimizerConfig
+    lr_config: LrConfig
+    auto_scale_lr: AutoScaleLr
+    total_epochs: int
+    evaluation_interval: int
+    checkpoint_interval: int
+    max_keep_ckpts: int
+    log_interval: int
+    load_from: str | None
+    resume_from: str | None
+    seed: int
+    parallel: str
+
+    @property
+    def training_model(self) -> ATSS:
+        """The model as the training step computes it: in `fp16`'s type, if set."""
+        return self.model.clone(dtype=self.training_dtype)
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Checks every field and builds everything. Reads no file but the config's.
+
+    Raises:
+        ValueError: a field is unknown, missing, not supported, or contradicts another.
+    """
+    return read_experiment(Reader(config))
+
+
+def read_experiment(read: Reader) -> Experiment:
+    """As `build`; the reader then knows what it was asked for."""
+    data = {split: read_data(read, split) for split in SPLITS}
+    size_divisor = data['train'].pipeline.size_divisor
+    for split in SPLITS:
+        if data[split].pipeline.size_divisor != size_divisor:
+            path = f'data.{split}.pipeline.pad.size_divisor'
+            raise read.refuse(
+                path, f'data.train has {size_divisor}; they must be equal'
+            )
+    anchors = read_anchors(read)
+    coder = read_coder(read)
+    experiment = Experiment(
+        model=read_model(read, anchors, size_divisor),
+        training_dtype=_training_dtype(read),
+        pretrained=read('model.pretrained', optional(text)),
+        loss=_loss(read, anchors, coder, size_divisor),
+        detect=_detect(read, anchors, coder, size_divisor),
+        tta=_tta(read),
+        data=data,
+        times=read('data.train.times', integer(1)),
+        samples_per_gpu=read('data.samples_per_gpu', integer(1)),
+        workers_per_gpu=read('data.workers_per_gpu', integer(0)),
+        optimizer=_optimizer(read),
+        lr_config=_lr_config(read),
+        auto_scale_lr=AutoScaleLr(
+            enable=read('auto_scale_lr.enable', boolean),
+            base=read('auto_scale_lr.base_batch_size', integer(1)),
+        ),
+        total_epochs=read('total_epochs', integer(1)),
+        evaluation_interval=read('evaluation.interval', integer(1)),
+        checkpoint_interval=read('checkpoint_config.interval', integer(1)),
+        max_keep_ckpts=read('checkpoint_config.max_keep_ckpts', integer(1)),
+        log_interval=read('log_config.interval', integer(1)),
+        load_from=read('load_from', optional(text)),
+        resume_from=read('resume_from', optional(text)),
+        seed=read('seed', integer(0, 2**32 - 1)),
+        parallel=read('parallel', one_of(*parallel.MODES)),
+    )
+    read('evaluation.metric', one_of('bbox'))
+    read.finish()
+    return experiment
+
+
+def _loss(read, anchors, coder, size_divisor):
+    head = 'model.bbox_head'
+    read(f'{head}.loss_cls.type', one_of('FocalLoss'))
+    read(f'{head}.loss_cls.use_sigmoid', one_of(True))
+    read(f'{head}.loss_centerness.type', one_of('CrossEntropyLoss'))
+    read(f'{head}.loss_centerness.use_sigmoid', one_of(True))
+    read('train_cfg.assigner.type', one_of('ATSSAssigner'))
+    read('train_cfg.debug', one_of(False))
+    return LossConfig(
+        anchors=anchors,
+        assigner=ATSSAssigner(
+            topk=read('train_cfg.assigner.topk', integer(1)),
+            allowed_border=read('train_cfg.allowed_border', number(minimum=-1)),
+        ),
+        coder=coder,
+        gamma=read(f'{head}.loss_cls.gamma', _WEIGHT),
+        alpha=read(f'{head}.loss_cls.alpha', _SHARE),
+        cls_weight=read(f'{head}.loss_cls.loss_weight', _WEIGHT),
+        bbox_loss=read(f'{head}.loss_bbox.type', one_of(*BBOX_LOSSES)),
+        bbox_weight=read(f'{head}.loss_bbox.loss_weight', _WEIGHT),
+        centerness_weight=read(f'{head}.loss_centerness.loss_weight', _WEIGHT),
+        pos_weight=read('train_cfg.pos_weight', number(minimum=-1)),
+        size_divisor=size_divisor,
+    )
+
+
+def _detect(read, anchors, coder, size_divisor):
+    read('test_cfg.nms.type', one_of('nms'))
+    return DetectConfig(
+        anchors=anchors,
+        coder=coder,
+        nms_pre=read('test_cfg.nms_pre', integer(1)),
+        min_bbox_size=read('test_cfg.min_bbox_size', number(minimum=-1)),
+        score_thr=read('test_cfg.score_thr', _SHARE),
+        iou_threshold=read('test_cfg.nms.iou_threshold', _SHARE),
+        max_per_img=read('test_cfg.max_per_img', integer(1)),
+        size_divisor=size_divisor,
+    )
+
+
+def _tta(read):
+    """What `--tta` does; without a section, as mmdet: the scale of the test, flipped.
+
+    Source: mmdet tools/test.py.
+    """
+    if not read.has_section('test_cfg.tta'):
+        example = "{'img_scales': ((1333, 800),), 'flip': True}"
+        none = Check(f'None or a section {example}', one_of(None).convert)
+        read('test_cfg.tta', none)
+        return Tta()
+    scale = tuple_of(integer(1), 2)
+    return Tta(
+        img_scales=read('test_cfg.tta.img_scales', optional(tuple_of(scale))),
+        flip=read('test_cfg.tta.flip', boolean),
+    )
+
+
+def _optimizer(read):
+    read('optimizer.type', one_of('SGD'))
+    max_norm = None
+    if read.has_section('optimizer_config.grad_clip'):
+        max_norm = read('optimizer_config.grad_clip.max_norm', _ABOVE_0)
+        read('optimizer_config.grad_clip.norm_type', one_of(2))
+    else:
+        read('optimizer_config.grad_clip', _NO_SECTION)
+    return OptimizerConfig(
+        lr=read('optimizer.lr', _ABOVE_0),
+        momentum=read('optimizer.momentum', _SHARE),
+        weight_decay=read('optimizer.weight_decay', _WEIGHT),
+        max_norm=max_norm,
+        cumulative_iters=read('optimizer_config.cumulative_iters', integer(1)),
+        ema_momentum=_ema_momentum(read),
+    )
+
+
+def _ema_momentum(read):
+    if read.has_section('ema'):
+        return read('ema.momentum', _BETWEEN_0_AND_1)
+    read('ema', Check("None or a section {'momentum': 0.0002}", one_of(None).convert))
+    return None
+
+
+def _training_dtype(read):
+    """mmdet's half precision is bfloat16 here.
+
+    It reaches as far as float32, so nothing overflows and no loss needs scaling: the
+    scale is checked, and any gives the same numbers.
+    """
+    if read.has_section('fp16'):
+        read('fp16.loss_scale', _LOSS_SCALE)
+        return 'bfloat16'
+    read('fp16', Check("None or a section {'loss_scale': ...}", one_of(None).convert))
+    return 'float32'
+
+
+def _lr_config(read):
+    policy = read('lr_config.policy', one_of('step', 'CosineAnnealing'))
+    by_policy = {}
+    if policy == 'step':
+        by_policy['step'] = read('lr_config.step', tuple_of(integer(1)))
+        by_policy['gamma'] = read('lr_config.gamma', _ABOVE_0)
+    else:
+        by_policy['min_lr_ratio'] = read('lr_config.min_lr_ratio', _SHARE)
+    return LrConfig(
+        policy=policy,
+        warmup=read('lr_config.warmup', one_of('linear', None)),
+        warmup_iters=read('lr_config.warmup_iters', integer(1)),
+        warmup_ratio=read('lr_config.warmup_ratio', _SHARE),
+        **by_policy,
+    )

@@ -1,0 +1,208 @@
+"""Reads the `model` section of a config."""
+
+import math
+
+from atss_jax.config.fields import (
+    Check,
+    Reader,
+    boolean,
+    integer,
+    number,
+    one_of,
+    tuple_of,
+)
+from atss_jax.detection.anchors import AnchorGenerator
+from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
+from atss_jax.models.atss_head import ATSSHead
+from atss_jax.models.detector import ATSS
+from atss_jax.models.dyhead import DyHead
+from atss_jax.models.fpn import FPN
+from atss_jax.models.resnet import BLOCKS, ResNet, bottleneck_width, stage_channels
+
+_ABOVE_0 = number(above=0)
+_DEEP = tuple(depth for depth in BLOCKS if depth not in (18, 34))
+_ODD = Check(
+    'an odd whole number',
+    lambda value: integer(1).convert(value) if value % 2 else one_of().convert(value),
+)
+
+
+def _norm_cfg(read, path, channels):
+    kind = read(f'{path}.type', one_of('BN', 'SyncBN', 'GN'))
+    norm_cfg = dict(type=kind, requires_grad=read(f'{path}.requires_grad', boolean))
+    if kind == 'GN':
+        groups = norm_cfg['num_groups'] = read(f'{path}.num_groups', integer(1))
+        if channels % groups:
+            raise read.refuse(
+                f'{path}.num_groups', f'does not divide {channels} channels'
+            )
+    return norm_cfg
+
+
+def read_model(read: Reader, anchors: AnchorGenerator, size_divisor: int) -> ATSS:
+    """The detector that `model` describes."""
+    read('model.type', one_of('ATSS'))
+    backbone = _backbone(read)
+    neck = _necks(read, backbone, anchors)
+    head = _head(read, anchors)
+    last = neck[-1] if isinstance(neck, tuple) else neck
+    if head.in_channels != last.out_channels:
+        message = f'model.neck.out_channels is {last.out_channels}'
+        raise read.refuse('model.bbox_head.in_channels', message)
+    return ATSS(backbone, neck, head, anchors.strides, size_divisor)
+
+
+def _head(read, anchors):
+    path = 'model.bbox_head'
+    read(f'{path}.type', one_of('ATSSHead'))
+    feat_channels = read(f'{path}.feat_channels', integer(1))
+    head = ATSSHead(
+        num_classes=read(f'{path}.num_classes', integer(1)),
+        in_channels=read(f'{path}.in_channels', integer(1)),
+        num_anchors=anchors.num_anchors,
+        stacked_convs=read(f'{path}.stacked_convs', integer(0)),
+        feat_channels=feat_channels,
+        norm_cfg=_norm_cfg(read, f'{path}.norm_cfg', feat_channels),
+        pred_kernel_size=read(f'{path}.pred_kernel_size', _ODD),
+        dcn_on_last_conv=read(f'{path}.dcn_on_last_conv', boolean),
+    )
+    if head.stacked_convs == 0 and head.dcn_on_last_conv:
+        raise read.refuse(f'{path}.dcn_on_last_conv', 'stacked_convs is 0')
+    if head.stacked_convs == 0 and feat_channels != head.in_channels:
+        message = f'stacked_convs is 0 and in_channels {head.in_channels}'
+        raise read.refuse(f'{path}.feat_channels', message)
+    return head
+
+
+def _backbone(read):
+    path = 'model.backbone'
+    kind = read(f'{path}.type', one_of('ResNet', 'ResNeXt'))
+    depth = read(f'{path}.depth', one_of(*(BLOCKS if kind == 'ResNet' else _DEEP)))
+    groups, base_width = 1, 4
+    if kind == 'ResNeXt':
+        groups = read(f'{path}.groups', integer(2))  # one group: a ResNet
+        base_width = read(f'{path}.base_width', integer(1))
+    width = bottleneck_width(64, groups, base_width)
+    stages = read(f'{path}.num_stages', one_of(1, 2, 3, 4))
+    indices = read(f'{path}.out_indices', tuple_of(one_of(*range(stages))))
+    if indices != tuple(range(indices[0], indices[0] + len(indices))):
+        raise read.refuse(f'{path}.out_indices', 'expected consecutive stages')
+    style = read(f'{path}.style', one_of('pytorch', 'caffe'))
+    if style == 'caffe' and depth in (18, 34):
+        raise read.refuse(
+            f'{path}.style', f'depth {depth} has no 1x1 to take the stride'
+        )
+    frozen = read(f'{path}.frozen_stages', one_of(-1, 0, 1, 2, 3, 4))
+    if frozen > stages:
+        raise read.refuse(f'{path}.frozen_stages', f'num_stages is {stages}')
+    return ResNet(
+        depth=depth,
+        num_stages=stages,
+        out_indices=indices,
+        frozen_stages=frozen,
+        norm_cfg=_norm_cfg(read, f'{path}.norm_cfg', math.gcd(64, width)),
+        norm_eval=read(f'{path}.norm_eval', boolean),
+        style=style,
+        groups=groups,
+        base_width=base_width,
+        **_deformable(read, depth, stages, width),
+    )
+
+
+def _deformable(read, depth, stages, width):
+    """`dcn` and `stage_with_dcn`, if there are any."""
+    path = 'model.backbone.dcn'
+    if not read.has_section(path):
+        example = "{'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}"
+        read(path, Check(f'None or a section {example}', one_of(None).convert))
+        return {}
+    dcn = dict(
+        type=read(f'{path}.type', one_of('DCNv2')),
+        deform_groups=read(f'{path}.deform_groups', integer(1)),
+        fallback_on_stride=read(f'{path}.fallback_on_stride', one_of(False)),
+    )
+    where = 'model.backbone.stage_with_dcn'
+    stage_with_dcn = read(where, tuple_of(boolean, stages))
+    if not any(stage_with_dcn):
+        raise read.refuse(where, 'no stage for model.backbone.dcn')
+    if depth not in _DEEP:
+        raise read.refuse('model.backbone.depth', f'dcn needs one of {_DEEP}')
+    channels = width * 2 ** stage_with_dcn.index(True)
+    if channels % dcn['deform_groups']:
+        raise read.refuse(
+            f'{path}.deform_groups', f'does not divide {channels} channels'
+        )
+    return dict(dcn=dcn, stage_with_dcn=stage_with_dcn)
+
+
+def _necks(read, backbone, anchors):
+    """FPN, or (FPN, DyHead) where `model.neck` is a tuple of two sections."""
+    if not read.has_section('model.neck.0'):
+        return _fpn(read, 'model.neck', backbone, anchors)
+    fpn = _fpn(read, 'model.neck.0', backbone, anchors)
+    path = 'model.neck.1'
+    read(f'{path}.type', one_of('DyHead'))
+    head = DyHead(
+        in_channels=read(f'{path}.in_channels', integer(1)),
+        out_channels=read(f'{path}.out_channels', integer(1)),
+        num_blocks=read(f'{path}.num_blocks', integer(1)),
+        zero_init_offset=read(f'{path}.zero_init_offset', boolean),
+    )
+    if head.in_channels != fpn.out_channels:
+        message = f'model.neck.0.out_channels is {fpn.out_channels}'
+        raise read.refuse(f'{path}.in_channels', message)
+    if head.out_channels % 16:
+        raise read.refuse(f'{path}.out_channels', 'its norms have 16 groups')
+    return fpn, head
+
+
+def _fpn(read, path, backbone, anchors):
+    read(f'{path}.type', one_of('FPN'))
+    neck = FPN(
+        in_channels=read(f'{path}.in_channels', tuple_of(integer(1))),
+        out_channels=read(f'{path}.out_channels', integer(1)),
+        start_level=read(f'{path}.start_level', integer(0)),
+        add_extra_convs=read(
+            f'{path}.add_extra_convs',
+            one_of(False, True, 'on_input', 'on_lateral', 'on_output'),
+        ),
+        num_outs=read(f'{path}.num_outs', integer(1)),
+    )
+    channels = tuple(stage_channels(backbone.depth)[i] for i in backbone.out_indices)
+    if neck.in_channels != channels:
+        raise read.refuse(f'{path}.in_channels', f'the backbone gives {channels}')
+    used = len(channels) - neck.start_level
+    if not 0 < used <= neck.num_outs:
+        message = (
+            f'{len(channels)} inputs and {neck.num_outs} outputs do not go with it'
+        )
+        raise read.refuse(f'{path}.start_level', message)
+    first = 4 * 2 ** (backbone.out_indices[0] + neck.start_level)
+    strides = tuple(first * 2**level for level in range(neck.num_outs))
+    if anchors.strides != strides:
+        path = 'model.bbox_head.anchor_generator.strides'
+        raise read.refuse(path, f'the neck gives levels of strides {strides}')
+    return neck
+
+
+def read_anchors(read: Reader) -> AnchorGenerator:
+    """The grid that `model.bbox_head.anchor_generator` describes."""
+    path = 'model.bbox_head.anchor_generator'
+    read(f'{path}.type', one_of('AnchorGenerator'))
+    return AnchorGenerator(
+        strides=read(f'{path}.strides', tuple_of(integer(1))),
+        ratios=read(f'{path}.ratios', tuple_of(_ABOVE_0)),
+        octave_base_scale=read(f'{path}.octave_base_scale', _ABOVE_0),
+        scales_per_octave=read(f'{path}.scales_per_octave', integer(1)),
+        center_offset=read(f'{path}.center_offset', number(minimum=0, maximum=1)),
+    )
+
+
+def read_coder(read: Reader) -> DeltaXYWHBBoxCoder:
+    """The coder that `model.bbox_head.bbox_coder` describes."""
+    path = 'model.bbox_head.bbox_coder'
+    read(f'{path}.type', one_of('DeltaXYWHBBoxCoder'))
+    return DeltaXYWHBBoxCoder(
+        target_means=read(f'{path}.target_means', tuple_of(number(), 4)),
+        target_stds=read(f'{path}.target_stds', tuple_of(_ABOVE_0, 4)),
+    )

@@ -1,0 +1,206 @@
+"""Names of COCO's classes."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import numpy as np
+
+from atss_jax.data.coco.table import (
+    BOX,
+    FLAG_OR_NONE,
+    INTEGER,
+    NUMBER_OR_NONE,
+    SIDE,
+    TEXT,
+    Rule,
+    Table,
+    show,
+)
+
+# In the order of their category ids, which is that of labels.
+# fmt: off
+COCO_CLASSES = (
+    'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck',
+    'boat', 'traffic light', 'fire hydrant', 'stop sign', 'parking meter', 'bench',
+    'bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra',
+    'giraffe', 'backpack', 'umbrella', 'handbag', 'tie', 'suitcase', 'frisbee', 'skis',
+    'snowboard', 'sports ball', 'kite', 'baseball bat', 'baseball glove', 'skateboard',
+    'surfboard', 'tennis racket', 'bottle', 'wine glass', 'cup', 'fork', 'knife',
+    'spoon', 'bowl', 'banana', 'apple', 'sandwich', 'orange', 'broccoli', 'carrot',
+    'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed',
+    'dining table', 'toilet', 'tv', 'laptop', 'mouse', 'remote', 'keyboard',
+    'cell phone', 'microwave', 'oven', 'toaster', 'sink', 'refrigerator', 'book',
+    'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush',
+)
+# fmt: on
+
+
+_SECTIONS = ('images', 'annotations', 'categories')
+_IMAGE = {'id': INTEGER, 'file_name': TEXT, 'height': SIDE, 'width': SIDE}
+_ANNOTATION = {
+    'id': INTEGER,
+    'image_id': INTEGER,
+    'category_id': INTEGER,
+    'bbox': BOX,
+    'area': NUMBER_OR_NONE,
+    'iscrowd': FLAG_OR_NONE,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoFile:
+    """The columns of a COCO file, in the file's order.
+
+    Attributes:
+        path: where it was read from.
+        image_ids: (N,) int64.
+        file_names: (N,) as written in the file, relative to the image folder.
+        image_sizes: (N,2) int64 height, width.
+        annotation_ids: (M,) int64.
+        annotation_images: (M,) int64, the image id of each annotation.
+        annotation_categories: (M,) int64, the category id of each annotation.
+        boxes: (M,4) float64 x, y, width, height.
+        areas: (M,) float64; width * height where the file gives none.
+        crowds: (M,) bool; false where the file says nothing.
+        dropped: (M,) bool, annotations marked with a non-zero `ignore`.
+        categories: name of each category id.
+    """
+
+    path: str
+    image_ids: np.ndarray
+    file_names: list[str]
+    image_sizes: np.ndarray
+    annotation_ids: np.ndarray
+    annotation_images: np.ndarray
+    annotation_categories: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowds: np.ndarray
+    dropped: np.ndarray
+    categories: dict[int, str]
+
+    def as_dict(self) -> dict:
+        """The COCO dict again, with what box evaluation reads and nothing else."""
+        images = zip(
+            self.image_ids.tolist(),
+            self.file_names,
+            self.image_sizes.tolist(),
+            strict=True,
+        )
+        annotations = zip(
+            self.annotation_ids.tolist(),
+            self.annotation_images.tolist(),
+            self.annotation_categories.tolist(),
+            self.boxes.tolist(),
+            self.areas.tolist(),
+            self.crowds.astype(int).tolist(),
+            strict=True,
+        )
+        keys = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
+        return {
+            'images': [
+                {'id': id_, 'file_name': name, 'height': height, 'width': width}
+                for id_, name, (height, width) in images
+            ],
+            'annotations': [dict(zip(keys, row, strict=True)) for row in annotations],
+            'categories': [
+                {'id': id_, 'name': name} for id_, name in self.categories.items()
+            ],
+        }
+
+
+def read(path: str, on_error: str = 'raise') -> CocoFile:
+    """Reads and checks a COCO annotation file (detection; masks are skipped).
+
+    Args:
+        path: of the file.
+        on_error: 'raise' about the first malformed image or annotation, or 'skip': it
+            is left out, counted and warned of. A malformed category is always an error,
+            since leaving it out would renumber the classes.
+
+    Raises:
+        ValueError: it is not JSON, not COCO, or a record is malformed; the message
+            names the file, the record and what was found.
+    """
+    content = _load_json(path)
+    categories = Table(path, 'categories', content['categories'], 'raise')
+    _check(categories, {'id': INTEGER, 'name': TEXT})
+    categories.require_unique('id')
+    categories.require_unique('name')
+    names = dict(zip(categories.column('id'), categories.column('name'), strict=True))
+    images = Table(path, 'images', content['images'], on_error)
+    _check(images, _IMAGE)
+    images.require_unique('id', alike=tuple(_IMAGE))
+    annotations = Table(path, 'annotations', content['annotations'], on_error)
+    _check(annotations, _ANNOTATION)
+    annotations.require_unique('id')
+    # mmdet passes over both without a word; a file with ids off by one would train.
+    annotations.require('image_id', _one_of('images', images.column('id')))
+    # Not so rare that it may stop a run: files are cut down to some categories by hand.
+    annotations.require('category_id', _one_of('categories', names), on_error='skip')
+    return _columns(path, images, annotations, names)
+
+
+def _check(table: Table, rules: dict[str, Rule]) -> None:
+    for key, rule in rules.items():
+        table.require(key, rule)
+
+
+def _one_of(section: str, ids: Iterable[int]) -> Rule:
+    known = set(ids)
+    return Rule(f"the id of one of the file's {section}", known.__contains__)
+
+
+def _columns(
+    path: str, images: Table, annotations: Table, categories: dict[int, str]
+) -> CocoFile:
+    def integers(table, key):
+        return np.array(table.column(key), np.int64)
+
+    boxes = np.array(annotations.column('bbox'), np.float64).reshape(-1, 4)
+    areas = np.array(annotations.column('area'), np.float64)  # None becomes nan
+    return CocoFile(
+        path=path,
+        image_ids=integers(images, 'id'),
+        file_names=images.column('file_name'),
+        image_sizes=np.stack(
+            [integers(images, 'height'), integers(images, 'width')], 1
+        ),
+        annotation_ids=integers(annotations, 'id'),
+        annotation_images=integers(annotations, 'image_id'),
+        annotation_categories=integers(annotations, 'category_id'),
+        boxes=boxes,
+        # pycocotools fails on missing ones.
+        areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
+        crowds=np.array(list(map(bool, annotations.column('iscrowd'))), bool),
+        dropped=np.array(list(map(bool, annotations.column('ignore'))), bool),
+        categories=categories,
+    )
+
+
+def _load_json(path: str) -> dict:
+    with open(path, encoding='utf-8') as stream:
+        try:
+            # Masks are most of the file and nothing here reads them: dropped as soon as
+            # they are parsed, they never pile up in memory.
+            content = json.load(stream, object_hook=_without_mask)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'{path}: not a JSON file ({error})') from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f'{path}: not a COCO annotation file: expected an object with '
+            f'{", ".join(_SECTIONS)}; found a {type(content).__name__}'
+        )
+    missing = [name for name in _SECTIONS if not isinstance(content.get(name), list)]
+    if missing:
+        raise ValueError(
+            f'{path}: not a COCO annotation file: no list of {", ".join(missing)}; '
+            f'found {show(list(content)) if content else "an empty object"}'
+        )
+    return content
+
+
+def _without_mask(record: dict) -> dict:
+    record.pop('segmentation', None)
+    return record

@@ -1,0 +1,258 @@
+"""Images and boxes from a COCO annotation file and a folder."""
+
+import difflib
+import os
+import warnings
+
+import numpy as np
+
+from atss_jax.data import image_file
+from atss_jax.data.coco import annotation_file
+from atss_jax.data.coco.table import ON_ERROR
+from atss_jax.data.records import Record, Records
+
+_HINT = (
+    'To train without any data of your own, on the embedded generated images: '
+    'python train.py --config=configs/atss_shapes.py'
+)
+
+
+class CocoDataset:
+    """A COCO annotation file and its images, as mmdet reads them.
+
+    Kept are the annotations that mmdet keeps: no truthy `ignore`, some overlap with the
+    image, area above 0, width and height of at least 1, a category among `classes`.
+    Boxes are not clipped; crowds come out as `ignored`. Images come in the file's
+    order.
+
+    Attributes:
+        classes: name of each label.
+        category_ids: COCO category id of each label.
+        records: the images left after filtering.
+
+    Source: mmdet.datasets.CocoDataset.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        img_prefix: str,
+        classes: tuple[str, ...] | None = None,
+        filter_empty_gt: bool = True,
+        min_size: int = 32,
+        test_mode: bool = False,
+        indices: int | None = None,
+        on_error: str = 'raise',
+    ):
+        """Reads the annotations; images are first touched by `read_image`.
+
+        Differs from mmdet: there labels follow the order of the file's categories even
+        if `classes` is ordered otherwise, which silently swaps names. Here label i is
+        `classes[i]`, matched by name.
+
+        Args:
+            ann_file: the JSON file.
+            img_prefix: folder that the file's `file_name`s are relative to; empty for
+                the current one.
+            classes: names to detect; None for all of the file's, in its order.
+            filter_empty_gt: drop images without any annotation of a wanted category
+                (annotations that are themselves dropped count, as in mmdet).
+            min_size: drop images whose shorter side is below this.
+            test_mode: keep every image whatever the two above say.
+            indices: only the first so many of the images that are left.
+            on_error: 'raise' about a malformed record of an image or an annotation, or
+                'skip': it is left out, counted and warned of.
+
+        Raises:
+            FileNotFoundError: `ann_file` or `img_prefix` does not exist.
+            ValueError: a malformed file, a class that it does not have, or no image
+                left.
+        """
+        if on_error not in ON_ERROR:
+            raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
+        check_paths(ann_file, img_prefix)
+        self._file = annotation_file.read(ann_file, on_error)
+        self.classes, self.category_ids, self.records = select(
+            self._file,
+            img_prefix,
+            classes,
+            filter_empty_gt=filter_empty_gt,
+            min_size=min_size,
+            test_mode=test_mode,
+            indices=indices,
+        )
+
+    def read_image(self, record: Record) -> np.ndarray:
+        """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+        Raises:
+            OSError: the file is missing or cannot be read.
+            images.BadImage: it is no image, not whole, or not of this size.
+        """
+        name, owner = record.file_name, f'image id {record.image_id}, {self._file.path}'
+        try:
+            content = image_file.file_content(name)
+        except OSError as error:
+            reason = error.strerror or 'cannot be read'
+            raise type(error)(f'{name}: {reason} ({owner})') from error
+        return image_file.decode(content, record.size, name, owner)
+
+    def ground_truth(self) -> dict:
+        """The whole file as a COCO dict, less what evaluating boxes does not need.
+
+        Nothing is filtered: also annotations that training drops are scored against, as
+        pycocotools does with the file itself. Missing `area` and `iscrowd` are filled.
+        """
+        return self._file.as_dict()
+
+
+def check_paths(ann_file: str, img_prefix: str) -> None:
+    """Raises FileNotFoundError if one of the two is not there."""
+    if not os.path.isfile(ann_file):
+        raise FileNotFoundError(f'ann_file = {ann_file!r}: file not found. {_HINT}')
+    if img_prefix and not os.path.isdir(img_prefix):
+        raise FileNotFoundError(
+            f'img_prefix = {img_prefix!r} is not a folder '
+            f'(the images of {ann_file}). {_HINT}'
+        )
+
+
+def select(
+    file: annotation_file.CocoFile,
+    img_prefix: str,
+    classes: tuple[str, ...] | None,
+    filter_empty_gt: bool,
+    min_size: int,
+    test_mode: bool,
+    indices: int | None,
+) -> tuple[tuple[str, ...], tuple[int, ...], Records]:
+    """Classes, the category id of each, and the records; see `CocoDataset`.
+
+    Raises:
+        ValueError: a class that the file does not have, or no image left.
+    """
+    classes = _choose_classes(file, classes)
+    id_of = {name: id_ for id_, name in file.categories.items()}
+    category_ids = tuple(id_of[name] for name in classes)
+
+    labels = _lookup(category_ids, file.annotation_categories)
+    rows = _lookup(file.image_ids.tolist(), file.annotation_images)
+    wanted = np.ones(len(file.image_ids), bool)
+    if not test_mode:
+        annotated = rows[labels >= 0]
+        wanted = _is_wanted(file, annotated, filter_empty_gt, min_size)
+    if not wanted.any():
+        raise ValueError(
+            f'{file.path}: none of its {len(wanted)} images is left with '
+            f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
+            f'test_mode={test_mode}, classes={classes[:10]}'
+        )
+    if indices is not None:
+        wanted &= np.cumsum(wanted) <= indices
+    chosen = (labels >= 0) & wanted[rows] & ~file.dropped
+    unfit = _unfit(file, rows)
+    if not test_mode:  # where all are scored against
+        _warn_of_unfit(file, chosen, unfit)
+    chosen &= ~np.any(list(unfit.values()), axis=0)
+    records = _build_records(file, img_prefix, rows, labels, wanted, chosen)
+    return classes, category_ids, records
+
+
+def _choose_classes(
+    file: annotation_file.CocoFile, classes: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    available = tuple(file.categories.values())
+    if classes is None:
+        classes = available
+    if isinstance(classes, str):
+        raise ValueError(f'classes must be a tuple of names, found {classes!r}')
+    if not classes:
+        raise ValueError(f'{file.path}: no classes; the file has {available}')
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice:
+        raise ValueError(f'classes lists {", ".join(map(repr, twice))} more than once')
+    for name in classes:
+        if name not in available:
+            raise ValueError(
+                f'{file.path} has no category {name!r}{_suggest(name, available)}. '
+                f'Its categories: {", ".join(available)}'
+            )
+    return tuple(classes)
+
+
+def _suggest(name: str, available: tuple[str, ...]) -> str:
+    lower = {other.lower(): other for other in available}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    return f', did you mean {lower[close[0]]!r}?' if close else ''
+
+
+def _lookup(keys: list[int] | tuple[int, ...], values: np.ndarray) -> np.ndarray:
+    """Position of each value among the keys, -1 where it is not one of them."""
+    position = {key: index for index, key in enumerate(keys)}
+    return np.array([position.get(value, -1) for value in values.tolist()], np.int64)
+
+
+def _is_wanted(
+    file: annotation_file.CocoFile,
+    annotated: np.ndarray,
+    filter_empty_gt: bool,
+    min_size: int,
+) -> np.ndarray:
+    """(N,) images to train on; `annotated`: image of each wanted annotation."""
+    wanted = file.image_sizes.min(axis=1) >= min_size
+    if filter_empty_gt:
+        wanted &= np.bincount(annotated, minlength=len(wanted)) > 0
+    return wanted
+
+
+def _build_records(
+    file: annotation_file.CocoFile,
+    img_prefix: str,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    wanted: np.ndarray,
+    kept: np.ndarray,
+) -> Records:
+    # Stable: the boxes of an image stay in the file's order.
+    order = np.flatnonzero(kept)[np.argsort(rows[kept], kind='stable')]
+    x, y, width, height = file.boxes[order].T
+    counts = np.bincount(rows[order], minlength=len(wanted))[wanted]
+    names = [os.path.join(img_prefix, file.file_names[i]) for i in wanted.nonzero()[0]]
+    return Records(
+        image_ids=file.image_ids[wanted],
+        file_names=np.array(names, str),
+        sizes=file.image_sizes[wanted].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        boxes=np.stack([x, y, x + width, y + height], 1).astype(np.float32),
+        labels=labels[order].astype(np.int32),
+        ignored=file.crowds[order],
+    )
+
+
+def _unfit(file: annotation_file.CocoFile, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """(M,) bool by reason: annotations that mmdet passes over in silence."""
+    x, y, width, height = file.boxes.T
+    image_height, image_width = file.image_sizes[rows].T
+    inside_width = np.minimum(x + width, image_width) - np.maximum(x, 0)
+    inside_height = np.minimum(y + height, image_height) - np.maximum(y, 0)
+    return {
+        'bbox narrower or lower than 1 pixel': (width < 1) | (height < 1),
+        'bbox outside the image': (inside_width <= 0) | (inside_height <= 0),
+        'area not above 0': file.areas <= 0,
+    }
+
+
+def _warn_of_unfit(
+    file: annotation_file.CocoFile, chosen: np.ndarray, unfit: dict[str, np.ndarray]
+) -> None:
+    """Counts each annotation under the first reason that fits it."""
+    for reason, bad in unfit.items():
+        ids = file.annotation_ids[chosen & bad]
+        chosen = chosen & ~bad
+        if ids.size:
+            more = ', ...' if ids.size > 5 else ''
+            warnings.warn(
+                f'{file.path}: {ids.size} of {len(bad)} annotations not trained on, as '
+                f'in mmdet: {reason} (ids {", ".join(map(str, ids[:5]))}{more})',
+                stacklevel=3,
+            )

@@ -1,0 +1,147 @@
+"""Decodes the content of an image file, or says why it cannot be used."""
+
+import math
+import os
+
+import cv2
+import numpy as np
+
+from atss_jax.data import image_header
+
+
+class BadImage(ValueError):
+    """An image file whose content cannot be used."""
+
+
+UNUSABLE = (
+    BadImage,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+"""What `Source.read_image` raises for an image that is bad whenever it is read.
+
+Other errors (a disk that fails, too many open files) are the machine's: the same
+image may be read a moment later, and to pass over it would make the stream of batches
+depend on the weather.
+"""
+
+
+_MOST_PIXELS = 2**28
+"""Of an image whose size nobody has annotated; 805 MB when decoded."""
+
+_STRAIGHT_TO_RGB = getattr(cv2, 'IMREAD_COLOR_RGB', None)
+"""OpenCV 4.11 and newer. Only for JPEG, whose decoder orders channels as it is told: a
+test compares both ways."""
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """(H,W,3) uint8 RGB of an image file, as `decode` reads it.
+
+    Raises:
+        BadImage: it is no image, not whole, or of more than 2**28 pixels.
+        OSError: it cannot be read.
+    """
+    return decode(file_content(path), None, os.fspath(path), 'a file')
+
+
+def file_content(path: str | os.PathLike) -> bytes:
+    """All of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, 'rb', buffering=0) as file:
+        return file.read()
+
+
+def decode(
+    content: bytes, size: tuple[int, int] | None, name: str, owner: str
+) -> np.ndarray:
+    """(H,W,3) uint8 RGB of `size`, as mmdet reads it.
+
+    Gray becomes three equal channels, 16 bits become 8, transparency is dropped, CMYK
+    is converted, and the image is turned as its EXIF orientation says.
+
+    Differs from mmdet: an image that is cut off is refused, where OpenCV may fill it
+    up; so are formats other than `image_header.KINDS`.
+
+    Args:
+        content: of the file.
+        size: height, width as annotated; None: any. A file that claims another size,
+            or too large a one, is refused before memory is taken for it.
+        name: of the file, for messages.
+        owner: what it belongs to, for messages.
+
+    Raises:
+        BadImage: it is no image, not whole, or not of `size`.
+
+    Source: mmcv.imfrombytes with flag='color', backend='cv2'.
+    """
+    header = image_header.read(content)
+    if header is None:
+        raise BadImage(
+            f'{name}: not an image ({image_header.KINDS}), '
+            f'{len(content)} bytes ({owner})'
+        )
+    _check_claim(header.size, size, name, owner)
+    if not header.whole:
+        raise BadImage(
+            f'{name}: cut off, a {header.kind} without its end in {len(content)} bytes '
+            f'({owner})'
+        )
+    image = _decode(content, header.kind)
+    if image is None:
+        raise BadImage(
+            f'{name}: a damaged {header.kind} or one that OpenCV cannot decode, '
+            f'{len(content)} bytes ({owner})'
+        )
+    if size is not None and image.shape[:2] != size:
+        raise _wrong_size(image.shape[:2], size, name, owner)
+    return image
+
+
+def _check_claim(claimed, size, name, owner):
+    """Raises BadImage if a file's header claims a size that it must not have."""
+    if claimed is None:
+        return
+    if size is None:
+        if math.prod(claimed) > _MOST_PIXELS:
+            raise BadImage(
+                f'{name}: {_size_text(claimed)}, more than {_MOST_PIXELS:,} pixels '
+                f'({owner})'
+            )
+    # Either way round: an EXIF orientation may turn it.
+    elif claimed not in (size, size[::-1]):
+        raise _wrong_size(claimed, size, name, owner)
+
+
+def _decode(content, kind):
+    """RGB image, or None; OpenCV returns None for some nonsense, raises for other."""
+    straight = kind == 'JPEG' and _STRAIGHT_TO_RGB is not None
+    flag = _STRAIGHT_TO_RGB if straight else cv2.IMREAD_COLOR
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    except cv2.error:
+        return None
+    if straight or image is None:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _wrong_size(found, annotated, name, owner):
+    hint = ''
+    if found == annotated[::-1]:
+        hint = (
+            '. Width and height are swapped: often the image carries an EXIF '
+            'orientation that the annotation tool did not apply'
+        )
+    return BadImage(
+        f'{name}: {_size_text(found)}, but annotated as {_size_text(annotated)} '
+        f'({owner}){hint}'
+    )
+
+
+def _size_text(size):
+    return f'{size[1]}x{size[0]} (width x height)'

@@ -1,0 +1,1 @@
+"""Generated images of colored shapes: a data set that is a formula."""

@@ -1,0 +1,115 @@
+"""Images and boxes from a data set of TensorFlow Datasets. No TensorFlow."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from atss_jax.data import image_file
+from atss_jax.data.coco.annotation_file import CocoFile
+from atss_jax.data.coco.dataset import select
+from atss_jax.data.records import Record
+from atss_jax.data.tfds.index import read_index
+from atss_jax.data.tfds.storage import folder_of, open_builder, open_rows, record_errors
+
+
+class TFDSDataset:
+    """A split of a data set prepared as array_record, as a `Source`.
+
+    Made by `python -m atss_jax prepare-tfds` from a COCO file, it lists the same
+    records in the same order as `CocoDataset` of that file, and gives the same
+    images: training is equal bit for bit. TensorFlow Datasets' own `coco` is read
+    as well as its records allow: `tfds_scan.scan` says what they lost.
+
+    Annotations of all records come from an index (`tfds_index`), since the plan needs
+    them; of images a process reads those that it loads and no others. Worker
+    processes get the chosen records (some 30 MB for COCO's train2017), not the index.
+
+    Attributes:
+        classes: name of each label.
+        category_ids: COCO category id of each label.
+        records: the images left after filtering.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        name: str,
+        split: str,
+        classes: tuple[str, ...] | None = None,
+        filter_empty_gt: bool = True,
+        min_size: int = 32,
+        test_mode: bool = False,
+        indices: int | None = None,
+    ):
+        """Reads the index; images are first touched by `read_image`.
+
+        Args:
+            data_dir: folder of prepared data sets, local or in a bucket (`gs://...`).
+            name: dataset/config:version, such as 'coco/2017:1.1.0'.
+            split: 'train', 'validation' or what the data set has.
+            classes: as `CocoDataset`'s, and so on.
+            filter_empty_gt: drop images without any annotation of a wanted category.
+            min_size: drop images whose shorter side is below this.
+            test_mode: keep every image whatever the two above say.
+            indices: only the first so many of the images that are left.
+
+        Raises:
+            FileNotFoundError: nothing is prepared there.
+            ValueError: no such split or class, or no image left.
+            OSError: records cannot be read.
+        """
+        self.data_dir, self.name, self.split = data_dir, name, split
+        self._label = f'{folder_of(data_dir, name)} {split}'
+        self.classes, self.category_ids, self.records = select(
+            self._index,
+            '',
+            classes,
+            filter_empty_gt=filter_empty_gt,
+            min_size=min_size,
+            test_mode=test_mode,
+            indices=indices,
+        )
+        rows = np.argsort(self._index.image_ids)
+        self._rows_by_id = rows, self._index.image_ids[rows]
+
+    def __getstate__(self) -> dict:
+        """Without the index and open files: any process can open these again."""
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ('_index', '_rows')
+        }
+
+    @functools.cached_property
+    def _index(self) -> CocoFile:
+        return read_index(open_builder(self.data_dir, self.name), self.split)
+
+    @functools.cached_property
+    def _rows(self) -> Sequence[dict[str, Any]]:
+        return open_rows(open_builder(self.data_dir, self.name), self.split)
+
+    def read_image(self, record: Record) -> np.ndarray:
+        """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+        Raises:
+            OSError: the record cannot be read.
+            images.BadImage: it is no image, not whole, or not of this size.
+            ValueError: records and index do not go together.
+        """
+        owner = f'image id {record.image_id}, {self._label}'
+        rows, image_ids = self._rows_by_id
+        row = int(rows[np.searchsorted(image_ids, record.image_id)])
+        with record_errors(f'{record.file_name} (record {row}, {owner})'):
+            found = self._rows[row]
+        if int(found['image/id']) != record.image_id:
+            raise ValueError(
+                f'{self._label}: record {row} has image id {found["image/id"]}, its '
+                f'index says {record.image_id}; prepare the data set again'
+            )
+        return image_file.decode(found['image'], record.size, record.file_name, owner)
+
+    def ground_truth(self) -> dict:
+        """All annotations of the split as a COCO dict; nothing is filtered."""
+        return self._index.as_dict()

@@ -1,0 +1,231 @@
+"""Turns a COCO file and its images into a data set of TensorFlow Datasets.
+
+Records are those of `coco/2017`, with exact numbers beside the rounded ones. Anyone can
+read them: `tfds.builder_from_directory(DIR).as_data_source('train')`.
+"""
+
+import itertools
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from atss_jax.data.coco import annotation_file
+from atss_jax.data.coco.dataset import check_paths
+from atss_jax.data.tfds.examples import examples, features
+from atss_jax.data.tfds.index import fingerprint, index_name, read_index, save
+from atss_jax.data.tfds.scan import is_prepared_by_us
+from atss_jax.data.tfds.storage import (
+    check_name,
+    folder_of,
+    is_local,
+    open_builder,
+    parse_name,
+    record_errors,
+)
+from atss_jax.files.lock import locked
+
+SHARD_BYTES = 256 << 20
+_DESCRIPTION = (
+    'Images and boxes of a COCO annotation file, prepared by atss-jax. Features as '
+    'in coco/2017; beside them, exactly as annotated: image/height, image/width, '
+    'objects/bbox_exact (x, y, width, height in pixels), objects/area_exact, '
+    'objects/category_id, objects/ignore.'
+)
+
+
+def prepare(
+    ann_file: str,
+    img_prefix: str,
+    data_dir: str,
+    name: str,
+    split: str,
+    on_error: str = 'raise',
+    shard_bytes: int = SHARD_BYTES,
+) -> pathlib.Path:
+    """Writes one split; the data set's other splits, if any, stay as they are.
+
+    Records are in the order of the annotation file; the bytes of images are not
+    touched, nor looked at. Nothing stands where it would be read until all is written.
+
+    Args:
+        ann_file: the COCO file.
+        img_prefix: folder that its `file_name`s are relative to.
+        data_dir: local folder of prepared data sets.
+        name: dataset/config:version.
+        split: of the data set: 'train', 'validation' or another word.
+        on_error: 'raise' about malformed records, or 'skip': see `coco_json.read`.
+        shard_bytes: images go to as many files as it takes to keep each below this.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        FileNotFoundError: annotation file or images are missing.
+        ValueError: a malformed file or name; a split that is there; other categories.
+        OSError: another process prepares this set; files cannot be written.
+    """
+    folder = _local_folder(data_dir, name)
+    check_name('split', split)
+    check_paths(ann_file, img_prefix)
+    file = annotation_file.read(ann_file, on_error)
+    paths = [os.path.join(img_prefix, name) for name in file.file_names]
+    sizes = _image_bytes(paths, file)
+    _check_categories(file)
+    with locked(folder.with_name(f'.{folder.name}.lock'), wait=False):
+        splits = _other_splits(data_dir, name, split, file)
+        staging = folder.with_name(f'{folder.name}.incomplete')
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        try:
+            count = max(1, min(-(-sum(sizes) // shard_bytes), len(paths)))
+            _write(staging, file, paths, name, split, count, splits)
+            _publish(staging, folder, split)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+# Checks ------------------------------------------------------------------------------
+
+
+def _local_folder(data_dir: str, name: str) -> pathlib.Path:
+    folder = folder_of(data_dir, name)
+    if not is_local(folder):
+        raise ValueError(
+            f'--data_dir {data_dir}: expected a local folder; prepare there, then copy '
+            'it to the bucket (docs/data.md has the command)'
+        )
+    return pathlib.Path(folder)
+
+
+def _image_bytes(paths: list[str], file: annotation_file.CocoFile) -> list[int]:
+    if not paths:
+        raise ValueError(f'{file.path}: has no images')
+    sizes = [os.path.getsize(path) if os.path.isfile(path) else -1 for path in paths]
+    if (missing := sizes.count(-1)) > 0:
+        first = sizes.index(-1)
+        raise FileNotFoundError(
+            f'{paths[first]}: no such file (image id {file.image_ids[first]}, '
+            f'{file.path}); {missing} of {len(paths)} images are missing'
+        )
+    return sizes
+
+
+def _check_categories(file: annotation_file.CocoFile) -> None:
+    """Their names stand in a text file, one a line, without space around them."""
+    for id_, name in file.categories.items():
+        if name != name.strip() or len(name.splitlines()) != 1:
+            raise ValueError(
+                f'{file.path}: category id {id_}: name {name!r} begins or ends with '
+                'space or has several lines, which TensorFlow Datasets cannot store'
+            )
+    if not file.categories:
+        raise ValueError(f'{file.path}: has no categories')
+
+
+def _other_splits(
+    data_dir: str, name: str, split: str, file: annotation_file.CocoFile
+) -> list[Any]:
+    """`SplitInfo`s of what is prepared there, which must go together with `file`."""
+    folder = folder_of(data_dir, name)
+    if not (folder / 'dataset_info.json').exists():
+        return []
+    builder = open_builder(data_dir, name)
+    if split in builder.info.splits:
+        raise ValueError(
+            f'{folder}: split {split!r} is prepared already; choose another --name or '
+            'version, or delete this folder first'
+        )
+    for other in builder.info.splits if is_prepared_by_us(builder) else ():
+        categories = read_index(builder, other).categories
+        if list(categories.items()) != list(file.categories.items()):
+            raise ValueError(
+                f'{file.path}: categories {file.categories}, but split {other!r} of '
+                f'{folder} has {categories}; they must be the same in the same order'
+            )
+    if builder.info.features.to_json() != features(file).to_json():
+        raise ValueError(
+            f'{folder}: holds a data set with other features; choose another --name'
+        )
+    return list(builder.info.splits.values())
+
+
+# Writing -----------------------------------------------------------------------------
+
+
+def _write(staging, file, paths, name, split, count, others):
+    """The shards, the index and the description, all in `staging`."""
+    import tensorflow_datasets as tfds
+
+    dataset, _, _ = parse_name(name)
+    form = features(file)
+    records = (form.serialize_example(one) for one in examples(file, paths))
+    bounds = np.linspace(0, len(paths), count + 1).round().astype(int)
+    lengths, total = np.diff(bounds).tolist(), 0
+    title = f'prepare {name} {split}'
+    with tqdm.tqdm(total=len(paths), desc=title, unit='images', disable=None) as bar:
+        for shard, length in enumerate(lengths):
+            path = f'{dataset}-{split}.array_record-{shard:05d}-of-{count:05d}'
+            some = itertools.islice(records, length)
+            total += _write_shard(staging / path, some, bar)
+    splits = [*others, tfds.core.SplitInfo(split, lengths, total)]
+    info = _describe(staging, form, parse_name(name), splits)
+    save(staging / index_name(split), file, fingerprint(info, split))
+
+
+def _write_shard(path: pathlib.Path, records: Iterable[bytes], bar: tqdm.tqdm) -> int:
+    """Number of bytes of the records."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    total = 0
+    with record_errors(str(path)):
+        # Images are compressed already.
+        writer = ArrayRecordWriter(str(path), 'group_size:1,uncompressed')
+        for record in records:
+            writer.write(record)
+            total += len(record)
+            bar.update()
+        writer.close()
+    return total
+
+
+def _describe(staging, form, name, splits):
+    """Writes what says how to read the records."""
+    import tensorflow_datasets as tfds
+
+    dataset, config, version = name
+    identity = tfds.core.DatasetIdentity(
+        name=dataset,
+        version=tfds.core.Version(version),
+        data_dir=str(staging),
+        module_name='',
+        config_name=config or None,
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description=_DESCRIPTION,
+        features=form,
+        disable_shuffling=True,
+    )
+    info.set_file_format('array_record')
+    info.set_splits(tfds.core.SplitDict(splits))
+    info.write_to_directory(staging)
+    return info
+
+
+def _publish(staging: pathlib.Path, folder: pathlib.Path, split: str) -> None:
+    """Moves what is written to where it is read; `dataset_info.json` says so last."""
+    if not folder.exists():
+        os.rename(staging, folder)
+        return
+    for left in folder.glob(f'*-{split}.*'):  # of a run stopped right here
+        left.unlink()
+    names = sorted(path.name for path in staging.iterdir())
+    names.remove('dataset_info.json')
+    for name in [*names, 'dataset_info.json']:
+        os.replace(staging / name, folder / name)

@@ -1,0 +1,1 @@
+"""Images of data, assignment, detections and runs, drawn by OpenCV."""

@@ -1,0 +1,1 @@
+"""Effects on disk that know nothing of detection: downloads, locks, writing."""

@@ -1,0 +1,63 @@
+"""Files written whole or not at all, and JSON files read with a clear error."""
+
+import contextlib
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a temporary path in the same folder, which becomes `path` at the end.
+
+    Whatever happens inside the `with` block, `path` holds either what it held before
+    or all of the new content. The temporary name ends as `path` does, for writers that
+    choose a format by it. Missing folders are made; permissions follow the umask.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = f'{os.getpid()}-{threading.get_ident()}'
+    temporary = path.with_name(f'.{writer}.{path.name}')
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a binary file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
+    """Writes a JSON file, whole or not at all; it ends with a line break."""
+    write_text(path, json.dumps(value, indent=indent) + '\n')
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a small JSON file that this project wrote.
+
+    Raises:
+        ValueError: it is not JSON any more.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(
+            f'{path} is not JSON ({error}): it was damaged after it was written; put '
+            'back a copy, or use another --workdir'
+        ) from error

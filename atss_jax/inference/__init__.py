@@ -1,0 +1,1 @@
+"""A trained detector on any images: loading, batching, results, export."""

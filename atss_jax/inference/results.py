@@ -1,0 +1,77 @@
+"""What is found in one image, as a user of the package gets it."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageDetections:
+    """Objects found in one image, best first.
+
+    Attributes:
+        boxes: (N,4) float32 xyxy in pixels of the image as it was given.
+        scores: (N,) float32.
+        labels: (N,) int32 indices into `classes`.
+        classes: names of all classes that the detector knows.
+        size: height, width of the image.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each object."""
+        return [self.classes[label] for label in self.labels]
+
+    def keep(
+        self, score_thr: float = 0.0, labels: Collection[int] | None = None
+    ) -> 'ImageDetections':
+        """Those with scores of at least `score_thr`, of some labels or of all.
+
+        Raises:
+            ValueError: a label is not an index into `classes`.
+        """
+        kept = self.scores >= score_thr
+        known = range(len(self.classes))
+        if wrong := {k for k in (() if labels is None else labels) if k not in known}:
+            raise ValueError(
+                f'labels {sorted(map(str, wrong))}: expected indices into `classes`, '
+                f'0 to {len(self.classes) - 1}'
+            )
+        if labels is not None:
+            kept &= np.isin(self.labels, list(labels))
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+        )
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, with names in `data['class_name']`.
+
+        Raises:
+            ImportError: the package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError(
+                'to_supervision needs a package: pip install supervision'
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.labels.astype(int),
+            data={'class_name': np.array(self.names, str)},
+        )

@@ -1,0 +1,1 @@
+"""Optimizers, schedules and averaging: pytrees in and out, no training state."""

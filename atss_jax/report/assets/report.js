@@ -1,0 +1,88 @@
+'use strict';
+
+// Tables: a click on a heading sorts by it, best first; another turns the order round.
+for (const heading of document.querySelectorAll('.sortable thead th')) {
+  heading.querySelector('button').addEventListener('click', () => sortBy(heading));
+}
+
+function sortBy(heading) {
+  const row = heading.parentElement;
+  const column = [...row.children].indexOf(heading);
+  const byName = column === 0;
+  const first = byName ? 'ascending' : 'descending';
+  const second = byName ? 'descending' : 'ascending';
+  const order = heading.getAttribute('aria-sort') === first ? second : first;
+  for (const other of row.children) other.setAttribute('aria-sort', 'none');
+  heading.setAttribute('aria-sort', order);
+  const sign = order === 'ascending' ? 1 : -1;
+  const body = row.closest('table').tBodies[0];
+  const value = (line) => line.children[column].dataset.value;
+  const compare = (a, b) => {
+    if (byName) return sign * value(a).localeCompare(value(b));
+    // What could not be measured stays at the end.
+    if (value(a) === '' || value(b) === '') return (value(a) === '') - (value(b) === '');
+    return sign * (Number(value(a)) - Number(value(b)));
+  };
+  body.append(...[...body.rows].sort(compare));
+}
+
+const curve = document.getElementById('curve');
+curve.addEventListener('change', () => {
+  for (const group of document.querySelectorAll('[data-curve]')) {
+    group.toggleAttribute('hidden', group.dataset.curve !== curve.value);
+  }
+});
+
+// The images are left out of a report without errors, and with them the controls.
+const controls = document.getElementById('controls');
+if (controls) {
+  controls.addEventListener('submit', (event) => event.preventDefault());
+  controls.addEventListener('change', showBoxes);
+  for (const button of controls.querySelectorAll('[data-all]')) {
+    button.addEventListener('click', () => {
+      for (const box of controls.querySelectorAll('[name=kind]')) {
+        box.checked = button.dataset.all === 'on';
+      }
+      showBoxes();
+    });
+  }
+  for (const button of document.querySelectorAll('.enlarge')) {
+    button.addEventListener('click', () => {
+      const figure = button.closest('figure');
+      const isLarge = figure.classList.toggle('large');
+      button.setAttribute('aria-pressed', isLarge);
+      button.textContent = isLarge ? 'shrink' : 'enlarge';
+      figure.scrollIntoView({ block: 'nearest' });
+    });
+  }
+  showBoxes();
+}
+
+// An image stays while a box of the wanted class and kind is in it, shown or not.
+// Objects that were found, or lie in a crowd, are of no kind: the class decides.
+function showBoxes() {
+  const checked = (name) => new Set(
+    [...controls.querySelectorAll(`[name=${name}]:checked`)].map((box) => box.value));
+  const sides = checked('side');
+  const kinds = checked('kind');
+  const kindsThereAre = new Set(
+    [...controls.querySelectorAll('[name=kind]')].map((box) => box.value));
+  const wanted = document.getElementById('class').value;
+  const figures = document.querySelectorAll('#gallery figure');
+  let shown = 0;
+  for (const figure of figures) {
+    let isWanted = false;
+    for (const box of figure.querySelectorAll('.box')) {
+      const { kind, label, side } = box.dataset;
+      const isOfKind = kinds.has(kind);
+      const fits = (wanted === '' || wanted === label)
+        && (isOfKind || !kindsThereAre.has(kind));
+      isWanted ||= fits && isOfKind;
+      box.hidden = !(fits && sides.has(side));
+    }
+    figure.hidden = !isWanted;
+    shown += isWanted;
+  }
+  document.getElementById('gallery').classList.toggle('no-names', !sides.has('names'));
+  document.getElementById('shown').textContent = `${shown} of ${figures.length} images`;
+}

@@ -1,0 +1,1 @@
+"""PyTorch checkpoint files, read and written without PyTorch."""

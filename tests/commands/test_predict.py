@@ -1,0 +1,240 @@
+"""predict.py: what it writes, and what a user reads when something is wrong."""
+
+import csv
+import importlib
+import json
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from atss_jax.evaluation.evaluate import evaluate_workdir
+from atss_jax.files.read_ahead import ahead
+from atss_jax.inference.detector import Detector
+from atss_jax.inference.image_list import find
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def images(small_data, tmp_path):
+    """A folder of nine images, one of them in a folder of its own."""
+    folder = shutil.copytree(small_data / 'val', tmp_path / 'pictures')
+    (folder / 'deep').mkdir()
+    first = min(folder.glob('*.png'))
+    first.rename(folder / 'deep' / first.name)
+    return folder
+
+
+@pytest.fixture
+def predict(small_run, tmp_path, capsys, monkeypatch):
+    """`predict(*arguments)` runs `main()` of predict.py: status, out, err."""
+    out = tmp_path / 'out'
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments, workdir=small_run.workdir):
+        words = ['predict.py', f'--workdir={workdir}', f'--out={out}', *arguments]
+        monkeypatch.setattr(sys, 'argv', list(map(str, words)))
+        try:
+            status = importlib.import_module('predict').main()
+        except SystemExit as end:
+            status = end.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def content(out):
+    results = json.loads((out / 'detections.json').read_text())
+    listed = json.loads((out / 'pictures.json').read_text())
+    with (out / 'detections.csv').open() as file:
+        return results, listed, list(csv.DictReader(file))
+
+
+def test_a_folder(predict, images, small_run, tmp_path):
+    status, text, _ = predict(images, '--score_thr=0', '--batch_size=2')
+    assert status == 0 and '9 images' in text
+    out = tmp_path / 'out'
+    drawn = {str(p.relative_to(out)) for p in out.rglob('*.jpg')}
+    files = sorted(images.rglob('*.png'))
+    names = [p.relative_to(images).with_suffix('.jpg') for p in files]
+    assert drawn == {f'pictures/{name}' for name in names}
+    image = cv2.imread(str(out / 'pictures' / names[0]))
+    assert min(image.shape[:2]) == 320
+    results, listed, rows = content(out)
+    assert [one['file_name'] for one in listed['images']] == list(map(str, files))
+    assert listed['categories'][0] == {'id': 1, 'name': 'red'}
+    # The same as the detector says, in the same order.
+    best = Detector.load(small_run.workdir, batch_size=2).predict(files)
+    assert len(results) == len(rows) == sum(map(len, best)) > 50
+    (one, *_), first = best, results[0]
+    assert first['image_id'] == 1 and rows[0]['file'] == str(files[0])
+    assert first['score'] == pytest.approx(float(one.scores[0]), abs=1e-6)
+    assert first['category_id'] == one.labels[0] + 1
+    x1, y1, x2, y2 = one.boxes[0].tolist()
+    assert first['bbox'] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-4)
+    assert rows[0]['class'] == one.names[0]
+    assert float(rows[0]['x2']) == pytest.approx(x2, abs=0.01)
+
+
+def test_ids_of_a_coco_file(predict, small_data, small_run, tmp_path):
+    """What is written then is what the evaluation writes."""
+    truth = f'--ann_file={small_data / "val.json"}'
+    flags = truth, '--score_thr=0', '--batch_size=2', '--no_pictures'
+    assert predict(small_data / 'val', *flags)[0] == 0
+    results, listed, _ = content(tmp_path / 'out')
+    assert {one['name']: one['id'] for one in listed['categories']} == {
+        'red': 7,
+        'green': 2,
+        'blue': 11,
+    }
+    workdir = shutil.copytree(small_run.workdir, tmp_path / 'run')
+    evaluate_workdir(str(workdir))
+    (file,) = (workdir / 'evaluation').glob('val_*_detections.json')
+
+    def rows(results):
+        order = sorted(results, key=lambda one: (one['image_id'], -one['score']))
+        return [
+            [r['image_id'], r['category_id'], r['score'], *r['bbox']] for r in order
+        ]
+
+    expected = rows(json.loads(file.read_text()))
+    np.testing.assert_allclose(rows(results), expected, atol=1e-3)
+    status, _, err = predict(small_data / 'train', *flags)
+    assert status == 1 and 'does not list' in err
+
+
+def test_bad_images_are_named_and_the_rest_goes_on(predict, images, tmp_path):
+    first, second, *_ = sorted(images.glob('*.png'))
+    first.write_text('oops')
+    second.write_bytes(second.read_bytes()[:100])
+    status, text, err = predict(images, '--no_pictures', '--batch_size=2')
+    assert status == 3
+    assert '7 images' in text and '2 of 9 files could not be read' in text
+    assert f'{first}: not an image' in err and f'{second}: cut off' in err
+    assert not list((tmp_path / 'out').rglob('*.jpg'))
+    assert len(content(tmp_path / 'out')[1]['images']) == 7
+
+
+def test_only_some_classes_above_a_score(predict, images, tmp_path):
+    every = '--no_pictures', '--batch_size=2', '--score_thr=0'
+    predict(images, *every)
+    rows = content(tmp_path / 'out')[2]
+    middle = sorted(float(row['score']) for row in rows)[len(rows) // 2] + 5e-5
+    wanted = [
+        row
+        for row in rows
+        if row['class'] in ('red', 'blue') and float(row['score']) >= middle
+    ]
+    flags = '--classes=red,blue', f'--score_thr={middle}'
+    predict(images, *every[:2], *flags)
+    assert content(tmp_path / 'out')[2] == wanted
+
+
+def test_a_video(predict, images, tmp_path, small_run):
+    """Every frame is looked at, in order; a small one is enlarged."""
+    video, code = tmp_path / 'clip.avi', cv2.VideoWriter_fourcc(*'MJPG')
+    writer = cv2.VideoWriter(str(video), code, 10.0, (80, 40))
+    for value in range(5):
+        writer.write(np.full((40, 80, 3), 40 * value, np.uint8))
+    writer.release()
+    broken = tmp_path / 'broken.mp4'
+    broken.write_text('oops')
+    status, text, err = predict(video, broken, '--score_thr=0', '--batch_size=2')
+    assert status == 3 and '5 images' in text
+    assert f'{broken}: not a video' in err
+    listed = content(tmp_path / 'out')[1]['images']
+    assert [one['frame'] for one in listed] == [0, 1, 2, 3, 4]
+    capture = cv2.VideoCapture(str(tmp_path / 'out' / 'pictures' / 'clip.mp4'))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    brightness = []
+    while (frame := capture.read())[0]:
+        assert frame[1].shape == (320, 640, 3)
+        brightness.append(np.median(frame[1][-40:]))
+    assert len(brightness) == 5 and sorted(brightness) == brightness
+
+
+def test_test_time_augmentation_and_overrides_with_spaces(predict, images, tmp_path):
+    tta = "--config.test_cfg.tta={'img_scales': ((64, 32),), 'flip': False}"
+    flags = '--score_thr=0', '--batch_size=2', '--no_pictures'
+    predict(images, *flags)
+    plain = content(tmp_path / 'out')
+    status, text, _ = predict(tta, *flags, '--tta', images)
+    assert status == 0 and 'scales ((64, 32),)' in text
+    assert content(tmp_path / 'out') == plain
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'parts'),
+    [
+        (('EMPTY',), ('no images in', 'empty', '.jpg')),
+        (('EMPTY/none.jpg',), ('no image or folder at',)),
+        (('EMPTY/*.jpg',), ('no file is like',)),
+        (('IMAGES', '--classes=red,gren'), ("'gren'", "did you mean 'green'?")),
+        (('IMAGES', '--device=tpu'), ('no tpu',)),
+        (('IMAGES', '--config.test_cfg.scor_thr=1'), ('test_cfg.scor_thr',)),
+    ],
+)
+def test_what_is_refused(predict, images, tmp_path, arguments, parts):
+    (tmp_path / 'empty').mkdir()
+    words = [
+        word.replace('EMPTY', str(tmp_path / 'empty')).replace('IMAGES', str(images))
+        for word in arguments
+    ]
+    status, _, err = predict(*words)
+    assert status == 1 and len(err.splitlines()) == 1
+    for part in parts:
+        assert part in err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_no_image_can_be_read(predict, tmp_path):
+    file = tmp_path / 'notes.txt'
+    file.write_text('oops')
+    status, _, err = predict(file)
+    assert status == 1 and 'none of 1 files can be read' in err
+
+
+def test_no_checkpoint(predict, images, small_run, tmp_path):
+    (tmp_path / 'run').mkdir()
+    shutil.copy(small_run.workdir / 'config.json', tmp_path / 'run')
+    status, _, err = predict(images, workdir=tmp_path / 'run')
+    assert status == 1 and 'no checkpoints in' in err
+
+
+def test_missing_and_unknown_flags(predict, images):
+    assert predict()[0] == 2
+    assert predict(images, '--treshold=1')[0] == 2
+
+
+# The list of files -------------------------------------------------------------------
+
+
+def test_names_are_unique_and_results_are_not_looked_at(tmp_path):
+    for name in ('a/x.png', 'a/x.jpg', 'b/x.png', 'a/out/x.jpg', 'a/notes.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    inputs = [str(tmp_path / 'a'), str(tmp_path / 'b/*'), str(tmp_path / 'a/x.png')]
+    found = find(inputs, tmp_path / 'a' / 'out')
+    assert [(str(i.path.relative_to(tmp_path)), i.name) for i in found] == [
+        ('a/x.jpg', 'x.jpg'),
+        ('a/x.png', 'x_2.jpg'),
+        ('b/x.png', 'x_3.jpg'),
+    ]
+
+
+def test_ahead_keeps_order_and_stops_with_its_reader():
+    taken = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    assert list(ahead(lambda x: x * x, range(50), 3)) == [x * x for x in range(50)]
+    results = ahead(lambda x: 1 // (x - 3), items(), 2)
+    with pytest.raises(ZeroDivisionError):
+        list(results)
+    assert len(taken) < 12

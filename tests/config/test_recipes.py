@@ -1,0 +1,292 @@
+"""The recipes: what they say at full size, and a short run of each at a reduced one.
+
+The runs share shapes, so that recipes that compute alike share compiled programs.
+"""
+
+import json
+import math
+import os
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from atss_jax.commands.main import main
+from atss_jax.config import build_experiment, load_config
+from atss_jax.data.batch import variants
+from atss_jax.data.transforms import Jitter
+from atss_jax.models.detector import parameter_count
+from atss_jax.training.loop import train
+from atss_jax.weights import torchvision
+from tests.conftest import ROOT
+
+# Trained and frozen parameters with 80 classes; R50's is mmdetection's own count.
+X101_32X8D = 'open-mmlab://detectron2/resnext101_32x8d'
+X101_64X4D = 'open-mmlab://resnext101_64x4d'
+PARAMETERS = {18: 19_275_674, 50: 32_295_322, 101: 51_287_450}
+DEPTHS = {
+    'atss_r50_1x': 50,
+    'atss_r101_1x': 101,
+    'atss_r50_2x_ms': 50,
+    'atss_r101_2x_ms': 101,
+    'atss_r50_caffe_1x': 50,
+    'atss_r18_lsj_200e': 18,
+    'atss_r50_lsj_200e': 50,
+    'atss_r101_lsj_200e': 101,
+}
+# Type of the backbone, its stages with DCNv2, parameters.
+FAMILY = {
+    'atss_r50_dcn_1x': ('torchvision://resnet50', '.xxx', 33_291_055),
+    'atss_r101_dcn_2x_ms': ('torchvision://resnet101', '.xxx', 53_341_178),
+    'atss_x101_32x8d_2x_ms': (X101_32X8D, '....', 95_529_626),
+    'atss_x101_64x4d_2x_ms': (X101_64X4D, '....', 90_193_562),
+    'atss_x101_32x8d_dcn_2x_ms': (X101_32X8D, '..xx', 102_870_926),
+    'atss_x101_64x4d_dcn_2x_ms': (X101_64X4D, '..xx', 97_534_862),
+    'atss_r50_dyhead_1x': ('torchvision://resnet50', '....', 39_071_682),
+}
+# The others run the same parts; `make test-slow` has them all.
+SLOW = [
+    'atss_r101_dcn_2x_ms',
+    'atss_x101_32x8d_2x_ms',
+    'atss_x101_32x8d_dcn_2x_ms',
+    'atss_x101_64x4d_2x_ms',
+    'atss_x101_64x4d_dcn_2x_ms',
+]
+RUNS = [
+    *DEPTHS,
+    *(
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in FAMILY
+    ),
+]
+LSJ = [name for name in DEPTHS if 'lsj' in name]
+MS = [name for name in (*DEPTHS, *FAMILY) if name.endswith('ms')]
+
+
+def path_of(name):
+    return str(ROOT / 'configs' / f'{name}.py')
+
+
+def experiment_of(name):
+    return build_experiment(load_config(path_of(name)))
+
+
+# At full size ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', DEPTHS)
+def test_parameters(name):
+    experiment = experiment_of(name)
+    depth = DEPTHS[name]
+    assert experiment.model.backbone.depth == depth
+    assert parameter_count(experiment.model) == PARAMETERS[depth]
+    caffe = 'open-mmlab://detectron2/resnet50_caffe'
+    wanted = caffe if 'caffe' in name else f'torchvision://resnet{depth}'
+    assert experiment.pretrained == wanted
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_family(name):
+    """As the authors' configs/atss/*.yaml and their README's note 4; mmdet's DyHead."""
+    pretrained, stages, parameters = FAMILY[name]
+    experiment = experiment_of(name)
+    backbone, neck, head = (
+        getattr(experiment.model, part) for part in ('backbone', 'neck', 'bbox_head')
+    )
+    assert experiment.pretrained == pretrained
+    scheme, _, file = pretrained.partition('://')
+    known = {'torchvision': torchvision.TORCHVISION_FILES}
+    assert file in known.get(scheme, torchvision.OPENMMLAB_FILES)
+    deformable = backbone.stage_with_dcn if backbone.dcn else (False,) * 4
+    assert ''.join('.x'[int(on)] for on in deformable) == stages
+    assert head.dcn_on_last_conv == ('x' in stages)
+    width = {X101_32X8D: (32, 8), X101_64X4D: (64, 4)}.get(pretrained, (1, 4))
+    assert (backbone.groups, backbone.base_width) == width
+    assert backbone.depth == (50 if 'r50' in name else 101)
+    assert isinstance(neck, tuple) == (name == 'atss_r50_dyhead_1x')
+    assert head.stacked_convs == (0 if isinstance(neck, tuple) else 4)
+    assert parameter_count(experiment.model) == parameters
+    normalizers = {data.normalizer for data in experiment.data.values()}
+    (normalizer,) = normalizers
+    assert normalizer.to_rgb == (pretrained != X101_32X8D)
+    assert backbone.norm_cfg['requires_grad'] == normalizer.to_rgb
+
+
+@pytest.mark.parametrize('name', [x for x in FAMILY if 'x101' in x and 'dcn' in x])
+def test_multi_scale_testing_at_the_authors_scales(name):
+    """TEST.BBOX_AUG of atss_dcnv2_X_101_64x4d_FPN_2x.yaml, and the plain scale."""
+    experiment = experiment_of(name)
+    views = variants(experiment.data['test'].pipeline, experiment.tta)
+    sides = (400, 500, 600, 640, 700, 800, 900, 1000, 1100, 1200, 1300, 1400, 1800)
+    expected = {
+        ((1333 if side <= 800 else 3000, side), f) for side in sides for f in (0, 1)
+    }
+    assert {(view.pipeline.img_scale, view.flip) for view in views} == expected
+    assert len(views) == 26
+
+
+@pytest.mark.parametrize('name', LSJ)
+def test_large_scale_jitter_as_in_mmdetection(name):
+    """configs/atss/atss_r50_fpn_8xb8-amp-lsj-200e_coco.py and its bases, 3.3.0."""
+    experiment = experiment_of(name)
+    data = experiment.data['train'].pipeline
+    assert data.jitter == Jitter(
+        ratio_range=(0.1, 2.0),
+        crop_size=(1024, 1024),
+        allow_negative_crop=True,
+        min_gt_bbox_wh=(0.01, 0.01),
+        keep_empty=True,
+    )
+    assert (data.img_scale, data.flip_ratio) == ((1024, 1024), 0.5)
+    assert data.all_canvases() == ((1024, 1024),)
+    assert experiment.data['val'].pipeline.img_scale == (1333, 800)
+    assert experiment.times * experiment.total_epochs == 200
+    assert experiment.samples_per_gpu * 8 == 64
+    optimizer, rates = experiment.optimizer, experiment.lr_config
+    assert (optimizer.lr, optimizer.weight_decay) == (0.04, 4e-5)
+    assert (rates.warmup_iters, rates.warmup_ratio) == (1000, 0.067)
+    assert rates.step == (22, 24)
+    assert experiment.training_model.dtype == 'bfloat16'
+    assert experiment.model.dtype == 'float32'  # evaluation, as in mmdetection 3.x
+
+
+@pytest.mark.parametrize('name', MS)
+def test_multi_scale(name):
+    experiment = experiment_of(name)
+    data = experiment.data['train'].pipeline
+    assert data.jitter == Jitter(img_scales=((1333, 640), (1333, 800)))
+    assert data.all_canvases() == ((800, 1344), (1344, 800))
+    assert (experiment.total_epochs, experiment.lr_config.step) == (24, (16, 22))
+
+
+def test_caffe():
+    experiment = experiment_of('atss_r50_caffe_1x')
+    backbone = experiment.model.backbone
+    assert backbone.style == 'caffe' and not backbone.norm_cfg['requires_grad']
+    normalizers = {data.normalizer for data in experiment.data.values()}
+    (normalizer,) = normalizers
+    assert not normalizer.to_rgb and normalizer.std == (1, 1, 1)
+    assert normalizer.mean == (103.53, 116.28, 123.675)  # blue first
+
+
+@pytest.mark.parametrize('flag', [['--config'], []])
+def test_show_config(capsys, flag):
+    arguments = ['--config.optimizer.lr=0.3', *flag, path_of('atss_r50_lsj_200e')]
+    assert main(['show-config', *arguments]) == 0
+    text, _, count = capsys.readouterr().out.rpartition('parameters: ')
+    assert count == '32,295,322\n'
+    shown = json.loads(text)
+    assert shown['optimizer']['lr'] == 0.3 and shown['data']['train']['times'] == 8
+    assert build_experiment(shown).optimizer.lr == 0.3
+
+
+def test_show_config_refuses_what_it_does_not_know(capsys):
+    arguments = ['show-config', '--config', path_of('atss_r50_1x')]
+    assert main([*arguments, '--config.optimizer.rate=0.3']) == 1
+    assert "'optimizer.rate'" in capsys.readouterr().err
+    assert main([*arguments, '--rate=3']) == 1
+    assert '--rate=3' in capsys.readouterr().err
+
+
+def test_show_config_to_a_reader_that_leaves_early(monkeypatch):
+    """As `head` does: no traceback, not at the end of Python either."""
+    there, here = os.pipe()
+    os.close(there)
+    with os.fdopen(here, 'w') as stdout:
+        monkeypatch.setattr(sys, 'stdout', stdout)
+        assert main(['show-config', path_of('atss_r50_1x')]) == 0
+
+
+# Short runs --------------------------------------------------------------------------
+
+
+def reduced(name, changes=None):
+    """The recipe on 16 generated images an epoch, with one stage and 32 channels."""
+    config = load_config(path_of(name))
+    data = {}
+    for seed, split in enumerate(('train', 'val', 'test')):
+        pipeline = config.data[split].pipeline.to_dict()
+        for field in ('img_scale', 'img_scales'):
+            if pipeline.get(field):
+                pipeline[field] = shrunk(pipeline[field])
+        if pipeline.get('random_crop'):
+            crop = pipeline['random_crop']
+            crop['crop_size'] = shrunk(crop['crop_size'])
+        data[f'data.{split}'] = {
+            'type': 'ShapesDataset',
+            'num_images': 16 // config.data.train.times if split == 'train' else 4,
+            'seed': seed,
+            'min_size': 64,
+            'max_size': 80,
+            'max_objects': 3,
+            'object_size': (0.3, 0.65),
+            'min_visible': 0.6,
+            'max_rotation': 180.0,
+            'clutter': 1.0,
+            'noise': 8.0,
+            'pipeline': pipeline,
+        }
+    data['data.train']['times'] = config.data.train.times
+    overrides = {
+        'model.pretrained': None,
+        'model.backbone.depth': 50,
+        'model.backbone.num_stages': 1,
+        'model.backbone.out_indices': (0,),
+        'model.neck.in_channels': (256,),
+        'model.neck.start_level': 0,
+        'model.neck.out_channels': 32,
+        'model.neck.num_outs': 2,
+        'model.bbox_head.num_classes': 5,
+        'model.bbox_head.in_channels': 32,
+        'model.bbox_head.feat_channels': 32,
+        'model.bbox_head.stacked_convs': 1,
+        'model.bbox_head.anchor_generator.strides': (4, 8),
+        'data.samples_per_gpu': 1,
+        'data.workers_per_gpu': 0,
+        'data.max_boxes': 3,
+        'data.canvases': ((96, 96),),
+        'total_epochs': 1,
+        **data,
+        **(changes or {}),
+    }
+    if config.model.backbone.dcn is not None:
+        overrides['model.backbone.stage_with_dcn'] = (True,)
+        overrides['model.backbone.frozen_stages'] = 0
+    if config.test_cfg.tta is not None:
+        scales = config.test_cfg.tta.img_scales[:2]
+        overrides['test_cfg.tta.img_scales'] = shrunk(scales)
+    if isinstance(config.model.neck, list):
+        neck = 'model.neck'
+        overrides = {
+            path.replace(neck, f'{neck}.0'): value for path, value in overrides.items()
+        }
+        overrides |= {
+            f'{neck}.1.{name}': 32 for name in ('in_channels', 'out_channels')
+        }
+        overrides |= {f'{neck}.1.num_blocks': 1, 'model.bbox_head.stacked_convs': 0}
+    return load_config(path_of(name), overrides)
+
+
+def shrunk(scales):
+    """Scales and sizes, of which 1333 becomes 96."""
+    if isinstance(scales, int):
+        return scales * 96 // 1333
+    return tuple(shrunk(scale) for scale in scales)
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_two_steps_and_an_evaluation(name, tmp_path):
+    config = reduced(name)
+    full, small = experiment_of(name), build_experiment(config)
+    assert small.optimizer == full.optimizer and small.lr_config == full.lr_config
+    state = jax.device_get(train(config, str(tmp_path)))
+    assert state.step == 2 and state.healthy
+    lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    training, evaluation = (json.loads(line) for line in lines)
+    assert (training['kind'], training['step']) == ('train', 2)
+    assert all(math.isfinite(training[name]) for name in ('loss', 'grad_norm', 'lr'))
+    assert evaluation['kind'] == 'eval' and evaluation['AP'] is not None
+    assert (tmp_path / 'checkpoints' / '2').is_dir()
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(state.params)}
+    assert dtypes == {np.dtype(np.float32)}

@@ -1,0 +1,474 @@
+"""Rows and batches: the contract table, and the same bits however they are loaded."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from atss_jax.data.loader import (
+    EvalBatches,
+    Pipeline,
+    TrainBatches,
+    check_box_counts,
+    load_row,
+    prefetch,
+    started,
+)
+from atss_jax.data.plan import TrainPlan, eval_batches
+from atss_jax.data.records import Record, Records
+from atss_jax.data.shapes.dataset import ShapesDataset
+from tests.conftest import ROOT
+
+G = 5
+PIPELINE = Pipeline((64, 32), flip_ratio=0.5, max_boxes=G)
+TRUTH = {
+    'gt_boxes': ((G, 4), np.float32),
+    'gt_labels': ((G,), np.int32),
+    'gt_valid': ((G,), np.bool_),
+    'gt_ignored': ((G,), np.bool_),
+}
+IMAGE = {
+    'image_size': ((2,), np.int32),
+    'image_id': ((), np.int64),
+    'scale': ((2,), np.float32),
+    'original_size': ((2,), np.int32),
+    'row_valid': ((), np.bool_),
+    'skipped': ((), np.int64),
+}
+
+
+class Source:
+    """Images of noise in memory, of two shapes, with 0 to 4 boxes each."""
+
+    classes, category_ids = ('a', 'b'), (3, 9)
+
+    def __init__(self, count=11):
+        random = np.random.default_rng(0)
+        self.records = Records.from_list(
+            [self._record(random, k) for k in range(count)]
+        )
+
+    def _record(self, random, index):
+        height, width = size = ((40, 80), (70, 35))[index % 2]
+        corner = random.uniform(0, [width / 2, height / 2], (index % 5, 2))
+        boxes = np.concatenate(
+            [corner, corner + random.uniform(5, 30, corner.shape)], 1
+        )
+        return Record(
+            image_id=500 - index,
+            file_name=f'{index}.png',
+            size=size,
+            boxes=boxes.astype(np.float32),
+            labels=random.integers(0, 2, index % 5).astype(np.int32),
+            ignored=np.arange(index % 5) == 3,
+        )
+
+    def read_image(self, record):
+        random = np.random.default_rng(record.image_id)
+        return random.integers(1, 256, (*record.size, 3)).astype(np.uint8)
+
+
+def train_batches(source=None, rows=(0, 4), pipeline=PIPELINE):
+    source = source or Source()
+    index = pipeline.canvas_index(source)
+    plan = TrainPlan(index, pipeline.all_canvases(), 4, seed=1)
+    return TrainBatches(source, plan, pipeline, rows)
+
+
+def check_batch(batch, fields, rows, canvas):
+    expected = fields | {'image': ((*canvas, 3), np.uint8)}
+    assert set(batch) == set(expected)
+    for name, (shape, dtype) in expected.items():
+        assert batch[name].shape == (*rows, *shape), name
+        assert batch[name].dtype == dtype, name
+
+
+def assert_same(one, other):
+    assert set(one) == set(other)
+    for name in one:
+        assert one[name].dtype == other[name].dtype, name
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+@pytest.mark.parametrize('index', [3, 4])
+def test_a_row_keeps_the_contract(index, flip):
+    canvas = (64, 96)
+    row = load_row(Source(), index, canvas, PIPELINE, flip)
+    check_batch(row, IMAGE | TRUTH, (), canvas)
+    record = Source().records[index]
+    assert row['image_id'] == record.image_id
+    assert row['original_size'].tolist() == list(record.size)
+    assert row['row_valid']
+    count = len(record.labels)
+    assert row['gt_valid'].tolist() == [k < count for k in range(G)]
+    np.testing.assert_array_equal(row['gt_labels'][:count], record.labels)
+    np.testing.assert_array_equal(row['gt_ignored'][:count], record.ignored)
+    for name in TRUTH:
+        assert not row[name][count:].any()
+
+
+def test_image_fills_its_size_and_nothing_else():
+    row = load_row(Source(), 1, (96, 96), PIPELINE, flip=False)
+    height, width = row['image_size']
+    assert (height, width) == (64, 32)
+    assert row['image'][:height, :width].min() > 0
+    assert not row['image'][height:].any()
+    assert not row['image'][:, width:].any()
+
+
+def test_image_and_boxes_are_resized_alike():
+    source = Source()
+    record = source.records[4]  # 40x80 becomes 32x64
+    row = load_row(source, 4, (32, 64), PIPELINE, flip=False)
+    assert row['scale'].tolist() == pytest.approx([0.8, 0.8])
+    resized = cv2.resize(source.read_image(record), (64, 32))
+    np.testing.assert_array_equal(row['image'], resized)
+    expected = np.clip(record.boxes * np.float32(0.8), 0, [64, 32, 64, 32])
+    np.testing.assert_allclose(row['gt_boxes'][:4], expected, rtol=1e-6)
+
+
+def test_scale_is_of_each_axis():
+    pipeline = dataclasses.replace(PIPELINE, keep_ratio=False, img_scale=(64, 64))
+    row = load_row(Source(), 4, (64, 64), pipeline, flip=False)
+    assert row['scale'].tolist() == pytest.approx([64 / 80, 64 / 40])  # width, height
+
+
+def test_flip_mirrors_image_and_boxes():
+    plain = load_row(Source(), 3, (64, 64), PIPELINE, flip=False)
+    flipped = load_row(Source(), 3, (64, 64), PIPELINE, flip=True)
+    height, width = plain['image_size']
+    np.testing.assert_array_equal(
+        flipped['image'][:height, :width], plain['image'][:height, :width][:, ::-1]
+    )
+    assert not flipped['image'][:, width:].any()
+    x1, y1, x2, y2 = plain['gt_boxes'][:3].T
+    expected = np.stack([width - x2, y1, width - x1, y2], 1)
+    np.testing.assert_allclose(flipped['gt_boxes'][:3], expected, rtol=1e-6)
+    assert (expected[:, 2] > expected[:, 0]).all()
+    assert not flipped['gt_boxes'][3:].any()
+
+
+def test_flip_ratio_is_the_share_of_flipped_rows():
+    source = Source(1)
+    source.records = Records.from_list([Source(5).records[4]])
+    for ratio, expected in ((0.0, {0}), (1.0, {4}), (0.5, {0, 1, 2, 3, 4})):
+        pipeline = dataclasses.replace(PIPELINE, flip_ratio=ratio)
+        batches = train_batches(source, pipeline=pipeline)
+        plain = load_row(source, 0, (32, 64), pipeline, flip=False)['image']
+        flips = [
+            sum(not np.array_equal(image, plain) for image in batches(step)['image'])
+            for step in range(40)
+        ]
+        assert set(flips) == expected
+
+
+def test_a_image_without_objects():
+    row = load_row(Source(), 5, (64, 64), PIPELINE, flip=True)
+    check_batch(row, IMAGE | TRUTH, (), (64, 64))
+    assert not any(row[name].any() for name in TRUTH)
+
+
+def test_a_image_that_just_fits_has_no_padding():
+    row = load_row(Source(), 4, (32, 64), PIPELINE, flip=False)
+    assert row['image'].min() > 0
+
+
+def test_boxes_without_room_are_an_error_and_never_dropped():
+    few = dataclasses.replace(PIPELINE, max_boxes=3)
+    with pytest.raises(ValueError) as at_start:
+        check_box_counts(Source(), few.max_boxes)
+    with pytest.raises(ValueError) as at_load:
+        load_row(Source(), 4, (32, 64), few, flip=False)
+    for caught in (at_start, at_load):
+        for part in ('data.max_boxes = 3', 'image id 496', '4.png', '4 boxes'):
+            assert part in str(caught.value)
+    check_box_counts(Source(), 4)
+
+
+def test_images_to_score_may_have_any_number_of_boxes():
+    few = dataclasses.replace(PIPELINE, max_boxes=1)
+    batches = eval_batches(few.canvas_index(Source()), 4)
+    build = EvalBatches(Source(), few, batches, (0, 4))
+    found = [build(position) for position in range(len(batches))]
+    rows = sum(int(batch['row_valid'].sum()) for batch in found)
+    assert rows == len(Source().records)
+
+
+def test_a_training_batch_keeps_the_contract():
+    batches = train_batches()
+    for step in range(batches.plan.steps_per_epoch):
+        canvas = batches.plan.canvas(step)
+        batch = batches(step)
+        check_batch(batch, IMAGE | TRUTH, (4,), canvas)
+        ids = batches.source.records.image_ids[batches.plan.records(step)]
+        np.testing.assert_array_equal(batch['image_id'], ids)
+        assert batch['row_valid'].all()
+
+
+def test_a_blank_batch_has_the_shapes_and_types_of_the_real_one():
+    batches = train_batches(rows=(1, 4))
+    for step in range(3):
+        blank, batch = batches.blank(step), batches(step)
+        assert set(blank) == {'image', 'image_size', *TRUTH}
+        for name, value in blank.items():
+            assert (value.shape, value.dtype) == (batch[name].shape, batch[name].dtype)
+
+
+def test_hosts_load_slices_of_one_global_batch():
+    whole, parts = train_batches(), [train_batches(rows=r) for r in ((0, 1), (1, 4))]
+    for step in (0, 7):
+        batches = [part(step) for part in parts]
+        joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+        assert_same(joined, whole(step))
+
+
+def test_any_batch_can_be_rebuilt_alone():
+    batches = train_batches()
+    stream = list(prefetch(batches, 0, 12, workers=0))
+    for step in (11, 3, 0):
+        assert_same(train_batches()(step), stream[step])
+    assert_same(next(prefetch(train_batches(), 7, 12, workers=0)), stream[7])
+
+
+def test_an_evaluation_batch_keeps_the_contract():
+    source = Source()
+    batches = eval_batches(PIPELINE.canvas_index(source), 4)
+    build = EvalBatches(source, PIPELINE, batches, (0, 4))
+    seen = []
+    for position, (canvas, records) in enumerate(batches):
+        batch = build(position)
+        check_batch(batch, IMAGE, (4,), PIPELINE.all_canvases()[canvas])
+        np.testing.assert_array_equal(batch['row_valid'], records >= 0)
+        seen += batch['image_id'][batch['row_valid']].tolist()
+    assert sorted(seen) == sorted(source.records.image_ids.tolist())
+
+
+def test_an_evaluation_slice_of_nothing_but_filling():
+    source = Source(3)  # two images on one canvas, one on the other
+    batches = eval_batches(PIPELINE.canvas_index(source), 4)
+    batch = EvalBatches(source, PIPELINE, batches, (2, 4))(1)
+    assert not batch['row_valid'].any()
+    assert batch['image'].shape[0] == 2
+
+
+def test_an_empty_range_gives_nothing():
+    assert list(prefetch(train_batches(), 5, 5, workers=0)) == []
+    assert list(prefetch(train_batches(), 5, 5, workers=2)) == []
+
+
+def test_an_error_in_a_thread_reaches_the_reader():
+    def build(step):
+        if step == 2:
+            raise ValueError('batch 2 is broken')
+        return {'step': np.array(step)}
+
+    batches = prefetch(build, 0, 5, workers=0)
+    assert [int(next(batches)['step']) for _ in range(2)] == [0, 1]
+    with pytest.raises(ValueError, match='batch 2 is broken'):
+        next(batches)
+
+
+def test_a_started_stream_is_the_same_stream():
+    expected = list(prefetch(train_batches(), 0, 5, workers=0))
+    with started(prefetch(train_batches(), 0, 5, workers=0)) as batches:
+        for one, other in zip(batches, expected, strict=True):
+            assert_same(one, other)
+
+
+def test_a_stream_starts_before_it_is_asked_and_is_closed_unread():
+    events, loaded = [], threading.Event()
+
+    def stream():
+        try:
+            events.append('loads')
+            loaded.set()
+            yield {}
+        finally:
+            events.append('closed')
+
+    with pytest.raises(KeyError), started(stream()):
+        assert loaded.wait(10)
+        raise KeyError
+    assert events == ['loads', 'closed']
+
+
+def test_an_error_at_the_start_reaches_the_reader():
+    def build(step):
+        raise ValueError('no batch')
+
+    stream = prefetch(build, 0, 5, workers=0)
+    with pytest.raises(ValueError, match='no batch'), started(stream) as batches:
+        next(batches)
+
+
+# Worker processes: started by scripts of their own, so that what they leave behind at
+# exit shows in stderr.
+
+PREAMBLE = """
+import sys
+import numpy as np
+from atss_jax.data.loader import prefetch, started
+from tests.data.test_loader import Broken, shapes_batches
+
+def main():
+    batches = shapes_batches()
+"""
+
+
+def shapes_batches(source=None):
+    source = source or ShapesDataset(21, min_size=64, max_size=80, max_objects=G)
+    return train_batches(source)
+
+
+class Broken(ShapesDataset):
+    """One of its images cannot be read."""
+
+    def read_image(self, record):
+        if record.image_id == 3:
+            raise FileNotFoundError('3.png: No such file (image id 3)')
+        return super().read_image(record)
+
+
+def run_script(body, path):
+    code = PREAMBLE + body + "\nif __name__ == '__main__':\n    main()\n"
+    (path / 'script.py').write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(path / 'script.py')],
+        cwd=ROOT,
+        env={'PYTHONPATH': str(ROOT), 'PATH': '/usr/bin:/bin'},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_workers_change_nothing_and_leave_nothing(tmp_path):
+    """0, 1 and 2 workers: the same bits. The readers stop early; nothing is left."""
+    body = """
+    expected = [batches(step) for step in range(3, 8)]
+    for workers in (0, 1, 2):
+        stream = prefetch(batches, 3, 100, workers)
+        for one in expected:
+            other = next(stream)
+            assert set(one) == set(other)
+            for name in one:
+                assert type(other[name]) is np.ndarray
+                assert one[name].dtype == other[name].dtype
+                assert np.array_equal(one[name], other[name]), (workers, name)
+        stream.close()
+    assert len(list(prefetch(batches, 0, 4, 2))) == 4  # to the end, that too
+    with started(prefetch(batches, 0, 100, 2)):
+        pass  # not even one was asked for
+    import multiprocessing
+    assert not multiprocessing.active_children()
+"""
+    assert run_script(body, tmp_path).stderr == ''
+
+
+def test_an_error_in_a_worker_reaches_the_reader(tmp_path):
+    body = """
+    batches = shapes_batches(Broken(21, min_size=64, max_size=80, max_objects=5))
+    try:
+        for batch in prefetch(batches, 0, 1000, workers=2):
+            pass
+    except FileNotFoundError as error:
+        print(error)
+    import multiprocessing
+    assert not multiprocessing.active_children()
+"""
+    done = run_script(body, tmp_path)
+    assert done.stdout == '3.png: No such file (image id 3)\n'
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):
+    body = """
+    import multiprocessing
+    try:
+        for batch in prefetch(batches, 0, 1000, workers=1):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+    except OSError as error:
+        print(error)
+"""
+    done = run_script(body, tmp_path)
+    assert 'a loading process ended with status -9: memory ran out' in done.stdout
+
+
+ORPHANS = """
+import os, signal, sys, threading, time
+from atss_jax.data.loader import Pipeline, TrainBatches, prefetch
+from atss_jax.data.plan import TrainPlan
+from atss_jax.data.shapes.dataset import ShapesDataset
+
+def workers():
+    tasks = os.listdir('/proc/self/task')
+    files = [open(f'/proc/self/task/{task}/children') for task in tasks]
+    pids = {int(pid) for file in files for pid in file.read().split()}
+    return [p for p in pids if 'spawn_main' in open(f'/proc/{p}/cmdline').read()]
+
+def terminate(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+
+def at_birth():
+    while len(workers()) < 2:
+        time.sleep(0.01)
+    print(*workers(), flush=True)
+    terminate(workers())
+    if sys.argv[1] == 'die early':
+        time.sleep(0.3)  # until they have read what to do
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def main():
+    source = ShapesDataset(40, min_size=64, max_size=64)
+    pipeline = Pipeline((64, 64), max_boxes=6)
+    canvases = pipeline.canvas_index(source)
+    plan = TrainPlan(canvases, pipeline.all_canvases(), 4, 0)
+    batches = TrainBatches(source, plan, pipeline, (0, 4))
+    threading.Thread(target=at_birth, daemon=True).start()
+    for step, batch in enumerate(prefetch(batches, 0, 10**6, 2)):
+        if step == 3:
+            terminate(workers())
+        if step == 40:
+            print('fed', flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == '__main__':
+    main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.parametrize('when', ['die early', 'die late'])
+def test_workers_outlive_signals_but_not_their_parent(tmp_path, when):
+    """Launchers signal all processes; what the workers load is still needed then.
+
+    They are signalled when they are just born, and later once more.
+    """
+    program = tmp_path / 'orphans.py'
+    program.write_text(ORPHANS)
+    done = subprocess.run(
+        [sys.executable, str(program), when],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    pids, *fed = done.stdout.splitlines()
+    assert len(pids.split()) == 2
+    assert fed == ([] if when == 'die early' else ['fed'])
+    until = time.monotonic() + 30
+    while alive := [pid for pid in pids.split() if os.path.exists(f'/proc/{pid}')]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.2)

@@ -1,0 +1,116 @@
+"""`eval.py --results` and `eval.py --report`."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.commands.test_cli import call  # noqa: F401, a fixture
+from tests.support.report_data import open_data, some_results, written_report
+from tests.support.small_run import CLASSES
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    """Path, analysis."""
+    return written_report(tmp_path_factory.mktemp('report'))
+
+
+@pytest.fixture(scope='module')
+def data(written):
+    """Folder of the data."""
+    return written[0].parent
+
+
+class TestResultsFile:
+    """`eval.py --results`."""
+
+    @pytest.fixture
+    def score(self, call, data, tmp_path):  # noqa: F811
+        def run(content, *flags):
+            path = tmp_path / 'detections.json'
+            text = content if isinstance(content, str) else json.dumps(content)
+            path.write_text(text)
+            truth = f'--ann_file={data / "val.json"}'
+            return call('eval', f'--results={path}', truth, *flags)
+
+        return run
+
+    def test_scores_and_report_lie_beside_it(self, score, data, tmp_path, written):
+        results = some_results(open_data(data).ground_truth())
+        result = score(results, '--report', f'--img_prefix={data / "val"}')
+        assert result.status == 0, result.err
+        numbers = json.loads((tmp_path / 'detections_scores.json').read_text())
+        _, analysis = written
+        assert numbers['AP'] == pytest.approx(analysis.scores.summary['AP'])
+        assert tuple(numbers['per_class']) == CLASSES
+        assert '<h2>Worst images' in (tmp_path / 'detections_report.html').read_text()
+
+    def test_without_report_none_is_written(self, score, tmp_path):
+        assert score([]).status == 0
+        assert not (tmp_path / 'detections_report.html').exists()
+
+    @pytest.mark.parametrize(
+        ('content', 'parts'),
+        [
+            ('{', ['not a JSON file']),
+            ({'images': []}, ['expected COCO results', "an object with 'images'"]),
+            ([3], ['detection 0', 'image_id, category_id, bbox, score']),
+            ([{'image_id': 1000}], ['detection 0']),
+            ([{'image_id': '5'}], ['image_id 5, expected an integer']),
+            ([{'bbox': [1, 2, 3]}], ['bbox [1, 2, 3], expected four finite']),
+            ([{'bbox': [1, 2, -3, 4]}], ['width and height of at least 0']),
+            ([{'score': float('nan')}], ['score nan, expected a number from 0']),
+            ([{'score': 75}], ['score 75']),
+            ([{'image_id': 4}], ['1 values of image_id', 'such as 4']),
+            ([{'category_id': 99}], ['1 values of category_id', 'such as 99']),
+        ],
+    )
+    def test_what_is_refused(self, score, content, parts):
+        good = {'image_id': 1000, 'category_id': 7, 'bbox': [0, 0, 9, 9], 'score': 0.5}
+        if isinstance(content, list) and content != [3] and len(content[0]) == 1:
+            missing = content[0] == {'image_id': 1000}
+            content = content if missing else [{**good, **content[0]}]
+        score(content).refuses('eval.py: ', 'detections.json', *parts)
+
+    @pytest.mark.parametrize(
+        ('flags', 'part'),
+        [
+            (['--workdir=x'], 'one of --workdir, --config and --ann_file'),
+            (['--config.seed=1'], '--ann_file has no config'),
+        ],
+    )
+    def test_flags_that_contradict(self, score, flags, part):
+        score([], *flags).refuses(part)
+
+    @pytest.mark.parametrize(
+        ('flags', 'part'),
+        [
+            (['--results=x', '--ann_file=x', '--report'], '--img_prefix'),
+            (['--results=x', '--workdir=x', '--step=3'], '--step'),
+            (['--workdir=x', '--ann_file=x'], '--ann_file goes with --results'),
+            (['--workdir=x', '--min_score=0.1'], '--min_score goes with --report'),
+            (['--workdir=x', '--report', '--min_score=2'], 'from 0 to 1'),
+            ([], '--workdir, or --results'),
+        ],
+    )
+    def test_flags_that_are_refused(self, call, flags, part):  # noqa: F811
+        result = call('eval', *flags)
+        assert result.status == 2 and part in result.err
+
+    def test_a_workdir_says_the_data(self, call, small_run, tmp_path):  # noqa: F811
+        path = tmp_path / 'x.json'
+        path.write_text('[]')
+        result = call('eval', f'--results={path}', f'--workdir={small_run.workdir}')
+        assert result.status == 0 and '0 detections, 9 images' in result.out
+
+
+def test_report_of_a_run(call, small_run, tmp_path):  # noqa: F811
+    workdir = shutil.copytree(small_run.workdir, tmp_path / 'run')
+    result = call('eval', f'--workdir={workdir}', '--report', '--min_score=0')
+    assert result.status == 0, result.err
+    (report,) = (workdir / 'evaluation').glob('val_*_report.html')
+    assert f'report: {report}' in result.out
+    (numbers,) = (workdir / 'evaluation').glob('val_*_scores.json')
+    ap = json.loads(numbers.read_text())['AP']
+    assert f'<dt>AP</dt><dd>{ap:.3f}</dd>' in report.read_text()

@@ -1,0 +1,94 @@
+"""The exported detector finds what the run's checkpoint finds, without its config."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+
+from atss_jax.commands import main as commands
+from atss_jax.data.image_file import read
+from atss_jax.inference.detector import Detector
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope='module')
+def exported(small_run, tmp_path_factory):
+    """The file; written by the command alone: shape checks know no free sizes."""
+    out = tmp_path_factory.mktemp('exported') / 'deep' / 'model.stablehlo'
+    words = '-m', 'atss_jax', 'export', '--workdir', small_run.workdir, '--out', out
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f'wrote {out} and {out}.json: 3 classes\n'
+    return out
+
+
+@pytest.fixture(scope='module')
+def paths(small_data):
+    return sorted((small_data / 'val').iterdir())
+
+
+def test_the_same_detections(exported, small_run, paths):
+    """In batches of two: sizes and batch are free, the file is one."""
+    expected = Detector.load(small_run.workdir, batch_size=2).predict(paths)
+    detector = Detector.load(exported, batch_size=2)
+    found = detector.predict(paths)
+    assert sum(map(len, expected)) > 50
+    for one, other in zip(found, expected, strict=True):
+        assert one.names == other.names and one.size == other.size
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
+
+
+def test_it_needs_nothing_of_this_package(exported, paths):
+    """As docs/predict.md shows it."""
+    program = jax.export.deserialize(bytearray(exported.read_bytes()))
+    assert program.platforms == ('cpu', 'cuda', 'tpu')
+    page = json.loads(exported.with_name('model.stablehlo.json').read_text())
+    assert page['classes'] == ['red', 'green', 'blue']
+    canvas = np.zeros((1, 64, 96, 3), np.uint8)
+    image = read(paths[0])
+    canvas[0, :40, :80] = image
+    batch = {
+        'image': canvas,
+        'image_size': np.array([[40, 80]], np.int32),
+        'scale': np.ones((1, 2), np.float32),
+    }
+    found = program.call(batch)
+    assert found['boxes'].shape == (1, 20, 4) and found['valid'].any()
+    assert np.all(np.asarray(found['boxes']) <= [80, 40, 80, 40])
+
+
+def test_what_is_refused(exported, small_run, tmp_path, capsys):
+    words = ['export', '--workdir', str(small_run.workdir), '--out']
+    assert commands.main([*words, str(tmp_path / 'model.bin')]) == 1
+    assert 'ends in .stablehlo' in capsys.readouterr().err
+    words_onnx = [*words, str(tmp_path / 'model.onnx')]
+    assert commands.main([*words_onnx, '--platforms=cpu']) == 1
+    assert '--platforms does not go with --out' in capsys.readouterr().err
+    assert commands.main([*words_onnx, '--canvas=64x80']) == 1
+    assert 'multiples of 32' in capsys.readouterr().err
+    assert commands.main([*words_onnx, '--batch_size=0']) == 1
+    assert 'a batch of at least 1' in capsys.readouterr().err
+    out = str(tmp_path / 'model.stablehlo')
+    assert commands.main([*words, out, '--canvas=64x96']) == 1
+    assert '--canvas does not go with --out' in capsys.readouterr().err
+    assert commands.main([*words, out, '--platforms', 'gpu']) == 1
+    assert "no platform ['gpu']" in capsys.readouterr().err
+    with pytest.raises(ValueError, match='no exported detector at'):
+        Detector.load(out)
+    with pytest.raises(ValueError, match='is exported'):
+        Detector.load(exported, overrides={'test_cfg.score_thr': 0.3})
+    shutil.copy(f'{exported}.json', f'{out}.json')
+    (tmp_path / 'model.stablehlo').write_bytes(exported.read_bytes()[:-1])
+    with pytest.raises(ValueError, match='is not the file that'):
+        Detector.load(out)
+    (tmp_path / 'model.stablehlo.json').write_text('[]')
+    with pytest.raises(ValueError, match='not the page of an export'):
+        Detector.load(out)

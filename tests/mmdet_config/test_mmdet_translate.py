@@ -1,0 +1,426 @@
+"""mmdet's configs in our terms: the same numbers, or an error that names the field."""
+
+import copy
+import json
+
+import pytest
+
+from atss_jax.commands.import_mmdet import label_order, read_config
+from atss_jax.config import as_dict, build_experiment, build_model, load_config, to_json
+from atss_jax.config.sections import flatten
+from atss_jax.data.coco.annotation_file import COCO_CLASSES
+from atss_jax.mmdet_config import source
+from atss_jax.mmdet_config.section import plain
+from atss_jax.mmdet_config.translate import translate
+from atss_jax.models.dyhead import DyHead
+from atss_jax.models.fpn import FPN
+from tests.conftest import ROOT
+
+OWN = ROOT / 'tests' / 'mmdet_configs'
+R50 = ROOT / 'configs' / 'atss_r50_1x.py'
+# pip download --no-deps mmdet==3.3.0, unzipped: make test-mmdet
+MMDET = ROOT / '.cache' / 'mmdet' / 'mmdet' / '.mim' / 'configs'
+
+
+@pytest.mark.parametrize('name', ['v2_r50', 'v3_r50'])
+def test_both_styles_equal_our_config_field_by_field(name):
+    config, translation = read_config(OWN / f'{name}.py')
+    assert to_json(config) == to_json(load_config(str(R50)))
+    assert translation.style == f'{name[1]}.x'
+    ours = {'data.canvases', 'data.max_boxes', 'parallel', 'resume_from', 'seed'}
+    ours |= {'data.on_error', 'data.max_bad_pictures', 'test_cfg.tta'}
+    ours |= {'model.bbox_head.dcn_on_last_conv'}  # mmdet has it in its FCOS alone
+    kept = 'checkpoint_config.max_keep_ckpts'  # mmdet keeps all
+    for path in flatten(as_dict(config)):
+        # A type has one value; every other field comes from the file.
+        is_set = path in flatten(translation.fields) or path.endswith('.type')
+        is_new = path in NEUTRAL
+        one_value = path in ('evaluation.metric', 'train_cfg.debug')
+        assert is_set or is_new or one_value or path in {kept, *ours}, path
+
+
+# Off in the R50 recipe: a translation names them only where they are on.
+NEUTRAL = {
+    *('fp16', 'ema', 'optimizer_config.cumulative_iters', 'data.train.times'),
+    *(
+        f'data.train.pipeline.{name}'
+        for name in ('img_scales', 'multiscale_mode', 'random_resize', 'random_crop')
+    ),
+    'data.train.pipeline.filter_annotations',
+    *('auto_scale_lr.enable', 'auto_scale_lr.base_batch_size'),
+}
+
+
+def test_what_changes_nothing_is_listed():
+    unused = read_config(OWN / 'v3_r50.py')[1].unused
+    for path in ('model.backbone.with_cp', 'env_cfg', 'work_dir', 'log_level'):
+        assert path in unused
+    assert unused['work_dir'] == 'work_dirs/v3_r50'
+    translation = read_config(OWN / 'v2_r50.py')[1]
+    assert 'dist_params' in translation.unused
+    assert translation.variables == ('root', 'norm', 'finish', 'held_out')
+
+
+def changed(name, path, value):
+    """The values of a config with one field of another value, or a new one."""
+    values = copy.deepcopy(source.read(OWN / f'{name}.py'))
+    *parents, last = path.split('.')
+    section = values
+    for parent in parents:
+        section = section[int(parent) if parent.isdigit() else parent]
+    section[int(last) if last.isdigit() else last] = value
+    return values
+
+
+V3_TRAIN = 'train_dataloader.dataset'
+V3_PIPELINE = f'{V3_TRAIN}.pipeline'
+
+
+@pytest.mark.parametrize(
+    ('name', 'path', 'value'),
+    [
+        ('v3_r50', 'model.type', 'RetinaNet'),
+        ('v3_r50', 'model.backbone.deep_stem', True),
+        ('v3_r50', 'model.backbone.strides', (1, 2, 2, 1)),
+        ('v3_r50', 'model.backbone.norm_cfg.eps', 1e-3),
+        ('v3_r50', 'model.backbone.misspelt', 1),
+        ('v3_r50', 'model.backbone.init_cfg.type', 'Kaiming'),
+        ('v3_r50', 'model.neck.end_level', 2),
+        ('v3_r50', 'model.neck.norm_cfg', {'type': 'BN'}),
+        ('v3_r50', 'model.bbox_head.reg_decoded_bbox', False),
+        ('v3_r50', 'model.bbox_head.anchor_generator.scales', [4, 8]),
+        ('v3_r50', 'model.bbox_head.loss_bbox.eps', 1e-3),
+        ('v3_r50', 'model.bbox_head.loss_cls.type', 'QualityFocalLoss'),
+        ('v3_r50', 'model.train_cfg.assigner.alpha', 0.8),
+        ('v3_r50', 'model.test_cfg.nms.type', 'soft_nms'),
+        ('v3_r50', 'model.data_preprocessor.pad_value', 114),
+        ('v3_r50', 'optim_wrapper.optimizer.type', 'AdamW'),
+        ('v3_r50', 'optim_wrapper.optimizer.nesterov', True),
+        ('v3_r50', 'optim_wrapper.paramwise_cfg', {'norm_decay_mult': 0}),
+        ('v3_r50', 'param_scheduler.0.by_epoch', True),
+        ('v3_r50', 'param_scheduler.1.end', 9),
+        ('v3_r50', 'param_scheduler.1.type', 'PolyLR'),
+        ('v3_r50', 'train_cfg.type', 'IterBasedTrainLoop'),
+        ('v3_r50', 'train_dataloader.sampler.shuffle', False),
+        ('v3_r50', f'{V3_TRAIN}.type', 'VOCDataset'),
+        ('v3_r50', f'{V3_PIPELINE}.0.to_float32', True),
+        ('v3_r50', f'{V3_PIPELINE}.2.interpolation', 'area'),
+        ('v3_r50', f'{V3_PIPELINE}.3.direction', 'vertical'),
+        ('v3_r50', f'{V3_PIPELINE}.3.type', 'PhotoMetricDistortion'),
+        ('v3_r50', 'val_evaluator.ann_file', 'other.json'),
+        ('v3_r50', 'val_evaluator.metric', ['bbox', 'segm']),
+        ('v3_r50', 'val_evaluator.proposal_nums', (1, 2, 3)),
+        ('v3_r50', 'custom_hooks', [{'type': 'EMAHook', 'ema_type': 'ExpMomentumEMA'}]),
+        ('v3_r50', 'custom_hooks', [{'type': 'YOLOXModeSwitchHook'}]),
+        ('v3_r50', 'custom_imports', {'imports': ['my.models']}),
+        ('v2_r50', 'custom_hooks', [{'type': 'EMAHook'}]),
+        ('v2_r50', 'lr_config.warmup', 'exp'),
+        ('v2_r50', 'lr_config.policy', 'poly'),
+        ('v2_r50', 'lr_config.step', 8),
+        ('v2_r50', 'workflow', [('train', 1), ('val', 1)]),
+        ('v2_r50', 'data.train.type', 'ClassBalancedDataset'),
+        ('v2_r50', 'data.train.classes', 'names.txt'),
+        ('v2_r50', 'data.train.pipeline.5.size_divisor', None),
+        ('v2_r50', 'data.val.pipeline.1.flip', True),
+        ('v2_r50', 'evaluation.metric', 'proposal'),
+        ('v2_r50', 'runner.type', 'IterBasedRunner'),
+    ],
+)
+def test_what_may_change_numbers_is_an_error_that_names_it(name, path, value):
+    with pytest.raises(ValueError) as caught:
+        translate(changed(name, path, value))
+    message = str(caught.value)
+    assert path.rsplit('.', 1)[-1] in message or 'custom_hooks[0].' in message
+    leaf = value
+    while isinstance(leaf, dict | list) and leaf:
+        leaf = [*(leaf.values() if isinstance(leaf, dict) else leaf)][-1]
+    assert str(leaf) in message
+
+
+@pytest.mark.parametrize(
+    ('path', 'said'),
+    [
+        ('model.backbone.depth', 'no model.backbone.depth'),
+        ('model.test_cfg', 'no model.test_cfg'),
+        ('param_scheduler', 'no MultiStepLR'),
+        ('train_dataloader', 'neither a mmdetection 3.x config'),
+        ('model.data_preprocessor.mean', 'no model.data_preprocessor.mean'),
+        (f'{V3_PIPELINE}', 'no train_dataloader.dataset.pipeline'),
+    ],
+)
+def test_a_missing_field_is_named(path, said):
+    values = copy.deepcopy(source.read(OWN / 'v3_r50.py'))
+    *parents, last = path.split('.')
+    section = values
+    for parent in parents:
+        section = section[parent]
+    del section[last]
+    with pytest.raises(ValueError, match=said):
+        translate(values)
+
+
+def paths(value, above=()):
+    yield above
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in parts:
+        if isinstance(part, dict | list | tuple):
+            yield from paths(part, (*above, key))
+        else:
+            yield (*above, key)
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copied
+
+
+@pytest.mark.parametrize('name', ['v2_r50', 'v3_r50'])
+def test_no_value_anywhere_breaks_it(name):
+    """Whatever stands in a field, the answer is a translation or a clear error."""
+    values = source.read(OWN / f'{name}.py')
+    refused = 0
+    for path in list(paths(values))[1:]:
+        for odd in (None, 5, 'x', [[1]], {'type': 'Foo'}):
+            try:
+                translate(replaced(values, path, odd))
+            except ValueError as error:
+                refused += 1
+                assert 'mmdet' in str(error) or 'not supported' in str(error)
+    assert refused > 500
+
+
+def v3_fields(path, value):
+    return flatten(translate(changed('v3_r50', path, value)).fields)
+
+
+def test_transforms_out_of_order_are_refused():
+    steps = source.read(OWN / 'v3_r50.py')['train_dataloader']['dataset']['pipeline']
+    load, boxes, resize, flip, pack = steps
+    for wrong, said in [
+        ([load, resize, boxes, flip, pack], 'LoadAnnotations after Resize'),
+        ([load, boxes, flip, resize, pack], 'Resize after RandomFlip'),
+        ([load, boxes, resize, resize, pack], 'Resize after Resize'),
+        ([load, boxes, flip, pack], 'no transform resizes'),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            v3_fields(V3_PIPELINE, wrong)
+
+
+@pytest.mark.parametrize(
+    ('resize', 'expected'),
+    [
+        (
+            {'type': 'RandomResize', 'scale': [(1333, 640), (1333, 800)]},
+            {'img_scales': ((1333, 640), (1333, 800)), 'multiscale_mode': 'range'},
+        ),
+        (
+            {'type': 'RandomResize', 'scale': (1333, 800), 'ratio_range': (0.1, 2.0)},
+            {'random_resize.ratio_range': (0.1, 2.0), 'img_scale': (1333, 800)},
+        ),
+        (
+            {'type': 'RandomChoiceResize', 'scales': [(1333, 640), (1333, 800)]},
+            {'img_scales': ((1333, 640), (1333, 800)), 'multiscale_mode': 'value'},
+        ),
+    ],
+)
+def test_random_sizes(resize, expected):
+    fields = v3_fields(f'{V3_PIPELINE}.2', resize | {'keep_ratio': True})
+    for name, value in expected.items():
+        assert fields[f'data.train.pipeline.{name}'] == value
+    assert fields['data.train.pipeline.keep_ratio'] is True
+
+
+def assert_equals_ours(values, name):
+    expected = as_dict(load_config(str(ROOT / 'configs' / f'{name}.py')))
+    found = as_dict(load_config(str(R50), translate(values).fields))
+    assert plain(flatten(found)) == plain(flatten(expected))
+
+
+def test_a_longer_recipe_at_random_scales():
+    scales = [(1333, 640), (1333, 800)]
+    resize = {'type': 'RandomResize', 'scale': scales, 'keep_ratio': True}
+    values = changed('v3_r50', f'{V3_PIPELINE}.2', resize)
+    values['param_scheduler'][1] |= {'milestones': [16, 22], 'end': 24}
+    values['train_cfg']['max_epochs'] = 24
+    assert_equals_ours(values, 'atss_r50_2x_ms')
+    older = {'type': 'Resize', 'img_scale': scales, 'multiscale_mode': 'range'}
+    values = changed('v2_r50', 'data.train.pipeline.2', older)
+    values['lr_config']['step'] = [16, 22]
+    values['runner']['max_epochs'] = 24
+    assert_equals_ours(values, 'atss_r50_2x_ms')
+
+
+def test_weights_from_caffe():
+    values = changed('v3_r50', 'model.backbone.style', 'caffe')
+    backbone = values['model']['backbone']
+    backbone['norm_cfg'] = {'type': 'BN', 'requires_grad': False}
+    backbone['init_cfg']['checkpoint'] = 'open-mmlab://detectron2/resnet50_caffe'
+    values['model']['data_preprocessor'] |= {
+        'mean': [103.53, 116.28, 123.675],
+        'std': [1.0, 1.0, 1.0],
+        'bgr_to_rgb': False,
+    }
+    assert_equals_ours(values, 'atss_r50_caffe_1x')
+
+
+def test_deformable_convolutions():
+    values = changed('v3_r50', 'model.backbone.dcn', {'type': 'DCNv2'})
+    # Without stages it does nothing, in mmdet too.
+    translation = translate(values)
+    assert translation.fields['model.backbone.dcn'] is None
+    assert 'model.backbone.dcn' in translation.unused
+    backbone = values['model']['backbone']
+    backbone['stage_with_dcn'] = [False, True, True, True]
+    fields = translate(values).fields
+    assert fields['model.backbone.stage_with_dcn'] == (False, True, True, True)
+    model = build_model(load_config(str(R50), fields))
+    assert model.backbone.dcn['deform_groups'] == 1
+    for name, value in [('type', 'DCN'), ('extra', 1)]:
+        backbone['dcn'] = {'type': 'DCNv2', name: value}
+        with pytest.raises(ValueError, match=f'model.backbone.dcn.{name}'):
+            translate(values)
+    backbone['dcn'] = {'type': 'DCNv2', 'fallback_on_stride': True}
+    with pytest.raises(ValueError, match='fallback_on_stride'):
+        load_config(str(R50), translate(values).fields)
+
+
+def test_resnext():
+    values = changed('v3_r50', 'model.backbone.type', 'ResNeXt')
+    values['model']['backbone'] |= {'groups': 32, 'base_width': 8}
+    model = build_model(load_config(str(R50), translate(values).fields))
+    assert (model.backbone.groups, model.backbone.base_width) == (32, 8)
+
+
+def test_two_necks():
+    """A list of them, with what DyHead's own configs set in the head beside it."""
+    neck = source.read(OWN / 'v3_r50.py')['model']['neck']
+    dyhead = {'type': 'DyHead', 'in_channels': 256, 'out_channels': 256}
+    values = changed('v3_r50', 'model.neck', [neck, dyhead])
+    head = values['model']['bbox_head']
+    head |= {'stacked_convs': 0, 'pred_kernel_size': 1}
+    head['anchor_generator']['center_offset'] = 0.5
+    config = load_config(str(R50), translate(values).fields)
+    experiment = build_experiment(config)
+    assert experiment.model.neck == (FPN(), DyHead())
+    assert experiment.model.bbox_head.pred_kernel_size == 1
+    assert experiment.model.bbox_head.stacked_convs == 0
+    assert experiment.detect.anchors.center_offset == 0.5
+    assert experiment.loss.anchors == experiment.detect.anchors
+    dyhead['num_block'] = 6
+    with pytest.raises(ValueError, match=r'model\.neck\[1\]\.num_block'):
+        translate(values)
+    values['model']['neck'] = [neck]
+    with pytest.raises(ValueError, match='a FPN, or it and a DyHead'):
+        translate(values)
+
+
+def test_the_2x_list_of_scales():
+    resize = {'type': 'Resize', 'img_scale': [(1333, 640), (1333, 800)]}
+    values = changed('v2_r50', 'data.train.pipeline.2', resize)
+    fields = translate(values).fields
+    scales = ((1333, 640), (1333, 800))
+    assert fields['data.train.pipeline.img_scales'] == scales
+    assert fields['data.train.pipeline.multiscale_mode'] == 'range'
+    assert fields['data.train.pipeline.keep_ratio'] is True  # 2.x's default
+    values['data']['val']['pipeline'][1]['img_scale'] = list(scales)
+    with pytest.raises(ValueError, match='one scale'):
+        translate(values)
+
+
+def test_repeats_half_precision_accumulation_and_averages():
+    inner = source.read(OWN / 'v3_r50.py')['train_dataloader']['dataset']
+    repeat = {'type': 'RepeatDataset', 'times': 8, 'dataset': inner}
+    fields = v3_fields(V3_TRAIN, repeat)
+    assert fields['data.train.times'] == 8
+    assert fields['data.train.ann_file'].endswith('instances_train2017.json')
+    values = changed('v3_r50', 'optim_wrapper.type', 'AmpOptimWrapper')
+    values['optim_wrapper']['accumulative_counts'] = 4
+    values['custom_hooks'] = [{'type': 'EMAHook', 'momentum': 0.001, 'priority': 49}]
+    fields = translate(values).fields
+    assert fields['fp16'] == {'loss_scale': 'dynamic'}
+    assert fields['optimizer_config.cumulative_iters'] == 4
+    assert fields['ema'] == {'momentum': 0.001}
+    half = translate(changed('v2_r50', 'fp16', {'loss_scale': 512.0})).fields
+    assert half['fp16'] == {'loss_scale': 512.0}
+
+
+def test_cosine_rates():
+    cosine = {'type': 'CosineAnnealingLR', 'T_max': 12, 'eta_min': 0.001}
+    fields = v3_fields('param_scheduler', [cosine])
+    assert fields['lr_config.policy'] == 'CosineAnnealing'
+    assert fields['lr_config.min_lr_ratio'] == pytest.approx(0.1)
+    assert fields['lr_config.warmup'] is None
+    with pytest.raises(ValueError, match='T_max'):
+        v3_fields('param_scheduler', [cosine | {'T_max': 10}])
+
+
+def test_2x_configs_with_settings_inside_the_model_and_total_epochs():
+    values = source.read(OWN / 'v2_r50.py')
+    expected = translate(values).fields
+    moved = copy.deepcopy(values)
+    for name in ('train_cfg', 'test_cfg'):
+        moved['model'][name] = moved.pop(name)
+    del moved['runner']
+    moved['total_epochs'] = 12
+    assert translate(moved).fields == expected
+
+
+# Classes ------------------------------------------------------------------------------
+
+
+def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
+    """As mmdet numbers them, whatever the order of the names in its config."""
+    file = tmp_path / 'a.json'
+    names = ['cat', 'dog', 'eel']
+    content = {
+        'images': [{'id': 1, 'file_name': 'a.png', 'height': 9, 'width': 9}],
+        'annotations': [],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(names)],
+    }
+    file.write_text(json.dumps(content))
+
+    def order(classes, ann_file=file):
+        fields = {'data.train.classes': classes, 'data.train.ann_file': str(ann_file)}
+        return label_order(load_config(str(R50), fields), classes)
+
+    assert order(('eel', 'cat')) == ('cat', 'eel')
+    assert order(('eel', 'cat'), 'none.json') == ('eel', 'cat')
+    assert order(None) is None
+    assert order(None, 'none.json') == COCO_CLASSES  # as mmdet's CocoDataset has it
+    three = load_config(str(R50), {'model.bbox_head.num_classes': 3})
+    assert label_order(three, None) is None
+    with pytest.raises(ValueError, match=r"no categories \['fox'\]"):
+        order(('cat', 'fox'))
+
+
+# mmdetection's own configs ------------------------------------------------------------
+
+
+@pytest.mark.mmdet
+@pytest.mark.parametrize(
+    ('theirs', 'ours'),
+    [
+        ('atss_r50_fpn_1x_coco', 'atss_r50_1x'),
+        ('atss_r101_fpn_1x_coco', 'atss_r101_1x'),
+        ('atss_r18_fpn_8xb8-amp-lsj-200e_coco', 'atss_r18_lsj_200e'),
+        ('atss_r50_fpn_8xb8-amp-lsj-200e_coco', 'atss_r50_lsj_200e'),
+        ('atss_r101_fpn_8xb8-amp-lsj-200e_coco', 'atss_r101_lsj_200e'),
+        ('../dyhead/atss_r50_fpn_dyhead_1x_coco', 'atss_r50_dyhead_1x'),
+    ],
+)
+def test_configs_of_mmdetection_equal_ours_field_by_field(theirs, ours):
+    if not MMDET.is_dir():
+        pytest.fail(f'no {MMDET}: run make test-mmdet')
+    file = ROOT / 'configs' / f'{ours}.py'
+    found = flatten(translate(source.read(MMDET / 'atss' / f'{theirs}.py')).fields)
+    expected = flatten(as_dict(load_config(str(file))))
+    assert {path: plain(expected.get(path, 'none')) for path in found} == found
+    config, _ = read_config(MMDET / 'atss' / f'{theirs}.py')
+    free = {'data.canvases', 'data.max_boxes', 'checkpoint_config.max_keep_ckpts'}
+    ours, translated = expected, flatten(as_dict(config))
+    assert {p: plain(v) for p, v in ours.items() if p not in free} == {
+        p: plain(v) for p, v in translated.items() if p not in free
+    }

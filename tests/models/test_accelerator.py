@@ -1,0 +1,139 @@
+"""The program of a GPU or TPU, run here: it computes the same in other ways.
+
+There the stem's convolution is one over blocks of cells, norms by stored statistics go
+into the kernels, and a 1x1 is a convolution. JAX is told that it is on a GPU while it
+traces; what it compiles is for the CPU all the same.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from atss_jax.models.convolution import convolve
+from atss_jax.models.cost import cost
+from atss_jax.models.layers import add_to_channels, relu
+from tests.support.recipes import relative_error
+from tests.support.small import (
+    BN,
+    GOLDEN_CANVAS,
+    golden_model,
+    golden_variables,
+    on_canvas,
+    random_variables,
+    small_model,
+)
+
+SIZES = jnp.array([[64, 96], [40, 70]], jnp.int32)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """What is traced before is forgotten, and so is what is traced within."""
+    jax.clear_caches()
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    yield
+    jax.clear_caches()
+
+
+def noise(seed, shape):
+    return jnp.array(np.random.default_rng(seed).normal(0, 1, shape), jnp.float32)
+
+
+def program_of(function, *arguments):
+    return str(jax.make_jaxpr(function)(*arguments))
+
+
+@pytest.mark.parametrize('canvas', ['tight', 'large'])
+@pytest.mark.parametrize('name', 'ab')
+def test_head_outputs_equal_mmdet(accelerator, golden, name, canvas):
+    data = golden(f'forward_{name}')
+    height, width = (-(-side // 32) * 32 for side in data['image'].shape[:2])
+    inputs = on_canvas(
+        [data['image']], (height, width) if canvas == 'tight' else GOLDEN_CANVAS
+    )
+    outputs = jax.jit(golden_model().apply)(golden_variables(), *inputs)
+    for key, levels in zip(('cls', 'reg', 'ctr'), outputs, strict=True):
+        for level, ours in enumerate(levels):
+            expected = data[f'{key}{level}']
+            rows, columns, _ = expected.shape
+            assert relative_error(ours[0, :rows, :columns], expected) < 2e-5
+
+
+def loss_and_gradient(backbone):
+    model = small_model(backbone=backbone)
+    variables = random_variables(model)
+    images = noise(1, (2, 96, 128, 3))
+
+    def loss(params):
+        outputs = model.apply({**variables, 'params': params}, images, SIZES)
+        return sum(jnp.sin(level).mean() for levels in outputs for level in levels)
+
+    return jax.jit(jax.value_and_grad(loss))(variables['params'])
+
+
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        {'norm_cfg': BN},
+        {'depth': 50},
+        {'depth': 50, 'style': 'caffe'},
+        {'depth': 50, 'groups': 4, 'base_width': 8},
+    ],
+    ids=['basic', 'bottleneck', 'caffe', 'resnext'],
+)
+def test_gradients_are_those_of_the_cpu(backbone, request):
+    value, gradients = jax.device_get(loss_and_gradient(backbone))
+    request.getfixturevalue('accelerator')
+    other_value, other_gradients = jax.device_get(loss_and_gradient(backbone))
+    assert other_value == pytest.approx(value, rel=1e-5)
+    other_gradients = flatten_dict(other_gradients)
+    for path, gradient in flatten_dict(gradients).items():
+        assert relative_error(other_gradients[path], gradient) < 1e-4, path
+
+
+def test_the_stem_is_a_convolution_over_blocks(request):
+    x, kernel = noise(0, (2, 32, 64, 3)), noise(1, (7, 7, 3, 5))
+    expected = convolve(x, kernel, 2)
+    request.getfixturevalue('accelerator')
+    assert '12,5]' in program_of(lambda x: convolve(x, kernel, 2), x)
+    np.testing.assert_allclose(convolve(x, kernel, 2), expected, atol=1e-4)
+
+
+def test_the_cost_is_that_of_the_model_as_written(request):
+    model, canvases = small_model(), [(64, 96)]
+    expected = cost(model, canvases)
+    request.getfixturevalue('accelerator')
+    assert cost(model, canvases) == expected
+
+
+def test_the_norm_goes_into_the_kernel(accelerator):
+    """No map is multiplied: all that is left of a norm is what is added."""
+    model = small_model(head={'stacked_convs': 0})
+    variables = random_variables(model)
+    images = jnp.zeros((2, 64, 64, 3))
+
+    def features(images):
+        own = {kind: tree['backbone'] for kind, tree in variables.items()}
+        return model.backbone.apply(own, images, SIZES)
+
+    lines = program_of(features, images).splitlines()
+    assert not [line for line in lines if ' mul ' in line and 'f32[2,' in line]
+    assert [line for line in lines if ' mul ' in line and 'f32[3,3,' in line]
+
+
+def test_relu():
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0, jnp.nan, jnp.inf])
+    np.testing.assert_array_equal(relu(x), [0, 0, 0, 3, jnp.nan, jnp.inf])
+    gradient = jax.vjp(relu, x)[1](jnp.full(6, 7.0))[0]
+    np.testing.assert_array_equal(gradient, [0, 0, 0, 7, 7, 7])
+
+
+def test_sums_of_bfloat16_are_taken_in_float32():
+    """In bfloat16, 256 + 1 is 256."""
+    x, summand = jnp.zeros((1, 64, 64, 1), jnp.bfloat16), jnp.zeros(1)
+    y, gradient = jax.vjp(add_to_channels, x, summand)
+    dx, dsummand = gradient(jnp.ones_like(y))
+    assert y.dtype == dx.dtype == jnp.bfloat16 and dsummand.dtype == jnp.float32
+    assert dsummand == 64 * 64

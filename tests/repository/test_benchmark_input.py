@@ -1,0 +1,74 @@
+"""The measure of the loader: what it counts, and what it says when it cannot."""
+
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+COMMAND = [sys.executable, 'benchmarks/input.py']
+CONFIG = '--config=configs/atss_r50_1x.py'
+SMALL = ('--count=3', '--batch_size=2', '--rounds=1', '--workers=0')
+
+
+def run(*flags):
+    return subprocess.run([*COMMAND, *flags], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture
+def images(tmp_path):
+    random = np.random.default_rng(0)
+    for name in 'abcd':
+        image = random.integers(0, 256, (36, 48, 3)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / f'{name}.jpg'), image)
+    (tmp_path / 'notes.txt').write_text('no image')
+    return tmp_path
+
+
+def test_it_counts_the_images_it_built(small_data):
+    done = run(
+        CONFIG,
+        f'--config.data.train.ann_file={small_data}/train.json',
+        f'--config.data.train.img_prefix={small_data}/train',
+        '--config.data.train.pipeline.img_scale=(80, 40)',
+        '--config.model.bbox_head.num_classes=3',
+        '--batches=3',
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('6 images: ')
+
+
+def test_stages_add_up_to_the_whole(images):
+    done = run(f'--images={images}', *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert '; 3 images, ' in done.stdout
+    found = re.findall(r'^\| ([\w ,]+) \| (-?[\d.]+) ms \|', done.stdout, re.M)
+    contenders, stages = dict(found[:2]), dict(found[2:])
+    assert list(contenders) == ['OpenCV alone', 'atss_jax']
+    *parts, (last, whole) = stages.items()
+    assert [name for name, _ in parts][:3] == [
+        'read',
+        'check the header',
+        'decode to RGB',
+    ]
+    assert last == 'all'
+    # Each is rounded to a hundredth.
+    assert sum(float(x) for _, x in parts) == pytest.approx(float(whole), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        ((CONFIG, '--config.data.train.ann_file=none.json'), 'none.json'),
+        (('--images=configs', *SMALL), 'configs: no images in it'),
+        ((f'--mmdet_python={ROOT}/none', *SMALL), f'cannot run {ROOT}/none'),
+    ],
+)
+def test_what_is_missing_is_an_error_of_one_line(flags, message):
+    done = run(*flags)
+    assert done.returncode == 1
+    assert message in done.stderr and done.stderr.count('\n') == 1

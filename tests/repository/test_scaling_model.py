@@ -1,0 +1,189 @@
+"""The scaling model against cases worked by hand, its counts against the model."""
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from atss_jax.config import build_model, load_config
+from atss_jax.training.state import merge, split, zero_variables
+from benchmarks.scaling_model import PRESETS, Assumptions, parse, predict, ring, table
+from tests.conftest import ROOT
+
+# 2 devices, round numbers: 1 TFLOP an image at 10 TFLOPS, 1 GB of gradients.
+ROUND = Assumptions(
+    devices_per_host=2,
+    peak_tflops=20,
+    utilization=0.5,
+    link_gb_s=10,
+    host_gb_s=2,
+    hop_us=0,
+    cores_per_host=4,
+    hosts=256,
+    samples_per_gpu=3,
+    training_gflops=1000,
+    parameters=250_000_000,
+    images_per_s_core=5,
+    images=100,
+)
+
+
+def changed(**fields):
+    return dataclasses.replace(ROUND, **fields)
+
+
+def test_ring_by_hand():
+    # 4 members: 3 parts of a quarter go round twice. 6/4 of 100 bytes at 10 a second,
+    # and 6 messages of half a second.
+    assert ring(4, 100, 10, 0.5) == pytest.approx(15 + 3)
+    assert ring(1, 100, 10, 0.5) == 0
+    # However many members, no more than twice the bytes.
+    assert ring(10**6, 100, 10, 0) == pytest.approx(20, rel=1e-5)
+
+
+def test_one_host_by_hand():
+    row = predict(1, ROUND)
+    assert row.compute == pytest.approx(0.3)  # 3 images of 0.1 s
+    assert row.all_reduce == pytest.approx(0.1)  # 2 devices: 1 GB at 10 GB/s; no host
+    assert row.input == pytest.approx(0.3)  # 6 images, 20 a second
+    assert row.step == pytest.approx(0.4)
+    assert (row.batch, row.steps_per_epoch) == (6, 17)  # 100 / 6, rounded up
+    assert row.images_per_s == pytest.approx(15)
+    assert row.bound == 'compute'
+
+
+def test_across_hosts_by_hand():
+    # 4 hosts: 6/4 of 1 GB at 2 GB/s, after the ring inside each host.
+    row = predict(4, ROUND)
+    assert row.all_reduce == pytest.approx(0.1 + 0.75)
+    assert row.step == pytest.approx(0.3 + 0.85)
+    assert (row.batch, row.bound) == (24, 'all-reduce')
+
+
+def test_a_lone_device_sends_nothing():
+    assert predict(1, changed(devices_per_host=1, hop_us=5)).all_reduce == 0
+
+
+def test_latency_counts_for_both_all_reduces():
+    # 2 messages in the host and 6 across hosts, for gradients and for normalizers.
+    slow = predict(4, changed(hop_us=1000)).all_reduce - predict(4, ROUND).all_reduce
+    assert slow == pytest.approx(2 * (2 + 6) * 1e-3)
+
+
+def test_overlap_hides_gradients_and_not_normalizers():
+    row = predict(4, changed(overlap=1.0, hop_us=1000))
+    assert row.all_reduce == pytest.approx((2 + 6) * 1e-3)
+    assert predict(4, changed(overlap=0.5)).all_reduce == pytest.approx(0.85 / 2)
+
+
+def test_slow_input_hides_everything_else():
+    row = predict(8, changed(cores_per_host=0.5))
+    assert row.step == row.input == pytest.approx(6 / 2.5)
+    assert row.bound == 'input'
+
+
+def test_measured_speed_replaces_operations():
+    row = predict(1, changed(images_per_s_device=6.0, peak_tflops=1e9))
+    assert row.compute == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize('preset', sorted(PRESETS))
+def test_more_hosts_do_more_at_no_better_efficiency(preset):
+    _, given = parse([f'--preset={preset}'])
+    rows = table(given)
+    assert [row.hosts for row in rows] == [2**i for i in range(len(rows))]
+    assert rows[-1].hosts == given.hosts
+    for one, two in itertools.pairwise(rows):
+        assert two.step >= one.step
+        assert one.images_per_s < two.images_per_s <= 2 * one.images_per_s
+        assert two.steps_per_epoch * two.step < one.steps_per_epoch * one.step
+
+
+@pytest.mark.parametrize(
+    'flag',
+    ['hosts=0', 'link_gb_s=-1', 'overlap=1.5', 'utilization=nan', 'peak_tflops=inf'],
+)
+def test_impossible_numbers_are_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        parse([f'--{flag}'])
+    assert f'--{flag.split("=")[0]}' in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def recipe():
+    """The main config's model, and shapes of its variables; nothing is computed."""
+    model = build_model(load_config(str(ROOT / 'configs' / 'atss_r50_1x.py')))
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zero_variables(model)
+    )
+    return model, shapes
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_parameters_are_those_of_the_recipe(recipe):
+    model, shapes = recipe
+    trained, _ = split(shapes['params'], model)
+    assert count(trained) == parse([])[1].parameters == 32_069_978
+    assert count(shapes['params']) == 32_295_322
+
+
+def test_operations_are_those_of_the_recipe(recipe):
+    """Of the lowered program: an operation is a multiply or an add."""
+    model, shapes = recipe
+    trained, frozen = split(shapes['params'], model)
+    size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes['batch_stats'])
+
+    def forward(trained, frozen, image, size):
+        variables = {'params': merge(trained, frozen), 'batch_stats': zeros}
+        return model.apply(variables, image, size)
+
+    def total(*inputs):
+        return sum(level.sum() for level in jax.tree.leaves(forward(*inputs)))
+
+    def gflops(function, width):
+        image = jax.ShapeDtypeStruct((1, 800, width, 3), jnp.float32)
+        lowered = jax.jit(function).lower(trained, frozen, image, size)
+        return lowered.cost_analysis()['flops'] / 1e9
+
+    assert gflops(jax.grad(total), 1344) == pytest.approx(1196.1, rel=1e-3)
+    assert parse([])[1].training_gflops == 1196.1
+    # mmdetection counts 205 G multiply-adds at 800 x 1280, forward.
+    assert gflops(forward, 1280) == pytest.approx(2 * 205, rel=0.02)
+
+
+def test_it_prints_what_it_assumes_and_the_table():
+    script = str(ROOT / 'benchmarks' / 'scaling_model.py')
+    done = subprocess.run(
+        [sys.executable, script, '--hosts=4', '--images_per_s_device=40'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for field in dataclasses.fields(Assumptions):
+        assert f'--{field.name} ' in done.stdout
+    *_, one, two, four = (line.split() for line in done.stdout.splitlines())
+    # 16 images at 40 a device and second.
+    assert one[:3] == ['1', '16', '50.0']
+    assert (two[1], four[1]) == ('32', '64')
+
+
+def test_the_page_on_pods_quotes_what_it_prints():
+    script = str(ROOT / 'benchmarks' / 'scaling_model.py')
+    done = subprocess.run(
+        [sys.executable, script, '--preset=h100'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = (ROOT / 'docs' / 'pods.md').read_text()
+    for line in done.stdout.splitlines():
+        assert line.rstrip() in page

@@ -1,0 +1,162 @@
+"""SIGTERM in the middle of whatever training does: nothing is lost."""
+
+import os
+import shutil
+import signal
+
+import jax
+import pytest
+
+from atss_jax.distributed import devices, hosts
+from atss_jax.training import loop
+from atss_jax.training.checkpoint import Checkpoints
+from atss_jax.training.loop import train
+from tests.support.small_run import assert_equal, metrics_of, saved_steps, small_config
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_in_the_middle_of_an_epoch(patch):
+    """While step 2 of 6 is prepared: batches go to the devices by `shard_rows`."""
+    return stop_at_batch(patch, 2)
+
+
+def stop_while_evaluating(patch):
+    """In the first batch of the first evaluation; three steps come before."""
+    return stop_at_batch(patch, 4)
+
+
+def stop_at_batch(patch, number):
+    real, calls = devices.shard_rows, []
+    number += 1  # the first is blank, for the step to be compiled by
+
+    def shard_rows(batch, mode):
+        calls.append(1)
+        if len(calls) == number:
+            terminate()
+        return real(batch, mode)
+
+    patch.setattr(devices, 'shard_rows', shard_rows)
+
+
+def stop_while_saving(patch):
+    """When the first epoch's checkpoint is on its way to the disk."""
+    real, calls = Checkpoints.save, []
+
+    def save(self, state, notes):
+        real(self, state, notes)
+        if not calls:
+            terminate()
+        calls.append(1)
+
+    patch.setattr(Checkpoints, 'save', save)
+
+
+@pytest.mark.parametrize(
+    ('stop', 'said', 'saved', 'evaluated'),
+    [
+        (stop_in_the_middle_of_an_epoch, 'after step 2 of 6', [2], []),
+        (stop_while_saving, 'in evaluation batch 1 of', [3], []),
+        (stop_while_evaluating, 'in evaluation batch', [3], []),
+    ],
+)
+def test_sigterm_saves_and_the_run_goes_on_from_there(
+    small_run, tmp_path, stop, said, saved, evaluated
+):
+    workdir = tmp_path / 'workdir'
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch)
+        with pytest.raises(hosts.Stopped, match=said):
+            train(small_run.config, str(workdir))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert saved_steps(workdir) == saved
+    assert [r['step'] for r in metrics_of(workdir, 'eval')] == evaluated
+    state = train(small_run.config, str(workdir))
+    assert_equal(jax.device_get(state), small_run.state)
+    whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_a_second_sigterm_does_not_cut_off_the_save(small_run, tmp_path):
+    """Launchers send several; the checkpoint is still on its way when training ends."""
+    real, killed = Checkpoints.close, []
+
+    def close(self):
+        terminate()
+        real(self)
+
+    workdir = tmp_path / 'workdir'
+    before = signal.signal(signal.SIGTERM, lambda *args: killed.append(args))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_in_the_middle_of_an_epoch(patch)
+            patch.setattr(Checkpoints, 'close', close)
+            with pytest.raises(hosts.Stopped, match='after step 2 of 6'):
+                train(small_run.config, str(workdir))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not killed
+    assert saved_steps(workdir) == [2]
+
+
+def test_a_kill_while_evaluating_does_not_lose_the_epoch(small_run, tmp_path):
+    """The checkpoint comes first; what is missing is made up for at the next start."""
+
+    class Killed(Exception):
+        pass
+
+    def die(*args):
+        raise Killed
+
+    workdir = tmp_path / 'workdir'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, 'evaluate_state', die)
+        with pytest.raises(Killed):
+            train(small_run.config, str(workdir))
+    assert saved_steps(workdir) == [3]
+    assert metrics_of(workdir, 'eval') == []
+    train(small_run.config, str(workdir))
+    whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_a_kill_after_an_epoch_that_is_not_saved(small_run, small_data, tmp_path):
+    """It was evaluated, and is again: the log is that of a run left alone."""
+
+    class Killed(Exception):
+        pass
+
+    def finish(parts, step, metrics, log):
+        real(parts, step, metrics, log)
+        if step == 3:
+            raise Killed
+
+    config = small_config(small_data, {'checkpoint_config.interval': 2})
+    workdir, real = tmp_path / 'workdir', loop._finish_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, '_finish_step', finish)
+        with pytest.raises(Killed):
+            train(config, str(workdir))
+    assert saved_steps(workdir) == []
+    assert [r['step'] for r in metrics_of(workdir, 'eval')] == [3]
+    train(config, str(workdir))
+    whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_nothing_to_do_when_all_was_done(small_run, tmp_path):
+    workdir = shutil.copytree(small_run.workdir, tmp_path / 'workdir')
+    before, log = times_of(workdir), (workdir / 'metrics.jsonl').read_bytes()
+    state = train(small_run.config, str(workdir))
+    assert_equal(jax.device_get(state), small_run.state)
+    assert (workdir / 'metrics.jsonl').read_bytes() == log
+    assert times_of(workdir) == before
+
+
+def times_of(workdir):
+    """When each file of the checkpoints was written."""
+    files = [path for path in (workdir / 'checkpoints').rglob('*') if path.is_file()]
+    return {path: path.stat().st_mtime_ns for path in files}

@@ -1,30 +1,34 @@
-# make demo   trains a small detector on generated images, evaluates it, draws what it finds
-# make test   lint and tests
-# Both make .venv and install into it first. ACCEL=cpu|cuda|tpu overrides what is found.
+# make demo        trains a small detector on generated images, evaluates and draws
+# make test        lint and tests; make test-fast the quick ones alone
+# Each makes .venv and installs into it first. ACCEL=cpu|cuda|tpu overrides what is
+# found; CONSTRAINTS= installs the newest versions instead of those in constraints.txt.
 
+comma := ,
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ACCEL ?= $(shell if nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
 	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo tpu; else echo cpu; fi)
-REQUIREMENTS := $(if $(filter cpu,$(ACCEL)),requirements.txt,requirements-$(ACCEL).txt)
+EXTRAS := test$(if $(filter-out cpu,$(ACCEL)),$(comma)$(ACCEL))
+CONSTRAINTS ?= -c constraints.txt
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 INSTALLED := $(VENV)/installed-$(ACCEL)
 DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
-.PHONY: demo test test-slow test-torch test-mmdet test-onnx test-browser lint install \
-	mmdet-env clean
+.PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
+	lint install mmdet-env clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements*.txt pyproject.toml
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml
 	@case "$(ACCEL)" in cpu|cuda|tpu) ;; *) \
 		echo "ACCEL=$(ACCEL): expected cpu, cuda or tpu"; exit 1;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(INSTALL) -r requirements.txt
+	$(INSTALL) -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: install
@@ -41,17 +45,23 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart=0
+
 # Without a limit of restarts, xdist waits for ever once a worker has crashed.
 test: lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
-		--max-worker-restart=0 --durations=15
+	$(PYTEST) --durations=15
+
+# For the inner loop of a developer: what compiles no detector and starts no program.
+test-fast: install
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
 test-torch: install
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(INSTALL) torch==2.13.0
 	$(BIN)/python -m pytest -q -m torch
 
 # Nothing of mmdetection is installed or run: its config files are read.
@@ -60,10 +70,9 @@ test-mmdet: install
 	$(BIN)/python -m zipfile -e .cache/mmdet/mmdet-3.3.0-*.whl .cache/mmdet
 	$(BIN)/python -m pytest -q -m mmdet
 
-test-onnx: install
-	$(BIN)/pip install --quiet -r requirements-onnx.txt
-	$(BIN)/pip install --quiet --no-deps jax2onnx==0.17.1
-	$(BIN)/python -m pytest -q -m onnx
+# The wheel in a new environment, used in an empty folder.
+test-wheel: install
+	$(BIN)/python -m pytest -q -m wheel
 
 # Needs Chromium (Debian: apt-get install chromium), and says so without.
 test-browser: install

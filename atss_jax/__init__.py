@@ -1,5 +1,10 @@
 """ATSS (arXiv 1912.02424) in JAX and Flax, exact to mmdetection.
 
+    from atss_jax import Detector
+
+    detector = Detector.load('work_dirs/atss_r50_1x')
+    (detections,) = detector.predict(['street.jpg'])
+
 Letters in array shapes, everywhere in the package:
 
     B batch        H W height, width      C classes     A anchors over all levels
@@ -10,4 +15,26 @@ a name says otherwise (`boxes_original`). Labels are 0..C-1. Validity is always 
 bool array, never a sentinel value.
 """
 
-__version__ = '0.1.0'
+import importlib
+
+__version__ = '0.2.0'
+
+_PUBLIC = {
+    'Detector': 'atss_jax.inference.detector',
+    'evaluate': 'atss_jax.evaluation.evaluate',
+    'load_config': 'atss_jax.config',
+    'train': 'atss_jax.training.loop',
+}
+
+__all__ = [*_PUBLIC, '__version__']
+
+
+def __getattr__(name):
+    """Imports a public name when it is first used: JAX takes seconds to load."""
+    if name not in _PUBLIC:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -85,3 +85,11 @@ def small_run(small_data, tmp_path_factory):
     from tests.support.small_run import finished_run
 
     return finished_run(small_data, tmp_path_factory.mktemp('small_run') / 'workdir')
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """`call('train', '--config=...')`, `call('atss', 'draw', ...)`: their `Result`."""
+    from tests.support.command_line import make_call
+
+    return make_call(capsys, monkeypatch)

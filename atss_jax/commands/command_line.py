@@ -1,4 +1,4 @@
-"""What the programs share: flags for several hosts, errors, exit status."""
+"""What the commands share: parsing, flags for several hosts, errors, exit status."""
 
 import argparse
 import os
@@ -9,18 +9,51 @@ import traceback
 import warnings
 from collections.abc import Callable
 
-EXIT_STATUS = 'exit status: 0 done, 1 error, 75 stopped and saved (run again to go on)'
+EXIT_STATUS = (
+    'exit status: 0 success, 1 error, 75 stopped and saved (run again to resume)'
+)
+CONFIG_HELP = 'a shipped name (atss_r50_1x) or a .py or .json file'
+FIELDS_HELP = 'Any config field is set by --config.FIELD=VALUE.'
+
+
+def new_parser(program: str, description: str, epilog: str = '', **options):
+    """An argument parser as all commands use it: line breaks kept, no abbreviations."""
+    return argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **options,
+    )
+
+
+def other_command(name: str) -> str:
+    """How a user who called this program calls another command.
+
+    In a checkout `python train.py` is answered by `python eval.py`.
+    """
+    script = pathlib.Path(sys.argv[0])
+    if script.suffix == '.py' and name in ('train', 'eval', 'predict'):
+        is_checkout = script.with_name(f'{name}.py').is_file()
+        if is_checkout and script.name != '__main__.py':
+            return f'python {name}.py'
+    if script.name == '__main__.py':
+        return f'python -m atss_jax {name}'
+    return f'atss {name}'
 
 
 def add_host_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `parallel.start`."""
+    """Adds the flags that `run` hands to `devices.start`."""
     group = parser.add_argument_group(
         'several hosts',
-        'One process a host; found out by itself on Cloud TPU, SLURM, Open MPI and '
-        'Kubernetes, by these flags elsewhere. See docs/pods.md.',
+        'One process per host. Cloud TPU, SLURM, Open MPI and Kubernetes are detected; '
+        'elsewhere these flags say who is who. See docs/pods.md.',
     )
     group.add_argument('--coordinator', help='HOST:PORT of process 0')
-    group.add_argument('--num_processes', type=int, help='1: no others')
+    group.add_argument(
+        '--num_processes', type=int, help='number of processes; 1: no others'
+    )
     group.add_argument('--process_id', type=int, help='0 to num_processes - 1')
     group.add_argument(
         '--start_timeout',
@@ -37,7 +70,7 @@ def add_host_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cache_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag of `use_cache`."""
+    """Adds the flag of `use_cache`."""
     parser.add_argument(
         '--compile_cache',
         metavar='FOLDER',
@@ -47,10 +80,10 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def use_cache(flags: argparse.Namespace) -> None:
-    """Keeps compiled programs as `--compile_cache` says; before JAX is loaded.
+    """Keeps compiled programs where `--compile_cache` says; call before JAX is loaded.
 
     Args:
-        flags: with `workdir`, and that of `add_cache_flag`.
+        flags: with `workdir` and the flag of `add_cache_flag`.
     """
     name = 'JAX_COMPILATION_CACHE_DIR'
     if flags.compile_cache == 'off':
@@ -67,15 +100,24 @@ def use_cache(flags: argparse.Namespace) -> None:
 def _seconds(text):
     seconds = int(text)
     if seconds < 1:
-        raise argparse.ArgumentTypeError(f'{text}: expected a second or more')
+        raise argparse.ArgumentTypeError(f'{text}: expected at least 1 second')
     return seconds
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for `type=` of a flag."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
+    return int(text)
 
 
 def canvas(text: str) -> tuple[int, int]:
     """Height and width from `800x1280`, for `type=` of a flag."""
     sides = text.split('x')
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f'{text}: expected one like 800x1280')
+        raise argparse.ArgumentTypeError(
+            f'{text}: expected HEIGHTxWIDTH such as 800x1280'
+        )
     return int(sides[0]), int(sides[1])
 
 
@@ -83,35 +125,35 @@ def step_range(text: str) -> tuple[int, int]:
     """First and last step from `100:105`, for `type=` of a flag."""
     first, colon, last = text.partition(':')
     if not (colon and first.isdecimal() and last.isdecimal()):
-        raise argparse.ArgumentTypeError(f'{text}: expected one like 100:105')
+        raise argparse.ArgumentTypeError(f'{text}: expected FIRST:LAST such as 100:105')
     if not 1 <= int(first) <= int(last):
-        raise argparse.ArgumentTypeError(f'{text}: the first step is 1, the last after')
+        raise argparse.ArgumentTypeError(
+            f'{text}: FIRST is at least 1 and not larger than LAST'
+        )
     return int(first), int(last)
 
 
 def score(text: str) -> float:
-    """Type of flags that take a score, from 0 to 1."""
+    """A score from 0 to 1, for `type=` of a flag."""
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f'{text}: expected a number from 0 to 1')
     return float(text)
 
 
-def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
-    """Joins the other hosts, acts, and turns errors into messages and an exit status.
+def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> int:
+    """Joins the other hosts and acts; turns errors into a message and an exit status.
 
     Args:
         flags: with those of `add_host_flags`.
-        action: what the program does.
+        program: name of the command in messages.
+        action: what the command does.
     """
-    import absl.logging
     import jax
 
     from atss_jax.distributed import devices, hosts
 
-    # Orbax and grain speak through absl; what matters we say ourselves.
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    _quieten_libraries()
     warnings.formatwarning = _as_one_line
-    program = pathlib.Path(sys.argv[0]).name
     # Until training listens itself; with several processes JAX does, once it started.
     signal.signal(signal.SIGTERM, _leave_before_training)
     try:
@@ -125,7 +167,7 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
         action()
         return 0
     except hosts.Stopped as stop:
-        print(f'{program}: stopped {stop}; all is saved, run again to go on')
+        print(f'{program}: stopped {stop}; all is saved, run again to resume')
         return hosts.STOPPED
     except KeyboardInterrupt:
         problem, status = 'interrupted; what was not saved yet is lost', 130
@@ -134,11 +176,11 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        problem, status = f'a collective failed, is a host gone? {error}', 1
+        problem, status = f'a collective failed; is a host gone? {error}', 1
     except Exception as error:
         if not jax.distributed.is_initialized():
             raise
-        # The farewell at the end of Python would wait for hosts that wait for us.
+        # Python would otherwise wait, at its end, for hosts that wait for this one.
         traceback.print_exc()
         problem, status = f'{type(error).__name__}: {error}', 1
     if jax.distributed.is_initialized():
@@ -147,28 +189,52 @@ def run(flags: argparse.Namespace, action: Callable[[], None]) -> int:
     return status
 
 
+def guard(program: str, action: Callable[[], int | None]) -> int:
+    """Acts on this host alone; turns errors into a message and an exit status.
+
+    Args:
+        program: name of the command in messages.
+        action: what the command does; gives its exit status, None for 0.
+    """
+    _quieten_libraries()
+    try:
+        return action() or 0
+    except KeyboardInterrupt:
+        problem, status = 'interrupted', 130
+    except (ValueError, OSError) as error:
+        problem, status = str(error), 1
+    print(f'{program}: {problem}', file=sys.stderr)
+    return status
+
+
+def _quieten_libraries():
+    """Orbax and grain log through absl; what matters is said by the commands."""
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+
+
 def _as_one_line(message, category, file, number, line=None):
-    """A warning is for the user, who has no use for a line of our source."""
+    """Formats a warning for a user, to whom a line of our source says nothing."""
     return f'warning: {message}\n'
 
 
 def _leave_before_training(number, frame):
     from atss_jax.distributed import hosts
 
-    problem = 'stopped outside of training; all is saved, run again to go on'
+    problem = 'stopped outside of training; all is saved, run again to resume'
     hosts.leave(problem, hosts.STOPPED)
 
 
-def guard(action: Callable[[], int]) -> int:
-    """Acts, alone; gives its exit status, or turns an error into a message and 1."""
-    import absl.logging
-
-    absl.logging.set_verbosity(absl.logging.ERROR)
+def show(text: str) -> None:
+    """Prints to the end, or until the reader (`head`, say) closes the pipe."""
     try:
-        return action()
-    except KeyboardInterrupt:
-        problem, status = 'interrupted', 130
-    except (ValueError, OSError) as error:
-        problem, status = str(error), 1
-    print(f'{pathlib.Path(sys.argv[0]).name}: {problem}', file=sys.stderr)
-    return status
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f'{count} {noun}' if count == 1 else f'{count} {noun}s'

@@ -1,19 +1,35 @@
-"""The flags of `python -m atss_jax draw ...`."""
+"""`atss draw`: images of data, batches, assignment, detections and runs."""
 
 import argparse
+
+from atss_jax.commands import command_line
 
 _SPLITS = ('train', 'val', 'test')
 
 
-def add(commands) -> None:
-    """Adds `draw` and what it draws to the subcommands."""
-    draw = commands.add_parser('draw', help='make images')
-    what = draw.add_subparsers(dest='what', required=True)
+def parser(program: str = 'atss draw') -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = command_line.new_parser(
+        program, 'Draws data, batches, assignment, detections and runs.'
+    )
+    what = flags.add_subparsers(dest='what', required=True)
     _add_detections(what)
     _add_data(what)
     _add_batch(what)
     _add_assignment(what)
     _add_run(what)
+    return flags
+
+
+def main(arguments: list[str], program: str = 'atss draw') -> int:
+    """Draws as the flags say; gives the exit status."""
+    parse = parser(program)
+    flags, others = parse.parse_known_args(arguments)
+    if hasattr(flags, 'overrides'):
+        flags.overrides = others
+    elif others:
+        parse.error(f'unrecognized arguments: {" ".join(others)}')
+    return command_line.guard(program, lambda: flags.run(flags))
 
 
 def _add(what, name, help_, run, **kwargs):
@@ -24,13 +40,11 @@ def _add(what, name, help_, run, **kwargs):
 
 
 def _add_config(what, name, help_, run):
-    """A command over a config, whose fields can be set."""
-    parser = _add(
-        what, name, help_, run, epilog='Any config field is set by --config.FIELD=VALUE'
-    )
+    """Adds a command over a config, whose fields can be set."""
+    parser = _add(what, name, help_, run, epilog=command_line.FIELDS_HELP)
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument('--config', help='a .py or .json file')
-    group.add_argument('--workdir', help='folder of a run, for its config')
+    group.add_argument('--config', help=command_line.CONFIG_HELP)
+    group.add_argument('--workdir', help='folder of a run, whose config is taken')
     parser.set_defaults(overrides=[])
     return parser
 
@@ -39,7 +53,7 @@ def _add_detections(what):
     sheet = _add(
         what,
         'detections',
-        'a sheet of images: truth beside detections',
+        'a sheet of images: ground truth next to detections',
         _draw_detections,
     )
     sheet.add_argument('--workdir', required=True, help='folder of a run')
@@ -58,7 +72,7 @@ def _add_detections(what):
 
 def _add_data(what):
     sheet = _add_config(
-        what, 'data', 'what the loader feeds: images on their canvases', _draw_data
+        what, 'data', 'what the loader gives: images on their canvases', _draw_data
     )
     _add_split(sheet, 'train')
     _add_number(sheet, '--count', 12, 'images')
@@ -68,12 +82,16 @@ def _add_data(what):
 def _add_batch(what):
     sheet = _add_config(what, 'batch', 'any training batch, rebuilt', _draw_batch)
     sheet.add_argument(
-        '--step', type=_positive, required=True, help='as the log counts, from 1'
+        '--step',
+        type=command_line.positive,
+        required=True,
+        help='step, counted from 1 as in the log',
     )
     sheet.add_argument(
         '--batch_size',
-        type=_positive,
-        help='of all devices (default: of the workdir, else data.samples_per_gpu)',
+        type=command_line.positive,
+        help='images of all devices (default: those of the workdir, else '
+        'data.samples_per_gpu)',
     )
 
 
@@ -81,7 +99,7 @@ def _add_assignment(what):
     sheet = _add_config(
         what,
         'assignment',
-        'which anchors learn which box: candidates and positives by level',
+        'which anchors are assigned to which box: candidates and positives per level',
         _draw_assignment,
     )
     _add_split(sheet, 'train')
@@ -89,7 +107,7 @@ def _add_assignment(what):
         '--image_ids',
         type=int,
         nargs='+',
-        help='of the images (default: the first ones)',
+        help='ids of the images (default: the first ones)',
     )
     _add_number(sheet, '--count', 2, 'images, without --image_ids')
 
@@ -114,14 +132,11 @@ def _add_split(sheet, default):
 
 def _add_number(sheet, flag, default, what):
     sheet.add_argument(
-        flag, type=_positive, default=default, help=f'{what} (default: %(default)s)'
+        flag,
+        type=command_line.positive,
+        default=default,
+        help=f'{what} (default: %(default)s)',
     )
-
-
-def _positive(text):
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
-    return int(text)
 
 
 def _load(flags):
@@ -135,7 +150,7 @@ def _load(flags):
 def _draw_detections(flags):
     from atss_jax.drawing.detections import draw_detections
 
-    said = draw_detections(
+    summary = draw_detections(
         flags.workdir,
         flags.out,
         flags.split,
@@ -143,7 +158,7 @@ def _draw_detections(flags):
         flags.columns,
         flags.min_score,
     )
-    print(f'wrote {flags.out}: {said}')
+    print(f'wrote {flags.out}: {summary}')
 
 
 def _draw_data(flags):

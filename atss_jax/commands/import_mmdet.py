@@ -1,11 +1,14 @@
-"""A mmdetection config and checkpoint as a workdir: what `import-mmdet` does."""
+"""`atss import-mmdet`: a workdir of an mmdetection config and checkpoint."""
 
+import argparse
 import dataclasses
 import os
 import pathlib
 
 from ml_collections import ConfigDict
 
+from atss_jax.commands import command_line
+from atss_jax.commands.convert import add_weight_flags
 from atss_jax.config import as_dict, build_experiment, load_config
 from atss_jax.config.experiment import SPLITS
 from atss_jax.config.sections import flatten
@@ -20,17 +23,55 @@ from atss_jax.training import convert
 DEFAULTS = pathlib.Path(__file__).parent.parent / 'configs' / 'atss_r50_1x.py'
 
 
+def parser(program: str = 'atss import-mmdet') -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = command_line.new_parser(
+        program,
+        'Makes a workdir of an mmdetection config and checkpoint, to evaluate or '
+        'fine-tune.',
+        'The config is parsed, not run. See docs/mmdet.md.',
+    )
+    flags.add_argument('config', help="mmdetection's config file, 2.x or 3.x (.py)")
+    flags.add_argument('checkpoint', help='its weights (.pth)')
+    flags.add_argument('--workdir', required=True, help='folder to make')
+    flags.add_argument(
+        '--mmdet_configs',
+        help="mmdetection's folder configs, for bases that begin with mmdet::",
+    )
+    add_weight_flags(flags)
+    return flags
+
+
+def main(arguments: list[str], program: str = 'atss import-mmdet') -> int:
+    """Imports as the flags say; gives the exit status."""
+    flags = parser(program).parse_args(arguments)
+
+    def action():
+        config, translation = import_mmdet(
+            flags.config,
+            flags.checkpoint,
+            flags.workdir,
+            flags.mmdet_configs,
+            convert.Options(None, flags.momentum, flags.unaveraged),
+        )
+        print(describe(config, translation))
+        evaluate = command_line.other_command('eval')
+        print(f'wrote {flags.workdir}: {evaluate} --workdir={flags.workdir}')
+
+    return command_line.guard(program, action)
+
+
 def read_config(
     path: str | os.PathLike, mmdet_configs: str | os.PathLike | None = None
 ) -> tuple[ConfigDict, Translation]:
-    """The equivalent of a mmdet config file, checked, and how it came about.
+    """Our config that is equivalent to an mmdet config file, and how it was translated.
 
     Args:
         path: mmdetection's `.py` file, 2.x or 3.x. It is parsed, not run.
-        mmdet_configs: what `mmdet::` in its `_base_` stands for.
+        mmdet_configs: the folder that `mmdet::` in its `_base_` stands for.
 
     Raises:
-        ValueError: something in it is not supported; says what and where.
+        ValueError: something in it is not supported; the message says what and where.
     """
     translation = translate(source.read(path, mmdet_configs))
     try:
@@ -46,11 +87,11 @@ def import_mmdet(
     mmdet_configs: str | None = None,
     options: convert.Options | None = None,
 ) -> tuple[ConfigDict, Translation]:
-    """Makes a workdir of a mmdet config and checkpoint; gives what `read_config` does.
+    """Makes a workdir of an mmdet config and checkpoint; returns as `read_config` does.
 
     Raises:
         ValueError: either cannot be read or is not supported, they do not go together,
-            or the workdir has checkpoints already.
+            or the workdir already has checkpoints.
     """
     config, translation = read_config(config_file, mmdet_configs)
     experiment = build_experiment(config)
@@ -66,7 +107,7 @@ def import_mmdet(
 
 
 def _check_names(config, classes, checkpoint_file):
-    """The config may name classes too; mmdet labels by the data set's."""
+    """Compares with the names in the config; mmdet labels by those of the data set."""
     for split in SPLITS:
         named = config.data[split].classes
         if classes is not None and named is not None and tuple(named) != classes:
@@ -82,15 +123,15 @@ def label_order(
     """Class names in the order of mmdet's labels.
 
     mmdet numbers labels in the order of the annotation file's categories, whatever the
-    order in which the config names them. That shows only in the file, if it is here.
-    Where nobody names any, its `CocoDataset` goes by the 80 of COCO.
+    order in which the config names them; only the file, if it is here, shows that
+    order. Where no names are given, its `CocoDataset` has the 80 classes of COCO.
 
     Args:
-        config: ours, translated.
+        config: our config, translated from mmdet's.
         classes: names from the checkpoint, or None.
 
     Raises:
-        ValueError: the file lacks some of them.
+        ValueError: the annotation file lacks some of the classes.
     """
     train = config.data.train
     classes = classes or (tuple(train.classes) if train.classes else None)
@@ -116,7 +157,7 @@ def _categories(ann_file):
 
 
 def describe(config: ConfigDict, translation: Translation) -> str:
-    """For people: what differs from our R50 config, and what was left out."""
+    """A summary for the user: what differs from our R50 config, what was left out."""
     ours, base = (flatten(as_dict(c)) for c in (config, load_config(str(DEFAULTS))))
     differing = [
         f'  {path} = {plain(value)!r}'
@@ -128,11 +169,12 @@ def describe(config: ConfigDict, translation: Translation) -> str:
     ]
     return '\n'.join(
         [
-            f'a config of mmdetection {translation.style}; unlike {DEFAULTS.name}:',
+            f'a config of mmdetection {translation.style}; different from '
+            f'{DEFAULTS.name}:',
             *(differing or ['  nothing']),
             'left out, since it changes no number here:',
             *(left_out or ['  nothing']),
-            'names that no part of mmdetection reads: '
+            'variables of the config that mmdetection itself does not read: '
             + (', '.join(translation.variables) or 'none'),
         ]
     )

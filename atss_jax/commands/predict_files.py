@@ -1,4 +1,4 @@
-"""Detects in files and writes what is found: what `predict.py` does."""
+"""What `atss predict` does: detects objects in files, writes images and numbers."""
 
 import csv
 import dataclasses
@@ -12,31 +12,31 @@ import cv2
 import numpy as np
 import tqdm
 
+from atss_jax.commands.command_line import counted
 from atss_jax.config.sections import closest
 from atss_jax.data.image_file import UNUSABLE, BadImage, read
-from atss_jax.drawing import boxes as visualize
+from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.evaluation.coco_metric import coco_results
-from atss_jax.evaluation.run import write_json
+from atss_jax.files.atomic import write_json
 from atss_jax.files.read_ahead import ahead
-from atss_jax.files.wording import counted
 from atss_jax.inference import image_ids
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.image_ids import Ids
 from atss_jax.inference.image_list import Item, find
 from atss_jax.inference.results import ImageDetections
 
-_SMALLEST_SIDE = 320  # smaller images are enlarged: tags would hide them
+_SMALLEST_SIDE = 320  # smaller images are enlarged: names would hide them
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is written.
+    """What `predict_files` writes.
 
     Attributes:
-        score_thr: objects with lower scores are left out.
-        classes: names of the classes to show; None: all.
-        draw: write images and videos too.
-        ann_file: COCO file whose ids of images and classes are written; None: they
+        score_thr: detections with lower scores are left out.
+        classes: names of the classes to keep; None: all.
+        draw: also write images and videos with the detections drawn.
+        ann_file: COCO file whose image ids and category ids are written; None: both
             are counted from 1.
     """
 
@@ -48,45 +48,45 @@ class Options:
 
 @dataclasses.dataclass
 class Outcome:
-    """What was done.
+    """What `predict_files` did.
 
     Attributes:
-        ids: of images and classes.
-        images: COCO's list of images looked at, frames of videos each for itself.
-        found: what is in each of them, by its id.
-        bad: the files that could not be read, with the reason.
+        ids: ids of images and categories.
+        images: COCO's list of images; each frame of a video is an entry.
+        detections: detections of each image, by its id.
+        unreadable: a line on each file that could not be read: name and reason.
     """
 
     ids: Ids
     images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    found: dict[int, ImageDetections] = dataclasses.field(default_factory=dict)
-    bad: list[str] = dataclasses.field(default_factory=list)
+    detections: dict[int, ImageDetections] = dataclasses.field(default_factory=dict)
+    unreadable: list[str] = dataclasses.field(default_factory=list)
 
-    def add(self, found: ImageDetections, item: Item, **more: Any) -> None:
-        """Takes note of an image."""
+    def add(self, detections: ImageDetections, item: Item, **extra: Any) -> None:
+        """Adds an image and its detections; `extra` are more fields of its entry."""
         image_id = len(self.images) + 1
         if self.ids.images is not None:
             image_id = self.ids.images[item.path]
-        height, width = found.size
+        height, width = detections.size
         self.images.append(
-            {'id': image_id, 'file_name': str(item.path), **more}
+            {'id': image_id, 'file_name': str(item.path), **extra}
             | {'height': height, 'width': width}
         )
-        self.found[image_id] = found
+        self.detections[image_id] = detections
 
 
 def predict_files(
     detector: Detector, items: Sequence[Item], out: str, options: Options
 ) -> Outcome:
-    """Looks at files and writes `detections.json`, `.csv`, `pictures.json`, images.
+    """Writes `detections.json`, `detections.csv`, `pictures.json` and drawn images.
 
-    What cannot be read is named on stderr and passed over.
+    A file that cannot be read is named on stderr and skipped.
 
     Args:
-        detector: finds.
-        items: the files.
-        out: folder to write to; made where needed.
-        options: what is written.
+        detector: the detector.
+        items: images and videos.
+        out: folder to write to; made if it does not exist.
+        options: what to write.
 
     Raises:
         ValueError: a class that the detector does not know, a file that
@@ -101,10 +101,10 @@ def predict_files(
         ImageDetections.keep, score_thr=options.score_thr, labels=labels
     )
     images = [item for item in items if not item.is_video]
-    _look_at_images(detector, images, folder, options.draw, shown, outcome)
+    _predict_images(detector, images, folder, options.draw, shown, outcome)
     for item in items:
         if item.is_video:
-            _look_at_video(detector, item, folder, options.draw, shown, outcome)
+            _predict_video(detector, item, folder, options.draw, shown, outcome)
     if not outcome.images:
         raise ValueError(f'none of {len(items)} files can be read')
     _write(folder, outcome, detector.classes)
@@ -118,11 +118,11 @@ def predict_and_report(
     options: Options,
     loading: Mapping[str, Any],
 ) -> int:
-    """Finds the files, loads the detector, detects, and says what was done.
+    """Finds the files, loads the detector, detects, and prints a summary.
 
     Args:
         source: workdir or file of weights.
-        inputs: files, folders, patterns.
+        inputs: files, folders and patterns.
         out: folder to write to.
         options: what is written.
         loading: other arguments of `Detector.load`.
@@ -137,17 +137,17 @@ def predict_and_report(
         print(f'test-time augmentation: scales {detector.img_scales}{mirrored}')
     outcome = predict_files(detector, items, out, options)
     images = counted(len(outcome.images), 'image')
-    objects = counted(sum(map(len, outcome.found.values())), 'object')
+    objects = counted(sum(map(len, outcome.detections.values())), 'object')
     print(f'{images}, {objects} with scores of at least {options.score_thr:g}: {out}')
-    if outcome.bad:
-        print(f'{len(outcome.bad)} of {len(items)} files could not be read')
-    return 3 if outcome.bad else 0
+    if outcome.unreadable:
+        print(f'{len(outcome.unreadable)} of {len(items)} files could not be read')
+    return 3 if outcome.unreadable else 0
 
 
 def choose_labels(
     classes: Sequence[str], wanted: Sequence[str] | None
 ) -> list[int] | None:
-    """Labels of the classes of these names; None for all.
+    """Labels of the classes with these names; None: all.
 
     Raises:
         ValueError: there is no such class.
@@ -166,29 +166,29 @@ def _bar(name, total):
     return tqdm.tqdm(desc=name, total=total, unit='images', disable=quiet)
 
 
-def _look_at_images(detector, items, folder, draw, shown, outcome):
-    """Decodes ahead in threads, and draws behind in threads."""
-    found = {}
+def _predict_images(detector, items, folder, draw, shown, outcome):
+    """Decoding and drawing happen in threads while the device computes."""
+    by_number = {}
 
-    def show(one):
-        (number, item), image, detections = one
+    def draw_one(result):
+        (number, item), image, detections = result
         detections = shown(detections)
         if draw:
             target = folder / 'pictures' / item.name
-            visualize.write_image(target, draw_detections(image, detections))
+            write_image(target, draw_detections(image, detections))
         return number, detections
 
     with _bar('predict', len(items)) as bar:
         images = _readable(items, outcome, bar)
-        for number, detections in ahead(show, detector.stream(images)):
-            found[number] = detections
+        for number, detections in ahead(draw_one, detector.stream(images)):
+            by_number[number] = detections
             bar.update()
-    for number in sorted(found):
-        outcome.add(found[number], items[number])
+    for number in sorted(by_number):
+        outcome.add(by_number[number], items[number])
 
 
 def _readable(items, outcome, bar) -> Iterator[tuple[tuple[int, Item], np.ndarray]]:
-    """Those that can be read; the others are named and counted."""
+    """The images that can be read; the others are named and counted."""
 
     def load(numbered):
         try:
@@ -200,25 +200,27 @@ def _readable(items, outcome, bar) -> Iterator[tuple[tuple[int, Item], np.ndarra
         if problem is None:
             yield key, image
         else:
-            _pass_over(outcome, problem, bar)
+            _skip(outcome, problem, bar)
 
 
-def _pass_over(outcome, problem, bar):
-    outcome.bad.append(problem)
-    bar.write(f'passed over: {problem}', file=sys.stderr)
+def _skip(outcome, problem, bar):
+    outcome.unreadable.append(problem)
+    bar.write(f'skipped: {problem}', file=sys.stderr)
     bar.update()
 
 
-def draw_detections(image: np.ndarray, found: ImageDetections) -> np.ndarray:
+def draw_detections(image: np.ndarray, detections: ImageDetections) -> np.ndarray:
     """The image with boxes, names and scores; a small one is enlarged."""
-    large, boxes = visualize.scale_up(image, found.boxes, _SMALLEST_SIDE)
-    return visualize.draw_boxes(large, boxes, found.labels, found.classes, found.scores)
+    enlarged, boxes = scale_up(image, detections.boxes, _SMALLEST_SIDE)
+    return draw_boxes(
+        enlarged, boxes, detections.labels, detections.classes, detections.scores
+    )
 
 
 # Videos ------------------------------------------------------------------------------
 
 
-def _look_at_video(detector, item, folder, draw, shown, outcome):
+def _predict_video(detector, item, folder, draw, shown, outcome):
     capture = cv2.VideoCapture(str(item.path))
     writer = None
     with _bar(item.path.name, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) as bar:
@@ -234,7 +236,7 @@ def _look_at_video(detector, item, folder, draw, shown, outcome):
                     writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
                 bar.update()
         except BadImage as error:
-            _pass_over(outcome, str(error), bar)
+            _skip(outcome, str(error), bar)
         finally:
             capture.release()
             if writer is not None:
@@ -272,24 +274,31 @@ def _write(folder, outcome, classes):
     category_ids = outcome.ids.category_ids
     results = [
         result
-        for image_id, one in outcome.found.items()
+        for image_id, detections in outcome.detections.items()
         for result in coco_results(
-            image_id, one.boxes, one.scores, one.labels, category_ids
+            image_id,
+            detections.boxes,
+            detections.scores,
+            detections.labels,
+            category_ids,
         )
     ]
     categories = [
         {'id': id_, 'name': name}
         for id_, name in zip(category_ids, classes, strict=True)
     ]
-    write_json(folder / 'detections.json', results)
+    write_json(folder / 'detections.json', results, indent=1)
     images = {'images': outcome.images, 'categories': categories}
-    write_json(folder / 'pictures.json', images)
+    write_json(folder / 'pictures.json', images, indent=1)
     with (folder / 'detections.csv').open('w', newline='') as file:
         table = csv.writer(file)
         table.writerow(('file', 'frame', 'class', 'score', 'x1', 'y1', 'x2', 'y2'))
         for image in outcome.images:
-            one = outcome.found[image['id']]
-            for box, score, name in zip(one.boxes, one.scores, one.names, strict=True):
+            detections = outcome.detections[image['id']]
+            source = image['file_name'], image.get('frame', '')
+            rows = zip(
+                detections.boxes, detections.scores, detections.names, strict=True
+            )
+            for box, score, name in rows:
                 corners = [f'{side:.2f}' for side in box]
-                place = image['file_name'], image.get('frame', '')
-                table.writerow((*place, name, f'{score:.4f}', *corners))
+                table.writerow((*source, name, f'{score:.4f}', *corners))

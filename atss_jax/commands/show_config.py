@@ -1,106 +1,79 @@
-"""The flags of `python -m atss_jax show-config` and `flops`."""
+"""`atss show-config`: a config with all its fields."""
 
-import os
-import sys
+import argparse
+from typing import Any
 
 from atss_jax.commands import command_line
 
 
-def add(commands) -> None:
-    """Adds both to the subcommands."""
-    _add_show_config(commands)
-    _add_flops(commands)
-
-
-def _add_show_config(commands):
-    show = _add_over_config(
-        commands,
-        'show-config',
-        'print a config with all its fields, and the number of parameters',
+def parser(program: str = 'atss show-config') -> argparse.ArgumentParser:
+    """The flags of the command; CONFIG is taken from what they leave over."""
+    flags = config_parser(
+        program, 'Prints a config with all its fields, and the number of parameters.'
     )
-    show.add_argument(
+    flags.add_argument(
         '--reference',
         action='store_true',
-        help='instead, a page of all fields: default, what is accepted, what it means',
+        help='instead, print a page of all fields: default, accepted values, meaning',
     )
-    show.set_defaults(run=_show_config)
+    return flags
 
 
-def _add_over_config(commands, name, help_):
-    """A command over a config, named as CONFIG or --config, whose fields can be set.
+def main(arguments: list[str], program: str = 'atss show-config') -> int:
+    """Prints what the flags say; gives the exit status."""
+    flags, others = parser(program).parse_known_args(arguments)
 
-    CONFIG is no argument of argparse, which before Python 3.12 takes an optional one
-    to be missing where a flag comes first.
+    def action():
+        from atss_jax.config import build_model, to_json
+        from atss_jax.models.detector import parameter_count
+
+        config = load_named_config(flags.config, others)
+        if flags.reference:
+            from atss_jax.config.reference import reference
+
+            command_line.show(reference(config))
+            return
+        count = parameter_count(build_model(config))
+        command_line.show(f'{to_json(config)}\nparameters: {count:,}')
+
+    return command_line.guard(program, action)
+
+
+def config_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser for a command over one config, given as CONFIG or as --config.
+
+    CONFIG is no argument of argparse, which before Python 3.12 believes an optional
+    one to be missing where a flag comes first.
     """
-    command = commands.add_parser(
-        name,
-        help=help_,
-        usage=f'python -m atss_jax {name} CONFIG [options] [--config.FIELD=VALUE ...]',
-        description=f'{help_[0].upper()}{help_[1:]}.',
-        epilog='CONFIG is a .py or .json file. Any config field is set by '
-        '--config.FIELD=VALUE.',
-        allow_abbrev=False,
+    flags = command_line.new_parser(
+        program,
+        description,
+        f'CONFIG is {command_line.CONFIG_HELP}.\n{command_line.FIELDS_HELP}',
+        usage=f'{program} CONFIG [flags] [--config.FIELD=VALUE ...]',
     )
-    command.add_argument('--config', help='the same as CONFIG')
-    command.set_defaults(overrides=[])
-    return command
+    flags.add_argument('--config', help='the same as CONFIG')
+    return flags
 
 
-def _load_config(flags):
+def load_named_config(config: str | None, others: list[str]) -> Any:
+    """The config that a command line names.
+
+    Args:
+        config: the value of --config.
+        others: arguments that the parser left over: CONFIG and field overrides.
+
+    Raises:
+        ValueError: no config is named, or several are; or what `load_config` refuses.
+    """
     from atss_jax.config import load_config, parse_overrides
 
-    options = [word for word in flags.overrides if word.startswith('-')]
+    options = [word for word in others if word.startswith('-')]
     overrides = parse_overrides(options)
-    named = [word for word in flags.overrides if word not in options]
-    paths = [*named, *([] if flags.config is None else [flags.config])]
-    if len(paths) != 1:
-        given = ', '.join(paths) or 'none'
-        raise ValueError(f'expected one CONFIG, a .py or .json file; given: {given}')
-    return load_config(paths[0], overrides)
-
-
-def _show_config(flags):
-    from atss_jax.config import build_model, to_json
-    from atss_jax.models.detector import parameter_count
-
-    config = _load_config(flags)
-    if flags.reference:
-        from atss_jax.config.reference import reference
-
-        _show(reference(config))
-        return
-    _show(f'{to_json(config)}\nparameters: {parameter_count(build_model(config)):,}')
-
-
-def _show(text):
-    """Prints to the end, or as far as the reader goes: `head` leaves early."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python would complain once more where it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _add_flops(commands):
-    flops = _add_over_config(
-        commands, 'flops', 'print parameters and multiply-adds by part and canvas'
-    )
-    flops.add_argument(
-        '--canvas',
-        type=command_line.canvas,
-        action='append',
-        metavar='HEIGHTxWIDTH',
-        help='one or several times (default: 800x1280, and those that the config uses)',
-    )
-    flops.set_defaults(run=_flops)
-
-
-def _flops(flags):
-    from atss_jax.config import build_experiment
-    from atss_jax.models import cost
-
-    experiment = build_experiment(_load_config(flags))
-    used = [data.pipeline.all_canvases() for data in experiment.data.values()]
-    canvases = flags.canvas or [cost.CUSTOMARY, *(c for some in used for c in some)]
-    found = cost.cost(experiment.model, list(dict.fromkeys(canvases)))
-    _show(cost.format_cost(found))
+    names = [word for word in others if word not in options]
+    names += [] if config is None else [config]
+    if len(names) != 1:
+        given = ', '.join(names) or 'none'
+        raise ValueError(
+            f'expected one CONFIG, {command_line.CONFIG_HELP}; given: {given}'
+        )
+    return load_config(names[0], overrides)

@@ -1,31 +1,58 @@
-"""Generated images as files, a small data set in COCO form: `write-shapes`."""
+"""`atss write-shapes`: generated images as files, a small data set in COCO form."""
 
+import argparse
 import json
 import pathlib
 
 import cv2
 
-from atss_jax.config import build_experiment
+from atss_jax.commands import command_line
+from atss_jax.config import build_experiment, load_config, parse_overrides
 from atss_jax.data.shapes.dataset import ShapesDataset
 
 _SPLITS = ('train', 'val')
+
+
+def parser(program: str = 'atss write-shapes') -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = command_line.new_parser(
+        program,
+        'Writes generated images as files: a small data set in COCO form.',
+        command_line.FIELDS_HELP,
+    )
+    flags.add_argument(
+        '--config', required=True, help='a config with generated data: atss_shapes'
+    )
+    flags.add_argument('--out', required=True, help='folder to write to')
+    return flags
+
+
+def main(arguments: list[str], program: str = 'atss write-shapes') -> int:
+    """Writes as the flags say; gives the exit status."""
+    flags, overrides = parser(program).parse_known_args(arguments)
+
+    def action():
+        config = load_config(flags.config, parse_overrides(overrides))
+        print('\n'.join(write_shapes(config, flags.out)))
+
+    return command_line.guard(program, action)
 
 
 def write_shapes(config, out: str) -> list[str]:
     """Writes `out/train.json`, its images `out/train/*.png`, and the same for val.
 
     Read as a `CocoDataset`, they have the boxes, labels, ids and pixels that the config
-    generates. A JSON file is written after its images: where it is, all of them are.
+    generates. A JSON file is written after its images: if it exists, all of them do.
 
     Args:
         config: a loaded config, whose data.train and data.val are generated.
-        out: folder, made if it is not there.
+        out: folder, made if it does not exist.
 
     Returns:
-        A line on each split.
+        A line about each split.
 
     Raises:
-        ValueError: the data of the config is not generated, or there is some in `out`.
+        ValueError: the data of the config is not generated, or `out` has some already.
         OSError: an image cannot be written.
     """
     data = build_experiment(config).data
@@ -33,17 +60,17 @@ def write_shapes(config, out: str) -> list[str]:
         if data[split].source is not ShapesDataset:
             kind = data[split].source.__name__
             raise ValueError(
-                f"data.{split}.type = '{kind}': only what 'ShapesDataset' generates is "
-                'written; such is the data of configs/atss_shapes.py'
+                f"data.{split}.type = '{kind}': only the images that 'ShapesDataset' "
+                'generates are written, as in the config atss_shapes'
             )
         for path in _paths(out, split):
             if path.exists():
-                raise ValueError(f'{path} is there already; give another --out')
+                raise ValueError(f'{path} already exists; give another --out')
     return [_write(data[split].open(), *_paths(out, split)) for split in _SPLITS]
 
 
 def _paths(out, split):
-    """The annotation file and the folder of its images."""
+    """Annotation file and image folder of a split."""
     return pathlib.Path(out, f'{split}.json'), pathlib.Path(out, split)
 
 

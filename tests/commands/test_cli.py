@@ -4,7 +4,6 @@ Called in this process, but for what must be seen from outside: exit, workers, h
 """
 
 import argparse
-import importlib
 import json
 import os
 import shutil
@@ -15,49 +14,16 @@ import cv2
 import numpy as np
 import pytest
 
-from atss_jax.commands import main as commands
+import atss_jax
+from atss_jax.commands.command_line import other_command
+from atss_jax.commands.main import COMMANDS
 from atss_jax.drawing.detections import describe
 from tests.conftest import ROOT
+from tests.support.command_line import Result
 from tests.support.small_run import small_overrides, tree_of
 
 SHAPES = str(ROOT / 'configs' / 'atss_shapes.py')
 R50 = str(ROOT / 'configs' / 'atss_r50_1x.py')
-
-
-class Result:
-    """Exit status and what was printed."""
-
-    def __init__(self, status, out, err):
-        self.status, self.out, self.err = status, out, err
-
-    def refuses(self, *parts, lines=1):
-        """One clear message on stderr, exit status 1, no traceback."""
-        assert self.status == 1
-        assert 'Traceback' not in self.err + self.out
-        assert len(self.err.splitlines()) == lines, self.err
-        for part in parts:
-            assert str(part) in self.err
-        return True
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """`call('train', '--config=...')` runs `main()` of train.py."""
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
-        main = (
-            commands.main if name == 'atss_jax' else importlib.import_module(name).main
-        )
-        try:
-            status = main()
-        except SystemExit as end:
-            status = end.code
-        captured = capsys.readouterr()
-        return Result(status, captured.out, captured.err)
-
-    monkeypatch.chdir(ROOT)
-    return run
 
 
 @pytest.fixture
@@ -99,7 +65,7 @@ def spoil(path, change):
     [
         ('train', ('--config', '--workdir', '--config.optimizer.lr=0.005')),
         ('eval', ('--workdir', '--split', '--step', '--config.FIELD=VALUE')),
-        ('atss_jax', ('draw', 'convert', 'import-mmdet')),
+        ('atss', ('draw', 'convert', 'import-mmdet')),
     ],
 )
 def test_help(call, name, parts):
@@ -109,7 +75,7 @@ def test_help(call, name, parts):
         assert part in result.out
 
 
-@pytest.mark.parametrize('name', ['train', 'eval', 'atss_jax'])
+@pytest.mark.parametrize('name', ['train', 'eval', 'atss'])
 def test_missing_flags(call, name):
     result = call(name)
     assert result.status == 2
@@ -161,7 +127,7 @@ def test_a_config_of_no_known_kind(call, tmp_path):
     result.refuses(f'{path} is no config', '.py or .json')
 
 
-@pytest.mark.parametrize('name', ['train', 'eval', 'predict', 'atss_jax'])
+@pytest.mark.parametrize('name', ['train', 'eval', 'predict', 'atss'])
 def test_help_says_every_default(call, name, monkeypatch):
     parsers, make = [], argparse.ArgumentParser.__init__
 
@@ -403,7 +369,7 @@ def test_drawing_detections(call, own_run, tmp_path):
     file = tmp_path / 'new folder' / 'sheet.png'
     flags = '--count=4', '--columns=2', '--min_score=0'
     result = call(
-        'atss_jax',
+        'atss',
         'draw',
         'detections',
         f'--workdir={own_run}',
@@ -441,5 +407,53 @@ def test_what_drawing_refuses(call, own_run, monkeypatch, tmp_path, flags, parts
     monkeypatch.chdir(tmp_path)
     if '--workdir=nowhere' not in flags:
         flags = (f'--workdir={own_run}', *flags)
-    result = call('atss_jax', 'draw', 'detections', *flags)
-    result.refuses('atss_jax draw', *parts)
+    result = call('atss', 'draw', 'detections', *flags)
+    result.refuses('atss draw', *parts)
+
+
+# The command itself
+
+
+def test_help_of_the_command_lists_all(call):
+    result = call('atss', '--help')
+    assert result.status == 0
+    for name in COMMANDS:
+        assert f'\n  {name} ' in result.out
+    assert call('atss', '--version').out == f'atss-jax {atss_jax.__version__}\n'
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_command_has_help(call, name):
+    result = call('atss', name, '--help')
+    assert result.status == 0
+    assert result.out.startswith(f'usage: atss {name}')
+
+
+@pytest.mark.parametrize(
+    ('words', 'parts'),
+    [
+        ((), ('COMMAND is required', '--help')),
+        (('tarin',), ("'tarin'", 'did you mean train?')),
+        (('--workdir=w',), ("'--workdir=w'", '--help')),
+    ],
+)
+def test_no_such_command(call, words, parts):
+    result = call('atss', *words)
+    assert result.status == 2
+    for part in parts:
+        assert part in result.err
+
+
+@pytest.mark.parametrize(
+    ('called', 'expected'),
+    [
+        (str(ROOT / 'train.py'), 'python eval.py'),
+        ('/usr/bin/atss', 'atss eval'),
+        ('/usr/lib/atss_jax/__main__.py', 'python -m atss_jax eval'),
+    ],
+)
+def test_the_next_command_is_named_as_this_one_was_called(
+    monkeypatch, called, expected
+):
+    monkeypatch.setattr(sys, 'argv', [called])
+    assert other_command('eval') == expected

@@ -1,10 +1,8 @@
 """predict.py: what it writes, and what a user reads when something is wrong."""
 
 import csv
-import importlib
 import json
 import shutil
-import sys
 
 import cv2
 import numpy as np
@@ -14,7 +12,6 @@ from atss_jax.evaluation.evaluate import evaluate_workdir
 from atss_jax.files.read_ahead import ahead
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.image_list import find
-from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -28,20 +25,14 @@ def images(small_data, tmp_path):
 
 
 @pytest.fixture
-def predict(small_run, tmp_path, capsys, monkeypatch):
+def predict(small_run, tmp_path, call):
     """`predict(*arguments)` runs `main()` of predict.py: status, out, err."""
     out = tmp_path / 'out'
-    monkeypatch.chdir(ROOT)
 
     def run(*arguments, workdir=small_run.workdir):
-        words = ['predict.py', f'--workdir={workdir}', f'--out={out}', *arguments]
-        monkeypatch.setattr(sys, 'argv', list(map(str, words)))
-        try:
-            status = importlib.import_module('predict').main()
-        except SystemExit as end:
-            status = end.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+        words = f'--workdir={workdir}', f'--out={out}', *arguments
+        result = call('predict', *words)
+        return result.status, result.out, result.err
 
     return run
 

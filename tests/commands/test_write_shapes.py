@@ -5,7 +5,6 @@ import pytest
 
 from atss_jax.config import build_experiment, load_config
 from atss_jax.data.coco.dataset import CocoDataset
-from tests.commands.test_cli import call  # noqa: F401, a fixture
 from tests.conftest import ROOT
 
 SHAPES = 'configs/atss_shapes.py'
@@ -13,13 +12,13 @@ FEW = {'data.train.num_images': 5, 'data.val.num_images': 3}
 
 
 @pytest.fixture
-def write(call, tmp_path):  # noqa: F811
+def write(call, tmp_path):
     """Writes a few images to `tmp_path / 'my data'`."""
     flags = [f'--config.{name}={value}' for name, value in FEW.items()]
 
     def run():
         out = f'--out={tmp_path / "my data"}'
-        return call('atss_jax', 'write-shapes', f'--config={SHAPES}', out, *flags)
+        return call('atss', 'write-shapes', f'--config={SHAPES}', out, *flags)
 
     return run
 
@@ -43,12 +42,12 @@ def test_read_as_coco_it_is_the_generated_set(write, tmp_path):
 
 def test_nothing_is_overwritten(write, tmp_path):
     (tmp_path / 'my data' / 'val').mkdir(parents=True)
-    write().refuses(tmp_path / 'my data' / 'val', 'is there already', '--out')
+    write().refuses(tmp_path / 'my data' / 'val', 'already exists', '--out')
     assert not (tmp_path / 'my data' / 'train').exists()
 
 
-def test_a_config_of_files(call, tmp_path):  # noqa: F811
+def test_a_config_of_files(call, tmp_path):
     flags = '--config=configs/atss_r50_1x.py', f'--out={tmp_path / "out"}'
-    result = call('atss_jax', 'write-shapes', *flags)
+    result = call('atss', 'write-shapes', *flags)
     result.refuses("data.train.type = 'CocoDataset'", 'ShapesDataset')
     assert not (tmp_path / 'out').exists()

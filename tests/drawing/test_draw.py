@@ -14,7 +14,6 @@ from atss_jax.detection.assign import assign
 from atss_jax.drawing import assignment, boxes, line_plot, runs, training_data
 from atss_jax.drawing.runs import read_curves
 from atss_jax.report.matching import pairwise_iou
-from tests.commands.test_cli import call  # noqa: F401, a fixture
 from tests.support.small_run import small_config
 
 PLAIN = np.full((40, 60, 3), 255, np.uint8)
@@ -60,13 +59,13 @@ def config_file(small_data, tmp_path_factory):
 
 
 @pytest.fixture
-def draw(call, config_file, tmp_path):  # noqa: F811
+def draw(call, config_file, tmp_path):
     """Draws with the small config; the result, and the image if there is one."""
 
     def run(what, *flags, source=None):
         file = tmp_path / f'{what}.png'
         source = source or f'--config={config_file}'
-        result = call('atss_jax', 'draw', what, source, f'--out={file}', *flags)
+        result = call('atss', 'draw', what, source, f'--out={file}', *flags)
         return result, cv2.imread(str(file)) if file.exists() else None
 
     return run
@@ -224,11 +223,11 @@ class TestCurves:
         assert 0 < len(steps) < len(whole)
         assert steps.tolist() == whole[: len(steps)].tolist()
 
-    def test_runs_are_drawn_together(self, call, small_run, tmp_path):  # noqa: F811
+    def test_runs_are_drawn_together(self, call, small_run, tmp_path):
         file = tmp_path / 'run.png'
         other = shutil.copytree(small_run.workdir, tmp_path / 'other')
         result = call(
-            'atss_jax',
+            'atss',
             'draw',
             'run',
             '--workdir',
@@ -254,6 +253,6 @@ class TestCurves:
         loss, _, _, speed = titles
         assert 'none logged' not in loss and speed.endswith(f'none logged by {other}')
 
-    def test_a_folder_without_log(self, call, tmp_path):  # noqa: F811
+    def test_a_folder_without_log(self, call, tmp_path):
         flags = 'draw', 'run', f'--workdir={tmp_path}', '--out=a.png'
-        call('atss_jax', *flags).refuses(tmp_path, 'no log of a run')
+        call('atss', *flags).refuses(tmp_path, 'no log of a run')

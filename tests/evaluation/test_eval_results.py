@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 
-from tests.commands.test_cli import call  # noqa: F401, a fixture
 from tests.support.report_data import open_data, some_results, written_report
 from tests.support.small_run import CLASSES
 
@@ -26,7 +25,7 @@ class TestResultsFile:
     """`eval.py --results`."""
 
     @pytest.fixture
-    def score(self, call, data, tmp_path):  # noqa: F811
+    def score(self, call, data, tmp_path):
         def run(content, *flags):
             path = tmp_path / 'detections.json'
             text = content if isinstance(content, str) else json.dumps(content)
@@ -94,18 +93,18 @@ class TestResultsFile:
             ([], '--workdir, or --results'),
         ],
     )
-    def test_flags_that_are_refused(self, call, flags, part):  # noqa: F811
+    def test_flags_that_are_refused(self, call, flags, part):
         result = call('eval', *flags)
         assert result.status == 2 and part in result.err
 
-    def test_a_workdir_says_the_data(self, call, small_run, tmp_path):  # noqa: F811
+    def test_a_workdir_says_the_data(self, call, small_run, tmp_path):
         path = tmp_path / 'x.json'
         path.write_text('[]')
         result = call('eval', f'--results={path}', f'--workdir={small_run.workdir}')
         assert result.status == 0 and '0 detections, 9 images' in result.out
 
 
-def test_report_of_a_run(call, small_run, tmp_path):  # noqa: F811
+def test_report_of_a_run(call, small_run, tmp_path):
     workdir = shutil.copytree(small_run.workdir, tmp_path / 'run')
     result = call('eval', f'--workdir={workdir}', '--report', '--min_score=0')
     assert result.status == 0, result.err

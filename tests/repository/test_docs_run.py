@@ -13,9 +13,9 @@ import sys
 
 import pytest
 
-from tests.commands.test_cli import Result, call  # noqa: F401, a fixture
 from tests.conftest import ROOT
 from tests.support import documents, stand_in
+from tests.support.command_line import Result
 from tests.support.documents import PAGES, Command
 
 # What cannot be run here, and why. All else is run.
@@ -73,7 +73,7 @@ def marked(page):
 
 
 @pytest.fixture
-def run(call, monkeypatch, tmp_path):  # noqa: F811
+def run(call, monkeypatch, tmp_path):
     """Runs the words of a command in the stand-in: as its program's `main()`."""
 
     def run(program, *words):

@@ -1,92 +1,73 @@
-"""Arrows between modules point one way, and workers load no more than they need.
-
-The layers are those of the design: arrays in and out at the bottom, programs on top.
-"""
+"""Rooms import only rooms above them, and processes load no more than they need."""
 
 import ast
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 from tests.conftest import ROOT
 
-STANDARD = set(sys.stdlib_module_names)
-MAPPING = {'numpy', 'jaxtyping', 'jax'}
-TFDS = {'tensorflow_datasets', 'array_record', 'etils'}
-TRAINING_LIBRARIES = MAPPING | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm'}
+PACKAGE = ROOT / 'atss_jax'
 
-# Module or package: what it may import of the package, and which libraries. The longest
-# name that fits a module decides. Programs (see below) are above them all.
-ALLOWED = {
-    'structures': (set(), MAPPING),
-    'sizes': (set(), MAPPING),
-    'checks': (set(), set()),
-    'lock': (set(), set()),
-    'wording': (set(), set()),
-    'download': ({'lock'}, {'tqdm'}),
-    'detection': ({'structures', 'sizes', 'detection'}, MAPPING),
-    'models': ({'structures', 'sizes', 'models'}, MAPPING | {'flax'}),
-    'data': ({'data'}, {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}),
-    'data.coco_download': ({'download', 'lock'}, {'tqdm'}),
-    'data.tfds_files': ({'data'}, TFDS),
-    'data.tfds_records': ({'data'}, {'numpy'} | TFDS),
-    'data.tfds_scan': ({'data'}, {'numpy', 'tqdm'}),
-    'data.tfds_index': ({'data', 'download'}, {'numpy', 'etils'}),
-    'data.tfds_prepare': ({'data', 'lock'}, {'numpy', 'tqdm'} | TFDS),
-    'weights': ({'weights', 'download'}, {'numpy', 'ml_dtypes', 'safetensors'}),
-    # Asks Flax for the shapes of a model's variables; computes nothing.
-    'weights.mmdet': ({'weights'}, {'numpy', 'flax', 'jax'}),
-    'mmdet_config': ({'mmdet_config'}, set()),
-    'lettering': (set(), {'numpy', 'cv2'}),
-    'ahead': (set(), set()),
-    'cost': ({'models'}, MAPPING | {'flax'}),
-    'image_list': (set(), set()),
-    'image_ids': ({'data', 'image_list'}, set()),
-    'results': (set(), {'numpy', 'supervision'}),
-    'inference': (
-        {'structures', 'data', 'detection', 'models', 'evaluation'},
-        MAPPING,
-    ),
-    'tags': ({'lettering'}, {'numpy'}),
-    'visualize': ({'lettering', 'tags'}, {'numpy', 'cv2'}),
-    'plot': ({'lettering'}, {'numpy', 'cv2'}),
-    'draw_run': ({'plot', 'visualize', 'training'}, {'numpy'}),
-    'cluster': (set(), set()),
-    'hosts': (set(), MAPPING),
-    'parallel': ({'models', 'cluster', 'hosts'}, MAPPING),
-    'command_line': ({'parallel', 'hosts'}, {'jax', 'absl'}),
-    'training': (
-        {'structures', 'detection', 'models', 'data', 'weights', 'parallel', 'checks'}
-        | {'training', 'hosts', 'lock', '__init__'},
-        TRAINING_LIBRARIES,
-    ),
-    'evaluation': (
-        {'structures', 'detection', 'models', 'data', 'parallel', 'visualize'}
-        | {'evaluation', 'hosts', 'wording'},
-        MAPPING | {'flax', 'tqdm', 'pycocotools', 'cv2'},
-    ),
-    'config_model': ({'checks', 'detection', 'models'}, set()),
-    'config_data': ({'checks', 'data', 'models'}, set()),
-    'experiment': (
-        {'checks', 'config_data', 'config_model', 'detection', 'models', 'training'}
-        | {'parallel', 'data'},
-        set(),
-    ),
-    'config': ({'checks', 'experiment', 'models'}, {'ml_collections'}),
+# From top to bottom: a room imports itself, rooms above it, and `structures`.
+ROOMS = (
+    'files',
+    'detection',
+    'models',
+    'optim',
+    'data',
+    'weights',
+    'mmdet_config',
+    'distributed',
+    'config',
+    'training',
+    'evaluation',
+    'inference',
+    'drawing',
+    'report',
+    'commands',
+)
+# The public names, a former one, and the shipped configs: not part of the order.
+ENTRANCES = ('__init__', '__main__', 'structures', 'api')
+
+MATHS = {'jax', 'jaxtyping', 'numpy'}
+# Libraries that a room may use, in addition to the standard library.
+LIBRARIES = {
+    'structures': MATHS,
+    'files': {'filelock', 'tqdm'},
+    'detection': MATHS,
+    'models': MATHS | {'flax'},
+    'optim': MATHS | {'optax'},
+    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}
+    | {'tensorflow_datasets', 'array_record', 'etils'},
+    'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax'},
+    'mmdet_config': set(),
+    'distributed': MATHS,
+    'config': {'ml_collections', 'jax'},
+    'training': MATHS
+    | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections'},
+    'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools'},
+    'inference': MATHS | {'supervision'},
+    'drawing': {'jax', 'numpy', 'cv2', 'tensorboardX'},
+    'report': {'numpy', 'cv2'},
+    'commands': {'absl', 'cv2', 'jax', 'ml_collections', 'numpy', 'tqdm'},
 }
 
 
-def module_name(path):
-    parts = path.relative_to(ROOT / 'atss_jax').with_suffix('').parts
-    return '.'.join(part for part in parts if part != '__init__')
+def files_of(room):
+    return sorted((PACKAGE / room).rglob('*.py'))
 
 
-MODULES = {
-    module_name(path): path
-    for path in sorted((ROOT / 'atss_jax').rglob('*.py'))
-    if module_name(path)
-}
+FILES = [
+    PACKAGE / 'structures.py',
+    *(path for room in ROOMS for path in files_of(room)),
+]
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).with_suffix('').parts[0]
 
 
 def imports(path):
@@ -101,119 +82,149 @@ def imports(path):
     return names
 
 
-def own_module(name):
-    """The module of the package that an imported name lies in; None: not of it."""
-    package, *parts = name.split('.')
-    if package != 'atss_jax':
-        return None
-    while parts and '.'.join(parts) not in MODULES:
-        parts.pop()
-    return '.'.join(parts)
+def name_of(path):
+    return str(path.relative_to(ROOT))
 
 
-def is_within(module, layer):
-    return module == layer or module.startswith(f'{layer}.')
+def test_every_folder_is_a_room_and_nothing_else_stands_at_the_root():
+    assert {path.stem for path in PACKAGE.glob('*.py')} == {
+        '__init__',
+        '__main__',
+        'structures',
+    }
+    folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
+    assert folders == {*ROOMS, 'api'}
 
 
-def own_imports(module):
-    found = {own_module(name) for name in imports(MODULES[module])}
-    return sorted(found - {None, ''})
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_a_room_imports_only_rooms_above_it(path):
+    room = room_of(path)
+    above = ROOMS[: ROOMS.index(room) + 1] if room in ROOMS else ()
+    for name in imports(path):
+        package, *parts = name.split('.')
+        if package == 'atss_jax':
+            allowed = {*above, 'structures'}
+            if room == 'commands':
+                allowed |= {'train', '__version__'}
+            other = parts[0] if parts else '__init__'
+            is_package = not parts and room in ('commands', 'training')
+            assert other in allowed or is_package, f'{name_of(path)} imports {name}'
 
 
-def find_programs():
-    """Modules over a whole config: what imports `config`, and what imports that.
-
-    They may stand in `training`, `evaluation` and at the top, nowhere else.
-    """
-    below = set(ALLOWED) - {'training', 'evaluation'}
-    programs = {'config', 'experiment'}
-    while True:
-        found = {
-            module
-            for module in MODULES
-            if not any(is_within(module, layer) for layer in below)
-            and programs & set(own_imports(module))
-        }
-        if found <= programs:
-            return programs - {'config', 'experiment'}
-        programs |= found
-
-
-PROGRAMS = find_programs()
-
-
-@pytest.mark.parametrize('module', sorted(set(MODULES) - PROGRAMS))
-def test_no_arrow_points_back(module):
-    fitting = [layer for layer in ALLOWED if is_within(module, layer)]
-    assert fitting, f'{module} is in no layer: add it to ALLOWED'
-    layers, libraries = ALLOWED[max(fitting, key=len)]
-    for name in imports(MODULES[module]):
-        own = own_module(name)
-        if own is None:
-            library = name.split('.')[0]
-            assert library in STANDARD | libraries, f'{module} imports {name}'
-        elif own:
-            assert any(is_within(own, layer) for layer in layers), (
-                f'{module} imports {own}: the arrow points back'
-            )
-            assert own not in PROGRAMS, f'{module} imports the program {own}'
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_a_room_uses_its_libraries_only(path):
+    allowed = LIBRARIES[room_of(path)] | set(sys.stdlib_module_names) | {'atss_jax'}
+    assert {name.split('.')[0] for name in imports(path)} <= allowed
 
 
 def test_no_module_imports_itself_through_others():
-    done, path = set(), []
+    modules = {}
+    for path in PACKAGE.rglob('*.py'):
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        modules['.'.join(part for part in parts if part != '__init__')] = path
+
+    def imported_at_load(path):
+        """Modules of the package that loading this one loads."""
+        found = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module.startswith('atss_jax'):
+                for alias in node.names:
+                    full = f'{node.module}.{alias.name}'
+                    found.add(full if full in modules else node.module)
+        return sorted(found)
+
+    done, trail = set(), []
 
     def visit(module):
         if module in done:
             return
-        assert module not in path, ' -> '.join([*path, module])
-        path.append(module)
-        for other in own_imports(module):
+        assert module not in trail, ' -> '.join([*trail, module])
+        trail.append(module)
+        for other in imported_at_load(modules[module]):
             if other != module:
                 visit(other)
-        path.pop()
+        trail.pop()
         done.add(module)
 
-    for module in MODULES:
+    for module in modules:
         visit(module)
 
 
-FILES = sorted(MODULES.values()) + sorted(ROOT.glob('*.py'))
+def test_names_of_files_are_distinct_between_rooms():
+    """Two files of one name play the same part: each pair is listed here."""
+    same_part = {
+        '__init__',
+        'dataset',  # coco, tfds, shapes: each one's Source
+        'data',  # config, mmdet_config: the data section
+        'model',  # config, mmdet_config: the model section
+        'schedule',  # optim, mmdet_config: learning rates
+        'export',  # inference, commands: the work and its command
+        'convert',  # training, commands
+    }
+    seen = {}
+    for path in FILES:
+        if path.stem not in same_part:
+            assert path.stem not in seen, (name_of(path), name_of(seen[path.stem]))
+            seen[path.stem] = path
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize('path', [*FILES, *sorted(ROOT.glob('*.py'))], ids=name_of)
 def test_neither_tensorflow_nor_torch(path):
     libraries = {name.split('.')[0] for name in imports(path)}
     assert not libraries & {'tensorflow', 'torch', 'torchvision', 'tensorboard', 'clu'}
+
+
+def test_the_wheel_lists_every_package():
+    with (ROOT / 'pyproject.toml').open('rb') as file:
+        listed = tomllib.load(file)['tool']['setuptools']['packages']
+    folders = [path.parent.relative_to(ROOT) for path in PACKAGE.rglob('__init__.py')]
+    expected = {'.'.join(folder.parts) for folder in folders} | {'atss_jax.configs'}
+    assert set(listed) == expected
+
+
+def run_python(code):
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def loaded_by(*modules):
     """Top-level modules in a fresh interpreter that has imported `modules` alone."""
     names = ', '.join(modules)
     code = f'import sys, {names}; print(*{{m.split(".")[0] for m in sys.modules}})'
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    return set(run_python(code).split())
+
+
+def test_the_package_and_its_help_load_no_library():
+    loaded = loaded_by('atss_jax', 'atss_jax.commands.main')
+    assert not loaded & {'jax', 'numpy', 'flax', 'cv2', 'ml_collections'}
 
 
 def test_data_starts_no_device():
     """What workers load; grain itself imports jax, but nothing may start a backend."""
-    modules = [f'atss_jax.{name}' for name in MODULES if name.startswith('data.')]
+    modules = [
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        for path in files_of('data')
+        if path.stem != '__init__'
+    ]
     code = (
         f'import sys, {", ".join(modules)}\n'
         'bridge = sys.modules.get("jax._src.xla_bridge")\n'
         'print(bool(bridge and bridge._backends))'
     )
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == 'False'
+    assert run_python(code) == 'False'
 
 
 def test_numpy_modules_load_no_jax():
-    names = ['data.transforms', 'data.plan', 'data.coco', 'data.shapes', 'weights.pth']
+    names = (
+        'data.transforms',
+        'data.plan',
+        'data.coco.dataset',
+        'data.shapes.dataset',
+        'weights.torch_file.pth',
+    )
     loaded = loaded_by(*(f'atss_jax.{name}' for name in names))
     assert not loaded & {'jax', 'jaxlib', 'flax', 'tensorflow', 'torch'}
 
@@ -221,3 +232,12 @@ def test_numpy_modules_load_no_jax():
 def test_training_loads_no_tensorflow():
     loaded = loaded_by('atss_jax.training.loop')
     assert not loaded & {'tensorflow', 'torch'}
+
+
+def test_the_order_is_that_of_the_folders():
+    """Every room has an `__init__` that says in a sentence what it is for."""
+    for room in ROOMS:
+        text = ast.get_docstring(
+            ast.parse((PACKAGE / room / '__init__.py').read_text())
+        )
+        assert text and text.endswith('.'), pathlib.Path(room)

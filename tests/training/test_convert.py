@@ -215,7 +215,7 @@ def test_what_convert_refuses(call, small_run, tmp_path):
         ((run, tmp_path / 'x.safetensors', '--momentum'), 'only a .pth'),
     ]:
         message = call('convert', *arguments)
-        assert said in message and message.startswith('atss_jax convert: '), message
+        assert said in message and message.startswith('atss convert: '), message
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ['a.pth', 'no.pth']
 
@@ -377,5 +377,5 @@ def test_what_import_refuses(call, theirs, tmp_path):
         assert old in text
         config.write_text(text.replace(old, new))
         message = call('import-mmdet', config, checkpoint, *flags)
-        assert said in message and message.startswith('atss_jax import-mmdet: ')
+        assert said in message and message.startswith('atss import-mmdet: ')
     assert not (tmp_path / 'imported').exists()

@@ -1,0 +1,114 @@
+"""`atss eval`: scores a checkpoint of a run, or the results of any detector."""
+
+import argparse
+
+from atss_jax.commands import command_line
+
+_DATA_FLAGS = ('config', 'ann_file', 'img_prefix')
+
+
+def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = command_line.new_parser(
+        program,
+        'Scores the best checkpoint of a run (--workdir), or a file of detections of '
+        'any detector (--results).',
+        command_line.FIELDS_HELP,
+    )
+    flags.add_argument('--workdir', help='folder of the run')
+    flags.add_argument(
+        '--split',
+        default='val',
+        choices=('train', 'val', 'test'),
+        help='section of data (default: val)',
+    )
+    flags.add_argument('--step', type=int, help='a checkpoint (default: the best)')
+    flags.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
+    )
+    flags.add_argument(
+        '--report',
+        action='store_true',
+        help='also write an HTML report of everything that is wrong',
+    )
+    flags.add_argument(
+        '--min_score',
+        type=command_line.score,
+        help='lowest score of the detections in the images and the confusion matrix '
+        'of the report (default: 0.3)',
+    )
+    _add_results_flags(flags)
+    command_line.add_cache_flag(flags)
+    command_line.add_host_flags(flags)
+    return flags
+
+
+def _add_results_flags(flags):
+    group = flags.add_argument_group(
+        'results of any detector',
+        'The ground truth is the data of --workdir or --config, or --ann_file. No '
+        'checkpoint is read. Files are written next to the file of results.',
+    )
+    group.add_argument('--results', help='detections in COCO results form, JSON')
+    group.add_argument('--config', help='a config, for its data')
+    group.add_argument('--ann_file', help='annotations, JSON')
+    group.add_argument('--img_prefix', help='folder of their images')
+
+
+def main(arguments: list[str], program: str = 'atss eval') -> int:
+    """Evaluates as the flags say, prints and writes the numbers; gives the status."""
+    parse = parser(program)
+    flags, overrides = parse.parse_known_args(arguments)
+    _check_flags(parse, flags)
+    if flags.results is not None:
+        return command_line.run(
+            flags, program, lambda: _score_results(flags, overrides)
+        )
+    command_line.use_cache(flags)
+    return command_line.run(flags, program, lambda: _evaluate(flags, overrides))
+
+
+def _check_flags(parse, flags):
+    if flags.min_score is None:
+        flags.min_score = 0.3
+    elif not flags.report:
+        parse.error('--min_score goes with --report')
+    if flags.results is None:
+        if flags.workdir is None:
+            parse.error('--workdir or --results is required')
+        for name in _DATA_FLAGS:
+            if getattr(flags, name) is not None:
+                parse.error(f'--{name} goes with --results')
+        return
+    if flags.step is not None:
+        parse.error('--step goes with checkpoints, not with --results')
+    if flags.report and flags.ann_file and flags.img_prefix is None:
+        parse.error('--report shows images: set --img_prefix to their folder')
+
+
+def _evaluate(flags, overrides):
+    from atss_jax.config import parse_overrides
+    from atss_jax.evaluation.evaluate import evaluate_workdir
+
+    options = parse_overrides(overrides)
+    min_score = flags.min_score if flags.report else None
+    evaluate_workdir(
+        flags.workdir, flags.split, flags.step, options, flags.tta, min_score
+    )
+
+
+def _score_results(flags, overrides):
+    from atss_jax.config import parse_overrides
+    from atss_jax.distributed import devices
+    from atss_jax.evaluation.results_file import data_of, score_results
+
+    source = data_of(
+        flags.split,
+        flags.workdir,
+        flags.config,
+        flags.ann_file,
+        flags.img_prefix,
+        parse_overrides(overrides),
+    )
+    if devices.is_first():
+        score_results(flags.results, source, flags.report, flags.min_score)

@@ -1,0 +1,92 @@
+"""`atss predict`: detects objects in images and videos."""
+
+import argparse
+import os
+
+from atss_jax.commands import command_line
+
+_USAGE = f"""
+IMAGES are files, folders (searched with all their subfolders), patterns
+('shots/*.jpg') and videos.
+OUT gets pictures/, detections.json (COCO results), pictures.json (the images and
+classes that its ids refer to) and detections.csv. {command_line.FIELDS_HELP}
+exit status: 0 success, 1 error, 3 some files could not be read (they are named)
+"""
+
+
+def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = command_line.new_parser(
+        program, 'Detects objects in images and videos.', _USAGE
+    )
+    flags.add_argument('inputs', nargs='+', metavar='IMAGES', help='see below')
+    flags.add_argument(
+        '--workdir',
+        required=True,
+        help='folder of a run, or a .pth, .safetensors or exported .stablehlo',
+    )
+    flags.add_argument('--out', required=True, help='folder to write to')
+    flags.add_argument('--model_config', help='config of a .pth or .safetensors')
+    flags.add_argument('--step', type=int, help='a checkpoint (default: the best)')
+    flags.add_argument(
+        '--score_thr',
+        type=command_line.score,
+        default=0.3,
+        help='leave out detections with lower scores (default: 0.3)',
+    )
+    flags.add_argument(
+        '--classes', metavar='NAME,NAME', help='only these classes (default: all)'
+    )
+    flags.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
+    )
+    flags.add_argument(
+        '--batch_size',
+        type=int,
+        help="images per batch (default: the config's samples_per_gpu per device)",
+    )
+    flags.add_argument(
+        '--ann_file', help='COCO file whose image ids and category ids are written'
+    )
+    flags.add_argument(
+        '--device',
+        choices=('cpu', 'gpu', 'tpu'),
+        help='what computes (default: the fastest kind that there is)',
+    )
+    flags.add_argument('--no_pictures', action='store_true', help='write numbers only')
+    command_line.add_cache_flag(flags)
+    return flags
+
+
+def main(arguments: list[str], program: str = 'atss predict') -> int:
+    """Detects as the flags say; the exit status says whether all files were read."""
+    # Taken out first: argparse takes an unknown flag with a space in it for an image.
+    overrides = [word for word in arguments if word.startswith('--config.')]
+    others = [word for word in arguments if not word.startswith('--config.')]
+    flags = parser(program).parse_intermixed_args(others)
+    if flags.device == 'cpu':
+        # Before JAX is loaded, which would reserve the memory of any GPU that it sees.
+        os.environ['JAX_PLATFORMS'] = 'cpu'
+    command_line.use_cache(flags)
+    return command_line.guard(program, lambda: _predict(flags, overrides))
+
+
+def _predict(flags, overrides):
+    from atss_jax.commands.predict_files import Options, predict_and_report
+    from atss_jax.config import parse_overrides
+
+    options = Options(
+        score_thr=flags.score_thr,
+        classes=flags.classes and tuple(flags.classes.split(',')),
+        draw=not flags.no_pictures,
+        ann_file=flags.ann_file,
+    )
+    loading = {
+        'config': flags.model_config,
+        'step': flags.step,
+        'tta': flags.tta,
+        'batch_size': flags.batch_size,
+        'device': flags.device,
+        'overrides': parse_overrides(overrides),
+    }
+    return predict_and_report(flags.workdir, flags.inputs, flags.out, options, loading)

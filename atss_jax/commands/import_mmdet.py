@@ -20,7 +20,7 @@ from atss_jax.mmdet_config.translate import Translation, translate
 from atss_jax.training import convert
 
 # What mmdet's configs do not say, such as `data.max_boxes`, is taken from here.
-DEFAULTS = pathlib.Path(__file__).parent.parent / 'configs' / 'atss_r50_1x.py'
+DEFAULTS = 'atss_r50_1x'
 
 
 def parser(program: str = 'atss import-mmdet') -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def read_config(
     """
     translation = translate(source.read(path, mmdet_configs))
     try:
-        return load_config(str(DEFAULTS), translation.fields), translation
+        return load_config(DEFAULTS, translation.fields), translation
     except ValueError as error:
         raise ValueError(f'{path}, translated: {error}') from error
 
@@ -158,7 +158,7 @@ def _categories(ann_file):
 
 def describe(config: ConfigDict, translation: Translation) -> str:
     """A summary for the user: what differs from our R50 config, what was left out."""
-    ours, base = (flatten(as_dict(c)) for c in (config, load_config(str(DEFAULTS))))
+    ours, base = (flatten(as_dict(c)) for c in (config, load_config(DEFAULTS)))
     differing = [
         f'  {path} = {plain(value)!r}'
         for path, value in sorted(ours.items())
@@ -170,7 +170,7 @@ def describe(config: ConfigDict, translation: Translation) -> str:
     return '\n'.join(
         [
             f'a config of mmdetection {translation.style}; different from '
-            f'{DEFAULTS.name}:',
+            f'{DEFAULTS}:',
             *(differing or ['  nothing']),
             'left out, since it changes no number here:',
             *(left_out or ['  nothing']),

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.config.fields import (
+    FRACTION,
+    NON_NEGATIVE,
+    POSITIVE,
+    SCALE,
     Check,
     Reader,
     boolean,
@@ -24,13 +28,9 @@ from atss_jax.data.tfds.dataset import TFDSDataset
 from atss_jax.data.transforms import Jitter
 from atss_jax.models.preprocess import Normalizer
 
-_ABOVE_0 = number(above=0)
-_WEIGHT = number(minimum=0)
-_SHARE = number(minimum=0, maximum=1)
-_SCALE = tuple_of(integer(1), 2)
-# In mmdet too it then changes nothing.
-_FROM_MASKS = Check(
-    'True or False, which is of masks; none are loaded, so both are the same',
+# As in mmdet, where it has no effect either if no masks are loaded.
+_RECOMPUTE_BBOX = Check(
+    'True or False; without effect, since it concerns masks and none are loaded',
     boolean.convert,
 )
 
@@ -54,11 +54,11 @@ SHAPES_FIELDS = {
     'min_size': integer(1),
     'max_size': integer(1),
     'max_objects': integer(1),
-    'object_size': tuple_of(_ABOVE_0, 2),
-    'min_visible': _ABOVE_0,
+    'object_size': tuple_of(POSITIVE, 2),
+    'min_visible': POSITIVE,
     'max_rotation': number(minimum=0, maximum=180),
-    'clutter': _WEIGHT,
-    'noise': _WEIGHT,
+    'clutter': NON_NEGATIVE,
+    'noise': NON_NEGATIVE,
 }
 SOURCES = {
     'CocoDataset': (CocoDataset, COCO_FIELDS),
@@ -69,14 +69,14 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """One of `data.train`, `data.val`, `data.test`.
+    """One of the sections `data.train`, `data.val` and `data.test`.
 
     Attributes:
-        section: which.
-        source: makes the source; reads files.
+        section: its path in the config, for messages.
+        source: class of the data set; creating one reads its files.
         arguments: keyword arguments of `source`.
         pipeline: how images are loaded.
-        normalizer: how the device prepares them.
+        normalizer: how the device normalizes them.
     """
 
     section: str
@@ -89,20 +89,20 @@ class DataConfig:
         """Reads the annotations.
 
         Raises:
-            FileNotFoundError: annotations or images are not there; names the field.
-            ValueError: malformed annotations.
+            FileNotFoundError: annotations or images do not exist; names the field.
+            ValueError: the annotations are malformed.
         """
         try:
             return self.source(**self.arguments)
         except FileNotFoundError as error:
-            # Sources start with the name of their argument, which is the field's.
+            # The message starts with the name of an argument, which is the field's.
             is_named = str(error).partition(' ')[0] in self.arguments
             owner = f'config.{self.section}' + ('.' if is_named else ': ')
             raise FileNotFoundError(f'{owner}{error}') from error
 
 
 def read_data(read: Reader, split: str) -> DataConfig:
-    """What `data.SPLIT` describes; opens no files."""
+    """Reads and checks the section `data.SPLIT`; opens no files."""
     path = f'data.{split}'
     kind = read(f'{path}.type', one_of(*SOURCES))
     source, fields = SOURCES[kind]
@@ -117,61 +117,56 @@ def read_data(read: Reader, split: str) -> DataConfig:
         arguments['test_mode'] = True
     path = f'{path}.pipeline'
     divisor = read(f'{path}.pad.size_divisor', one_of(32, 64, 128))
-    canvas = tuple_of(tuple_of(integer(1), 2))
     pipeline = Pipeline(
-        img_scale=read(f'{path}.img_scale', tuple_of(integer(1), 2)),
+        img_scale=read(f'{path}.img_scale', SCALE),
         keep_ratio=read(f'{path}.keep_ratio', boolean),
-        flip_ratio=read(f'{path}.flip_ratio', _SHARE) if split == 'train' else 0.0,
+        flip_ratio=read(f'{path}.flip_ratio', FRACTION) if split == 'train' else 0.0,
         size_divisor=divisor,
-        canvases=read('data.canvases', optional(canvas)),
+        canvases=read('data.canvases', optional(tuple_of(SCALE))),
         max_boxes=read('data.max_boxes', integer(1)),
         jitter=_jitter(read, path) if split == 'train' else Jitter(),
-        max_bad_pictures=read('data.max_bad_pictures', _SHARE),
+        max_bad_pictures=read('data.max_bad_pictures', FRACTION),
     )
     if any(side % divisor for canvas in pipeline.canvases or () for side in canvas):
         raise read.refuse('data.canvases', f'expected multiples of {divisor}')
     normalizer = Normalizer(
         mean=read(f'{path}.img_norm_cfg.mean', tuple_of(number(), 3)),
-        std=read(f'{path}.img_norm_cfg.std', tuple_of(_ABOVE_0, 3)),
+        std=read(f'{path}.img_norm_cfg.std', tuple_of(POSITIVE, 3)),
         to_rgb=read(f'{path}.img_norm_cfg.to_rgb', boolean),
     )
     return DataConfig(f'data.{split}', source, arguments, pipeline, normalizer)
 
 
 def _jitter(read, path):
-    """What training draws: random scales and crops."""
+    """Reads the random scales and crops of training."""
     fields = {
-        'img_scales': read(f'{path}.img_scales', optional(tuple_of(_SCALE))),
+        'img_scales': read(f'{path}.img_scales', optional(tuple_of(SCALE))),
         'multiscale_mode': read(f'{path}.multiscale_mode', one_of('range', 'value')),
     }
     is_range = fields['img_scales'] and fields['multiscale_mode'] == 'range'
     if is_range and len(fields['img_scales']) != 2:
         raise read.refuse(
-            f'{path}.img_scales', "multiscale_mode 'range' is between two scales"
+            f'{path}.img_scales', "expected two scales for multiscale_mode 'range'"
         )
-    if _section(read, f'{path}.random_resize', "{'ratio_range': (0.1, 2.0)}"):
+    example = "{'ratio_range': (0.1, 2.0)}"
+    if read.has_optional_section(f'{path}.random_resize', example):
         field = f'{path}.random_resize.ratio_range'
-        fields['ratio_range'] = ratios = read(field, tuple_of(_ABOVE_0, 2))
+        fields['ratio_range'] = ratios = read(field, tuple_of(POSITIVE, 2))
         if ratios[0] > ratios[1]:
             raise read.refuse(field, 'expected the smaller ratio first')
         if fields['img_scales']:
-            raise read.refuse(f'{path}.img_scales', 'random_resize draws the scale too')
-    if _section(read, f'{path}.random_crop', "{'crop_size': (1024, 1024), ...}"):
-        crop = f'{path}.random_crop'
-        fields['crop_size'] = read(f'{crop}.crop_size', _SCALE)
-        read(f'{crop}.recompute_bbox', _FROM_MASKS)
+            raise read.refuse(
+                f'{path}.img_scales', 'expected None, since random_resize is set too'
+            )
+    crop, example = f'{path}.random_crop', "{'crop_size': (1024, 1024), ...}"
+    if read.has_optional_section(crop, example):
+        fields['crop_size'] = read(f'{crop}.crop_size', SCALE)
+        read(f'{crop}.recompute_bbox', _RECOMPUTE_BBOX)
         fields['allow_negative_crop'] = read(f'{crop}.allow_negative_crop', boolean)
+    filters = f'{path}.filter_annotations'
     example = "{'min_gt_bbox_wh': (0.01, 0.01), 'keep_empty': True}"
-    if _section(read, f'{path}.filter_annotations', example):
-        own = f'{path}.filter_annotations'
-        fields['min_gt_bbox_wh'] = read(f'{own}.min_gt_bbox_wh', tuple_of(_WEIGHT, 2))
-        fields['keep_empty'] = read(f'{own}.keep_empty', boolean)
+    if read.has_optional_section(filters, example):
+        sides = tuple_of(NON_NEGATIVE, 2)
+        fields['min_gt_bbox_wh'] = read(f'{filters}.min_gt_bbox_wh', sides)
+        fields['keep_empty'] = read(f'{filters}.keep_empty', boolean)
     return Jitter(**fields)
-
-
-def _section(read, path, example):
-    """Whether an optional section is there; None says that it is not."""
-    if read.has_section(path):
-        return True
-    read(path, Check(f'None or a section {example}', one_of(None).convert))
-    return False

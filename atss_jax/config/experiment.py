@@ -1,4 +1,4 @@
-"""What a config describes: every section read, checked and built."""
+"""Reads, checks and builds everything that a config describes."""
 
 import dataclasses
 import math
@@ -7,6 +7,10 @@ from typing import Any
 
 from atss_jax.config.data import DataConfig, read_data
 from atss_jax.config.fields import (
+    FRACTION,
+    NON_NEGATIVE,
+    POSITIVE,
+    SCALE,
     Check,
     Reader,
     boolean,
@@ -22,35 +26,29 @@ from atss_jax.data.batch import Tta
 from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
 from atss_jax.detection.postprocess import DetectConfig
-from atss_jax.distributed import devices as parallel
+from atss_jax.distributed import devices
 from atss_jax.models.detector import ATSS
 from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.schedule import LrConfig
 
 SPLITS = ('train', 'val', 'test')
-_ABOVE_0 = number(above=0)
-_WEIGHT = number(minimum=0)
-_SHARE = number(minimum=0, maximum=1)
 _BETWEEN_0_AND_1 = Check(
-    'a number between 0 and 1',
+    'a number between 0 and 1, both excluded',
     number(above=0, maximum=math.nextafter(1, 0)).convert,
 )
 _LOSS_SCALE = Check(
     "'dynamic' or a number above 0",
-    lambda value: value if value == 'dynamic' else _ABOVE_0.convert(value),
-)
-_NO_SECTION = Check(
-    "None or a section {'max_norm': ..., 'norm_type': 2}", one_of(None).convert
+    lambda value: value if value == 'dynamic' else POSITIVE.convert(value),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoScaleLr:
-    """mmdet's `auto_scale_lr`.
+    """Scaling of the learning rate with the batch size, mmdet's `auto_scale_lr`.
 
     Attributes:
-        enable: the learning rate is multiplied by images a step / base.
-        base: images a step that the learning rate is for.
+        enable: whether the learning rate is multiplied by (images per step) / base.
+        base: images per step that the learning rate is meant for.
     """
 
     enable: bool
@@ -64,30 +62,32 @@ class Experiment:
     Attributes:
         model: the detector.
         training_dtype: type that training computes in: bfloat16 with a section `fp16`,
-            whatever its loss scale, else float32.
+            whatever its loss scale, otherwise float32.
         pretrained: weights that the backbone starts from, by mmdet's name or a path;
             None: random.
         loss: settings of assignment and losses.
-        detect: settings of what is made of head outputs.
-        tta: what `--tta` does; None: the scale of the test, plain and mirrored.
-        data: by split.
-        times: passes over the training data an epoch.
-        samples_per_gpu: images a device and step.
-        workers_per_gpu: loading processes a device; 0: threads.
+        detect: settings of postprocessing.
+        tta: views for test-time augmentation (`--tta`); None: the test scale, plain
+            and mirrored.
+        data: settings of each split.
+        times: passes over the training data per epoch.
+        samples_per_gpu: images per device and step.
+        workers_per_gpu: loading processes per device; 0: threads.
         optimizer: settings of SGD.
         lr_config: learning rate over the steps.
-        auto_scale_lr: whether it depends on the number of devices.
+        auto_scale_lr: whether the learning rate depends on the number of devices.
         total_epochs: length of the run.
-        evaluation_interval: epochs from one evaluation to the next; the last epoch is
-            evaluated in any case.
-        checkpoint_interval: epochs from one checkpoint to the next; the last epoch is
-            saved in any case.
-        max_keep_ckpts: newest checkpoints that are kept, beside the best.
-        log_interval: steps from one line of the log to the next.
+        evaluation_interval: epochs between evaluations; the last epoch is always
+            evaluated.
+        checkpoint_interval: epochs between checkpoints; the last epoch is always
+            saved.
+        max_keep_ckpts: number of newest checkpoints to keep, in addition to the best.
+        log_interval: steps between lines of the log.
         load_from: weights of a whole detector to start from, a file or a workdir.
-        resume_from: workdir of another run to go on with: weights, momentum and step.
-        seed: of everything random: initial weights, order of images, augmentation.
-        parallel: how devices share a step; the same numbers.
+        resume_from: workdir of another run to continue: weights, momentum and step.
+        seed: seed of everything random: initial weights, order of images,
+            augmentation.
+        parallel: how devices share a step; the results are the same.
     """
 
     model: ATSS
@@ -115,12 +115,12 @@ class Experiment:
 
     @property
     def training_model(self) -> ATSS:
-        """The model as the training step computes it: in `fp16`'s type, if set."""
+        """The model in the type that training computes in."""
         return self.model.clone(dtype=self.training_dtype)
 
 
 def build(config: Mapping[str, Any]) -> Experiment:
-    """Checks every field and builds everything. Reads no file but the config's.
+    """Checks every field and builds everything; opens no files.
 
     Raises:
         ValueError: a field is unknown, missing, not supported, or contradicts another.
@@ -129,14 +129,14 @@ def build(config: Mapping[str, Any]) -> Experiment:
 
 
 def read_experiment(read: Reader) -> Experiment:
-    """As `build`; the reader then knows what it was asked for."""
+    """As `build`; afterwards `read.checks` has the check of every field."""
     data = {split: read_data(read, split) for split in SPLITS}
     size_divisor = data['train'].pipeline.size_divisor
     for split in SPLITS:
         if data[split].pipeline.size_divisor != size_divisor:
             path = f'data.{split}.pipeline.pad.size_divisor'
             raise read.refuse(
-                path, f'data.train has {size_divisor}; they must be equal'
+                path, f'data.train has {size_divisor}; all splits must have the same'
             )
     anchors = read_anchors(read)
     coder = read_coder(read)
@@ -165,7 +165,7 @@ def read_experiment(read: Reader) -> Experiment:
         load_from=read('load_from', optional(text)),
         resume_from=read('resume_from', optional(text)),
         seed=read('seed', integer(0, 2**32 - 1)),
-        parallel=read('parallel', one_of(*parallel.MODES)),
+        parallel=read('parallel', one_of(*devices.MODES)),
     )
     read('evaluation.metric', one_of('bbox'))
     read.finish()
@@ -187,12 +187,12 @@ def _loss(read, anchors, coder, size_divisor):
             allowed_border=read('train_cfg.allowed_border', number(minimum=-1)),
         ),
         coder=coder,
-        gamma=read(f'{head}.loss_cls.gamma', _WEIGHT),
-        alpha=read(f'{head}.loss_cls.alpha', _SHARE),
-        cls_weight=read(f'{head}.loss_cls.loss_weight', _WEIGHT),
+        gamma=read(f'{head}.loss_cls.gamma', NON_NEGATIVE),
+        alpha=read(f'{head}.loss_cls.alpha', FRACTION),
+        cls_weight=read(f'{head}.loss_cls.loss_weight', NON_NEGATIVE),
         bbox_loss=read(f'{head}.loss_bbox.type', one_of(*BBOX_LOSSES)),
-        bbox_weight=read(f'{head}.loss_bbox.loss_weight', _WEIGHT),
-        centerness_weight=read(f'{head}.loss_centerness.loss_weight', _WEIGHT),
+        bbox_weight=read(f'{head}.loss_bbox.loss_weight', NON_NEGATIVE),
+        centerness_weight=read(f'{head}.loss_centerness.loss_weight', NON_NEGATIVE),
         pos_weight=read('train_cfg.pos_weight', number(minimum=-1)),
         size_divisor=size_divisor,
     )
@@ -205,26 +205,23 @@ def _detect(read, anchors, coder, size_divisor):
         coder=coder,
         nms_pre=read('test_cfg.nms_pre', integer(1)),
         min_bbox_size=read('test_cfg.min_bbox_size', number(minimum=-1)),
-        score_thr=read('test_cfg.score_thr', _SHARE),
-        iou_threshold=read('test_cfg.nms.iou_threshold', _SHARE),
+        score_thr=read('test_cfg.score_thr', FRACTION),
+        iou_threshold=read('test_cfg.nms.iou_threshold', FRACTION),
         max_per_img=read('test_cfg.max_per_img', integer(1)),
         size_divisor=size_divisor,
     )
 
 
 def _tta(read):
-    """What `--tta` does; without a section, as mmdet: the scale of the test, flipped.
+    """Reads the views of `--tta`; without a section as mmdet: the test scale, flipped.
 
     Source: mmdet tools/test.py.
     """
-    if not read.has_section('test_cfg.tta'):
-        example = "{'img_scales': ((1333, 800),), 'flip': True}"
-        none = Check(f'None or a section {example}', one_of(None).convert)
-        read('test_cfg.tta', none)
+    example = "{'img_scales': ((1333, 800),), 'flip': True}"
+    if not read.has_optional_section('test_cfg.tta', example):
         return Tta()
-    scale = tuple_of(integer(1), 2)
     return Tta(
-        img_scales=read('test_cfg.tta.img_scales', optional(tuple_of(scale))),
+        img_scales=read('test_cfg.tta.img_scales', optional(tuple_of(SCALE))),
         flip=read('test_cfg.tta.flip', boolean),
     )
 
@@ -232,15 +229,14 @@ def _tta(read):
 def _optimizer(read):
     read('optimizer.type', one_of('SGD'))
     max_norm = None
-    if read.has_section('optimizer_config.grad_clip'):
-        max_norm = read('optimizer_config.grad_clip.max_norm', _ABOVE_0)
+    example = "{'max_norm': ..., 'norm_type': 2}"
+    if read.has_optional_section('optimizer_config.grad_clip', example):
+        max_norm = read('optimizer_config.grad_clip.max_norm', POSITIVE)
         read('optimizer_config.grad_clip.norm_type', one_of(2))
-    else:
-        read('optimizer_config.grad_clip', _NO_SECTION)
     return OptimizerConfig(
-        lr=read('optimizer.lr', _ABOVE_0),
-        momentum=read('optimizer.momentum', _SHARE),
-        weight_decay=read('optimizer.weight_decay', _WEIGHT),
+        lr=read('optimizer.lr', POSITIVE),
+        momentum=read('optimizer.momentum', FRACTION),
+        weight_decay=read('optimizer.weight_decay', NON_NEGATIVE),
         max_norm=max_norm,
         cumulative_iters=read('optimizer_config.cumulative_iters', integer(1)),
         ema_momentum=_ema_momentum(read),
@@ -248,22 +244,20 @@ def _optimizer(read):
 
 
 def _ema_momentum(read):
-    if read.has_section('ema'):
+    if read.has_optional_section('ema', "{'momentum': 0.0002}"):
         return read('ema.momentum', _BETWEEN_0_AND_1)
-    read('ema', Check("None or a section {'momentum': 0.0002}", one_of(None).convert))
     return None
 
 
 def _training_dtype(read):
-    """mmdet's half precision is bfloat16 here.
+    """Reads `fp16`: mmdet's half precision is bfloat16 here.
 
-    It reaches as far as float32, so nothing overflows and no loss needs scaling: the
-    scale is checked, and any gives the same numbers.
+    The range of bfloat16 is that of float32, so nothing overflows and no loss needs
+    scaling: the loss scale is checked, but all values give the same numbers.
     """
-    if read.has_section('fp16'):
+    if read.has_optional_section('fp16', "{'loss_scale': ...}"):
         read('fp16.loss_scale', _LOSS_SCALE)
         return 'bfloat16'
-    read('fp16', Check("None or a section {'loss_scale': ...}", one_of(None).convert))
     return 'float32'
 
 
@@ -272,13 +266,13 @@ def _lr_config(read):
     by_policy = {}
     if policy == 'step':
         by_policy['step'] = read('lr_config.step', tuple_of(integer(1)))
-        by_policy['gamma'] = read('lr_config.gamma', _ABOVE_0)
+        by_policy['gamma'] = read('lr_config.gamma', POSITIVE)
     else:
-        by_policy['min_lr_ratio'] = read('lr_config.min_lr_ratio', _SHARE)
+        by_policy['min_lr_ratio'] = read('lr_config.min_lr_ratio', FRACTION)
     return LrConfig(
         policy=policy,
         warmup=read('lr_config.warmup', one_of('linear', None)),
         warmup_iters=read('lr_config.warmup_iters', integer(1)),
-        warmup_ratio=read('lr_config.warmup_ratio', _SHARE),
+        warmup_ratio=read('lr_config.warmup_ratio', FRACTION),
         **by_policy,
     )

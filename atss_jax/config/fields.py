@@ -1,4 +1,4 @@
-"""What a config field may hold, and a reader that lets no field go unread."""
+"""Checks of config fields, and a reader that leaves no field unread."""
 
 import dataclasses
 import math
@@ -10,12 +10,12 @@ from atss_jax.config.sections import closest, closest_sibling, flatten
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A test of a value, in words and in code.
+    """What a field accepts, in words and in code.
 
     Attributes:
-        expected: in words, for messages and for the config reference.
-        convert: gives the value as the program uses it; ValueError or TypeError if it
-            is not accepted.
+        expected: what is accepted, in words, for messages and the config reference.
+        convert: returns the value as the program uses it; raises ValueError or
+            TypeError if the value is not accepted.
     """
 
     expected: str
@@ -28,7 +28,7 @@ def _require(condition):
 
 
 def one_of(*choices: Any) -> Check:
-    """One of these values, of the same type: True is not 1."""
+    """One of these values, and of the same type: True is not 1."""
 
     def convert(value):
         for choice in choices:
@@ -53,28 +53,24 @@ def number(
         _require(minimum <= value <= maximum and value > above)
         return float(value)
 
-    limits = [
-        f'{words} {limit:g}'
-        for words, limit in [
-            ('of at least', minimum),
-            ('above', above),
-            ('of at most', maximum),
-        ]
-        if math.isfinite(limit)
-    ]
-    return Check(' '.join(['a number', ' and '.join(limits)]).strip(), convert)
+    if math.isfinite(minimum) and math.isfinite(maximum):
+        return Check(f'a number from {minimum:g} to {maximum:g}', convert)
+    limits = {'above': above, 'of at least': minimum, 'of at most': maximum}
+    words = [f'{word} {x:g}' for word, x in limits.items() if math.isfinite(x)]
+    return Check(' '.join(['a number', ' and '.join(words)]).strip(), convert)
 
 
 def integer(minimum: int, maximum: float = math.inf) -> Check:
-    """A whole number from `minimum` to `maximum`."""
+    """An integer from `minimum` to `maximum`; 2.0 counts as one."""
 
     def convert(value):
         _require(_is_number(value) and value == int(value))
         _require(minimum <= value <= maximum)
         return int(value)
 
-    limit = f' and at most {maximum}' if maximum < math.inf else ''
-    return Check(f'a whole number of at least {minimum}{limit}', convert)
+    if maximum < math.inf:
+        return Check(f'an integer from {minimum} to {maximum}', convert)
+    return Check(f'an integer of at least {minimum}', convert)
 
 
 def _boolean(value):
@@ -88,54 +84,82 @@ def _text(value):
 
 
 boolean = Check('True or False', _boolean)
-text = Check('text', _text)
+text = Check('a string', _text)
 
 
 def optional(check: Check) -> Check:
     """None, or what `check` accepts."""
     return Check(
-        f'{check.expected}, or None',
+        f'{check.expected}; or None',
         lambda value: None if value is None else check.convert(value),
     )
 
 
 def tuple_of(check: Check, length: int | None = None) -> Check:
-    """A tuple or list of values that `check` accepts; comes out as a tuple."""
+    """A tuple or list of values that `check` accepts; becomes a tuple."""
 
     def convert(value):
         _require(isinstance(value, tuple | list) and value)
         _require(length is None or len(value) == length)
         return tuple(check.convert(element) for element in value)
 
-    count = 'several of' if length is None else f'{length} of'
-    return Check(f'a tuple, {count}: {check.expected}', convert)
+    count = 'one or more' if length is None else f'{length}'
+    return Check(f'a tuple of {count}, each {check.expected}', convert)
+
+
+# Checks that several sections use.
+POSITIVE = number(above=0)
+NON_NEGATIVE = number(minimum=0)
+FRACTION = number(minimum=0, maximum=1)
+SCALE = tuple_of(integer(1), 2)
 
 
 class Reader:
-    """Reads fields of a config by path, each checked and each once.
+    """Reads the fields of a config by path; each is checked.
 
-    What was never read is an error of `finish`: a field that changes nothing is a
-    misspelling or a misunderstanding, and must not pass in silence.
+    `finish` raises an error if a field was never read: a field that changes nothing is
+    misspelled or misunderstood, and must not be ignored silently.
+
+    Attributes:
+        leaves: value of every field by dotted path.
+        checks: check of every field that was read, by path.
     """
 
     def __init__(self, config: Mapping[str, Any]):
         self.leaves = flatten(config)
-        self.read: dict[str, Check] = {}
+        self.checks: dict[str, Check] = {}
 
     def has_section(self, path: str) -> bool:
         """Whether there is a section with fields at `path`."""
         return any(leaf.startswith(f'{path}.') for leaf in self.leaves)
 
+    def has_optional_section(self, path: str, example: str) -> bool:
+        """Whether there is a section at `path` rather than None.
+
+        Args:
+            path: where the section may be.
+            example: what it looks like, for messages.
+
+        Raises:
+            ValueError: `path` is missing or holds something else.
+        """
+        if self.has_section(path):
+            return True
+        self(path, Check(f'None or a section {example}', one_of(None).convert))
+        return False
+
     def __call__(self, path: str, check: Check) -> Any:
-        """The value at `path`.
+        """Returns the value at `path`.
 
         Raises:
             ValueError: there is none, or `check` does not accept it.
         """
-        self.read[path] = check
+        self.checks[path] = check
         if path not in self.leaves:
-            unread = [leaf for leaf in self.leaves if leaf not in self.read]
-            hint = self._hint(path, unread).replace('did you mean', 'is it misspelt as')
+            unread = [leaf for leaf in self.leaves if leaf not in self.checks]
+            hint = self._hint(path, unread).replace(
+                'did you mean', 'is it misspelled as'
+            )
             raise ValueError(
                 f"config has no field '{path}' (expected {check.expected}){hint}"
             )
@@ -148,27 +172,28 @@ class Reader:
             ) from None
 
     def _hint(self, path, known):
-        """A field beside it; else that the section's type decides; else any field."""
+        """Suggests a field of the same section, the section's type, or any field."""
         section = path.rpartition('.')[0]
-        check = self.read.get(f'{section}.type')
-        beside = closest_sibling(path, sorted(known))
-        if beside or check is None or ' or ' not in check.expected:
-            return closest(path, known)
+        check = self.checks.get(f'{section}.type')
+        sibling = closest_sibling(path, known)
+        if sibling or check is None or ' or ' not in check.expected:
+            return sibling or closest(path, known)
         kind = self.leaves.get(f'{section}.type')
         return (
-            f'; fields go with config.{section}.type = {kind!r}, so set the section '
-            f'whole for another type: --config.{section}="{{\'type\': {kind!r}, ...}}"'
+            f'; its fields depend on config.{section}.type = {kind!r}: for another '
+            f"type, set the whole section with --config.{section}=\"{{'type': "
+            f'{kind!r}, ...}}"'
         )
 
     def refuse(self, path: str, reason: str) -> ValueError:
-        """An error about a value that is fine alone but not with the others."""
+        """Returns an error about a value that contradicts other fields."""
         return ValueError(f'config.{path} = {self.leaves[path]!r}: {reason}')
 
     def finish(self) -> None:
         """Raises ValueError if a field was never read."""
         for path in self.leaves:
-            if path not in self.read:
+            if path not in self.checks:
                 raise ValueError(
                     f"config has a field '{path}' that nothing reads"
-                    + self._hint(path, self.read)
+                    + self._hint(path, self.checks)
                 )

@@ -1,47 +1,89 @@
-"""Loads configs: files, overrides, the copy in a workdir.
+"""Loads configs: config files, shipped configs, overrides, the copy in a workdir.
 
-Fields are read in `experiment.py` alone, each once; one that nothing reads is an error.
+The fields themselves are read in `experiment.py`, each once; a field that nothing reads
+is an error.
 """
 
 import ast
+import contextlib
+import difflib
 import importlib.util
 import json
+import os
 import pathlib
 import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from atss_jax import configs
 from atss_jax.config.experiment import Experiment, build
-from atss_jax.config.sections import closest, flatten, is_sections
+from atss_jax.config.sections import closest, flatten, is_section_list
 from atss_jax.files.atomic import read_json
 from atss_jax.models.detector import ATSS
 
 
-def load_config(path: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+def load_config(
+    path: str | os.PathLike, overrides: Mapping[str, Any] | None = None
+) -> ConfigDict:
     """Runs `get_config()` of a config file, applies overrides and checks every field.
 
     Args:
-        path: a Python file with `get_config()`, or a JSON file as saved in a workdir.
+        path: a Python file with `get_config()`, a JSON file as saved in a workdir, or
+            the name of a shipped config: 'atss_r50_1x'.
         overrides: dotted path to value: `{'model.bbox_head.num_classes': 3}`. A mapping
             replaces a whole section.
 
     Raises:
         ValueError: no such file; a field is unknown, missing or not supported.
     """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise ValueError(f'no config file at {path}')
+    file = config_file(path)
     if file.suffix == '.json':
         config = read_json(file)
     else:
         config = _run_config_file(file).to_dict()
-    config = _own_copy(config)
+    config = _copy(config)
     for name, value in (overrides or {}).items():
         _override(config, name, value)
     build(config)
     return ConfigDict(config)
+
+
+# Files --------------------------------------------------------------------------------
+
+
+def shipped_configs() -> dict[str, pathlib.Path]:
+    """The files of all shipped configs by name."""
+    folders = [pathlib.Path(folder) for folder in configs.__path__]
+    files = [file for folder in folders for file in sorted(folder.glob('[!_]*.py'))]
+    return {file.stem: file for file in files}
+
+
+def config_file(path: str | os.PathLike) -> pathlib.Path:
+    """The file at `path`, or that of the shipped config of this name.
+
+    Raises:
+        ValueError: there is neither; lists the shipped configs.
+    """
+    file, shipped = pathlib.Path(path), shipped_configs()
+    if str(file) in shipped:
+        return shipped[str(file)]
+    if not file.is_file():
+        raise ValueError(
+            f'no config file at {file}; expected a .py or .json file, or the name of a '
+            f'shipped config{_shipped(file.stem)}'
+        )
+    return file
+
+
+def _shipped(name):
+    """For messages: all shipped configs, and the one with the most similar name."""
+    shipped = shipped_configs()
+    matches = difflib.get_close_matches(name, shipped, n=1)
+    hint = f"; did you mean '{matches[0]}'?" if matches else ''
+    return f' ({", ".join(shipped)}){hint}'
 
 
 def _run_config_file(file):
@@ -49,33 +91,70 @@ def _run_config_file(file):
     if spec is None:
         raise ValueError(f'{file} is no config: expected a .py or .json file')
     module = importlib.util.module_from_spec(spec)
-    # Configs build on others by `from configs import ...`, wherever we are run from.
-    root = str(file.absolute().parent.parent)
-    sys.path.append(root)
+    with _other_configs_importable(file):
+        try:
+            spec.loader.exec_module(module)
+        except ImportError as error:
+            module_name = (error.name or '').removeprefix('atss_jax.')
+            if module_name.partition('.')[0] != 'configs':
+                raise
+            # Python 3.12 and newer say which name is missing in the package.
+            name = getattr(error, 'name_from', None) or module_name.rpartition('.')[2]
+            raise ValueError(
+                f'{file}: {error}; `from atss_jax.configs import NAME` imports the '
+                f'shipped configs{_shipped(name)}'
+            ) from error
+        if not hasattr(module, 'get_config'):
+            raise ValueError(f'{file} has no get_config()')
+        return module.get_config()
+
+
+@contextlib.contextmanager
+def _other_configs_importable(file):
+    """Lets a config file build on others, wherever the program runs.
+
+    Inside the block `from configs import ...` finds configs next to the file's own
+    folder or in it, if it bears this name, and the shipped ones; `from FOLDER import
+    ...` finds other files of the file's folder.
+    """
+    root = file.absolute().parent.parent
+    package = types.ModuleType('configs')
+    package.__path__ = [str(root / 'configs'), *configs.__path__]
+    outside = _forget_configs()
+    sys.modules['configs'] = package
+    sys.path.append(str(root))
     try:
-        spec.loader.exec_module(module)
+        yield
     finally:
-        sys.path.remove(root)
-    if not hasattr(module, 'get_config'):
-        raise ValueError(f'{file} has no get_config()')
-    return module.get_config()
+        sys.path.remove(str(root))
+        _forget_configs()
+        sys.modules.update(outside)
 
 
-def _own_copy(section):
-    """Dicts anew, so that no section is shared and an override changes one place."""
+def _forget_configs():
+    """Removes `configs` and its modules from those imported, and returns them."""
+    names = [name for name in sys.modules if name.partition('.')[0] == 'configs']
+    return {name: sys.modules.pop(name) for name in names}
+
+
+# Fields -------------------------------------------------------------------------------
+
+
+def _copy(section):
+    """Copies all dicts: a section that two fields share becomes two."""
     if isinstance(section, Mapping):
-        return {name: _own_copy(value) for name, value in section.items()}
-    if is_sections(section):
-        return [_own_copy(value) for value in section]
+        return {name: _copy(value) for name, value in section.items()}
+    if is_section_list(section):
+        return [_copy(value) for value in section]
     return section
 
 
 def _inner(section, name):
-    """The section `name` of a section; None: there is none."""
-    if is_sections(section) and name.isdigit() and int(name) < len(section):
+    """The section or list of sections `name` inside a section; None: there is none."""
+    if is_section_list(section) and name.isdigit() and int(name) < len(section):
         return section[int(name)]
     inner = section.get(name) if isinstance(section, dict) else None
-    return inner if isinstance(inner, dict) or is_sections(inner) else None
+    return inner if isinstance(inner, dict) or is_section_list(inner) else None
 
 
 def _override(config, path, value):
@@ -90,16 +169,16 @@ def _override(config, path, value):
             f"config has no section for '{path}'{closest(path, flatten(config))}"
         )
     old = section.get(name)
-    is_section = isinstance(value, Mapping) or is_sections(value)
+    is_section = isinstance(value, Mapping) or is_section_list(value)
     if isinstance(old, dict) and not is_section:
-        raise ValueError(f"'{path}' is a section; set one of {sorted(old)}")
-    section[name] = _own_copy(value)
+        raise ValueError(f"'{path}' is a section; set one of its fields {sorted(old)}")
+    section[name] = _copy(value)
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     """`['--config.optimizer.lr=0.02', ...]` as a dict for `load_config`.
 
-    Values are Python literals; what is none is text (`work_dirs/x`).
+    Values are Python literals; anything else is text (`work_dirs/x`).
 
     Raises:
         ValueError: an argument of another form.
@@ -126,7 +205,7 @@ def to_json(config: ConfigDict | Mapping[str, Any]) -> str:
 
 def as_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """The config as plain dicts."""
-    return _own_copy(config.to_dict() if isinstance(config, ConfigDict) else config)
+    return _copy(config.to_dict() if isinstance(config, ConfigDict) else config)
 
 
 def build_experiment(config: ConfigDict | Mapping[str, Any]) -> Experiment:

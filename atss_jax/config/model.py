@@ -3,6 +3,8 @@
 import math
 
 from atss_jax.config.fields import (
+    FRACTION,
+    POSITIVE,
     Check,
     Reader,
     boolean,
@@ -19,10 +21,9 @@ from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
 from atss_jax.models.resnet import BLOCKS, ResNet, bottleneck_width, stage_channels
 
-_ABOVE_0 = number(above=0)
-_DEEP = tuple(depth for depth in BLOCKS if depth not in (18, 34))
+_BOTTLENECK_DEPTHS = tuple(depth for depth in BLOCKS if depth not in (18, 34))
 _ODD = Check(
-    'an odd whole number',
+    'an odd integer',
     lambda value: integer(1).convert(value) if value % 2 else one_of().convert(value),
 )
 
@@ -40,7 +41,7 @@ def _norm_cfg(read, path, channels):
 
 
 def read_model(read: Reader, anchors: AnchorGenerator, size_divisor: int) -> ATSS:
-    """The detector that `model` describes."""
+    """Builds the detector that `model` describes."""
     read('model.type', one_of('ATSS'))
     backbone = _backbone(read)
     neck = _necks(read, backbone, anchors)
@@ -77,10 +78,11 @@ def _head(read, anchors):
 def _backbone(read):
     path = 'model.backbone'
     kind = read(f'{path}.type', one_of('ResNet', 'ResNeXt'))
-    depth = read(f'{path}.depth', one_of(*(BLOCKS if kind == 'ResNet' else _DEEP)))
+    depths = BLOCKS if kind == 'ResNet' else _BOTTLENECK_DEPTHS
+    depth = read(f'{path}.depth', one_of(*depths))
     groups, base_width = 1, 4
     if kind == 'ResNeXt':
-        groups = read(f'{path}.groups', integer(2))  # one group: a ResNet
+        groups = read(f'{path}.groups', integer(2))  # with one group it is a ResNet
         base_width = read(f'{path}.base_width', integer(1))
     width = bottleneck_width(64, groups, base_width)
     stages = read(f'{path}.num_stages', one_of(1, 2, 3, 4))
@@ -90,7 +92,7 @@ def _backbone(read):
     style = read(f'{path}.style', one_of('pytorch', 'caffe'))
     if style == 'caffe' and depth in (18, 34):
         raise read.refuse(
-            f'{path}.style', f'depth {depth} has no 1x1 to take the stride'
+            f'{path}.style', f'depth {depth} has no 1x1 convolutions for the stride'
         )
     frozen = read(f'{path}.frozen_stages', one_of(-1, 0, 1, 2, 3, 4))
     if frozen > stages:
@@ -110,23 +112,24 @@ def _backbone(read):
 
 
 def _deformable(read, depth, stages, width):
-    """`dcn` and `stage_with_dcn`, if there are any."""
+    """Reads `dcn` and `stage_with_dcn`, if the backbone has them."""
     path = 'model.backbone.dcn'
-    if not read.has_section(path):
-        example = "{'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}"
-        read(path, Check(f'None or a section {example}', one_of(None).convert))
+    example = "{'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}"
+    if not read.has_optional_section(path, example):
         return {}
     dcn = dict(
         type=read(f'{path}.type', one_of('DCNv2')),
         deform_groups=read(f'{path}.deform_groups', integer(1)),
         fallback_on_stride=read(f'{path}.fallback_on_stride', one_of(False)),
     )
-    where = 'model.backbone.stage_with_dcn'
-    stage_with_dcn = read(where, tuple_of(boolean, stages))
+    stages_path = 'model.backbone.stage_with_dcn'
+    stage_with_dcn = read(stages_path, tuple_of(boolean, stages))
     if not any(stage_with_dcn):
-        raise read.refuse(where, 'no stage for model.backbone.dcn')
-    if depth not in _DEEP:
-        raise read.refuse('model.backbone.depth', f'dcn needs one of {_DEEP}')
+        raise read.refuse(stages_path, 'no stage for model.backbone.dcn')
+    if depth not in _BOTTLENECK_DEPTHS:
+        raise read.refuse(
+            'model.backbone.depth', f'dcn needs one of {_BOTTLENECK_DEPTHS}'
+        )
     channels = width * 2 ** stage_with_dcn.index(True)
     if channels % dcn['deform_groups']:
         raise read.refuse(
@@ -136,7 +139,7 @@ def _deformable(read, depth, stages, width):
 
 
 def _necks(read, backbone, anchors):
-    """FPN, or (FPN, DyHead) where `model.neck` is a tuple of two sections."""
+    """Returns an FPN, or (FPN, DyHead) if `model.neck` is a tuple of two sections."""
     if not read.has_section('model.neck.0'):
         return _fpn(read, 'model.neck', backbone, anchors)
     fpn = _fpn(read, 'model.neck.0', backbone, anchors)
@@ -152,7 +155,10 @@ def _necks(read, backbone, anchors):
         message = f'model.neck.0.out_channels is {fpn.out_channels}'
         raise read.refuse(f'{path}.in_channels', message)
     if head.out_channels % 16:
-        raise read.refuse(f'{path}.out_channels', 'its norms have 16 groups')
+        raise read.refuse(
+            f'{path}.out_channels',
+            'expected a multiple of 16, for norms with 16 groups',
+        )
     return fpn, head
 
 
@@ -170,39 +176,37 @@ def _fpn(read, path, backbone, anchors):
     )
     channels = tuple(stage_channels(backbone.depth)[i] for i in backbone.out_indices)
     if neck.in_channels != channels:
-        raise read.refuse(f'{path}.in_channels', f'the backbone gives {channels}')
+        raise read.refuse(f'{path}.in_channels', f'the backbone has {channels}')
     used = len(channels) - neck.start_level
     if not 0 < used <= neck.num_outs:
-        message = (
-            f'{len(channels)} inputs and {neck.num_outs} outputs do not go with it'
-        )
+        message = f'does not fit {len(channels)} inputs and {neck.num_outs} outputs'
         raise read.refuse(f'{path}.start_level', message)
     first = 4 * 2 ** (backbone.out_indices[0] + neck.start_level)
     strides = tuple(first * 2**level for level in range(neck.num_outs))
     if anchors.strides != strides:
         path = 'model.bbox_head.anchor_generator.strides'
-        raise read.refuse(path, f'the neck gives levels of strides {strides}')
+        raise read.refuse(path, f'the levels of the neck have strides {strides}')
     return neck
 
 
 def read_anchors(read: Reader) -> AnchorGenerator:
-    """The grid that `model.bbox_head.anchor_generator` describes."""
+    """Builds the anchors that `model.bbox_head.anchor_generator` describes."""
     path = 'model.bbox_head.anchor_generator'
     read(f'{path}.type', one_of('AnchorGenerator'))
     return AnchorGenerator(
         strides=read(f'{path}.strides', tuple_of(integer(1))),
-        ratios=read(f'{path}.ratios', tuple_of(_ABOVE_0)),
-        octave_base_scale=read(f'{path}.octave_base_scale', _ABOVE_0),
+        ratios=read(f'{path}.ratios', tuple_of(POSITIVE)),
+        octave_base_scale=read(f'{path}.octave_base_scale', POSITIVE),
         scales_per_octave=read(f'{path}.scales_per_octave', integer(1)),
-        center_offset=read(f'{path}.center_offset', number(minimum=0, maximum=1)),
+        center_offset=read(f'{path}.center_offset', FRACTION),
     )
 
 
 def read_coder(read: Reader) -> DeltaXYWHBBoxCoder:
-    """The coder that `model.bbox_head.bbox_coder` describes."""
+    """Builds the coder that `model.bbox_head.bbox_coder` describes."""
     path = 'model.bbox_head.bbox_coder'
     read(f'{path}.type', one_of('DeltaXYWHBBoxCoder'))
     return DeltaXYWHBBoxCoder(
         target_means=read(f'{path}.target_means', tuple_of(number(), 4)),
-        target_stds=read(f'{path}.target_stds', tuple_of(_ABOVE_0, 4)),
+        target_stds=read(f'{path}.target_stds', tuple_of(POSITIVE, 4)),
     )

@@ -1,25 +1,25 @@
-"""Configs as nested sections: dotted paths of fields, and the closest of them."""
+"""Configs as nested sections: fields by dotted path, and similar paths."""
 
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def is_sections(value: Any) -> bool:
-    """Whether it is a list or tuple of sections, as `model.neck` may be."""
+def is_section_list(value: Any) -> bool:
+    """Whether `value` is a list or tuple of sections, as `model.neck` may be."""
     is_list = isinstance(value, tuple | list) and len(value) > 0
     return is_list and all(isinstance(element, Mapping) for element in value)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Leaves by dotted path; an empty section is a leaf.
+    """Values of all fields by dotted path; an empty section counts as a value.
 
-    A list of sections counts as a section, whose fields are 0, 1 and so on.
+    A list of sections counts as a section whose fields are 0, 1 and so on.
     """
     leaves = {}
     for name, value in config.items():
         path = f'{prefix}{name}'
-        if is_sections(value):
+        if is_section_list(value):
             value = {str(index): section for index, section in enumerate(value)}
         if isinstance(value, Mapping) and value:
             leaves.update(flatten(value, f'{path}.'))
@@ -29,30 +29,35 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def closest(path: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the most similar path, or nothing.
+    """`; did you mean 'x'?` for the most similar of the known paths, or ''.
 
-    Paths that differ in their last part only come first. The last part is similar in
-    any case: most of a long path is that of all fields beside it.
+    Fields of the same section come first. The last part of the path must be similar in
+    any case: most of a long path is common to all fields of its section.
     """
     known = sorted(known)
-    beside = closest_sibling(path, known)
-    if beside:
-        return beside
-    name = path.rpartition('.')[2]
-    names = {other.rpartition('.')[2] for other in known}
-    similar = set(difflib.get_close_matches(name, names, n=len(names) or 1))
-    others = [other for other in known if other.rpartition('.')[2] in similar]
-    match = difflib.get_close_matches(path, others, n=1)
-    return f"; did you mean '{match[0]}'?" if match else ''
+    if sibling := closest_sibling(path, known):
+        return sibling
+    names = {_name(other) for other in known}
+    similar = set(difflib.get_close_matches(_name(path), names, n=len(names) or 1))
+    candidates = [other for other in known if _name(other) in similar]
+    return _did_you_mean(difflib.get_close_matches(path, candidates, n=1))
 
 
-def closest_sibling(path, known):
+def closest_sibling(path: str, known: Iterable[str]) -> str:
     """As `closest`, among the fields of the same section."""
-    parent, _, name = path.rpartition('.')
+    parent = path.rpartition('.')[0]
     siblings = {
-        other.rpartition('.')[2]: other
-        for other in known
+        _name(other): other
+        for other in sorted(known)
         if other.rpartition('.')[0] == parent
     }
-    match = difflib.get_close_matches(name, siblings, n=1)
-    return f"; did you mean '{siblings[match[0]]}'?" if match else ''
+    matches = difflib.get_close_matches(_name(path), siblings, n=1)
+    return _did_you_mean([siblings[match] for match in matches])
+
+
+def _name(path):
+    return path.rpartition('.')[2]
+
+
+def _did_you_mean(matches):
+    return f"; did you mean '{matches[0]}'?" if matches else ''

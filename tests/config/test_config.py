@@ -2,6 +2,8 @@
 
 import copy
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -57,8 +59,8 @@ def test_every_config_is_accepted(path):
 
 
 @pytest.mark.parametrize('leaf', LEAVES)
-def test_a_misspelt_field_is_named_with_the_right_one(leaf):
-    """Beside the right one (nothing reads it), and in its place (it is missing)."""
+def test_a_misspelled_field_is_named_with_the_right_one(leaf):
+    """In addition to the right one (nothing reads it), and instead of it."""
     wrong = f'{leaf}x'
     message = error({wrong: LEAVES[leaf]})
     assert f"'{wrong}'" in message and f"did you mean '{leaf}'?" in message
@@ -377,7 +379,7 @@ def test_fields_of_optional_sections_change_what_is_built(path, value, others):
 
 
 @pytest.mark.parametrize(
-    'changes, path, said',
+    'changes, path, expected',
     [
         ({'model.neck.1.in_channels': 64}, 'model.neck.1.in_channels', '256'),
         ({'model.neck.1.out_channels': 8}, 'model.neck.1.out_channels', '16 groups'),
@@ -398,7 +400,7 @@ def test_fields_of_optional_sections_change_what_is_built(path, value, others):
         (
             {'model.backbone.stage_with_dcn': (True, True)},
             'model.backbone.stage_with_dcn',
-            '4 of',
+            'a tuple of 4',
         ),
         (
             {'model.backbone.stage_with_dcn': (False,) * 4},
@@ -426,15 +428,15 @@ def test_fields_of_optional_sections_change_what_is_built(path, value, others):
         (
             {'model.bbox_head.anchor_generator.center_offset': 2},
             'model.bbox_head.anchor_generator.center_offset',
-            'at most 1',
+            'from 0 to 1',
         ),
     ],
 )
-def test_contradictions_in_optional_sections_are_named(changes, path, said):
+def test_contradictions_in_optional_sections_are_named(changes, path, expected):
     with pytest.raises(ValueError) as caught:
         build_experiment(with_sections(changes))
     message = str(caught.value)
-    assert f'config.{path} = ' in message and said in message
+    assert f'config.{path} = ' in message and expected in message
 
 
 def test_stages_without_a_deformable_convolution_are_refused():
@@ -465,7 +467,7 @@ def test_two_necks_by_override_and_from_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'values, path, said',
+    'values, path, expected',
     [
         (
             {'model.neck.in_channels': (256, 512, 1024, 1024)},
@@ -502,7 +504,7 @@ def test_two_necks_by_override_and_from_text(tmp_path):
         (
             {'data.train.pipeline.img_scales': ((1333, 640),)},
             'data.train.pipeline.img_scales',
-            'between two',
+            'expected two scales',
         ),
         (
             {
@@ -520,9 +522,9 @@ def test_two_necks_by_override_and_from_text(tmp_path):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_contradictions_are_named(values, path, said):
+def test_contradictions_are_named(values, path, expected):
     message = error(values)
-    assert f'config.{path} = ' in message and said in message
+    assert f'config.{path} = ' in message and expected in message
 
 
 @pytest.mark.parametrize(
@@ -602,9 +604,9 @@ def test_override_touches_no_other_split():
 
 
 @pytest.mark.parametrize(
-    'overrides, said',
+    'overrides, expected',
     [
-        ({'optimizer.lr': 1}, "did you mean 'optimizer.lr'?"),
+        ({'optimiser.lr': 1}, "did you mean 'optimizer.lr'?"),
         ({'optimizer.learning_rate': 1}, "'optimizer.learning_rate'"),
         ({'optimizer': 1}, "'optimizer' is a section"),
         ({'optimizer.lr.x': 1}, "'optimizer.lr.x'"),
@@ -612,10 +614,10 @@ def test_override_touches_no_other_split():
         ({'optimizer.lr': 'fast'}, "config.optimizer.lr = 'fast'"),
     ],
 )
-def test_wrong_overrides_are_refused(overrides, said):
+def test_wrong_overrides_are_refused(overrides, expected):
     with pytest.raises(ValueError) as caught:
         load_config(R50, overrides)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_json_round_trip(tmp_path):
@@ -633,8 +635,8 @@ def test_equal_configs_give_equal_text():
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(ValueError, match='no config file at'):
-        load_config(str(tmp_path / 'missing.py'))
+    with pytest.raises(ValueError, match=r'no config file at .*/missing\.py'):
+        load_config(tmp_path / 'missing.py')
 
 
 def test_file_without_get_config(tmp_path):
@@ -642,6 +644,123 @@ def test_file_without_get_config(tmp_path):
     file.write_text('x = 1\n')
     with pytest.raises(ValueError, match='get_config'):
         load_config(str(file))
+
+
+# Shipped configs, and configs that build on others ------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A current folder without importable `configs`, as after pip install."""
+    paths = [
+        path for path in sys.path if path and not (Path(path) / 'configs').exists()
+    ]
+    monkeypatch.setattr(sys, 'path', paths)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_config(path, imports, lr):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f'{imports} as base\n\n\ndef get_config():\n'
+        f'    config = base.get_config()\n    config.optimizer.lr = {lr}\n'
+        '    return config\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_a_shipped_config_by_name(path, elsewhere):
+    assert to_json(load_config(Path(path).stem)) == to_json(load_config(path))
+
+
+def test_an_unknown_name_lists_the_shipped_configs(elsewhere):
+    for unknown in ('atss_shape', 'atss_shape.py', 'configs/atss_shape.py'):
+        with pytest.raises(ValueError) as caught:
+            load_config(unknown)
+        message = str(caught.value)
+        assert f'no config file at {unknown}' in message
+        assert all(Path(path).stem in message for path in CONFIGS)
+        assert message.endswith("did you mean 'atss_shapes'?")
+    with pytest.raises(ValueError) as caught:
+        load_config('zzz')
+    assert 'did you mean' not in str(caught.value)
+
+
+def test_a_file_is_not_mistaken_for_a_name(elsewhere):
+    write_config(
+        elsewhere / 'atss_shapes.py', 'from atss_jax.configs import atss_shapes', 0.5
+    )
+    assert load_config('atss_shapes.py').optimizer.lr == 0.5
+    assert load_config('atss_shapes').optimizer.lr == 0.04
+
+
+@pytest.mark.parametrize('folder', ['.', 'configs', 'experiments'])
+@pytest.mark.parametrize(
+    'imports',
+    [
+        'from atss_jax.configs import atss_r50_1x',
+        'from configs import atss_r50_1x',
+        'import atss_jax.configs.atss_r50_1x',
+        'import configs.atss_r50_1x',
+    ],
+)
+def test_a_config_of_any_folder_builds_on_a_shipped_one(elsewhere, folder, imports):
+    file = write_config(elsewhere / folder / 'mine.py', imports, 0.5)
+    expected = changed({'optimizer.lr': 0.5})
+    assert as_dict(load_config(file)) == expected
+    assert as_dict(load_config(file.relative_to(elsewhere))) == expected
+
+
+def test_a_config_builds_on_another_in_its_folder(elsewhere):
+    for folder in ('configs', 'experiments'):
+        base = elsewhere / folder / 'base.py'
+        write_config(base, 'from atss_jax.configs import atss_r50_1x', 0.5)
+        file = write_config(
+            base.with_name('mine.py'), f'from {folder} import base', 0.5
+        )
+        file.write_text(file.read_text().replace('optimizer.lr', 'optimizer.momentum'))
+        optimizer = load_config(file).optimizer
+        assert (optimizer.lr, optimizer.momentum) == (0.5, 0.5)
+
+
+def test_configs_that_are_built_on_are_read_anew_each_time(elsewhere):
+    file = write_config(
+        elsewhere / 'configs' / 'mine.py', 'from configs import base', 1
+    )
+    file.write_text(file.read_text().replace('optimizer.lr', 'total_epochs'))
+    for lr in (0.5, 0.25):
+        base, imports = file.with_name('base.py'), 'from configs import atss_r50_1x'
+        write_config(elsewhere / 'configs' / f'base_{lr}.py', imports, lr).rename(base)
+        assert load_config(file).optimizer.lr == lr
+
+
+def test_modules_called_configs_stay_as_they_were(elsewhere):
+    before = {name for name in sys.modules if name.startswith('configs')}
+    path = list(sys.path)
+    load_config(
+        write_config(elsewhere / 'mine.py', 'from configs import atss_r50_1x', 1)
+    )
+    assert {name for name in sys.modules if name.startswith('configs')} == before
+    assert sys.path == path
+
+
+@pytest.mark.parametrize('package', ['configs', 'atss_jax.configs'])
+@pytest.mark.parametrize('form', ['from {} import atss_r50_1', 'import {}.atss_r50_1'])
+def test_an_import_of_an_unknown_config_says_what_to_write(elsewhere, package, form):
+    file = write_config(elsewhere / 'mine.py', form.format(package), 1)
+    with pytest.raises(ValueError) as caught:
+        load_config(file)
+    message = str(caught.value)
+    assert str(file) in message and 'from atss_jax.configs import NAME' in message
+    assert 'atss_r101_lsj_200e' in message
+
+
+def test_other_failing_imports_are_left_alone(elsewhere):
+    file = write_config(elsewhere / 'mine.py', 'import no_such_module', 1)
+    with pytest.raises(ModuleNotFoundError, match='no_such_module'):
+        load_config(file)
 
 
 def test_parse_overrides():
@@ -676,10 +795,10 @@ def test_parse_overrides_refuses_other_arguments(argument):
 @pytest.mark.parametrize('kind', ['ShapesDataset', 'TFDSDataset'])
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_another_type_without_its_fields(kind, split):
-    """Nothing is misspelt, so nothing is guessed."""
+    """Nothing is misspelled, so nothing is guessed."""
     message = error({f'data.{split}.type': kind})
     assert f"config has no field 'data.{split}." in message
-    assert 'misspelt' not in message and 'did you mean' not in message
+    assert 'misspelled' not in message and 'did you mean' not in message
     assert f'config.data.{split}.type = {kind!r}' in message
     assert f'--config.data.{split}="{{' in message
 

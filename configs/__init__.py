@@ -1,1 +1,1 @@
-"""Experiments: each file has a `get_config()`; fields bear mmdet's names."""
+"""The shipped configs: each file has a `get_config()`; fields have mmdet's names."""

@@ -1,21 +1,21 @@
-"""ATSS, ResNet-101, large-scale jitter, 200 epochs of COCO in half precision.
+"""ATSS with ResNet-101, 200 epochs of COCO with large-scale jitter in half precision.
 
-mmdetection's `atss_r101_fpn_8xb8-amp-lsj-200e_coco.py`: atss_r50_lsj_200e with a deeper
-backbone.
+This is mmdetection's `atss_r101_fpn_8xb8-amp-lsj-200e_coco.py`: atss_r50_lsj_200e with
+a deeper backbone.
 
-Expected: mmdetection publishes no figure for it; not trained here.
-Cost: 366,000 steps of 64 images of 1024 x 1024: 8 on each of 8 devices.
+Expected: mmdetection publishes no AP for it; not trained here.
+Cost: 366,000 steps of 64 images of 1024 x 1024, 8 on each of 8 devices.
 
     python train.py --config=configs/atss_r101_lsj_200e.py --workdir=work_dirs/r101_lsj
 """
 
 from ml_collections import ConfigDict
 
-from configs import atss_r50_lsj_200e
+from atss_jax.configs import atss_r50_lsj_200e
 
 
 def get_config() -> ConfigDict:
-    """The R50 recipe with a deeper backbone."""
+    """Returns the R50 recipe with a deeper backbone."""
     config = atss_r50_lsj_200e.get_config()
     config.model.pretrained = 'torchvision://resnet101'
     config.model.backbone.depth = 101

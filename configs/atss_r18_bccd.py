@@ -1,20 +1,22 @@
-"""ATSS, ResNet-18 from scratch, on BCCD blood cells (3 classes): a check on real data.
+"""ATSS with ResNet-18 from scratch on BCCD blood cells: a check on real data.
 
-Expected: AP about 0.39 on val. mmdetection 3.3.0 with the same recipe: 0.391 and 0.385
-with two seeds. Ours: docs/results.md. Cost: 8 epochs of 26 steps of 8 images.
+Expected: AP of about 0.39 on val. mmdetection 3.3.0 with the same recipe has 0.391 and
+0.385 with two seeds; docs/results.md has our figures.
+Cost: 8 epochs of 26 steps of 8 images.
 
     python train.py --config=configs/atss_r18_bccd.py --workdir=work_dirs/bccd
 
-The images (github.com/Shenggan/BCCD_Dataset) as COCO files lie under data/bccd.
+The 3 classes are red cells, white cells and platelets; the images, converted to COCO
+files, are expected in data/bccd (github.com/Shenggan/BCCD_Dataset).
 """
 
 from ml_collections import ConfigDict
 
-from configs import atss_r50_1x
+from atss_jax.configs import atss_r50_1x
 
 
 def get_config() -> ConfigDict:
-    """The R50 recipe with a small backbone, trained from nothing."""
+    """Returns the R50 recipe with a small backbone that starts from random weights."""
     config = atss_r50_1x.get_config()
     model = config.model
     model.pretrained = None

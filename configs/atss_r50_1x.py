@@ -1,12 +1,15 @@
-"""ATSS, ResNet-50, FPN, 12 epochs of COCO: mmdetection's `atss_r50_fpn_1x_coco.py`.
+"""ATSS with ResNet-50 and FPN, 12 epochs of COCO: the main recipe.
+
+This is mmdetection's `atss_r50_fpn_1x_coco.py`; most other configs build on it.
 
 Expected: AP 39.4 on val2017 (mmdetection's model zoo, same recipe; not trained here).
-Cost: 90,000 steps of 16 images: 2 on each of 8 devices.
+Cost: 90,000 steps of 16 images, 2 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_1x.py --workdir=work_dirs/atss_r50_1x
 
-Fields bear mmdetection's names and nesting (2.x style). Any is set on the command line:
-`--config.optimizer.lr=0.005`, `--config.data.train.pipeline.img_scale="(1000, 600)"`.
+Fields have mmdetection's names and nesting (2.x style); docs/config.md explains all of
+them. Any field can be set on the command line: `--config.optimizer.lr=0.005`,
+`--config.data.train.pipeline.img_scale="(1000, 600)"`.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +17,7 @@ from ml_collections import ConfigDict
 
 def _pipeline(**more):
     return dict(
-        img_scale=(1333, 800),  # the image fits (long, short), either way round
+        img_scale=(1333, 800),  # (long side, short side) that the image must fit into
         keep_ratio=True,
         img_norm_cfg=dict(
             mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True
@@ -30,17 +33,17 @@ def _val2017():
         ann_file='data/coco/annotations/instances_val2017.json',
         img_prefix='data/coco/val2017/',
         classes=None,  # names and order; None: as in the annotation file
-        indices=None,  # only the first so many images
+        indices=None,  # or a number: only that many images, the first
         pipeline=_pipeline(),
     )
 
 
 def get_config() -> ConfigDict:
-    """The recipe."""
+    """Returns the recipe."""
     config = dict(
         model=dict(
             type='ATSS',
-            pretrained='torchvision://resnet50',  # or a path, or None: random
+            pretrained='torchvision://resnet50',  # or a path; None: random weights
             backbone=dict(
                 type='ResNet',
                 depth=50,
@@ -68,14 +71,14 @@ def get_config() -> ConfigDict:
                 feat_channels=256,
                 norm_cfg=dict(type='GN', num_groups=32, requires_grad=True),
                 pred_kernel_size=3,
-                dcn_on_last_conv=False,  # True: deformable, as the authors' `dcnv2`
+                dcn_on_last_conv=False,  # True: as in the authors' configs with DCNv2
                 anchor_generator=dict(
                     type='AnchorGenerator',
                     ratios=(1.0,),
                     octave_base_scale=8,
                     scales_per_octave=1,
                     strides=(8, 16, 32, 64, 128),
-                    center_offset=0.0,  # 0.5: anchors in the middle of their cells
+                    center_offset=0.0,  # 0.5: anchors are centered in their cells
                 ),
                 bbox_coder=dict(
                     type='DeltaXYWHBBoxCoder',
@@ -107,15 +110,15 @@ def get_config() -> ConfigDict:
             score_thr=0.05,
             nms=dict(type='nms', iou_threshold=0.6),
             max_per_img=100,
-            tta=None,  # or dict(img_scales=((1333, 800),), flip=True): with --tta
+            tta=None,  # for --tta: or dict(img_scales=((1333, 800),), flip=True)
         ),
         data=dict(
-            samples_per_gpu=2,  # images a device and step
-            workers_per_gpu=2,  # loading processes a device; 0: threads
-            max_boxes=100,  # room for boxes an image; more are an error
-            on_error='raise',  # or 'skip': malformed records are left out and counted
-            max_bad_pictures=0.001,  # share that may be unreadable; 0: none
-            canvases=None,  # (height, width) of each; None: landscape and portrait
+            samples_per_gpu=2,  # images per device and step
+            workers_per_gpu=2,  # loading processes per device; 0: threads
+            max_boxes=100,  # boxes per image at most; more are an error
+            on_error='raise',  # or 'skip': leaves out malformed records and counts them
+            max_bad_pictures=0.001,  # fraction of images that may be unreadable
+            canvases=None,  # or ((height, width), ...); None: landscape and portrait
             train=dict(
                 type='CocoDataset',
                 ann_file='data/coco/annotations/instances_train2017.json',
@@ -124,12 +127,12 @@ def get_config() -> ConfigDict:
                 indices=None,
                 filter_empty_gt=True,
                 min_size=32,
-                times=1,  # passes over the data an epoch
+                times=1,  # passes over the data per epoch
                 pipeline=_pipeline(
                     flip_ratio=0.5,
-                    random_resize=None,  # or dict(ratio_range=(0.1, 2.0)): of img_scale
-                    img_scales=None,  # or ((1333, 640), (1333, 800)), for img_scale
-                    multiscale_mode='range',  # between the two; 'value': one of them
+                    random_resize=None,  # or dict(ratio_range=(0.1, 2.0)) of img_scale
+                    img_scales=None,  # instead of img_scale: ((1333, 640), (1333, 800))
+                    multiscale_mode='range',  # between two scales; 'value': one of them
                     random_crop=None,  # or dict(crop_size=(width, height), ...)
                     filter_annotations=None,  # or dict(min_gt_bbox_wh=(1, 1), ...)
                 ),
@@ -140,10 +143,10 @@ def get_config() -> ConfigDict:
         optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001),
         optimizer_config=dict(
             grad_clip=None,  # or dict(max_norm=35, norm_type=2)
-            cumulative_iters=1,  # batches an update
+            cumulative_iters=1,  # batches per update
         ),
-        fp16=None,  # or dict(loss_scale='dynamic'): training computes in bfloat16
-        ema=None,  # or dict(momentum=0.0002): averaged weights are evaluated
+        fp16=None,  # or dict(loss_scale='dynamic'): trains in bfloat16
+        ema=None,  # or dict(momentum=0.0002): evaluates averaged weights
         lr_config=dict(
             policy='step',
             warmup='linear',
@@ -152,7 +155,7 @@ def get_config() -> ConfigDict:
             step=(8, 11),
             gamma=0.1,
         ),
-        # lr is for 16 images a step; enabled, it is scaled to those there are.
+        # If enabled, lr is multiplied by (images per step) / 16.
         auto_scale_lr=dict(enable=False, base_batch_size=16),
         total_epochs=12,
         evaluation=dict(interval=1, metric='bbox'),
@@ -161,6 +164,6 @@ def get_config() -> ConfigDict:
         load_from=None,
         resume_from=None,
         seed=0,
-        parallel='pmap',  # or 'shard_map'; the same numbers
+        parallel='pmap',  # or 'shard_map', with the same results
     )
     return ConfigDict(config)

@@ -1,14 +1,15 @@
-"""The main recipe on COCO as a data set of TensorFlow Datasets, local or in a bucket.
+"""The main recipe with COCO as a data set of TensorFlow Datasets, local or in a bucket.
 
-Expected and cost: as configs/atss_r50_1x.py, whose batches are the same bit for bit on
-data from `prepare-tfds`. docs/data.md says how to prepare it and put it in a bucket.
+Expected and cost: as configs/atss_r50_1x.py. On data prepared by `prepare-tfds` the
+batches are the same bit for bit; docs/data.md says how to prepare data and put it in a
+bucket.
 
     python train.py --config=configs/atss_r50_1x_tfds.py --workdir=work_dirs/tfds
 """
 
 from ml_collections import ConfigDict
 
-from configs import atss_r50_1x
+from atss_jax.configs import atss_r50_1x
 
 
 def _tfds(section, split):
@@ -24,7 +25,7 @@ def _tfds(section, split):
 
 
 def get_config() -> ConfigDict:
-    """The R50 recipe with another source."""
+    """Returns the R50 recipe with another source of data."""
     config = atss_r50_1x.get_config()
     data = config.data
     for section, split in (

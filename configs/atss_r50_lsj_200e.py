@@ -1,24 +1,25 @@
-"""ATSS, ResNet-50, large-scale jitter, 200 epochs of COCO in half precision.
+"""ATSS with ResNet-50, 200 epochs of COCO with large-scale jitter in half precision.
 
-mmdetection's `atss_r50_fpn_8xb8-amp-lsj-200e_coco.py`: images at 0.1 to 2 times 1024,
-windows of 1024 x 1024; 25 epochs of 8 passes over the data.
+This is mmdetection's `atss_r50_fpn_8xb8-amp-lsj-200e_coco.py`: images are resized to
+0.1 to 2 times 1024 pixels and cropped to 1024 x 1024, for 25 epochs of 8 passes over
+the data.
 
-Differs from mmdet: bfloat16 for float16, and padding is no background to learn from: an
-anchor beyond the image's own padding is left out.
+Differs from mmdet: bfloat16 instead of float16; anchors in the padding of an image are
+ignored instead of trained as background.
 
-Expected: mmdetection publishes no figure for it; not trained here.
-Cost: 366,000 steps of 64 images of 1024 x 1024: 8 on each of 8 devices.
+Expected: mmdetection publishes no AP for it; not trained here.
+Cost: 366,000 steps of 64 images of 1024 x 1024, 8 on each of 8 devices.
 
     python train.py --config=configs/atss_r50_lsj_200e.py --workdir=work_dirs/r50_lsj
 """
 
 from ml_collections import ConfigDict
 
-from configs import atss_r50_1x
+from atss_jax.configs import atss_r50_1x
 
 
 def get_config() -> ConfigDict:
-    """The R50 recipe with large batches, much longer, on jittered images."""
+    """Returns the R50 recipe with jittered images, large batches and many epochs."""
     config = atss_r50_1x.get_config()
     config.data.samples_per_gpu = 8
     config.auto_scale_lr.base_batch_size = 64

@@ -1,20 +1,21 @@
-"""ATSS, ResNeXt-101 64x4d, 24 epochs of COCO at short sides drawn from 640 to 800.
+"""ATSS with ResNeXt-101 64x4d, 24 epochs of COCO at short sides of 640 to 800.
 
-Expected: AP 45.5 on val2017, 45.6 on test-dev: the paper's authors with their own code
-(github.com/sfzhang15/ATSS, `ATSS_X_101_64x4d_FPN_2x`), from Detectron's weights, with
-frozen batch norms and a constant warm-up, else with this recipe; not trained here.
-Cost: 180,000 steps of 16 images: 2 on each of 8 devices.
+Expected: AP 45.5 on val2017 and 45.6 on test-dev, as reported by the paper's authors
+for their own code (github.com/sfzhang15/ATSS, `ATSS_X_101_64x4d_FPN_2x`). Their recipe
+is the same except for Detectron's weights, frozen batch norms and a constant warm-up.
+Not trained here.
+Cost: 180,000 steps of 16 images, 2 on each of 8 devices.
 
     python train.py --config=configs/atss_x101_64x4d_2x_ms.py --workdir=work_dirs/x101
 """
 
 from ml_collections import ConfigDict
 
-from configs import atss_r101_2x_ms
+from atss_jax.configs import atss_r101_2x_ms
 
 
 def get_config() -> ConfigDict:
-    """The R101 recipe with grouped convolutions, from the weights mmdetection uses."""
+    """Returns the R101 recipe with grouped convolutions and mmdetection's weights."""
     config = atss_r101_2x_ms.get_config()
     config.model.pretrained = 'open-mmlab://resnext101_64x4d'
     config.model.backbone.update(type='ResNeXt', groups=64, base_width=4)

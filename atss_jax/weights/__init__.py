@@ -1,1 +1,1 @@
-"""Weights from elsewhere: .pth files, mmdetection and torchvision names."""
+"""Checkpoints of other programs: PyTorch, safetensors, mmdetection, torchvision."""

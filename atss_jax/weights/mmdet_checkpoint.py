@@ -1,9 +1,9 @@
-"""What mmdetection's checkpoints hold beside weights: momentum, averages, classes.
+"""Reads and writes mmdetection's checkpoints: weights, momentum, averages, classes.
 
-Two writers made them. mmengine (mmdet 3.x) saves the moving average (EMA) of the
-weights as `state_dict` and the weights under training as `ema_state_dict`, names
-prefixed by `module.`. mmdet 2.x keeps both in `state_dict`: the plain names are the
-average there too, and `ema_backbone_conv1_weight` is the weight under training.
+If weights were averaged (EMA), mmengine (mmdet 3.x) saves the average as `state_dict`
+and the weights under training as `ema_state_dict`, with names prefixed by `module.`.
+mmdet 2.x saves both in `state_dict`: plain names are the average there too, and
+`ema_backbone_conv1_weight` is the weight under training.
 """
 
 import dataclasses
@@ -18,21 +18,22 @@ from atss_jax.weights import mmdet_momentum, safetensors
 from atss_jax.weights.torch_file import pth
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
-_CLASSES = 'classes'  # header text of a .safetensors file: a JSON list
+_CLASSES = 'classes'  # text in the header of a .safetensors file: a JSON list
 StateDict = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A detector's weights, by mmdet's names.
+    """The content of a detector's checkpoint; arrays are by mmdet's names.
 
     Attributes:
-        weights: what mmdet would detect with: the moving average where there is one.
-        unaveraged: the weights under training, where `weights` is an average of them.
+        weights: the weights that mmdet would evaluate: the moving average if there is
+            one.
+        unaveraged: the weights under training, if `weights` is their moving average.
         momentum: SGD's buffer of every parameter that has one, if it was saved.
-        group: hyper-parameters of SGD, as saved beside the momentum.
-        classes: names of the labels, if known.
-        step: finished iterations, if known.
+        group: hyper-parameters of SGD, saved with the momentum.
+        classes: class names in the order of the labels, if known.
+        step: number of finished iterations, if known.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -44,7 +45,7 @@ class Checkpoint:
 
 
 def is_weights_file(path: str | os.PathLike) -> bool:
-    """Whether the name is that of a file of weights rather than of a workdir."""
+    """Whether a path is named like a file of weights rather than a workdir."""
     return os.fspath(path).endswith(SUFFIXES)
 
 
@@ -56,26 +57,26 @@ def load(
     """Reads a `.pth` or `.safetensors` file.
 
     Args:
-        path: the file; a name that ends in `.safetensors` is of that format, any other
-            a PyTorch checkpoint.
-        momentum: read the optimizer's state too.
+        path: the file; unless its name ends in `.safetensors`, it is read as a PyTorch
+            checkpoint.
+        momentum: whether to read the optimizer's state too.
         trained: names of the parameters that the model trains; None: unknown. Some
-            optimizers were saved with these alone.
+            checkpoints have only these in the optimizer.
 
     Raises:
-        ValueError: not such a file; no optimizer in it where one is wanted, or one that
-            does not go with the weights.
+        ValueError: the file cannot be read, or momentum is wanted and the file has no
+            optimizer that fits the weights.
     """
     if os.fspath(path).endswith('.safetensors'):
         if momentum:
-            raise ValueError(f'{path}: a .safetensors file has no momentum, a .pth may')
+            raise ValueError(f'{path}: a .safetensors file has no momentum; use a .pth')
         text = safetensors.load(path)[1]
         classes = tuple(json.loads(text[_CLASSES])) if _CLASSES in text else None
         return Checkpoint(safetensors.state_dict(path), classes=classes)
     content = pth.load(path)
-    found = pth.weights_of(content, path)
+    state = pth.weights_of(content, path)
     try:
-        weights, unaveraged = split_averages(found)
+        weights, unaveraged = split_averages(state)
         buffers = group = None
         if momentum:
             buffers, group = mmdet_momentum.read(
@@ -91,31 +92,30 @@ def load(
 
 
 def state_dict(path: str | os.PathLike) -> StateDict:
-    """The weights in a `.pth` or `.safetensors` file that mmdet would detect with."""
+    """Reads the weights that mmdet would evaluate from a checkpoint."""
     return dict(load(path).weights)
 
 
 def split_averages(
     state: Mapping[str, np.ndarray],
 ) -> tuple[StateDict, StateDict | None]:
-    """The weights of a mmdet 2.x state dict, and those under training, or None.
+    """Splits an mmdet 2.x state dict: the weights, and those under training or None.
 
     Raises:
-        ValueError: an `ema_` name that goes with no weight; it is listed.
+        ValueError: an `ema_` name belongs to no weight.
     """
-    flat = {'ema_' + name.replace('.', '_'): name for name in state if '.' in name}
-    plain = {name: x for name, x in state.items() if not name.startswith('ema_')}
-    beside = {name: x for name, x in state.items() if name.startswith('ema_')}
-    odd = [name for name in beside if name not in flat]
-    if odd:
-        raise ValueError(f'averages of weights that are not there: {odd[:10]}')
-    if not beside:
-        return plain, None
-    return plain, plain | {flat[name]: value for name, value in beside.items()}
+    names = {'ema_' + name.replace('.', '_'): name for name in state if '.' in name}
+    weights = {name: x for name, x in state.items() if not name.startswith('ema_')}
+    averaged = {name: x for name, x in state.items() if name.startswith('ema_')}
+    if unknown := [name for name in averaged if name not in names]:
+        raise ValueError(f'averages without weights of these names: {unknown[:10]}')
+    if not averaged:
+        return weights, None
+    return weights, weights | {names[name]: x for name, x in averaged.items()}
 
 
 def _without_prefix(state):
-    """mmengine's: `module.` before every name, and a counter `steps`."""
+    """Removes the prefix `module.` of mmengine's averages, and the counter `steps`."""
     prefix = 'module.'
     return {
         name.removeprefix(prefix): value
@@ -125,10 +125,10 @@ def _without_prefix(state):
 
 
 def _classes(meta):
-    """mmdet 3.x has `dataset_meta`, 2.x and early 3.x `CLASSES`."""
-    new = meta.get('dataset_meta')
-    new = new if isinstance(new, dict) else {}
-    names = new.get('classes', new.get('CLASSES', meta.get('CLASSES')))
+    """Reads class names: mmdet 3.x has `dataset_meta`, 2.x and early 3.x `CLASSES`."""
+    dataset = meta.get('dataset_meta')
+    dataset = dataset if isinstance(dataset, dict) else {}
+    names = dataset.get('classes', dataset.get('CLASSES', meta.get('CLASSES')))
     if isinstance(names, str):
         names = (names,)
     if not isinstance(names, list | tuple):
@@ -143,14 +143,14 @@ def save(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
     """Writes a `.pth` file that mmdet loads, or a `.safetensors` file.
 
     Raises:
-        ValueError: a `.safetensors` file, which has no place for them, is to hold
-            momentum or two sets of weights.
+        ValueError: momentum or two sets of weights for a `.safetensors` file, which can
+            only hold one set of weights.
     """
     if not os.fspath(path).endswith('.safetensors'):
         pth.save(path, _as_mmdet(checkpoint))
         return
     if checkpoint.momentum is not None or checkpoint.unaveraged is not None:
-        raise ValueError(f'{path}: only a .pth file has room for momentum or averages')
+        raise ValueError(f'{path}: only a .pth file can hold momentum or averages')
     text = {}
     if checkpoint.classes is not None:
         text = {_CLASSES: json.dumps(list(checkpoint.classes))}

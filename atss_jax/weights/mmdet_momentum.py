@@ -1,8 +1,8 @@
-"""The optimizer in mmdetection's checkpoints: SGD's momentum by parameter name.
+"""Reads and writes SGD's momentum in mmdetection's checkpoints, by parameter name.
 
-PyTorch saves the state of parameter i of `model.parameters()` under i. Frozen ones are
-among these, without state, for mmcv and for mmengine without `paramwise_cfg`; with it
-mmengine hands the optimizer trained parameters alone.
+PyTorch saves the state of the i-th of `model.parameters()` under i. With mmcv, and with
+mmengine without `paramwise_cfg`, frozen parameters are counted too but have no state;
+with `paramwise_cfg` mmengine gives the optimizer only trained parameters.
 
 Source: mmengine.optim.DefaultOptimWrapperConstructor.
 """
@@ -23,7 +23,7 @@ _ORDER = (
     *('spatial_conv_offset', 'scale_attn_module', 'task_attn_module'),
     *('atss_cls', 'atss_reg', 'atss_centerness', 'scales'),
     *('conv', 'bn', 'gn', 'norm', 'weight', 'bias', *_BUFFERS, 'scale'),
-    'conv_offset',  # a module, but behind the weights of the one that it is in
+    'conv_offset',  # a module, but registered after the weights of its parent
 )
 _RANK = {token: rank for rank, token in enumerate(_ORDER)}
 
@@ -31,27 +31,27 @@ StateDict = dict[str, np.ndarray]
 
 
 def registration_order(names: Iterable[str]) -> list[str]:
-    """Names of a state dict in the order in which mmdet's modules are made.
+    """Sorts names of a state dict in the order in which mmdet registers its modules.
 
     Raises:
-        ValueError: a name of a module whose place is not known.
+        ValueError: the order of a module is not known.
     """
 
-    def place(name):
+    def position(name):
         tokens = name.split('.')
         unknown = [x for x in tokens if x not in _RANK and not x.isdigit()]
         if unknown:
             raise ValueError(
-                f'{name}: the place of {unknown[0]!r} among the parameters is not '
-                'known, and momentum is saved by place'
+                f'{name}: the position of {unknown[0]!r} among the parameters is not '
+                'known, and momentum is saved by position'
             )
         return [int(x) if x.isdigit() else _RANK[x] for x in tokens]
 
-    return sorted(names, key=place)
+    return sorted(names, key=position)
 
 
 def parameter_names(state_dict: Iterable[str]) -> list[str]:
-    """The names that are parameters, not buffers, as `model.parameters()` has them."""
+    """The names that are parameters, not buffers, in the order of torch's."""
     names = [name for name in state_dict if name.rsplit('.', 1)[-1] not in _BUFFERS]
     return registration_order(names)
 
@@ -61,27 +61,28 @@ def read(
     weights: Mapping[str, np.ndarray],
     trained: Iterable[str] | None = None,
 ) -> tuple[StateDict, dict[str, Any]]:
-    """SGD's buffers by parameter name, and its hyper-parameters (of the first group).
+    """Reads SGD's buffers by parameter name, and the first group's hyper-parameters.
 
     Args:
         optimizer: `checkpoint['optimizer']`.
-        weights: the state dict beside it.
+        weights: the state dict in the same checkpoint.
         trained: names of trained parameters; None: unknown.
 
     Raises:
-        ValueError: no optimizer, none with momentum, or one of other parameters.
+        ValueError: there is no optimizer, it has no momentum, or its parameters are not
+            those of the weights.
     """
-    groups, state = _parts(optimizer)
+    groups, state = _groups_and_state(optimizer)
     indices = [index for group in groups for index in group['params']]
     names = parameter_names(weights)
     if len(indices) != len(names) and trained is not None:
-        chosen = set(trained)
-        names = [name for name in names if name in chosen]
+        trained = set(trained)
+        names = [name for name in names if name in trained]
     if len(indices) != len(names):
         raise ValueError(
             f'the optimizer has {len(indices)} parameters, the weights have '
             f'{len(names)}'
-            + ('' if trained else '; with a config, trained ones can be told')
+            + ('' if trained else '; give the config to tell which are trained')
         )
     buffers = {}
     for index, name in zip(indices, names, strict=True):
@@ -91,24 +92,24 @@ def read(
         if np.shape(buffer) != weights[name].shape:
             raise ValueError(
                 f'momentum {index} has the shape {np.shape(buffer)}, but {name} has '
-                f'{weights[name].shape}: the optimizer is of another model'
+                f'{weights[name].shape}: the optimizer belongs to another model'
             )
         buffers[name] = buffer
     if not buffers:
-        raise ValueError('the optimizer has no momentum: not SGD, or no step taken')
+        raise ValueError('the optimizer has no momentum: it is not SGD or took no step')
     return buffers, {k: v for k, v in groups[0].items() if k != 'params'}
 
 
-def _parts(optimizer):
-    found = optimizer if isinstance(optimizer, dict) else {}
-    groups, state = found.get('param_groups'), found.get('state')
+def _groups_and_state(optimizer):
+    optimizer = optimizer if isinstance(optimizer, dict) else {}
+    groups, state = optimizer.get('param_groups'), optimizer.get('state')
     if not groups or not isinstance(state, dict):
         raise ValueError(
-            'no optimizer in it, so no momentum: it was saved with '
-            'save_optimizer=False, or published'
+            'no optimizer in the checkpoint, so no momentum: it was published, or '
+            'saved with save_optimizer=False'
         )
     if not all(isinstance(entry, dict) for entry in [*groups, *state.values()]):
-        raise ValueError("its optimizer is not one that torch's state_dict() gives")
+        raise ValueError('the optimizer is not the state_dict() of a torch optimizer')
     return groups, state
 
 
@@ -117,7 +118,7 @@ def write(
     weights: Iterable[str],
     group: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What `torch.optim.SGD.load_state_dict` takes: undoes `read`.
+    """Converts buffers to what `torch.optim.SGD.load_state_dict` accepts.
 
     Args:
         momentum: buffers by parameter name.
@@ -125,12 +126,12 @@ def write(
         group: hyper-parameters (`lr`, `momentum`, `weight_decay`).
 
     Raises:
-        ValueError: momentum of what is no parameter.
+        ValueError: there is momentum for something that is not a parameter.
     """
     names = parameter_names(weights)
     unknown = sorted(set(momentum) - set(names))
     if unknown:
-        raise ValueError(f'momentum of what is no parameter: {unknown[:10]}')
+        raise ValueError(f'momentum for unknown parameters: {unknown[:10]}')
     defaults = {'dampening': 0, 'nesterov': False, 'maximize': False}
     state = {
         index: {'momentum_buffer': momentum[name]}

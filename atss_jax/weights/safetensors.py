@@ -1,6 +1,5 @@
-"""Reads and writes `.safetensors` files: names to arrays, and a few lines of text."""
+"""Reads and writes `.safetensors` files: arrays by name, and text in the header."""
 
-import contextlib
 import os
 from collections.abc import Mapping
 
@@ -8,16 +7,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-_PREFIX = 'module.'  # DataParallel's, as in a .pth file
+from atss_jax.files.atomic import replacing
+from atss_jax.weights.torch_file.pth import without_parallel_prefix
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name, and the text of the header.
+    """Reads the arrays by name and the text of the header.
 
-    Types are kept; bfloat16 comes as that of ml_dtypes.
+    Types are kept; bfloat16 is that of ml_dtypes.
 
     Raises:
-        ValueError: not such a file, or a damaged one; says the file and what is wrong.
+        ValueError: the file has another format or is damaged.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -37,34 +37,32 @@ def save(
     arrays: Mapping[str, np.ndarray],
     text: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes arrays and header text. The file appears whole or not at all.
+    """Writes arrays and header text; `path` is replaced as a whole or not at all.
 
     Raises:
-        ValueError: an array of a type that the format does not have; says which.
+        ValueError: an array has a type that the format does not support.
     """
-    path = os.fspath(path)
-    part = f'{path}.{os.getpid()}.tmp'
+    # The package writes memory as it is laid out: a transposed view would be wrong.
+    # `ascontiguousarray` would turn 0-d arrays into 1-d ones.
+    contiguous = {name: np.asarray(x, order='C') for name, x in arrays.items()}
     try:
-        # The package writes the memory as it lies, so a transposed view would come out
-        # wrong. Not `ascontiguousarray`: that makes a 0-d array 1-d.
-        laid_out = {name: np.array(x, order='C') for name, x in arrays.items()}
-        save_file(laid_out, part, {'format': 'pt', **(text or {})})
-        os.replace(part, path)
+        with replacing(path) as temporary:
+            # The package makes files that only their owner can read.
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(contiguous, temporary, {'format': 'pt', **(text or {})})
+            temporary.chmod(mode)
     except SafetensorError as error:
         raise ValueError(f'cannot write {path}: {error}') from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
 
 
 def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays by name; a prefix 'module.' that all names bear is dropped.
+    """Reads the arrays by name, without a prefix 'module.' that all names have.
 
     Raises:
-        ValueError: a damaged file, or one without arrays.
+        ValueError: the file is damaged or has no arrays.
     """
     arrays, _ = load(path)
     if not arrays:
-        raise ValueError(f'{path}: no weights in it')
-    prefix = _PREFIX if all(name.startswith(_PREFIX) for name in arrays) else ''
-    return {name.removeprefix(prefix): value for name, value in arrays.items()}
+        raise ValueError(f'{path} has no weights')
+    return without_parallel_prefix(arrays)

@@ -1,7 +1,7 @@
-"""Backbones pretrained on ImageNet, by the names that mmdet's configs give them.
+"""Backbones pretrained on ImageNet, by the names that mmdet's configs use.
 
-Downloaded once into a cache, checked against the hash in the file's name, and read
-without PyTorch. A path to a file of your own does as well everywhere.
+Files are downloaded once into a cache, checked against the hash in their name, and read
+without PyTorch. A path to a local file can be given instead of a name.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from atss_jax.weights import mmdet_checkpoint
 PYTORCH_URL = 'https://download.pytorch.org/models'
 OPENMMLAB_URL = 'https://download.openmmlab.com/pretrain/third_party'
 
-# IMAGENET1K_V1. mmengine asks the installed torchvision: 0.11 and newer name these
-# files, older ones others (resnet50-19c8e357.pth).
+# IMAGENET1K_V1, as in torchvision 0.11 and newer; older versions, which mmengine asks
+# if they are installed, have other files (resnet50-19c8e357.pth).
 TORCHVISION_FILES = {
     'resnet18': 'resnet18-f37072fd.pth',
     'resnet34': 'resnet34-b627a593.pth',
@@ -28,8 +28,8 @@ TORCHVISION_FILES = {
     'resnet101': 'resnet101-63fe2227.pth',
     'resnet152': 'resnet152-394f9c45.pth',
 }
-# From mmengine's and mmcv's open_mmlab.json. 'caffe' ones want BGR, not normalized by
-# a standard deviation, and `style='caffe'`.
+# From open_mmlab.json of mmengine and mmcv. Those named 'caffe' need `style='caffe'`,
+# and BGR images that are not divided by a standard deviation.
 OPENMMLAB_FILES = {
     'detectron/resnet50_caffe': 'resnet50_caffe-788b5fa3.pth',
     'detectron/resnet101_caffe': 'resnet101_caffe-3ad79236.pth',
@@ -40,8 +40,8 @@ OPENMMLAB_FILES = {
     'resnext101_32x4d': 'resnext101_32x4d-a5af3160.pth',
     'resnext101_64x4d': 'resnext101_64x4d-ee2c6f71.pth',
 }
-# Converted from Caffe2, some with a bias beside each convolution: the batch norm after
-# it has it already, and Detectron and mmdet leave it out too.
+# Converted from Caffe2. Some have biases of convolutions, which the batch norms that
+# follow already include; Detectron and mmdet ignore them too.
 _FROM_CAFFE = frozenset(
     file for name, file in OPENMMLAB_FILES.items() if name.startswith('detectron')
 )
@@ -50,24 +50,26 @@ _FROM_CAFFE = frozenset(
 def resolve(
     name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None
 ) -> pathlib.Path:
-    """The local file of a backbone; downloads it if the cache has it not.
+    """The local file of a backbone, downloaded if it is not in the cache.
 
     Args:
         name_or_path: 'torchvision://resnet50', 'open-mmlab://detectron2/resnet50_caffe',
-            an http(s) address (of a checkpoint of mmdet's model zoo, say), or a path.
-        cache_dir: default `$ATSS_JAX_CACHE`, else `~/.cache/atss_jax`.
+            an http(s) URL (such as a checkpoint of mmdet's model zoo), or a path.
+        cache_dir: folder of downloads; default `$ATSS_JAX_CACHE` or
+            `~/.cache/atss_jax`.
 
     Raises:
-        ValueError: an unknown name; a file that is not what its name's hash says.
+        ValueError: the name is unknown, or a file does not have the hash in its name.
         FileNotFoundError: there is no such path.
-        ConnectionError: no download; says which address to fetch and where to put it.
+        ConnectionError: the download failed; says which URL to fetch and where to put
+            the file.
     """
     name = os.fspath(name_or_path)
     if '://' not in name:
         path = pathlib.Path(name).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
-                f'{path}: no such file; expected one, or a name of {_known_names()}'
+                f'{path}: no such file; expected a path, or one of {_known_names()}'
             )
         return path
     url = _url(name)
@@ -84,26 +86,28 @@ def backbone_weights(
     wanted: Iterable[str],
     cache_dir: str | os.PathLike | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a pretrained ResNet, exactly the `wanted` ones.
+    """Reads the arrays of a pretrained ResNet, exactly the wanted ones.
 
     Names are torchvision's ('layer1.0.conv1.weight'), which are mmdet's without
-    'backbone.'. A file may hold the classifier (`fc.*`) besides, and may lack
-    `num_batches_tracked`, which is 0 then.
+    'backbone.'. The classifier of the file (`fc.*`) is ignored; `num_batches_tracked`
+    is 0 if the file does not have it.
 
     Raises:
-        ValueError: the file lacks names or holds others; lists them.
+        ValueError: the file lacks names or has others; lists them.
     """
     path = resolve(name_or_path, cache_dir)
-    found, wanted = mmdet_checkpoint.state_dict(path), set(wanted)
-    missing = {name for name in wanted - found.keys() if not _is_counter(name)}
-    left = {name for name in found.keys() - wanted if not _is_ignored(name, path.name)}
-    if missing or left:
+    weights, wanted = mmdet_checkpoint.state_dict(path), set(wanted)
+    missing = {name for name in wanted - weights.keys() if not _is_counter(name)}
+    unexpected = {
+        name for name in weights.keys() - wanted if not _is_ignored(name, path.name)
+    }
+    if missing or unexpected:
         raise ValueError(
-            f'{path}: not the weights of this backbone; it lacks {_listed(missing)}; '
-            f'it has besides {_listed(left)}'
+            f'{path} does not have the weights of this backbone: it lacks '
+            f'{_listed(missing)}; it also has {_listed(unexpected)}'
         )
     zero = np.zeros((), np.int64)
-    return {name: found.get(name, zero) for name in sorted(wanted)}
+    return {name: weights.get(name, zero) for name in sorted(wanted)}
 
 
 def _is_counter(name: str) -> bool:
@@ -116,11 +120,11 @@ def _is_ignored(name: str, file: str) -> bool:
     return from_caffe or name.startswith('fc.') or _is_counter(name)
 
 
-def _listed(names: set[str], most: int = 12) -> str:
+def _listed(names: set[str], limit: int = 12) -> str:
     if not names:
         return 'nothing'
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(sorted(names)[:most]) + more
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(sorted(names)[:limit]) + more
 
 
 def _known_names() -> list[str]:
@@ -142,7 +146,7 @@ def _url(name: str) -> str:
 
 
 def _hash_problem(path: pathlib.Path, name: str) -> str | None:
-    """Checks the SHA-256, whose first digits OpenMMLab and torch put in file names."""
+    """Compares the SHA-256 with its first digits in the name (torch and OpenMMLab)."""
     match = re.search(r'-([0-9a-f]{8,64})\.pth$', name)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""Checkpoints read and written without torch; `test_pth_torch.py` asks torch itself."""
+"""Checkpoints read and written without torch; `test_pth_torch.py` uses torch itself."""
 
 import collections
 import os
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from atss_jax.weights.torch_file import pth
+from atss_jax.weights.torch_file.rebuild import Placeholder
 from tests.support import pickles
 from tests.support.pickles import call, literal, mapping, name, tensor
 
@@ -153,7 +154,7 @@ class TestLoad:
         path = pickles.write(form, file, body, {'0': FLOATS})
         loaded = pth.load(path)
         found = loaded['message_hub']['loss']
-        assert isinstance(found, pth.Placeholder)
+        assert isinstance(found, Placeholder)
         assert found.name == 'mmengine.logging.history_buffer.HistoryBuffer'
         assert found.state['_log_history'].tolist() == [0, 1, 2]
         assert found.state['statistics_methods']['min'].name.endswith('Buffer.min')
@@ -215,7 +216,7 @@ class TestSave:
             pth.save(file, value)
         np.testing.assert_array_equal(pth.load(file)['w'], FLOATS)
 
-    def test_broken_off_keeps_the_old_file(self, file, monkeypatch):
+    def test_a_failed_save_keeps_the_old_file(self, file, monkeypatch):
         pth.save(file, {'w': FLOATS})
 
         def fail(*_args):
@@ -252,7 +253,7 @@ class TestStateDict:
         [
             ({'epoch': 3, 'model': {'a': FLOATS}}, r"keys \['epoch', 'model'\]"),
             ({'state_dict': {}}, r"found \['state_dict'\]"),
-            ({'state_dict': {'a': 1}}, r"\['a'\] are no tensors"),
+            ({'state_dict': {'a': 1}}, r"\['a'\] are not tensors"),
             ([FLOATS], 'found list'),
         ],
     )

@@ -1,4 +1,4 @@
-"""Checkpoints that attack, or are none: each is refused by name, and nothing runs."""
+"""Malicious checkpoints and other files: each is refused by name, and nothing runs."""
 
 import pickle
 import random
@@ -265,7 +265,7 @@ class TestNotACheckpoint:
     def test_endless_view_is_no_sequence(self, form, file):
         endless = tensor('0', 'Float', 12, 0, (2**50,), (0,))
         path = pickles.write(form, file, call('torch.Size', endless), {'0': FLOATS})
-        with pytest.raises(ValueError, match='ndarray for a sequence'):
+        with pytest.raises(ValueError, match='ndarray instead of a sequence'):
             pth.load(path)
 
     def test_entry_that_inflates(self, file):

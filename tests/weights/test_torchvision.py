@@ -1,4 +1,4 @@
-"""Downloads from a server of ours on this machine; nothing here leaves it."""
+"""Downloads from a local server; nothing leaves this machine."""
 
 import hashlib
 
@@ -174,7 +174,7 @@ class TestBackboneWeights:
     def test_long_lists_are_cut(self, tmp_path):
         pth.save(tmp_path / 'a.pth', {'conv1.weight': np.ones(1)})
         wanted = ['conv1.weight', *(f'layer1.{i}.conv1.weight' for i in range(30))]
-        with pytest.raises(ValueError, match=r'and 18 more; it has besides nothing'):
+        with pytest.raises(ValueError, match=r'and 18 more; it also has nothing'):
             torchvision.backbone_weights(tmp_path / 'a.pth', wanted)
 
     def test_caffe_files_hold_biases_that_mmdet_drops(self, tmp_path):
@@ -186,5 +186,5 @@ class TestBackboneWeights:
             'conv1.weight'
         ]
         pth.save(file, content | {'bn1.bias': np.ones(1)})
-        with pytest.raises(ValueError, match=r'besides bn1\.bias$'):
+        with pytest.raises(ValueError, match=r'also has bn1\.bias$'):
             torchvision.backbone_weights(file, ['conv1.weight'])

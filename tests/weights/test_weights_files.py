@@ -1,7 +1,9 @@
-"""Weights on disk: `.safetensors`, and mmdet's checkpoints with all they hold."""
+"""Weights on disk: `.safetensors` files and the content of mmdet's checkpoints."""
 
 import functools
 import json
+import os
+import stat
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +14,13 @@ from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.detector import ATSS
 from atss_jax.models.fpn import FPN
 from atss_jax.models.resnet import ResNet, stage_channels
-from atss_jax.weights import mmdet, mmdet_checkpoint, safetensors, torchvision
+from atss_jax.weights import (
+    mmdet,
+    mmdet_checkpoint,
+    mmdet_momentum,
+    safetensors,
+    torchvision,
+)
 from atss_jax.weights.mmdet_checkpoint import Checkpoint
 from atss_jax.weights.torch_file import pth
 from tests.conftest import GOLDEN
@@ -84,6 +92,18 @@ def test_damaged_files_are_named(file, spoil):
     assert str(file) in str(e.value)
 
 
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_permissions_follow_the_umask(tmp_path, suffix):
+    path = tmp_path / f'w{suffix}'
+    before = os.umask(0o027)
+    try:
+        mmdet_checkpoint.save(path, Checkpoint({'x': np.zeros(3, np.float32)}))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_what_cannot_be_read_or_written(file, tmp_path):
     with pytest.raises(FileNotFoundError, match='weights'):
         safetensors.load(file)
@@ -101,16 +121,16 @@ def test_what_cannot_be_read_or_written(file, tmp_path):
 
 
 def random_state_dict(model, seed=0):
-    """Random bits of float32 in torch's layout, but for the counters."""
+    """Random bits of float32 in torch's layout, except the counters."""
     rng = np.random.default_rng(seed)
 
-    def draw(path, shape):
+    def random_value(path, shape):
         if path[-1] == 'num_batches_tracked':
             return np.int32(rng.integers(1000))
         return rng.random(shape, np.float32)
 
     shapes = mmdet.variable_shapes(model)
-    values = {path: draw(path, shape) for path, shape in shapes.items()}
+    values = {path: random_value(path, shape) for path, shape in shapes.items()}
     return {
         mmdet.torch_name(path): mmdet._to_torch_layout(path, np.asarray(value))
         for path, value in values.items()
@@ -157,7 +177,7 @@ def test_every_depth_through_files_and_variables(tmp_path, depth, style):
 def small_state():
     """Weights of a small detector, momentum of all but its stem, in mmdet's order."""
     state = random_state_dict(small_model())
-    names = mmdet_checkpoint.registration_order(state)
+    names = mmdet_momentum.registration_order(state)
     return {name: state[name] for name in names}
 
 
@@ -167,7 +187,7 @@ def buffers(names, seed=1):
 
 
 def parameters():
-    """In the order of the state dict, which torch makes in that of `parameters()`."""
+    """In the order of the state dict, which is that of torch's `parameters()`."""
     buffer = ('running_mean', 'running_var', 'num_batches_tracked')
     return [name for name in small_state() if not name.endswith(buffer)]
 
@@ -194,19 +214,19 @@ def test_classes_in_every_form(tmp_path, meta):
 def test_a_checkpoint_that_says_little(tmp_path):
     found = mmdet_checkpoint.load(write(tmp_path))
     assert (found.classes, found.step, found.unaveraged) == (None,) * 3
-    with pytest.raises(ValueError, match=r'epoch_1\.pth: no optimizer in it'):
+    with pytest.raises(ValueError, match=r'epoch_1\.pth: no optimizer in the checkpoint'):
         mmdet_checkpoint.load(tmp_path / 'epoch_1.pth', momentum=True)
 
 
 def test_registration_order_is_that_of_mmdetection():
     """The golden names were listed by mmdetection's own `state_dict()`."""
     names = list(golden_state_dict())
-    assert mmdet_checkpoint.registration_order(sorted(names)) == names
+    assert mmdet_momentum.registration_order(sorted(names)) == names
     for file in (GOLDEN / 'family').glob('*/state_dict_shapes.json'):
         names = list(json.loads(file.read_text()))
-        assert mmdet_checkpoint.registration_order(sorted(names)) == names
-    with pytest.raises(ValueError, match="place of 'offset'"):
-        mmdet_checkpoint.registration_order(['backbone.conv1.offset.weight'])
+        assert mmdet_momentum.registration_order(sorted(names)) == names
+    with pytest.raises(ValueError, match="position of 'offset'"):
+        mmdet_momentum.registration_order(['backbone.conv1.offset.weight'])
 
 
 def optimizer(names, buffer, groups=1):
@@ -253,7 +273,7 @@ def test_momentum_with_frozen_parameters_left_out(tmp_path):
         (lambda o: o['param_groups'][0]['params'].pop(), 'parameters, the weights'),
         (lambda o: o['state'].update({1: o['state'][0]}), 'momentum 1 has the shape'),
         (lambda o: o.pop('param_groups'), 'no optimizer'),
-        (lambda o: o['state'].update({0: 5}), 'not one that torch'),
+        (lambda o: o['state'].update({0: 5}), 'not the state_dict'),
     ],
 )
 def test_an_optimizer_that_does_not_fit(tmp_path, spoil, said):
@@ -281,7 +301,7 @@ def test_momentum_out_and_in_again(tmp_path):
 
 
 def test_averages_of_mmengine(tmp_path):
-    """There `state_dict` is the average, and what is under training lies beside it."""
+    """There `state_dict` is the average, next to the weights under training."""
     raw = {name: value + 1 for name, value in small_state().items()}
     beside = {f'module.{name}': value for name, value in raw.items()}
     beside['steps'] = np.array(5, np.int64)
@@ -314,7 +334,7 @@ def test_averages_of_mmdet_2x(tmp_path):
         mmdet_checkpoint.load(path)
 
 
-def test_a_safetensors_file_has_room_for_weights_alone(tmp_path):
+def test_a_safetensors_file_holds_only_weights(tmp_path):
     file = tmp_path / 'w.safetensors'
     full = Checkpoint(small_state(), momentum=buffers(parameters()))
     with pytest.raises(ValueError, match=r'only a \.pth'):
@@ -335,7 +355,7 @@ def test_a_backbone_from_a_safetensors_file(tmp_path):
         torchvision.backbone_weights(file, ['conv1.weight', 'conv2.weight'])
 
 
-def test_momentum_takes_its_place_in_a_tree_of_variables():
+def test_momentum_as_a_tree_of_variables():
     model = small_model()
     shapes = {
         path: shape

@@ -1,1 +1,1 @@
-"""PyTorch checkpoint files, read and written without PyTorch."""
+"""Reads and writes PyTorch checkpoint files without PyTorch."""

@@ -1,8 +1,8 @@
-"""Writes a pickle of plain values and torch tensors without torch.
+"""Pickles plain values and torch tensors without torch.
 
-The opcodes are those of protocol 2 that `torch.load(weights_only=True)` takes. Python's
-own pickler cannot be used: to write a name such as `torch._utils._rebuild_tensor_v2` it
-imports it.
+Uses the opcodes of protocol 2 that `torch.load(weights_only=True)` accepts. Python's
+pickler cannot be used: it imports every name that it writes, such as
+`torch._utils._rebuild_tensor_v2`.
 """
 
 import collections
@@ -26,11 +26,11 @@ _ORDERED_DICT = _name('collections.OrderedDict') + b')R'
 
 
 class Pickler:
-    """Turns values into opcodes, and arrays into references to numbered storages.
+    """Converts values to opcodes, and arrays to references to numbered storages.
 
     Attributes:
-        pickled: the opcodes so far; the final STOP is the caller's.
-        arrays: the storages that they refer to, contiguous and native, by number.
+        pickled: the opcodes so far; the caller adds the final STOP.
+        arrays: the storages by number, contiguous and in native byte order.
     """
 
     def __init__(self):
@@ -41,7 +41,7 @@ class Pickler:
         """Appends one value.
 
         Raises:
-            ValueError: it is of no type that torch would read; `where` says whose.
+            ValueError: torch would not read its type; says `where` it is.
         """
         out = self.pickled
         match value:
@@ -91,7 +91,7 @@ class Pickler:
         dtype = array.dtype.newbyteorder('=')
         if dtype not in _TYPE_OF:
             raise ValueError(f'torch has no tensor of {array.dtype} (at {where})')
-        # Not `ascontiguousarray`: that makes a 0-d array 1-d.
+        # `ascontiguousarray` would turn a 0-d array into a 1-d one.
         array = np.array(array, dtype, order='C', copy=None)
         out = self.pickled
         out += _name('torch._utils._rebuild_tensor_v2') + b'(('
@@ -106,7 +106,7 @@ class Pickler:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """In elements. NumPy's own are arbitrary along an axis of size 1."""
+    """Strides in elements. NumPy's are arbitrary along axes of size 1."""
     steps = [math.prod(max(n, 1) for n in shape[i + 1 :]) for i in range(len(shape))]
     return tuple(steps)
 

@@ -1,31 +1,31 @@
 """Reads and writes PyTorch checkpoints (`.pth`) without PyTorch.
 
-torch.save has two formats. Since 1.6 it writes a zip: `data.pkl` is a pickle in which a
-tensor is a view of a numbered storage, `data/N` are the storages. Before (mmdet's
-released files, torchvision's older ones) it wrote five things in a row: three small
-pickles, the pickle of the object, and the storages. Both are read, the zip is written.
+torch.save has two formats. Since PyTorch 1.6 it writes a zip file: `data.pkl` is a
+pickle in which a tensor is a view of a numbered storage, and `data/N` are the storages.
+Older versions (mmdet's released files, older ones of torchvision) wrote three small
+pickles, the pickle of the object and the storages in sequence. Both formats can be
+read; zip files are written.
 """
 
-import contextlib
 import io
 import mmap
 import os
 import struct
 import sys
 import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 
+from atss_jax.files.atomic import replacing
 from atss_jax.weights.torch_file.pickler import Pickler
-from atss_jax.weights.torch_file.rebuild import Placeholder, storage_dtype
+from atss_jax.weights.torch_file.rebuild import storage_dtype
 from atss_jax.weights.torch_file.unpickle import unpickle
-
-__all__ = ['Placeholder', 'load', 'save', 'state_dict', 'weights_of']
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-# What zipfile and we raise for files that are not what they should be. RuntimeError:
-# zipfile's, for an encrypted part.
+# Errors for damaged files, of zipfile and of this package. RuntimeError is zipfile's
+# for encrypted entries.
 _DAMAGE = (
     ValueError,
     TypeError,
@@ -37,16 +37,16 @@ _DAMAGE = (
 
 
 def load(path: str | os.PathLike) -> object:
-    """What `torch.load` gives, with NumPy arrays for tensors.
+    """Reads what `torch.load` returns, with NumPy arrays instead of tensors.
 
-    Views of one storage stay views of one array. Nothing in the file is run: names that
-    a checkpoint has no need of are refused. Objects of mmengine's, mmcv's and mmdet's
-    own classes (in a training checkpoint's `message_hub`) come back as `Placeholder`
-    records, so that the weights beside them stay readable.
+    Views of the same storage become views of the same array. No code in the file is
+    run: names that checkpoints do not need are refused. Objects of classes of mmengine,
+    mmcv and mmdet (in the `message_hub` of training checkpoints) become `Placeholder`
+    records, so that weights in the same file can be read.
 
     Raises:
-        ValueError: not a checkpoint, a damaged one, or one that names something else;
-            says the file and what was found.
+        ValueError: the file is not a checkpoint, is damaged, or refers to something
+            that is not allowed.
     """
     path = os.fspath(path)
     size = os.path.getsize(path)
@@ -63,75 +63,78 @@ def load(path: str | os.PathLike) -> object:
 
 
 def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The weights in a checkpoint: its 'state_dict' if it has one, else all of it.
+    """Reads the weights of a checkpoint: its 'state_dict' if there is one, else all.
 
-    A prefix 'module.' that all names bear (DataParallel's) is dropped.
+    A prefix 'module.' (DataParallel's) is removed if all names have it.
 
     Raises:
-        ValueError: there are no weights; names the top-level keys that there are.
+        ValueError: there are no weights; lists the keys at the top level.
     """
     return weights_of(load(path), path)
 
 
-def weights_of(found: object, path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """As `state_dict`, of what `load(path)` gave."""
-    weights = found.get('state_dict', found) if isinstance(found, dict) else None
+def weights_of(content: object, path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """As `state_dict`, from what `load(path)` returned."""
+    weights = content.get('state_dict', content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
-        keys = list(found) if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f'{path}: no weights; expected a state_dict, found {keys}')
-    odd = [name for name, value in weights.items() if not isinstance(value, np.ndarray)]
-    if odd:
-        keys = list(found)[:10]
+        keys = list(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f'{path} has no weights: expected a state_dict, found {keys}')
+    others = [name for name, x in weights.items() if not isinstance(x, np.ndarray)]
+    if others:
+        keys = list(content)[:10]
         raise ValueError(
-            f'{path}: no weights; expected a mapping of names to tensors or one under '
-            f"'state_dict', found the keys {keys}, of which {odd[:10]} are no tensors"
+            f"{path} has no weights: expected tensors by name, or under 'state_dict'; "
+            f'found the keys {keys}, of which {others[:10]} are not tensors'
         )
+    return without_parallel_prefix(weights)
+
+
+def without_parallel_prefix(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes DataParallel's prefix 'module.' if all names have it."""
     prefix = 'module.' if all(name.startswith('module.') for name in weights) else ''
     return {name.removeprefix(prefix): value for name, value in weights.items()}
 
 
-def save(path: str | os.PathLike, obj: object) -> None:
-    """Writes what `torch.load(path, weights_only=True)` reads; arrays become tensors.
+def save(path: str | os.PathLike, content: object) -> None:
+    """Writes a file for `torch.load(path, weights_only=True)`; arrays become tensors.
 
-    Takes dicts, lists, tuples, str, int, float, bool, None and NumPy arrays of torch's
-    types (bfloat16 through ml_dtypes). Each array gets a storage of its own. The file
-    appears whole or not at all, and the same object gives the same bytes.
+    The content may be made of dicts, lists, tuples, str, int, float, bool, None and
+    NumPy arrays of types that torch has (bfloat16 through ml_dtypes). Each array gets a
+    storage of its own. `path` is replaced as a whole or not at all; the same content
+    gives the same bytes.
 
     Raises:
-        ValueError: a value of another type; says where it is.
+        ValueError: a value has another type; says where it is.
     """
-    path = os.fspath(path)
-    writer = Pickler()
-    writer.write(obj, '')
-    header = {'data.pkl': bytes(writer.pickled) + b'.', 'version': b'3\n'}
-    header['byteorder'] = sys.byteorder.encode('ascii')
-    part = f'{path}.{os.getpid()}.tmp'
-    try:
-        with zipfile.ZipFile(part, 'w') as archive:
-            for name, data in header.items():
-                archive.writestr(_entry(name), data)
-            for number, array in enumerate(writer.arrays):
-                archive.writestr(_entry(f'data/{number}'), array.tobytes())
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
+    pickler = Pickler()
+    pickler.write(content)
+    header = {
+        'data.pkl': bytes(pickler.pickled) + b'.',
+        'version': b'3\n',
+        'byteorder': sys.byteorder.encode('ascii'),
+    }
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+        for name, data in header.items():
+            archive.writestr(_entry(name), data)
+        for number, array in enumerate(pickler.arrays):
+            archive.writestr(_entry(f'data/{number}'), array.tobytes())
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(f'archive/{name}')  # dated 1980, whatever the clock says
+    # A ZipInfo is dated 1980 by default; a name alone would be dated now.
+    return zipfile.ZipInfo(f'archive/{name}')
 
 
 # Reading -----------------------------------------------------------------------------
 
 
-def _claim(record: object) -> tuple[np.dtype, str, int, tuple | None]:
-    """A persistent id: element type, key, element count and, in old files, a view."""
+def _storage_record(record: object) -> tuple[np.dtype, str, int, tuple | None]:
+    """Checks a persistent id: element type, key, count and, in old files, a view."""
     if not isinstance(record, tuple) or len(record) < 5 or record[0] != 'storage':
-        raise ValueError('damaged checkpoint: not a storage; save a state_dict instead')
+        raise ValueError('not a storage: save a state_dict instead of a module')
     _, kind, key, _device, count, *view = record
     if not isinstance(key, str) or not isinstance(count, int) or count < 0:
-        raise ValueError('damaged checkpoint: a storage without a key or a size')
+        raise ValueError('damaged: a storage has no key or no size')
     return storage_dtype(kind), key, count, view[0] if view else None
 
 
@@ -144,21 +147,25 @@ def _load_zip(path: str, size: int) -> object:
         storages: dict[str, np.ndarray] = {}
 
         def storage(record: object) -> np.ndarray:
-            dtype, key, count, _ = _claim(record)
+            dtype, key, count, _ = _storage_record(record)
             if key not in storages:
                 raw = _zip_storage(
                     archive, f'{folder}data/{key}', count * dtype.itemsize
                 )
                 storages[key] = _native(raw, dtype, order)
-            if storages[key].dtype != dtype or storages[key].size != count:
-                raise ValueError(f'damaged checkpoint: storage {key!r} is of two kinds')
+            _check_same(storages[key], key, dtype, count)
             return storages[key]
 
         return unpickle(io.BytesIO(archive.read(f'{folder}data.pkl')), storage)
 
 
+def _check_same(storage: np.ndarray, key: str, dtype: np.dtype, count: int) -> None:
+    if storage.dtype != dtype or storage.size != count:
+        raise ValueError(f'damaged: storage {key!r} is used with two types or sizes')
+
+
 def _zip_folder(archive: zipfile.ZipFile, size: int) -> str:
-    """The folder of `data.pkl`, after checks that nothing here inflates."""
+    """The folder of `data.pkl`; checks that entries are not larger than the file."""
     names = [info.filename for info in archive.infolist()]
     folders = [
         name.removesuffix('data.pkl')
@@ -167,8 +174,8 @@ def _zip_folder(archive: zipfile.ZipFile, size: int) -> str:
     ]
     if len(folders) != 1:
         raise ValueError(
-            'not a PyTorch checkpoint: a zip file with '
-            f'{len(folders)} data.pkl, expected 1; it holds {names[:10]}'
+            f'not a PyTorch checkpoint: a zip file with {len(folders)} data.pkl, '
+            f'expected 1; it has {names[:10]}'
         )
     if f'{folders[0]}constants.pkl' in names:
         raise ValueError(
@@ -177,12 +184,14 @@ def _zip_folder(archive: zipfile.ZipFile, size: int) -> str:
         )
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f'{info.filename} is compressed: torch.save never does')
+            raise ValueError(
+                f'{info.filename} is compressed, which torch.save never does'
+            )
         if info.header_offset < 0:
-            raise ValueError(f'damaged: {info.filename} lies before the file')
+            raise ValueError(f'damaged: {info.filename} starts before the file')
     claimed = sum(info.file_size for info in archive.infolist())
     if claimed > size:
-        raise ValueError(f'damaged: its parts claim {claimed} bytes of {size}')
+        raise ValueError(f'damaged: entries claim {claimed} bytes, the file has {size}')
     return folders[0]
 
 
@@ -209,7 +218,7 @@ def _native(raw: np.ndarray, dtype: np.dtype, order: str) -> np.ndarray:
 
 
 def _no_storage(_record: object) -> np.ndarray:
-    raise ValueError('damaged checkpoint: a storage in its header')
+    raise ValueError('damaged: a storage in the header')
 
 
 def _load_legacy(data: mmap.mmap) -> object:
@@ -225,46 +234,45 @@ def _load_legacy(data: mmap.mmap) -> object:
     protocol = unpickle(data, _no_storage)
     if protocol != _LEGACY_PROTOCOL:
         raise ValueError(f'torch format {protocol}, expected {_LEGACY_PROTOCOL}')
-    unpickle(data, _no_storage)  # the writer's sys_info; the data are little-endian
-    raws: dict[str, np.ndarray] = {}
+    unpickle(data, _no_storage)  # the writer's system; the data are little-endian
+    storages: dict[str, np.ndarray] = {}
     claimed = 0
 
     def storage(record: object) -> np.ndarray:
         nonlocal claimed
-        dtype, key, count, view = _claim(record)
-        if key not in raws:
-            # The data come after the pickle: make room now, fill it then.
+        dtype, key, count, view = _storage_record(record)
+        if key not in storages:
+            # The data come after the pickle: allocate now and fill later.
             claimed += count * dtype.itemsize
             if claimed > len(data):
                 raise ValueError(
-                    f'truncated: its storages claim {claimed} bytes or more, the file '
-                    f'has {len(data)}'
+                    f'truncated: storages claim {claimed} bytes or more, the file has '
+                    f'{len(data)}'
                 )
-            raws[key] = np.zeros(count, dtype)
-        if raws[key].dtype != dtype or raws[key].size != count:
-            raise ValueError(f'damaged checkpoint: storage {key!r} is of two kinds')
+            storages[key] = np.zeros(count, dtype)
+        _check_same(storages[key], key, dtype, count)
         if view is None:
-            return raws[key]
+            return storages[key]
         _, offset, length = view
-        return raws[key][offset : offset + length]
+        return storages[key][offset : offset + length]
 
-    found = unpickle(data, storage)
-    _fill(data, unpickle(data, _no_storage), raws)
-    return found
+    content = unpickle(data, storage)
+    _fill(data, unpickle(data, _no_storage), storages)
+    return content
 
 
-def _fill(data: mmap.mmap, keys: object, raws: dict[str, np.ndarray]) -> None:
+def _fill(data: mmap.mmap, keys: object, storages: dict[str, np.ndarray]) -> None:
     """Reads the storages of an old file: for each key a count, then the elements."""
-    if not isinstance(keys, list) or set(keys) != set(raws):
-        raise ValueError('damaged: the list of its storages is not the one it uses')
+    if not isinstance(keys, list) or set(keys) != set(storages):
+        raise ValueError('damaged: the list of storages differs from those in use')
     for key in keys:
         count = int.from_bytes(data.read(8), 'little')
-        raw = data.read(raws[key].nbytes)
-        if len(raw) < raws[key].nbytes:
+        raw = data.read(storages[key].nbytes)
+        if len(raw) < storages[key].nbytes:
             raise ValueError(f'truncated in storage {key!r}')
-        if count != raws[key].size:
+        if count != storages[key].size:
             raise ValueError(
                 f'damaged: storage {key!r} has {count} elements, the pickle claims '
-                f'{raws[key].size}'
+                f'{storages[key].size}'
             )
-        raws[key].view(np.uint8)[:] = np.frombuffer(raw, np.uint8)
+        storages[key].view(np.uint8)[:] = np.frombuffer(raw, np.uint8)

@@ -1,8 +1,8 @@
-"""What a checkpoint may call: a few functions of ours in place of torch's and NumPy's.
+"""The functions that a checkpoint may call, in place of torch's and NumPy's.
 
-Each takes arguments that a hostile file chose, so each checks them: a tensor stays
-inside its storage, an array's bytes are as many as its shape says, and no argument
-makes anything much larger than the file.
+Their arguments may come from a malicious file, so they are all checked: a tensor stays
+inside its storage, an array has as many bytes as its shape requires, and nothing can
+become much larger than the file.
 """
 
 import collections
@@ -38,13 +38,13 @@ _TORCH_DTYPES = (
 
 @dataclasses.dataclass(eq=False)
 class Placeholder:
-    """What a checkpoint says about something that is not loaded; it does nothing.
+    """A record of an object in a checkpoint that is not created.
 
     Attributes:
-        name: 'module.name' of the class or function.
-        args: what the file would call it with; None where it only names it.
-        state: what the file would set on the object.
-        items: what the file would append to it, or its (key, value) pairs.
+        name: 'module.name' of its class or function.
+        args: arguments that the file would call it with; None: it is only named.
+        state: state that the file would set on the object.
+        items: elements or (key, value) pairs that the file would add to the object.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Placeholder:
 
 
 def storage_dtype(name: object) -> np.dtype:
-    """The element type of a `torch.FloatStorage` or one of its kin."""
+    """The element type of a `torch.FloatStorage` or a similar class."""
     if not isinstance(name, Placeholder) or name.name not in STORAGES:
-        raise ValueError('damaged checkpoint: a storage without a storage type')
+        raise ValueError('damaged: a storage has no storage type')
     return STORAGES[name.name]
 
 
 def _tensor(storage, offset, size, stride, *_unused) -> np.ndarray:
-    """A view of the storage; torch's strides count elements."""
+    """A view of a storage; torch's strides are in elements."""
     numbers = [offset, *_sequence(size), *_sequence(stride)]
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise ValueError('damaged tensor: an offset, size or stride below 0')
+        raise ValueError('damaged tensor: a negative offset, size or stride')
     if not isinstance(storage, np.ndarray) or storage.ndim != 1:
-        raise ValueError('damaged tensor: it has no storage')
+        raise ValueError('damaged tensor: no storage')
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 in size:
         return np.empty(size, storage.dtype)
@@ -84,18 +84,18 @@ def _parameter(data, *_unused) -> np.ndarray:
 
 
 def _numpy_dtype(*args) -> Placeholder:
-    # A record, for the byte order comes later, in BUILD. A real dtype has a
-    # `__setstate__` that can make numbers pass for object pointers.
+    # A record, since the byte order follows in BUILD. With a real dtype, `__setstate__`
+    # could turn numbers into object pointers.
     return Placeholder('numpy.dtype', args)
 
 
 def _plain_dtype(record) -> np.dtype:
-    """Plain numbers or text, never objects."""
+    """The dtype of numbers or text, never of objects."""
     if not isinstance(record, Placeholder) or record.name != 'numpy.dtype':
-        raise ValueError('damaged NumPy data: it has no dtype')
+        raise ValueError('damaged NumPy data: no dtype')
     code = _text(record.args[0])
     if not re.fullmatch(r'b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,8}', code):
-        raise ValueError(f'NumPy data of type {code!r}; only plain numbers and text')
+        raise ValueError(f'NumPy data of type {code!r}; expected numbers or text')
     order = _text(record.state[1]) if record.state else '='
     return np.dtype(code).newbyteorder(order)
 
@@ -114,7 +114,7 @@ def _numpy_empty(*_unused) -> np.ndarray:
 
 
 def fill_array(array: np.ndarray, state: object) -> None:
-    """NumPy's own `__setstate__`, given nothing that it could trip over."""
+    """Calls NumPy's `__setstate__` after checking its arguments."""
     if len(_sequence(state)) == 3:
         return  # requires_grad, volatile, hooks: a Parameter of torch 0.1 to 0.3
     _, shape, dtype, fortran, data = state
@@ -127,39 +127,44 @@ def fill_array(array: np.ndarray, state: object) -> None:
 
 def _encode(text, encoding) -> bytes:
     if encoding not in ('latin1', 'latin-1'):
-        raise ValueError("the file calls '_codecs.encode' for something odd: refused")
+        raise ValueError(
+            "the file calls '_codecs.encode' with an encoding that is not allowed"
+        )
     return text.encode('latin-1')
 
 
 def _attribute(owner, name) -> Placeholder:
-    """How protocol 2 writes `HistoryBuffer.min`; of anything else it is refused."""
+    """Records `HistoryBuffer.min` as protocol 2 writes it; refuses other attributes."""
     if not isinstance(owner, Placeholder) or not owner.name.startswith(OPEN_NAMESPACES):
-        raise ValueError("the file calls 'builtins.getattr': refused, nothing was run")
+        raise ValueError(
+            "the file calls 'builtins.getattr', which is not allowed; nothing was run"
+        )
     return Placeholder(f'{owner.name}.{_text(name)}')
 
 
 def _sequence(value) -> tuple | list:
-    # An array would do as well, but one with stride 0 can be longer than any memory.
+    # No arrays: one with stride 0 could be longer than the memory.
     if not isinstance(value, tuple | list):
-        raise ValueError(f'damaged pickle: a {type(value).__name__} for a sequence')
+        kind = type(value).__name__
+        raise ValueError(f'damaged pickle: {kind} instead of a sequence')
     return value
 
 
 def _counter(counts) -> collections.Counter:
     if not isinstance(counts, dict):
-        raise ValueError('damaged pickle: a Counter of no counts')
+        raise ValueError('damaged pickle: a Counter without counts')
     return collections.Counter(counts)
 
 
 def _text(value) -> str:
-    """Python 2 wrote its names as bytes."""
+    """Converts bytes, as Python 2 wrote its names, to text."""
     return value.decode('ascii') if isinstance(value, bytes) else str.__str__(value)
 
 
 def _bytes(value) -> bytes:
-    """Python 2 wrote its bytes as text."""
+    """Converts text, as Python 2 wrote its bytes, to bytes."""
     if not isinstance(value, str | bytes | bytearray):
-        raise ValueError(f'damaged pickle: a {type(value).__name__} for bytes')
+        raise ValueError(f'damaged pickle: {type(value).__name__} instead of bytes')
     return value.encode('latin-1') if isinstance(value, str) else bytes(value)
 
 
@@ -187,7 +192,7 @@ FUNCTIONS: dict[str, Callable] = {
     'builtins.frozenset': lambda items=(): frozenset(_sequence(items)),
     'builtins.complex': complex,
 }
-# What it may name besides, as values or as arguments of those.
+# Other names that are allowed, as values or as arguments.
 VALUES = {
     *STORAGES,
     *(f'torch.{name}' for name in _TORCH_DTYPES),

@@ -1,15 +1,14 @@
-"""A pickle reader that runs nothing: torch's tensors become NumPy, the rest is refused.
+"""Reads pickles of torch tensors as NumPy arrays without running code from the file.
 
-A pickle is a small program. Python's own machine calls whatever the file names, and
-even with `find_class` overridden a file can still rewrite, by BUILD, the objects that
-it was handed. So the machine is written out here. A name in the file is a record
-(`Placeholder`), never the object that it names; calling it looks the name up among a
-few functions of ours (`rebuild.FUNCTIONS`). Anything else is refused by its name.
+A pickle is a small program. Python's unpickler calls whatever the file names, and even
+with a restricted `find_class` a file can still modify the objects that it gets, by
+BUILD. Therefore the stack machine is implemented here. A name in the file becomes a
+record (`Placeholder`), never the object of this name; a call looks up the name among a
+few safe functions (`rebuild.FUNCTIONS`). All other names are refused.
 
-One exception: names of `OPEN_NAMESPACES`. mmengine's training checkpoints hold objects
-of its own classes (`message_hub` has a `HistoryBuffer` for every logged number) in one
-stream with the weights. Those stay `Placeholder`s: what the file said, with no
-behavior.
+Names in `OPEN_NAMESPACES` are an exception. Training checkpoints of mmengine have
+objects of its classes (`message_hub` has a `HistoryBuffer` for every logged number) in
+the same pickle as the weights. They are not created but remain `Placeholder`s.
 """
 
 import collections
@@ -33,12 +32,13 @@ def unpickle(stream: BinaryIO, storage: Callable[[tuple], np.ndarray]) -> object
     """Reads one pickle, up to its STOP.
 
     Args:
-        stream: its `read(n)` must not allocate more than what is left of it, for a
-            short file may hold a string that claims 2**60 bytes: an mmap or BytesIO.
+        stream: an mmap or BytesIO. `read(n)` must not allocate more than the rest of
+            the stream: a string in a short file may claim to have 2**60 bytes.
         storage: maps a persistent id, `('storage', type, key, ...)`, to a flat array.
 
     Raises:
-        ValueError: a name that is not allowed ('posix.system'), or a damaged pickle.
+        ValueError: the pickle is damaged or has a name that is not allowed, such as
+            'posix.system'.
     """
     machine = _Machine(storage)
     try:
@@ -51,7 +51,7 @@ def unpickle(stream: BinaryIO, storage: Callable[[tuple], np.ndarray]) -> object
         *(OverflowError, RecursionError, MemoryError),
     ) as error:
         raise ValueError(f'damaged pickle: {error!r}') from error
-    raise ValueError('damaged pickle: it has no end')
+    raise ValueError('damaged pickle: no end')
 
 
 _LITERALS = {
@@ -72,7 +72,7 @@ _NEW = {
 
 
 class _Machine:
-    """The stack machine: one `step` for each opcode that `pickletools` decodes."""
+    """The stack machine; `step` runs one opcode as decoded by `pickletools`."""
 
     def __init__(self, storage: Callable[[tuple], np.ndarray]):
         self.stack: list = []
@@ -87,8 +87,8 @@ class _Machine:
         elif name in _NEW:
             self.stack.append(_NEW[name]())
         elif name not in ('PROTO', 'FRAME') and not self._collect(name, arg):
-            made = self._construct(name, arg)  # before `self.stack`: it may swap it
-            self.stack.append(made)
+            value = self._construct(name, arg)  # may replace `self.stack`
+            self.stack.append(value)
 
     def _pop_mark(self) -> list:
         items, self.stack = self.stack, self._below.pop()
@@ -97,13 +97,13 @@ class _Machine:
     def _pop(self, count: int) -> list:
         start = len(self.stack) - count
         if start < 0:
-            raise ValueError('damaged pickle: its stack is empty')
+            raise ValueError('damaged pickle: the stack is empty')
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
     def _collect(self, name: str, arg: object) -> bool:
-        """Stack, memo and collections; False where `name` is something else."""
+        """Runs opcodes of the stack, memo and collections; False: it is another one."""
         match name:
             case 'MARK':
                 self._below.append(self.stack)
@@ -136,7 +136,7 @@ class _Machine:
         return True
 
     def _construct(self, name: str, arg: object) -> object:
-        """Opcodes that leave one new object."""
+        """Runs opcodes that create one object."""
         match name:
             case 'DUP':
                 return self.stack[-1]
@@ -166,7 +166,7 @@ class _Machine:
                 return _call(*self._pop(2))
             case 'BINPERSID':
                 return self._storage(*self._pop(1))
-        raise ValueError(f'the pickle opcode {name} is in no checkpoint: refused')
+        raise ValueError(f'the pickle opcode {name} is not allowed in checkpoints')
 
 
 def _named(module: object, name: object) -> Placeholder:
@@ -178,19 +178,23 @@ def _named(module: object, name: object) -> Placeholder:
     known = re.sub(r'^numpy\._core\.', 'numpy.core.', known)
     known = re.sub(r'^torch\.cuda\.(?=\w+Storage$)', 'torch.', known)
     if not (known in FUNCTIONS or known in VALUES or known.startswith(OPEN_NAMESPACES)):
-        raise ValueError(f'the file names {full!r}: refused, nothing of it was run')
+        raise ValueError(
+            f'the file refers to {full!r}, which is not allowed; nothing was run'
+        )
     return Placeholder(known)
 
 
 def _call(function: object, args: object) -> object:
     if not isinstance(function, Placeholder) or not isinstance(args, tuple):
         kinds = f'{type(function).__name__} with a {type(args).__name__}'
-        raise ValueError(f'damaged pickle: it calls a {kinds}')
+        raise ValueError(f'damaged pickle: a call of a {kinds}')
     if function.args is None and function.name in FUNCTIONS:
         return FUNCTIONS[function.name](*args)
     if function.args is None and function.name.startswith(OPEN_NAMESPACES):
         return Placeholder(function.name, args)
-    raise ValueError(f'the file calls {function.name!r}: refused, nothing was run')
+    raise ValueError(
+        f'the file calls {function.name!r}, which is not allowed; nothing was run'
+    )
 
 
 def _extend(target: object, items: list) -> None:
@@ -224,6 +228,6 @@ def _set_state(target: object, state: object) -> None:
         case np.ndarray():
             fill_array(target, state)
         case collections.OrderedDict():
-            pass  # `_metadata`, module version numbers that torch hangs on a state_dict
+            pass  # `_metadata`: versions of modules, attached to a state_dict by torch
         case _:
             raise ValueError(f'damaged pickle: sets state of a {type(target).__name__}')

@@ -1,4 +1,4 @@
-"""Data sets of a mmdet config, 2.x and 3.x."""
+"""Translates the data sets of an mmdet config, 2.x and 3.x."""
 
 import os
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from atss_jax.mmdet_config import pipeline
 from atss_jax.mmdet_config.section import Section, plain
 
 SPLITS = ('train', 'val', 'test')
-_SPEED = (  # of a data loader: how fast, not which images
+_SPEED = (  # fields of data loaders that decide how fast they are, not what they load
     *('persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout'),
     *('multiprocessing_context', 'num_batch_per_epoch', 'worker_init_fn'),
 )
 
 
 def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
-    """Our `data` from `train_dataloader` and its mates.
+    """Translates `train_dataloader`, `val_dataloader` and `test_dataloader`.
 
     Args:
         top: the whole config.
@@ -34,7 +34,7 @@ def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
         sampler.expect(shuffle=split == 'train', round_up=True)
         sampler.skip('seed')
         sampler.finish()
-        # Grouping by aspect ratio changes which images share a batch and the padding.
+        # Grouping by aspect ratio decides only which images share a batch and padding.
         loader.skip('batch_sampler', 'drop_last', *_SPEED)
         loader.expect(collate_fn={'type': 'pseudo_collate'})
         dataset = loader.section('dataset')
@@ -45,7 +45,7 @@ def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translate_2x(top: Section) -> dict[str, Any]:
-    """Our `data` from 2.x's."""
+    """Translates `data` of 2.x."""
     data = top.section('data')
     fields = {
         'data.samples_per_gpu': data.take('samples_per_gpu'),
@@ -53,14 +53,13 @@ def translate_2x(top: Section) -> dict[str, Any]:
     }
     for split in SPLITS:
         fields |= _dataset(data.section(split), split, _options_2x, {})
-        for name in ('persistent_workers', f'{split}_dataloader'):
-            data.skip(name) if split != 'train' or name in _SPEED else None
+    data.skip('persistent_workers', 'val_dataloader', 'test_dataloader')
     data.finish()
     return fields
 
 
 def _dataset(section, split, options, normalize):
-    """One data set, perhaps inside a RepeatDataset."""
+    """Translates a data set, which may be inside a RepeatDataset."""
     path, times = f'data.{split}', 1
     if str(section.peek('type')).endswith('RepeatDataset'):
         section.take_kind('RepeatDataset')
@@ -72,7 +71,7 @@ def _dataset(section, split, options, normalize):
     root = section.take('data_root', None)
     root = '' if root is None else root
     if not isinstance(root, str):
-        raise section.refuse('data_root', root, 'a text')
+        raise section.refuse('data_root', root, 'a string')
     fields = {f'{path}.ann_file': _joined(root, section.take_text('ann_file'))}
     fields |= {
         f'{path}.{name}': value for name, value in options(section, root, split).items()
@@ -82,17 +81,17 @@ def _dataset(section, split, options, normalize):
     steps = section.sections('pipeline')
     section.expect(test_mode=split != 'train', proposal_file=None)
     section.finish()
-    found = {**normalize, **pipeline.translate(steps, split == 'train')}
+    loading = {**normalize, **pipeline.translate(steps, split == 'train')}
     for name in ('img_norm_cfg.mean', 'pad.size_divisor'):
-        if name not in found:
-            raise ValueError(f'{section.path}.pipeline says nothing for {name}')
+        if name not in loading:
+            raise ValueError(f'{section.path}.pipeline has nothing that sets {name}')
     if split == 'train':
-        found = {'flip_ratio': 0.0} | found
-    return fields | {f'{path}.pipeline.{name}': x for name, x in found.items()}
+        loading = {'flip_ratio': 0.0} | loading
+    return fields | {f'{path}.pipeline.{name}': x for name, x in loading.items()}
 
 
 def _joined(root, name):
-    """As mmengine and mmdet 2.x put `data_root` before a relative path."""
+    """Joins `data_root` and a relative path as mmengine and mmdet 2.x do."""
     if not root or '://' in name:
         return name
     return os.path.join(root, name)
@@ -106,13 +105,13 @@ def _options_3x(section, root, split):
     classes = _classes(meta)
     meta.skip('palette')
     meta.finish()
-    kept = section.section('filter_cfg', {})
+    filters = section.section('filter_cfg', {})
     fields = {'img_prefix': _joined(root, folder), 'classes': classes}
-    empty = kept.take('filter_empty_gt', False)
-    small = kept.take('min_size', 0)
-    kept.finish()
+    filter_empty_gt = filters.take('filter_empty_gt', False)
+    min_size = filters.take('min_size', 0)
+    filters.finish()
     if split == 'train':
-        fields |= {'filter_empty_gt': empty, 'min_size': small}
+        fields |= {'filter_empty_gt': filter_empty_gt, 'min_size': min_size}
     fields['indices'] = section.take('indices', None)
     section.expect(backend_args=None, return_classes=False, caption_prompt=None)
     section.skip('serialize_data', 'lazy_init', 'max_refetch')
@@ -126,8 +125,8 @@ def _options_2x(section, root, split):
         'indices': None,
     }
     if split == 'train':
-        empty = section.take('filter_empty_gt', True)
-        fields |= {'filter_empty_gt': empty, 'min_size': 32}
+        filter_empty_gt = section.take('filter_empty_gt', True)
+        fields |= {'filter_empty_gt': filter_empty_gt, 'min_size': 32}
     else:
         section.skip('filter_empty_gt')
     section.expect(seg_prefix=None, file_client_args={'backend': 'disk'})
@@ -143,14 +142,17 @@ def _classes(section):
 
 
 def _check_evaluator(top, split, fields):
-    """3.x scores against a file of its own; here it is the data set's."""
+    """Checks that evaluators of 3.x use the annotation file of the data set."""
     if split == 'train':
         return
     for section in top.sections(f'{split}_evaluator'):
         section.take_kind('CocoMetric')
-        file, own = section.take('ann_file', None), fields[f'data.{split}.ann_file']
-        if file is not None and file != own:
-            raise section.refuse('ann_file', file, f'that of the data set, {own!r}')
+        file, expected = (
+            section.take('ann_file', None),
+            fields[f'data.{split}.ann_file'],
+        )
+        if file is not None and file != expected:
+            raise section.refuse('ann_file', file, f'{expected!r}, as for the data set')
         metric = section.take('metric', 'bbox')
         if plain(metric) not in ('bbox', ('bbox',)):
             raise section.refuse('metric', metric, "'bbox'")

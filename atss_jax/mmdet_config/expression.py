@@ -1,7 +1,7 @@
-"""Values of the expressions that mmdetection's config files are made of.
+"""Evaluates the expressions in mmdetection's config files without running code.
 
-Nothing is run: the syntax tree is walked, and what is not literals, `dict(...)`, names
-and arithmetic is refused with its file and line.
+The syntax tree is evaluated; anything except literals, `dict(...)`, names and
+arithmetic is refused with its file and line.
 """
 
 import ast
@@ -9,7 +9,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_MOST = 100_000  # length of a text or list, bits of a number: more is no config
+# Length of a string or list, bits of a number: a config needs no larger values.
+_MAX_SIZE = 100_000
 _NUMBERS: dict[type, Callable] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -23,12 +24,13 @@ _BUILDERS = {'list': list, 'tuple': tuple}
 
 
 class Evaluator:
-    """Gives the value of an expression.
+    """Evaluates expressions.
 
     Args:
-        file: for messages, and for `{{ fileBasename }}` in texts.
-        names: what the file has assigned so far; `_base_` is what its bases say.
-        predefined: values of `{{ NAME }}` inside texts.
+        file: name of the file, for messages.
+        names: values that the file has assigned so far; `_base_` has those of its
+            bases.
+        predefined: values of `{{ NAME }}` inside strings.
     """
 
     def __init__(self, file: str, names: dict[str, Any], predefined: Mapping[str, str]):
@@ -36,18 +38,18 @@ class Evaluator:
         self._names = names
         self._predefined = predefined
 
-    def refuse(self, node: ast.AST, what: str) -> ValueError:
-        """An error that says where."""
+    def refuse(self, node: ast.AST, reason: str) -> ValueError:
+        """Returns an error with file, line and source of the node."""
         line = getattr(node, 'lineno', '?')
         text = ' '.join(ast.unparse(node).split())
         text = text if len(text) <= 70 else f'{text[:67]}...'
-        return ValueError(f'{self._file}, line {line}: {what}: {text}')
+        return ValueError(f'{self._file}, line {line}: {reason}: {text}')
 
     def __call__(self, node: ast.expr) -> Any:
-        """The value of `node`.
+        """Returns the value of an expression.
 
         Raises:
-            ValueError: it is of a kind that is not supported; says file and line.
+            ValueError: the expression is not supported; says file and line.
         """
         match node:
             case ast.Constant():
@@ -67,7 +69,7 @@ class Evaluator:
                 return self._arithmetic(node)
             case ast.JoinedStr(parts):
                 text = ''.join(self._part(part) for part in parts)
-                if len(text) > _MOST:
+                if len(text) > _MAX_SIZE:
                     raise self.refuse(node, 'too long')
                 return text
             case ast.Subscript() | ast.Attribute():
@@ -87,7 +89,7 @@ class Evaluator:
             for form in (f'{{{{ {name} }}}}', f'{{{{{name}}}}}'):
                 value = value.replace(form, text)
         if '{{' in value:
-            raise self.refuse(node, 'a placeholder that is not known')
+            raise self.refuse(node, 'an unknown placeholder')
         return value
 
     def _elements(self, elements):
@@ -96,7 +98,7 @@ class Evaluator:
             if isinstance(element, ast.Starred):
                 more = self(element.value)
                 if not isinstance(more, list | tuple):
-                    raise self.refuse(element, 'only a list or tuple can be spread')
+                    raise self.refuse(element, 'only lists and tuples can be unpacked')
                 values.extend(more)
             else:
                 values.append(self(element))
@@ -115,7 +117,7 @@ class Evaluator:
                 continue
             name = self(key)
             if not isinstance(name, str | int | float | bool | tuple | None):
-                raise self.refuse(key, 'not a key of a dict')
+                raise self.refuse(key, 'not supported as a key of a dict')
             values[name] = self(value)
         return values
 
@@ -136,7 +138,7 @@ class Evaluator:
             value = self(node.args[0])
             if isinstance(value, list | tuple):
                 return _BUILDERS[name](value)
-        raise self.refuse(node, 'calls are not supported, dict(...) is')
+        raise self.refuse(node, 'calls are not supported, except dict(...)')
 
     def _arithmetic(self, node):
         try:
@@ -164,41 +166,41 @@ class Evaluator:
         if kind not in _NUMBERS:
             raise self.refuse(node, 'this operator is not supported')
         if not numbers and kind not in (ast.Add, ast.Mult):
-            raise self.refuse(node, 'arithmetic is for numbers')
+            raise self.refuse(node, 'arithmetic is supported for numbers only')
         if kind is ast.Pow and abs(right) > 64:
             raise self.refuse(node, 'too large a power')
-        if not numbers and _length(kind, left, right) > _MOST:
+        if not numbers and _length(kind, left, right) > _MAX_SIZE:
             raise self.refuse(node, 'too long')
         value = _NUMBERS[kind](left, right)
         if isinstance(value, complex):
             raise self.refuse(node, 'not a real number')
-        if isinstance(value, int) and value.bit_length() > _MOST:
+        if isinstance(value, int) and value.bit_length() > _MAX_SIZE:
             raise self.refuse(node, 'too large a number')
         return value
 
     def _part(self, part):
-        """A piece of an f-string."""
+        """Returns the text of a part of an f-string."""
         if isinstance(part, ast.Constant):
             return part.value
         if part.format_spec is not None or part.conversion != -1:
-            raise self.refuse(part, 'a format is not supported')
+            raise self.refuse(part, 'formats are not supported')
         value = self(part.value)
         if not isinstance(value, str | int | float | bool | None):
-            raise self.refuse(part, 'only texts and numbers can be put into a text')
+            raise self.refuse(part, 'only strings and numbers are supported here')
         return str(value)
 
     def _lookup(self, node):
-        """`a['b']`, `a[0]`, `a[1:]`, and `_base_.a.b`."""
+        """Returns the value of `a['b']`, `a[0]`, `a[1:]` or `_base_.a.b`."""
         owner = self(node.value)
         if isinstance(node, ast.Attribute):
             if isinstance(owner, dict) and node.attr in owner:
                 return owner[node.attr]
             raise self.refuse(node, f'no {node.attr!r} in it')
-        parts = [node.slice]
         if isinstance(node.slice, ast.Slice):
-            parts = [node.slice.lower, node.slice.upper, node.slice.step]
-        keys = [None if part is None else self(part) for part in parts]
-        key = slice(*keys) if isinstance(node.slice, ast.Slice) else keys[0]
+            bounds = (node.slice.lower, node.slice.upper, node.slice.step)
+            key = slice(*(None if bound is None else self(bound) for bound in bounds))
+        else:
+            key = self(node.slice)
         try:
             return owner[key]
         except (TypeError, KeyError, IndexError, ValueError) as error:
@@ -206,7 +208,7 @@ class Evaluator:
 
 
 def _length(kind, left, right):
-    """Length of a sum of texts or lists, or of one times a number; 0 if none is one."""
+    """Length of a sum of strings or lists, or of one times a number; otherwise 0."""
     sizes = [len(x) if hasattr(x, '__len__') else x for x in (left, right)]
     if not all(isinstance(size, int) for size in sizes):
         return 0

@@ -1,39 +1,179 @@
-"""The `model` of a mmdet config: detector, loss settings, test settings.
+"""Translates `model` of an mmdet config: detector, losses, training and test settings.
 
 Defaults are those of mmdet's constructors.
 """
 
 from typing import Any
 
-from atss_jax.mmdet_config import features
 from atss_jax.mmdet_config.section import Section
 
 _LOSSES = ('IoULoss', 'GIoULoss', 'DIoULoss', 'CIoULoss')
 _GN = {'type': 'GN', 'num_groups': 32, 'requires_grad': True}
+_BN = {'type': 'BN', 'requires_grad': True}
+# Types of norms and the fields that they have in addition.
+_NORMS = {'BN': (), 'SyncBN': (), 'GN': ('num_groups',)}
 
 
 def translate(model: Section, train_cfg: Any, test_cfg: Any) -> dict[str, Any]:
-    """Our fields of the model, `train_cfg` and `test_cfg`, by path.
+    """Translates the model, `train_cfg` and `test_cfg` to our fields, by path.
 
     Args:
-        model: the section; `data_preprocessor` was taken away before.
-        train_cfg: that of the top level, for the 2.x configs that have it there;
-            `REQUIRED` where there is none.
-        test_cfg: likewise.
+        model: the section, without `data_preprocessor`.
+        train_cfg: `train_cfg` at the top level, where some 2.x configs have it;
+            `REQUIRED` if there is none.
+        test_cfg: as `train_cfg`.
     """
     model.take_kind('ATSS')
-    # 2.x, two of its styles: `model.pretrained` and `backbone.init_cfg`.
+    # 2.x has either `model.pretrained` or `backbone.init_cfg`.
     pretrained = model.take('pretrained', None)
     backbone = model.section('backbone')
-    found = features.pretrained(backbone)
-    fields = {'model.pretrained': pretrained if found is None else found}
-    fields |= features.backbone(backbone)
-    fields |= features.necks(model)
+    checkpoint = _pretrained(backbone)
+    fields = {'model.pretrained': pretrained if checkpoint is None else checkpoint}
+    fields |= _backbone(backbone)
+    fields |= _necks(model)
     fields |= _head(model.section('bbox_head'))
     fields |= _train_cfg(model.section('train_cfg', train_cfg))
     fields |= _test_cfg(model.section('test_cfg', test_cfg))
     model.expect(init_cfg=None)
     model.finish()
+    return fields
+
+
+def _norm_cfg(owner, default):
+    """Translates `norm_cfg` of a section; if it has none, `default`."""
+    section = owner.section('norm_cfg', default)
+    kind = section.take_kind(*_NORMS)
+    norm = {'type': kind, 'requires_grad': section.take('requires_grad', True)}
+    norm |= {name: section.take(name) for name in _NORMS[kind]}
+    section.expect(eps=1e-5)
+    if kind != 'GN':
+        section.expect(momentum=0.1)
+    section.finish()
+    return norm
+
+
+def _pretrained(backbone):
+    """The checkpoint of `init_cfg`, or of the older `backbone.pretrained`."""
+    older = backbone.take('pretrained', None)
+    section = backbone.section('init_cfg', {})
+    if 'type' not in section:
+        section.finish()
+        return older
+    section.take_kind('Pretrained')
+    checkpoint = section.take('checkpoint')
+    section.expect(prefix=None)
+    section.skip('map_location')
+    section.finish()
+    return checkpoint
+
+
+def _backbone(section):
+    path = 'model.backbone'
+    kind = section.take_kind('ResNet', 'ResNeXt')
+    stages = section.take('num_stages', 4)
+    if stages not in (1, 2, 3, 4):
+        raise section.refuse('num_stages', stages, '1 to 4')
+    fields = {
+        f'{path}.type': kind,
+        f'{path}.depth': section.take('depth'),
+        f'{path}.num_stages': stages,
+        f'{path}.out_indices': section.take_tuple('out_indices', (0, 1, 2, 3)),
+        f'{path}.frozen_stages': section.take('frozen_stages', -1),
+        f'{path}.norm_cfg': _norm_cfg(section, _BN),
+        f'{path}.norm_eval': section.take('norm_eval', True),
+        f'{path}.style': section.take('style', 'pytorch'),
+        **_deformable(section, stages),
+    }
+    if kind == 'ResNeXt':
+        fields[f'{path}.groups'] = section.take('groups', 1)
+        fields[f'{path}.base_width'] = section.take('base_width', 4)
+    section.expect(
+        in_channels=3,
+        stem_channels=64,
+        base_channels=64,
+        strides=(1, 2, 2, 2)[:stages],
+        dilations=(1, 1, 1, 1)[:stages],
+        deep_stem=False,
+        avg_down=False,
+        conv_cfg=None,
+        plugins=None,
+        zero_init_residual=True,
+    )
+    section.skip('with_cp')  # saves memory, without effect on numbers
+    section.finish()
+    return fields
+
+
+def _deformable(section, stages):
+    stage_with_dcn = section.take_tuple('stage_with_dcn', (False,) * stages)
+    if section.peek('dcn') is None or not any(stage_with_dcn):
+        section.skip('dcn')
+        return {'model.backbone.dcn': None}
+    settings = section.section('dcn')
+    dcn = {
+        'type': settings.take_kind('DCNv2'),
+        'deform_groups': settings.take('deform_groups', 1),
+        'fallback_on_stride': settings.take('fallback_on_stride', False),
+    }
+    settings.finish()
+    return {
+        'model.backbone.dcn': dcn,
+        'model.backbone.stage_with_dcn': stage_with_dcn,
+    }
+
+
+def _necks(model):
+    """Translates the neck: an FPN, or an FPN and a DyHead as two sections."""
+    value = model.peek('neck')
+    if not isinstance(value, list | tuple):
+        return _fpn(model.section('neck'))
+    sections = model.sections('neck')
+    if len(sections) != 2:
+        raise model.refuse('neck', value, 'an FPN, or an FPN and a DyHead')
+    prefix = 'model.neck.'
+    fpn = {
+        path.removeprefix(prefix): value for path, value in _fpn(sections[0]).items()
+    }
+    return {'model.neck': ({'type': 'FPN', **fpn}, _dyhead(sections[1]))}
+
+
+def _dyhead(section):
+    fields = {
+        'type': section.take_kind('DyHead'),
+        'in_channels': section.take('in_channels'),
+        'out_channels': section.take('out_channels'),
+        'num_blocks': section.take('num_blocks', 6),
+        'zero_init_offset': section.take('zero_init_offset', True),
+    }
+    section.expect(init_cfg=None)
+    section.finish()
+    return fields
+
+
+def _fpn(section):
+    path = 'model.neck'
+    section.take_kind('FPN')
+    channels = section.take_tuple('in_channels')
+    fields = {
+        f'{path}.in_channels': channels,
+        f'{path}.out_channels': section.take('out_channels'),
+        f'{path}.start_level': section.take('start_level', 0),
+        f'{path}.add_extra_convs': section.take('add_extra_convs', False),
+        f'{path}.num_outs': section.take('num_outs'),
+    }
+    end = section.take('end_level', -1)
+    if end not in (-1, len(channels) - 1):
+        raise section.refuse('end_level', end, '-1')
+    section.expect(
+        relu_before_extra_convs=False,
+        no_norm_on_lateral=False,
+        conv_cfg=None,
+        norm_cfg=None,
+        act_cfg=None,
+        upsample_cfg={'mode': 'nearest'},
+        init_cfg={'type': 'Xavier', 'layer': 'Conv2d', 'distribution': 'uniform'},
+    )
+    section.finish()
     return fields
 
 
@@ -45,7 +185,7 @@ def _head(section):
         f'{path}.in_channels': section.take('in_channels'),
         f'{path}.stacked_convs': section.take('stacked_convs', 4),
         f'{path}.feat_channels': section.take('feat_channels', 256),
-        f'{path}.norm_cfg': features.norm_cfg(section, _GN),
+        f'{path}.norm_cfg': _norm_cfg(section, _GN),
         f'{path}.pred_kernel_size': section.take('pred_kernel_size', 3),
         **_anchors(section.section('anchor_generator')),
         **_coder(section.section('bbox_coder')),
@@ -80,7 +220,7 @@ def _anchors(section):
     else:
         scales = section.take_tuple('scales')
         if len(scales) != 1:
-            raise section.refuse('scales', scales, 'one, or octave_base_scale')
+            raise section.refuse('scales', scales, 'one scale, or octave_base_scale')
         octave, count = scales[0], 1
         section.expect(octave_base_scale=None, scales_per_octave=None)
     fields = {
@@ -114,7 +254,7 @@ def _losses(head):
     focal = head.section('loss_cls')
     focal.take_kind('FocalLoss')
     box = head.section('loss_bbox')
-    # As ATSSHead has it; CrossEntropyLoss itself would be a softmax by default.
+    # The default of ATSSHead; CrossEntropyLoss alone would be a softmax by default.
     default = {'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'loss_weight': 1.0}
     center = head.section('loss_centerness', default)
     center.take_kind('CrossEntropyLoss')
@@ -161,7 +301,7 @@ def _test_cfg(section):
     nms = section.section('nms')
     if 'type' in nms:
         nms.take_kind('nms')
-    threshold = nms.take('iou_thr', None)  # its name in early 2.x
+    threshold = nms.take('iou_thr', None)  # the name in early 2.x
     if threshold is None:
         threshold = nms.take('iou_threshold')
     fields = {

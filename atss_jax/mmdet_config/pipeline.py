@@ -1,4 +1,4 @@
-"""Pipelines of a mmdet config: lists of transforms, in and out of order."""
+"""Translates the pipelines of an mmdet config, which are lists of transforms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 from atss_jax.mmdet_config.section import Section, plain
 
 _CROP_KINDS = ('absolute', 'absolute_range')
-# Harmless: what they do is always done here.
+# Transforms that are always applied here.
 _FORMATS = ('PackDetInputs', 'DefaultFormatBundle', 'ImageToTensor', 'Collect')
 
 
 def translate(steps: list[Section], is_train: bool) -> dict[str, Any]:
-    """Our fields of one pipeline, relative to `data.SPLIT.pipeline`.
+    """Translates a pipeline to our fields, relative to `data.SPLIT.pipeline`.
 
-    2.x lists normalize and pad in the pipeline: `img_norm_cfg.*` and `pad.*` come out
-    then.
+    For 2.x, whose pipelines include normalization and padding, these are
+    `img_norm_cfg.*` and `pad.*` too.
 
     Raises:
-        ValueError: a transform, its place or an argument has no equivalent.
+        ValueError: a transform, its position or an argument has no equivalent.
     """
     fields: dict[str, Any] = {}
-    place = -1
+    position = -1
     for step in _flat(steps, is_train):
         kind = step.take_kind(*_READERS, *_FORMATS)
         if kind in _FORMATS:
             step.skip('meta_keys', 'keys')
         else:
-            place = _next_place(step, kind, place, is_train)
+            position = _next_position(step, kind, position, is_train)
             fields |= _READERS[kind](step, is_train)
         step.finish()
     if 'img_scale' not in fields:
@@ -35,23 +35,23 @@ def translate(steps: list[Section], is_train: bool) -> dict[str, Any]:
     return fields
 
 
-def _next_place(step, kind, place, is_train):
-    """The place of a transform in the order in which ours are done.
+def _next_position(step, kind, position, is_train):
+    """The position of a transform in the order in which they are applied here.
 
     Raises:
-        ValueError: it comes after one that is done later here.
+        ValueError: the transform follows one that is applied after it here.
     """
     if kind == 'LoadImageFromFile' or (kind == 'LoadAnnotations' and not is_train):
-        return place
-    own = next(i for i, kinds in enumerate(_ORDER) if kind in kinds)
-    if own <= place:
-        after = ' or '.join(_ORDER[place])
-        raise ValueError(f'{step.path}: {kind} after {after} is not supported')
-    return own
+        return position
+    next_position = next(i for i, kinds in enumerate(_ORDER) if kind in kinds)
+    if next_position <= position:
+        previous = ' or '.join(_ORDER[position])
+        raise ValueError(f'{step.path}: {kind} after {previous} is not supported')
+    return next_position
 
 
 def _flat(steps, is_train):
-    """The steps, with those inside a MultiScaleFlipAug in its place."""
+    """Replaces a MultiScaleFlipAug with the transforms inside it."""
     for step in steps:
         if not str(step.peek('type')).endswith('MultiScaleFlipAug'):
             yield step
@@ -63,10 +63,10 @@ def _flat(steps, is_train):
         step.expect(flip=False, scale_factor=None, flip_direction='horizontal')
         inside = step.sections('transforms')
         step.finish()
-        for number, one in enumerate(inside):
-            if str(one.peek('type')).endswith('Resize'):
-                inside[number] = one.with_field('img_scale', scale)
-        yield from inside
+        for transform in inside:
+            if str(transform.peek('type')).endswith('Resize'):
+                transform = transform.with_field('img_scale', scale)
+            yield transform
 
 
 def _load(step, is_train):
@@ -85,13 +85,13 @@ def _annotations(step, is_train):
 
 
 def _scales(step, name):
-    """Pairs of sides: one of them, or a list."""
+    """Reads one scale or a list of them as a tuple of pairs of sides."""
     value = plain(step.take_tuple(name))
     pairs = value if value and isinstance(value[0], tuple) else (value,)
     numbers = [side for pair in pairs if isinstance(pair, tuple) for side in pair]
-    whole = all(type(side) is int for side in numbers)
-    if not whole or len(numbers) != 2 * len(pairs):
-        raise step.refuse(name, value, '(long, short) or a list of such')
+    are_integers = all(type(side) is int for side in numbers)
+    if not are_integers or len(numbers) != 2 * len(pairs):
+        raise step.refuse(name, value, '(long, short), or a list of such pairs')
     return pairs
 
 
@@ -111,25 +111,22 @@ def _resize(step, is_train):
     scales = _scales(step, name)
     mode = step.take('multiscale_mode', 'range')
     ratios = _ratios(step)
-    fields = {'img_scale': max(scales), 'keep_ratio': step.take(*_keep_ratio(name))}
+    # 2.x keeps the ratio by default, 3.x does not.
+    keep_ratio = step.take('keep_ratio', name == 'img_scale')
+    fields = {'img_scale': max(scales), 'keep_ratio': keep_ratio}
     if len(scales) > 1:
         fields |= {'img_scales': scales, 'multiscale_mode': mode}
     if ratios is not None:
         fields['random_resize'] = {'ratio_range': ratios}
     if not is_train and len(fields) > 2:
-        raise step.refuse(name, scales, 'one scale, for images to test on')
+        raise step.refuse(name, scales, 'one scale for evaluation')
     step.expect(scale_factor=None)
     _common_resize(step)
     return fields
 
 
-def _keep_ratio(name):
-    """2.x keeps the ratio by default, 3.x does not."""
-    return 'keep_ratio', name == 'img_scale'
-
-
-def _resize_inside(step):
-    """What the random resizes of 3.x hand on to Resize."""
+def _inner_resize(step):
+    """Reads the arguments that random resizes of 3.x pass to Resize."""
     step.expect(resize_type='Resize')
     _common_resize(step)
     return {'keep_ratio': step.take('keep_ratio', False)}
@@ -138,17 +135,17 @@ def _resize_inside(step):
 def _random_resize(step, is_train):
     scales = _scales(step, 'scale')
     ratios = _ratios(step)
-    fields = {'img_scale': max(scales), **_resize_inside(step)}
+    fields = {'img_scale': max(scales), **_inner_resize(step)}
     if ratios is not None and len(scales) == 1:
         return fields | {'random_resize': {'ratio_range': ratios}}
     if ratios is None and len(scales) == 2:
         return fields | {'img_scales': scales, 'multiscale_mode': 'range'}
-    raise step.refuse('scale', scales, 'one with ratio_range, or two without')
+    raise step.refuse('scale', scales, 'one scale with ratio_range, or two without')
 
 
 def _choice_resize(step, is_train):
     scales = _scales(step, 'scales')
-    fields = {'img_scale': max(scales), **_resize_inside(step)}
+    fields = {'img_scale': max(scales), **_inner_resize(step)}
     return fields | {'img_scales': scales, 'multiscale_mode': 'value'}
 
 
@@ -182,12 +179,12 @@ def _filter(step, is_train):
 
 def _flip(step, is_train):
     name = 'flip_ratio' if 'flip_ratio' in step else 'prob'
-    share = step.take(name, None)
+    probability = step.take(name, None)
     step.expect(direction='horizontal', swap_seg_labels=None)
     if is_train:
-        return {'flip_ratio': 0.0 if share is None else share}
-    if share:  # in 2.x tests the step is there, and MultiScaleFlipAug decides
-        raise step.refuse(name, share, 'none, for images to test on')
+        return {'flip_ratio': 0.0 if probability is None else probability}
+    if probability:  # 2.x has this transform in evaluation, but without a probability
+        raise step.refuse(name, probability, 'no flips for evaluation')
     return {}
 
 
@@ -223,7 +220,7 @@ _READERS = {
     'Normalize': _normalize,
     'Pad': _pad,
 }
-# The order in which they are done; those of one place exclude each other.
+# The order in which transforms are applied here; those of one line are alternatives.
 _ORDER = (
     ('LoadAnnotations',),
     ('Resize', 'RandomResize', 'RandomChoiceResize'),

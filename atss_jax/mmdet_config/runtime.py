@@ -1,11 +1,11 @@
-"""Hooks and run-time fields of a mmdet config."""
+"""Translates the hooks and run-time fields of an mmdet config."""
 
 from typing import Any
 
 from atss_jax.mmdet_config.section import Section
 
-# Hooks that only watch, write or tidy up.
-_WATCHING = (
+# Hooks that only observe the run, write files or free memory.
+_OBSERVERS = (
     *('NumClassCheckHook', 'CheckInvalidLossHook', 'MemoryProfilerHook'),
     *('DetVisualizationHook', 'EmptyCacheHook', 'TensorboardLoggerHook'),
 )
@@ -13,12 +13,12 @@ _SAVING = (
     *('save_best', 'rule', 'save_optimizer', 'save_last', 'save_param_scheduler'),
     *('out_dir', 'filename_tmpl', 'published_keys', 'create_symlink', 'meta'),
 )
-_NOTHING_3X = (
+_UNUSED_3X = (
     *('env_cfg', 'vis_backends', 'visualizer', 'log_processor', 'log_level'),
     *('default_scope', 'work_dir', 'launcher', 'experiment_name', 'resume'),
     *('tta_model', 'tta_pipeline'),
 )
-_NOTHING_2X = (
+_UNUSED_2X = (
     *('dist_params', 'log_level', 'opencv_num_threads', 'mp_start_method'),
     *('work_dir', 'gpu_ids', 'device', 'find_unused_parameters', 'resume_from'),
     *('auto_resume', 'cudnn_benchmark', 'launcher'),
@@ -26,14 +26,14 @@ _NOTHING_2X = (
 
 
 def _saving(section):
-    """Intervals of checkpoints. mmdet keeps all by default; how many is not copied."""
+    """Translates the settings of checkpoints, except mmdet's default to keep all."""
     fields = {}
     interval = section.take_number('interval', 1)
     if section.take('by_epoch', True) and interval > 0:
         fields['checkpoint_config.interval'] = interval
-    kept = section.take_number('max_keep_ckpts', -1)
-    if kept > 0:
-        fields['checkpoint_config.max_keep_ckpts'] = kept
+    max_keep_ckpts = section.take_number('max_keep_ckpts', -1)
+    if max_keep_ckpts > 0:
+        fields['checkpoint_config.max_keep_ckpts'] = max_keep_ckpts
     section.skip('type', *_SAVING)
     section.finish()
     return fields
@@ -42,22 +42,22 @@ def _saving(section):
 def _refuse_code(top):
     for name in ('custom_imports', 'plugin', 'plugin_dir'):
         if top.peek(name):
-            raise top.refuse(name, top.peek(name), 'no code of its own')
+            raise top.refuse(name, top.peek(name), 'a config without custom code')
         top.skip(name)
 
 
 def runtime_3x(top: Section) -> dict[str, Any]:
-    """Our fields for intervals, seed, EMA and `load_from`; the rest is listed.
+    """Translates intervals, seed, EMA and `load_from` of 3.x; skips the rest.
 
     Raises:
-        ValueError: a hook that may change numbers.
+        ValueError: a hook may change numbers.
     """
     _refuse_code(top)
     hooks = top.section('default_hooks', {})
-    # mmengine has its own hooks where the config names none.
+    # mmengine has default hooks if the config has none.
     logger = hooks.section('logger', {'interval': 10})
     fields = {'log_config.interval': logger.take('interval', 10)}
-    logger.finish_unread('how it logs')
+    logger.skip_rest('logging')
     fields |= _saving(hooks.section('checkpoint', {}))
     names = ('timer', 'param_scheduler', 'sampler_seed', 'visualization')
     for name in (*names, 'runtime_info'):
@@ -68,15 +68,15 @@ def runtime_3x(top: Section) -> dict[str, Any]:
     random = top.section('randomness', {})
     if random.peek('seed') is not None:
         fields['seed'] = random.take('seed')
-    random.finish_unread('random numbers are drawn otherwise here')
+    random.skip_rest('random numbers are generated in another way here')
     fields['load_from'] = top.take('load_from', None)
-    top.skip(*_NOTHING_3X)
+    top.skip(*_UNUSED_3X)
     return fields
 
 
 def _custom_hook(hook):
-    if hook.take_kind('EMAHook', *_WATCHING) != 'EMAHook':
-        hook.finish_unread('a hook that only watches')
+    if hook.take_kind('EMAHook', *_OBSERVERS) != 'EMAHook':
+        hook.skip_rest('a hook that changes no numbers')
         return {}
     hook.expect(ema_type='ExponentialMovingAverage', update_buffers=False)
     hook.expect(begin_iter=0, begin_epoch=0, interval=1)
@@ -87,18 +87,18 @@ def _custom_hook(hook):
 
 
 def runtime_2x(top: Section) -> dict[str, Any]:
-    """As `runtime_3x`. 2.x's EMA warms up, which ours does not: it is refused."""
+    """As `runtime_3x`, for 2.x. Its EMA has a warm-up, which is not supported."""
     _refuse_code(top)
     logger = top.section('log_config', {})
     fields = {'log_config.interval': logger.take('interval', 50)}
-    logger.finish_unread('how it logs')
+    logger.skip_rest('logging')
     fields |= _saving(top.section('checkpoint_config', {}))
     for hook in top.sections('custom_hooks', ()):
-        hook.take_kind(*_WATCHING)
-        hook.finish_unread('a hook that only watches')
+        hook.take_kind(*_OBSERVERS)
+        hook.skip_rest('a hook that changes no numbers')
     if top.peek('seed') is not None:
         fields['seed'] = top.take('seed')
     top.skip('seed')
     fields['load_from'] = top.take('load_from', None)
-    top.skip(*_NOTHING_2X)
+    top.skip(*_UNUSED_2X)
     return fields

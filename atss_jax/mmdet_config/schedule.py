@@ -1,4 +1,4 @@
-"""Optimizer, learning rates and hooks of a mmdet config, 2.x and 3.x."""
+"""Translates the optimizer and schedule of an mmdet config, 2.x and 3.x."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +33,7 @@ def _grad_clip(owner, name):
 
 
 def _auto_scale(top):
-    """`auto_scale_lr`, where there is one."""
+    """Translates `auto_scale_lr`, if there is one."""
     if 'auto_scale_lr' not in top:
         return {}
     section = top.section('auto_scale_lr')
@@ -45,20 +45,20 @@ def _auto_scale(top):
     return fields
 
 
-def _counts(value):
-    """Batches an update; mentioned only if it is not one."""
+def _cumulative_iters(value):
+    """The field for the number of batches per update, if it is not 1."""
     return {} if value == 1 else {'optimizer_config.cumulative_iters': value}
 
 
 def optimizer_3x(top: Section) -> dict[str, Any]:
-    """Our `optimizer`, `optimizer_config` and `fp16` from `optim_wrapper`."""
+    """Translates `optim_wrapper` to `optimizer`, `optimizer_config` and `fp16`."""
     section = top.section('optim_wrapper')
     kind = 'OptimWrapper'
     if 'type' in section:
         kind = section.take_kind('OptimWrapper', 'AmpOptimWrapper')
     fields = _sgd(section.section('optimizer'))
     fields |= _grad_clip(section, 'clip_grad')
-    fields |= _counts(section.take('accumulative_counts', 1))
+    fields |= _cumulative_iters(section.take('accumulative_counts', 1))
     if kind == 'AmpOptimWrapper':
         fields['fp16'] = {'loss_scale': section.take('loss_scale', 'dynamic')}
         section.skip('dtype')
@@ -69,7 +69,7 @@ def optimizer_3x(top: Section) -> dict[str, Any]:
 
 
 def optimizer_2x(top: Section) -> dict[str, Any]:
-    """Our `optimizer`, `optimizer_config` and `fp16` from 2.x's."""
+    """Translates `optimizer`, `optimizer_config` and `fp16` of 2.x."""
     fields = _sgd(top.section('optimizer'))
     section = top.section('optimizer_config', {})
     fields |= _grad_clip(section, 'grad_clip')
@@ -79,7 +79,7 @@ def optimizer_2x(top: Section) -> dict[str, Any]:
         )
         if kind == 'Fp16OptimizerHook':
             fields['fp16'] = {'loss_scale': section.take('loss_scale', 512.0)}
-    fields |= _counts(section.take('cumulative_iters', 1))
+    fields |= _cumulative_iters(section.take('cumulative_iters', 1))
     section.skip('detect_anomalous_params')
     section.finish()
     if top.peek('fp16') is not None:
@@ -92,7 +92,7 @@ def optimizer_2x(top: Section) -> dict[str, Any]:
 
 
 def loop_3x(top: Section) -> dict[str, Any]:
-    """Our `total_epochs`, `evaluation` and `lr_config` from loops and schedulers."""
+    """Translates loops and schedulers to `total_epochs`, `evaluation`, `lr_config`."""
     section = top.section('train_cfg')
     by_epoch = section.take('by_epoch', False)
     if not by_epoch or 'type' in section:
@@ -116,10 +116,12 @@ def loop_3x(top: Section) -> dict[str, Any]:
 
 
 def _rate(settings):
-    """The learning rate; the section is read, and checked, later."""
+    """The learning rate, without marking it as read."""
     rate = settings.get('lr') if isinstance(settings, Mapping) else None
     if not isinstance(rate, int | float) or rate <= 0:
-        raise ValueError(f'the mmdet config has no learning rate above 0, but {rate!r}')
+        raise ValueError(
+            f'the mmdet config has the learning rate {rate!r}, expected one above 0'
+        )
     return rate
 
 
@@ -137,8 +139,8 @@ def _lr_config_3x(top, epochs, rate):
         section.finish()
     if policy is None:
         raise ValueError(
-            'the mmdet config has no MultiStepLR or CosineAnnealingLR among its '
-            'param_scheduler, expected one'
+            'the mmdet config has no MultiStepLR or CosineAnnealingLR in '
+            'param_scheduler; expected one of them'
         )
     return {**policy, **warmup}
 
@@ -155,7 +157,7 @@ def _warmup_3x(section):
 def _step_3x(section, epochs, rate):
     milestones = section.take_tuple('milestones')
     if not all(isinstance(epoch, int) for epoch in milestones):
-        raise section.refuse('milestones', milestones, 'numbers of epochs')
+        raise section.refuse('milestones', milestones, 'epochs as integers')
     end = section.take_number('end', epochs)
     if end < epochs and not all(epoch < end for epoch in milestones):
         raise section.refuse('end', end, f'at least {epochs}')
@@ -168,7 +170,7 @@ def _cosine_3x(section, epochs, rate):
     for name in ('T_max', 'end'):
         value = section.take(name, epochs)
         if value not in (None, epochs):
-            raise section.refuse(name, value, f'{epochs}, as max_epochs')
+            raise section.refuse(name, value, f'{epochs}, the same as max_epochs')
     section.expect(by_epoch=True, begin=0, convert_to_iter_based=False)
     ratio = section.take('eta_min_ratio', None)
     if ratio is None:
@@ -180,14 +182,17 @@ _POLICIES = {'MultiStepLR': _step_3x, 'CosineAnnealingLR': _cosine_3x}
 
 
 def loop_2x(top: Section) -> dict[str, Any]:
-    """Our `total_epochs`, `evaluation` and `lr_config` from 2.x's."""
+    """Translates `total_epochs` or `runner`, `evaluation` and `lr_config` of 2.x."""
     if top.peek('runner') is not None:
         section = top.section('runner')
         section.take_kind('EpochBasedRunner')
         epochs = section.take_number('max_epochs')
         section.finish()
         if top.take('total_epochs', epochs) != epochs:
-            raise ValueError(f'runner.max_epochs = {epochs}, but total_epochs differs')
+            raise ValueError(
+                f'the mmdet config has runner.max_epochs = {epochs}, but another '
+                'total_epochs'
+            )
     else:
         epochs = top.take_number('total_epochs')
     section = top.section('evaluation', {})

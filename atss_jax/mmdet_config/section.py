@@ -1,79 +1,76 @@
-"""Takes fields out of a mmdet config one by one, so that none is passed over."""
+"""Takes fields out of an mmdet config one by one, so that none is ignored silently."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 REQUIRED = object()
 
 
-@dataclasses.dataclass
-class Unused:
-    """Fields that were met and change nothing here, by path in the mmdet config."""
-
-    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
 class Section:
-    """A dict of the config, its path for messages, and what is still to be read of it.
+    """The fields of a section of the config that have not been read yet.
 
-    Fields are taken away as they are read. `finish` raises if one is left: it would
-    change numbers, or is a misspelling, and nothing here stands for it.
+    Each field is removed when it is read. `finish` raises an error if one remains: it
+    may change numbers or be misspelled, and has no equivalent here.
+
+    Attributes:
+        path: path of the section, for messages.
+        unused: value by path of fields that have no effect here; shared by all sections
+            of a config.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: str, unused: Unused):
-        self._left = dict(values)
+    def __init__(self, values: Mapping[str, Any], path: str, unused: dict[str, Any]):
+        self._unread = dict(values)
         self.path = path
         self.unused = unused
 
     def __contains__(self, name: str) -> bool:
-        return name in self._left
+        return name in self._unread
 
     def name_of(self, name: str) -> str:
         """The full path of a field."""
         return f'{self.path}.{name}' if self.path else name
 
     def peek(self, name: str) -> Any:
-        """The value of a field, or None; it stays to be read."""
-        return self._left.get(name)
+        """The value of a field, or None; the field remains unread."""
+        return self._unread.get(name)
 
     def with_field(self, name: str, value: Any) -> 'Section':
-        """The same section with one field more."""
-        return Section({**self._left, name: value}, self.path, self.unused)
+        """A copy of the section with one more field."""
+        return Section({**self._unread, name: value}, self.path, self.unused)
 
     def take(self, name: str, default: Any = REQUIRED) -> Any:
-        """The value of a field, or mmdet's default for it.
+        """Reads a field; `default` is mmdet's.
 
         Raises:
-            ValueError: it is not there and mmdet has no default.
+            ValueError: the field is missing and has no default.
         """
-        if name not in self._left and default is REQUIRED:
+        if name not in self._unread and default is REQUIRED:
             raise ValueError(f'the mmdet config has no {self.name_of(name)}')
-        return self._left.pop(name, default)
+        return self._unread.pop(name, default)
 
     def take_tuple(self, name: str, default: Any = REQUIRED) -> tuple:
-        """A list or tuple, as a tuple."""
+        """Reads a list or tuple as a tuple."""
         value = self.take(name, default)
         if not isinstance(value, list | tuple):
             raise self.refuse(name, value, 'a list or tuple')
         return tuple(value)
 
     def take_number(self, name: str, default: Any = REQUIRED) -> float:
-        """A number."""
+        """Reads a number."""
         value = self.take(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.refuse(name, value, 'a number')
         return value
 
     def take_text(self, name: str, default: Any = REQUIRED) -> str:
-        """A text."""
+        """Reads a string."""
         value = self.take(name, default)
         if not isinstance(value, str):
-            raise self.refuse(name, value, 'a text')
+            raise self.refuse(name, value, 'a string')
         return value
 
     def take_kind(self, *kinds: str) -> str:
-        """The `type`, one of `kinds`, without a scope (`mmdet.`) before it."""
+        """Reads the `type`, one of `kinds`, without its scope (`mmdet.`)."""
         kind = self.take('type')
         short = kind.rsplit('.', 1)[-1] if isinstance(kind, str) else kind
         if short not in kinds:
@@ -81,29 +78,29 @@ class Section:
         return short
 
     def expect(self, **fields: Any) -> None:
-        """Fields that may be absent, or have the one value that is the same as ours.
+        """Reads fields of which only one value is supported; they may be missing.
 
         Raises:
-            ValueError: one has another value.
+            ValueError: a field has another value.
         """
-        for name, only in fields.items():
-            value = self._left.pop(name, only)
-            if plain(value) != plain(only):
-                raise self.refuse(name, value, repr(only))
+        for name, supported in fields.items():
+            value = self._unread.pop(name, supported)
+            if plain(value) != plain(supported):
+                raise self.refuse(name, value, repr(supported))
 
     def skip(self, *names: str) -> None:
-        """Fields that change no number: listed if they are there."""
+        """Moves fields that change no numbers to `unused`; they may be missing."""
         for name in names:
-            if name in self._left:
-                self.unused.fields[self.name_of(name)] = self._left.pop(name)
+            if name in self._unread:
+                self.unused[self.name_of(name)] = self._unread.pop(name)
 
     def section(self, name: str, default: Any = REQUIRED) -> 'Section':
-        """A dict inside, as a section of its own; absent or None: `default`.
+        """Reads a dict as a section; if it is missing or None, `default`.
 
         Raises:
-            ValueError: it is no dict, or not there and there is no default.
+            ValueError: it is not a dict, or missing and there is no default.
         """
-        value = self._left.pop(name, None)
+        value = self._unread.pop(name, None)
         value = default if value is None else value
         if value is REQUIRED:
             raise ValueError(f'the mmdet config has no {self.name_of(name)}')
@@ -112,7 +109,7 @@ class Section:
         return Section(value, self.name_of(name), self.unused)
 
     def sections(self, name: str, default: Any = REQUIRED) -> list['Section']:
-        """A list of dicts inside; a single dict counts as a list of one.
+        """Reads a list of dicts as sections; a single dict counts as a list of one.
 
         Raises:
             ValueError: it is something else.
@@ -132,34 +129,34 @@ class Section:
         ]
 
     def refuse(self, name: str, value: Any, expected: str) -> ValueError:
-        """An error that names field and value; `name` may be a full path."""
+        """Returns an error about the value of a field; `name` may be a full path."""
         path = name if name.startswith(self.path) and self.path else self.name_of(name)
         return ValueError(
             f'the mmdet config has {path} = {value!r}, which is not supported; '
             f'expected {expected}'
         )
 
-    def left(self) -> tuple[str, ...]:
-        """Names of the fields that were not read."""
-        return tuple(self._left)
+    def unread(self) -> tuple[str, ...]:
+        """Names of the fields that have not been read."""
+        return tuple(self._unread)
 
     def finish(self) -> None:
-        """Raises ValueError if fields are left."""
-        for name, value in self._left.items():
+        """Raises ValueError if a field has not been read."""
+        for name, value in self._unread.items():
             raise ValueError(
-                f'the mmdet config has {self.name_of(name)} = {value!r}, for which '
-                'there is nothing here; it may change the numbers'
+                f'the mmdet config has {self.name_of(name)} = {value!r}, which has no '
+                'equivalent here and may change numbers'
             )
 
-    def finish_unread(self, reason: str) -> None:
-        """Lists what is left, with the reason why it changes nothing."""
-        for name, value in self._left.items():
-            self.unused.fields[self.name_of(name)] = f'{value!r} ({reason})'
-        self._left.clear()
+    def skip_rest(self, reason: str) -> None:
+        """Moves all unread fields to `unused`, with the reason why."""
+        for name, value in self._unread.items():
+            self.unused[self.name_of(name)] = f'{value!r} ({reason})'
+        self._unread.clear()
 
 
 def plain(value: Any) -> Any:
-    """Lists as tuples, all the way down: the two are the same in a config."""
+    """Converts lists to tuples at all levels: in a config they mean the same."""
     if isinstance(value, Mapping):
         return {name: plain(element) for name, element in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Reads a config file of mmdetection with its bases into plain dicts, as mmengine does.
+"""Reads an mmdetection config file and its bases into plain dicts, as mmengine does.
 
 Source: mmengine.config.Config (the text style, not the one that imports).
 """
@@ -12,7 +12,7 @@ from typing import Any
 from atss_jax.mmdet_config.expression import Evaluator
 
 _BASE, _DELETE = '_base_', '_delete_'
-_DEEPEST = 30  # bases of bases
+_MAX_DEPTH = 30  # bases of bases
 
 
 def read(
@@ -22,12 +22,12 @@ def read(
 
     Args:
         path: the `.py` file.
-        mmdet_configs: folder that `mmdet::` in a base stands for: mmdetection's
+        mmdet_configs: folder that `mmdet::` in a base refers to, mmdetection's
             `configs`.
 
     Raises:
         ValueError: something in a file is not supported; says file and line.
-        OSError: a file is not there.
+        OSError: a file does not exist.
     """
     try:
         return _read(pathlib.Path(path), mmdet_configs, ())
@@ -35,27 +35,27 @@ def read(
         raise ValueError(f'{path}: nested too deeply') from error
 
 
-def _read(path, mmdet_configs, above):
-    if path.resolve() in above or len(above) > _DEEPEST:
-        chain = ' -> '.join(str(file) for file in (*above, path))
+def _read(path, mmdet_configs, parents):
+    if path.resolve() in parents or len(parents) > _MAX_DEPTH:
+        chain = ' -> '.join(str(file) for file in (*parents, path))
         raise ValueError(f'a config is its own base: {chain}')
     if path.suffix != '.py':
         raise ValueError(f'{path}: expected a Python config file (.py)')
     if not path.is_file():
-        by = f', the base of {above[-1]}' if above else ''
-        raise FileNotFoundError(f'no config file {path}{by}')
+        child = f', the base of {parents[-1]}' if parents else ''
+        raise FileNotFoundError(f'no config file {path}{child}')
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f'{path}: not Python: {error}') from error
-    above = (*above, path.resolve())
+    parents = (*parents, path.resolve())
     base: dict[str, Any] = {}
     for name in _base_names(path, tree):
         file = _base_path(name, path, mmdet_configs)
-        more = _read(file, mmdet_configs, above)
-        if twice := sorted(base.keys() & more.keys()):
-            raise ValueError(f'{path}: several of its bases assign {twice}')
-        base |= more
+        values = _read(file, mmdet_configs, parents)
+        if duplicates := sorted(base.keys() & values.keys()):
+            raise ValueError(f'{path}: several of its bases assign {duplicates}')
+        base |= values
     return merge(_assigned(path, tree, base), base)
 
 
@@ -92,17 +92,20 @@ def _base_path(name, path, mmdet_configs):
     if not marker:
         return pathlib.Path(os.path.normpath(path.parent / name))
     if package != 'mmdet':
-        raise ValueError(f'{path}: its base {name} is of the package {package}')
+        raise ValueError(
+            f'{path}: its base {name} belongs to the package {package}, only mmdet is '
+            'supported'
+        )
     if mmdet_configs is None:
         raise ValueError(
-            f"{path}: its base {name} is one of mmdetection's; say with "
-            '--mmdet_configs where its folder configs is'
+            f'{path}: its base {name} belongs to mmdetection; give its folder configs '
+            'with --mmdet_configs'
         )
     return pathlib.Path(mmdet_configs) / inside
 
 
 def _assigned(path, tree, base):
-    """What the file's own lines assign; `_base_` in them is what the bases say."""
+    """Values that the file itself assigns; `_base_` in it refers to its bases."""
     names: dict[str, Any] = {_BASE: base}
     evaluate = _evaluator(path, names)
     for statement in tree.body:
@@ -120,8 +123,8 @@ def _assigned(path, tree, base):
             case ast.Import() | ast.ImportFrom() | ast.With():
                 raise evaluate.refuse(
                     statement,
-                    'configs that import are not supported; write it out with '
-                    "mmengine's Config.dump and give that file",
+                    'configs with imports are not supported; write the config with '
+                    "mmengine's Config.dump and give this file",
                 )
             case _:
                 raise evaluate.refuse(statement, 'only assignments are supported')
@@ -135,39 +138,39 @@ def _bind(evaluate, names, target, value):
         return
     is_tuple = isinstance(target, ast.Tuple | ast.List)
     if not is_tuple or not isinstance(value, list | tuple):
-        raise evaluate.refuse(target, 'only names can be assigned to')
+        raise evaluate.refuse(target, 'only assignments to names are supported')
     if len(target.elts) != len(value):
-        raise evaluate.refuse(target, f'{len(value)} values for it')
-    for part, element in zip(target.elts, value, strict=True):
-        _bind(evaluate, names, part, element)
+        raise evaluate.refuse(target, f'{len(value)} values are assigned')
+    for element, element_value in zip(target.elts, value, strict=True):
+        _bind(evaluate, names, element, element_value)
 
 
 def merge(child: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with what `child` says on top: dicts are merged, all else is replaced.
+    """Merges dicts of `child` into those of `base`; replaces all other values.
 
     A dict of `child` with `_delete_=True` replaces that of `base`.
 
     Raises:
-        ValueError: a dict is to be merged into what is none.
+        ValueError: a dict would be merged into something that is not a dict.
     """
     merged = dict(base)
     for name, value in child.items():
-        there = base.get(name)
+        base_value = base.get(name)
         if not isinstance(value, dict) or name not in base or value.get(_DELETE):
             merged[name] = _clean(value)
-        elif isinstance(there, dict):
-            merged[name] = merge(value, there)
+        elif isinstance(base_value, dict):
+            merged[name] = merge(value, base_value)
         else:
             raise ValueError(
-                f'{name} is a dict, but in the base it is {there!r}; '
-                f'{_DELETE}=True in it would replace that'
+                f'{name} is a dict, but in the base it is {base_value!r}; replace it '
+                f'with {_DELETE}=True in the dict'
             )
     merged.pop(_DELETE, None)
     return merged
 
 
 def _clean(value):
-    """A copy without `_delete_`, which has done its work."""
+    """A copy without `_delete_` at all levels."""
     if isinstance(value, dict):
         return {k: _clean(x) for k, x in value.items() if k != _DELETE}
     if isinstance(value, list | tuple):

@@ -1,22 +1,22 @@
-"""A mmdet config as fields of ours: every number kept, or an error that names it."""
+"""Translates an mmdet config to our fields; what has no equivalent is an error."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.mmdet_config import data, model, runtime, schedule
-from atss_jax.mmdet_config.section import REQUIRED, Section, Unused, plain
+from atss_jax.mmdet_config.section import REQUIRED, Section, plain
 
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """What a mmdet config says in our terms.
+    """An mmdet config in terms of our fields.
 
     Attributes:
-        fields: value by path of our config; a dict stands for a whole section. Fields
-            that are ours alone (`data.max_boxes`) are not among them.
-        unused: value by path of the mmdet config: what changes nothing here.
-        variables: names of its top level that no part of mmdetection reads.
+        fields: value by path in our config; a dict is a whole section. Fields that
+            mmdet does not have (`data.max_boxes`) are not included.
+        unused: value by path in the mmdet config of fields without effect here.
+        variables: names at its top level that no part of mmdetection reads.
         style: '2.x' or '3.x'.
     """
 
@@ -27,12 +27,12 @@ class Translation:
 
 
 def translate(values: Mapping[str, Any]) -> Translation:
-    """Translates what `source.read` gives.
+    """Translates the result of `source.read`.
 
     Raises:
-        ValueError: a field has no equivalent and may change numbers; names it.
+        ValueError: a field has no equivalent and may change numbers.
     """
-    unused = Unused()
+    unused: dict[str, Any] = {}
     top = Section(values, '', unused)
     if 'train_dataloader' in top and 'data' not in top:
         fields, style = _translate_3x(top), '3.x'
@@ -40,11 +40,11 @@ def translate(values: Mapping[str, Any]) -> Translation:
         fields, style = _translate_2x(top), '2.x'
     else:
         raise ValueError(
-            "neither a mmdetection 3.x config, which has 'train_dataloader', nor one "
-            f"of 2.x, which has 'data'; it assigns {sorted(values)[:20]}"
+            "neither an mmdetection 3.x config, which has 'train_dataloader', nor a "
+            f"2.x one, which has 'data'; it assigns {sorted(values)[:20]}"
         )
     fields = {path: plain(value) for path, value in fields.items()}
-    return Translation(fields, unused.fields, top.left(), style)
+    return Translation(fields, unused, top.unread(), style)
 
 
 def _translate_3x(top):
@@ -53,13 +53,13 @@ def _translate_3x(top):
     normalize = _preprocessor(owner.section('data_preprocessor'))
     fields = model.translate(detector, REQUIRED, REQUIRED)
     fields |= data.translate_3x(top, normalize)
-    fields |= schedule.loop_3x(top)  # reads the rate, which the next takes away
+    fields |= schedule.loop_3x(top)  # before the optimizer: it needs the learning rate
     fields |= schedule.optimizer_3x(top)
     return fields | runtime.runtime_3x(top)
 
 
 def _translate_2x(top):
-    # Up to 2.6 these two stood beside the model.
+    # Up to 2.6 these two are at the top level.
     names = ('train_cfg', 'test_cfg')
     outside = [top.take(name) if name in top else REQUIRED for name in names]
     fields = model.translate(top.section('model'), *outside)
@@ -79,10 +79,10 @@ def _preprocessor(section):
     }
     section.expect(rgb_to_bgr=False, pad_value=0)
     for augment in section.sections('batch_augments', ()):
-        # More padding; what is said about an image does not depend on it here.
+        # Only adds padding, which does not change the results for an image here.
         augment.take_kind('BatchFixedSizePad')
         augment.expect(img_pad_value=0)
-        augment.finish_unread('padding changes no result here')
+        augment.skip_rest('padding changes no result here')
     section.skip('pad_mask', 'mask_pad_value', 'pad_seg', 'seg_pad_value')
     section.skip('boxtype2tensor', 'non_blocking')
     section.finish()

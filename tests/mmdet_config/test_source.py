@@ -58,7 +58,7 @@ def test_names_and_several_targets(write):
         ('unknown', "the name 'unknown' is not known"),
         ('dict.__class__', "the name 'dict'"),
         ("'a'.join", "no 'join'"),
-        ("'%d' % 3", 'arithmetic is for numbers'),
+        ("'%d' % 3", 'arithmetic is supported for numbers only'),
         ('1 / 0', 'division by zero'),
         ('9**9**9', 'too large a power'),
         ("'a' * 10**9", 'too long'),
@@ -67,7 +67,7 @@ def test_names_and_several_targets(write):
         ("'{{ $HOME }}'", 'placeholder'),
         ("f'{3.14159:.2f}'", 'format'),
         ('[1, 2][5]', 'IndexError'),
-        ('{[1]: 2}', 'not a key'),
+        ('{[1]: 2}', 'as a key'),
         ('*[1], 2.5j', 'complex'),
     ],
 )

@@ -1,4 +1,4 @@
-"""mmdet's configs in our terms: the same numbers, or an error that names the field."""
+"""Translated mmdet configs have the same numbers, or an error names the field."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ def test_both_styles_equal_our_config_field_by_field(name):
     assert translation.style == f'{name[1]}.x'
     ours = {'data.canvases', 'data.max_boxes', 'parallel', 'resume_from', 'seed'}
     ours |= {'data.on_error', 'data.max_bad_pictures', 'test_cfg.tta'}
-    ours |= {'model.bbox_head.dcn_on_last_conv'}  # mmdet has it in its FCOS alone
+    ours |= {'model.bbox_head.dcn_on_last_conv'}  # in mmdet a field of FCOS only
     kept = 'checkpoint_config.max_keep_ckpts'  # mmdet keeps all
     for path in flatten(as_dict(config)):
         # A type has one value; every other field comes from the file.
@@ -143,7 +143,7 @@ def test_what_may_change_numbers_is_an_error_that_names_it(name, path, value):
         ('model.backbone.depth', 'no model.backbone.depth'),
         ('model.test_cfg', 'no model.test_cfg'),
         ('param_scheduler', 'no MultiStepLR'),
-        ('train_dataloader', 'neither a mmdetection 3.x config'),
+        ('train_dataloader', 'neither an mmdetection 3.x config'),
         ('model.data_preprocessor.mean', 'no model.data_preprocessor.mean'),
         (f'{V3_PIPELINE}', 'no train_dataloader.dataset.pipeline'),
     ],
@@ -179,7 +179,7 @@ def replaced(value, path, new):
 
 @pytest.mark.parametrize('name', ['v2_r50', 'v3_r50'])
 def test_no_value_anywhere_breaks_it(name):
-    """Whatever stands in a field, the answer is a translation or a clear error."""
+    """Any value of any field gives a translation or a clear error."""
     values = source.read(OWN / f'{name}.py')
     refused = 0
     for path in list(paths(values))[1:]:
@@ -295,7 +295,7 @@ def test_resnext():
 
 
 def test_two_necks():
-    """A list of them, with what DyHead's own configs set in the head beside it."""
+    """A list of two necks, with the head's settings of DyHead's own configs."""
     neck = source.read(OWN / 'v3_r50.py')['model']['neck']
     dyhead = {'type': 'DyHead', 'in_channels': 256, 'out_channels': 256}
     values = changed('v3_r50', 'model.neck', [neck, dyhead])
@@ -313,7 +313,7 @@ def test_two_necks():
     with pytest.raises(ValueError, match=r'model\.neck\[1\]\.num_block'):
         translate(values)
     values['model']['neck'] = [neck]
-    with pytest.raises(ValueError, match='a FPN, or it and a DyHead'):
+    with pytest.raises(ValueError, match='an FPN, or an FPN and a DyHead'):
         translate(values)
 
 

@@ -1,4 +1,4 @@
-"""Configs: loaded, checked field by field, and built into the parts they describe."""
+"""Loads configs, checks every field, and builds what they describe."""
 
 from atss_jax.config.load import (
     as_dict,
@@ -6,6 +6,7 @@ from atss_jax.config.load import (
     build_model,
     load_config,
     parse_overrides,
+    shipped_configs,
     to_json,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     'build_model',
     'load_config',
     'parse_overrides',
+    'shipped_configs',
     'to_json',
 ]

@@ -73,13 +73,13 @@ def config_file(path: str | os.PathLike) -> pathlib.Path:
     if not file.is_file():
         raise ValueError(
             f'no config file at {file}; expected a .py or .json file, or the name of a '
-            f'shipped config{_shipped(file.stem)}'
+            f'shipped config{_list_shipped(file.stem)}'
         )
     return file
 
 
-def _shipped(name):
-    """For messages: all shipped configs, and the one with the most similar name."""
+def _list_shipped(name):
+    """Lists the shipped configs for messages, and suggests the most similar name."""
     shipped = shipped_configs()
     matches = difflib.get_close_matches(name, shipped, n=1)
     hint = f"; did you mean '{matches[0]}'?" if matches else ''
@@ -98,11 +98,11 @@ def _run_config_file(file):
             module_name = (error.name or '').removeprefix('atss_jax.')
             if module_name.partition('.')[0] != 'configs':
                 raise
-            # Python 3.12 and newer say which name is missing in the package.
+            # Since Python 3.12 the error knows the name that the package lacks.
             name = getattr(error, 'name_from', None) or module_name.rpartition('.')[2]
             raise ValueError(
-                f'{file}: {error}; `from atss_jax.configs import NAME` imports the '
-                f'shipped configs{_shipped(name)}'
+                f'{file}: {error}; the shipped configs are imported with `from '
+                f'atss_jax.configs import NAME`{_list_shipped(name)}'
             ) from error
         if not hasattr(module, 'get_config'):
             raise ValueError(f'{file} has no get_config()')
@@ -111,11 +111,11 @@ def _run_config_file(file):
 
 @contextlib.contextmanager
 def _other_configs_importable(file):
-    """Lets a config file build on others, wherever the program runs.
+    """Lets a config file import other configs, wherever the program runs.
 
-    Inside the block `from configs import ...` finds configs next to the file's own
-    folder or in it, if it bears this name, and the shipped ones; `from FOLDER import
-    ...` finds other files of the file's folder.
+    `from configs import ...` finds those in a folder `configs` that contains the file
+    or is next to the file's folder, and the shipped ones. `from FOLDER import ...`
+    finds the other files in the file's folder.
     """
     root = file.absolute().parent.parent
     package = types.ModuleType('configs')

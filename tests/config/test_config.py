@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -755,6 +758,34 @@ def test_an_import_of_an_unknown_config_says_what_to_write(elsewhere, package, f
     message = str(caught.value)
     assert str(file) in message and 'from atss_jax.configs import NAME' in message
     assert 'atss_r101_lsj_200e' in message
+
+
+INSTALLED = """
+import sys
+from atss_jax.commands.import_mmdet import read_config
+from atss_jax.config import load_config, shipped_configs
+
+assert 'site-packages' in str(shipped_configs()['atss_r50_1x'])
+assert load_config('atss_shapes').optimizer.lr == 0.04
+assert load_config('mine.py').optimizer.lr == 0.5
+assert read_config(sys.argv[1])[0].data.max_boxes == 100
+"""
+
+
+def test_as_installed(tmp_path):
+    """The wheel has the configs inside the package, and nothing of the checkout."""
+    site = tmp_path / 'site-packages'
+    shutil.copytree(ROOT / 'atss_jax', site / 'atss_jax')
+    shutil.copytree(ROOT / 'configs', site / 'atss_jax/configs', dirs_exist_ok=True)
+    folder = tmp_path / 'empty'
+    write_config(folder / 'mine.py', 'from configs import atss_r101_1x', 0.5)
+    mmdet_config = ROOT / 'tests' / 'mmdet_configs' / 'v3_r50.py'
+    subprocess.run(
+        [sys.executable, '-c', INSTALLED, mmdet_config],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': str(site)},
+        check=True,
+    )
 
 
 def test_other_failing_imports_are_left_alone(elsewhere):

@@ -11,10 +11,8 @@ from atss_jax.config.fields import Reader
 from atss_jax.config.reference import described, rows
 from atss_jax.config.sections import flatten
 from tests.conftest import ROOT
+from tests.support.configs import BASE, CONFIGS, R50
 
-CONFIGS = sorted(str(p) for p in (ROOT / 'configs').glob('*.py') if p.stem[0] != '_')
-R50 = str(ROOT / 'configs' / 'atss_r50_1x.py')
-BASE = as_dict(load_config(R50))
 ROWS = rows(BASE)
 
 

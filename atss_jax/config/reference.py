@@ -43,38 +43,28 @@ section by `--config.SECTION="{'type': ..., ...}"`. Rows that begin with "if" ar
 of a section or type that this config does not have; all other fields are required. C
 is the number of classes, G the number of boxes per image that a batch is padded to."""
 
-# Classes that are built from a section; the first one that documents a field counts.
+# Classes that are built from a section and those inside it that are not listed; the
+# first one that documents a field counts.
 _OWNERS = {
     '': (Experiment,),
-    'model': (Experiment,),
     'model.backbone': (ResNet,),
-    'model.backbone.dcn': (ResNet,),
     'model.neck': (FPN,),
-    'model.neck.0': (FPN,),
     'model.neck.1': (DyHead,),
     'model.bbox_head': (ATSSHead,),
     'model.bbox_head.anchor_generator': (AnchorGenerator,),
     'model.bbox_head.bbox_coder': (DeltaXYWHBBoxCoder,),
     'model.bbox_head.loss_cls': (LossConfig,),
     'train_cfg': (ATSSAssigner, LossConfig),
-    'train_cfg.assigner': (ATSSAssigner,),
     'test_cfg': (DetectConfig, Experiment),
-    'test_cfg.nms': (DetectConfig,),
     'test_cfg.tta': (Tta,),
     'data': (Pipeline, CocoDataset, Experiment),
     'data.SPLIT': (Experiment,),
     'data.SPLIT.pipeline': (Pipeline, Jitter),
     'data.SPLIT.pipeline.img_norm_cfg': (Normalizer,),
-    'data.SPLIT.pipeline.pad': (Pipeline,),
-    'data.SPLIT.pipeline.random_resize': (Jitter,),
-    'data.SPLIT.pipeline.random_crop': (Jitter,),
-    'data.SPLIT.pipeline.filter_annotations': (Jitter,),
     'optimizer': (OptimizerConfig,),
     'optimizer_config': (OptimizerConfig,),
-    'optimizer_config.grad_clip': (OptimizerConfig,),
     'lr_config': (LrConfig,),
     'auto_scale_lr': (AutoScaleLr,),
-    'checkpoint_config': (Experiment,),
 }
 # Fields that have another name in the class.
 _NAMES = {
@@ -270,7 +260,10 @@ def _meaning(path, leaves):
         owner, name = _NAMES[any_split]
         return described(owner)[name]
     section, _, name = any_split.rpartition('.')
-    owners = _OWNERS.get(section, ())
+    owner_section = section
+    while owner_section not in _OWNERS:
+        owner_section = owner_section.rpartition('.')[0]
+    owners = _OWNERS[owner_section]
     if section == 'data.SPLIT':
         kind = leaves[f'{path.rpartition(".")[0]}.type']
         owners = (SOURCES[kind][0], CocoDataset, *owners)

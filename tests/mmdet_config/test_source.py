@@ -47,7 +47,7 @@ def test_names_and_several_targets(write):
 
 
 @pytest.mark.parametrize(
-    ('text', 'said'),
+    ('text', 'message'),
     [
         ("__import__('os').system('touch ran')", 'calls'),
         ("open('ran', 'w')", 'calls'),
@@ -72,13 +72,13 @@ def test_names_and_several_targets(write):
     ],
 )
 def test_what_is_not_a_value_is_refused_with_its_line(
-    write, monkeypatch, tmp_path, text, said
+    write, monkeypatch, tmp_path, text, message
 ):
     monkeypatch.chdir(tmp_path)
     path = write('c.py', f'y = 1\n\nx = {text}\n')
     with pytest.raises(ValueError) as caught:
         source.read(path)
-    assert f'{path}, line 3' in str(caught.value) and said in str(caught.value)
+    assert f'{path}, line 3' in str(caught.value) and message in str(caught.value)
     assert not (tmp_path / 'ran').exists()
 
 

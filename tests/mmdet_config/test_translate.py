@@ -138,7 +138,7 @@ def test_what_may_change_numbers_is_an_error_that_names_it(name, path, value):
 
 
 @pytest.mark.parametrize(
-    ('path', 'said'),
+    ('path', 'expected'),
     [
         ('model.backbone.depth', 'no model.backbone.depth'),
         ('model.test_cfg', 'no model.test_cfg'),
@@ -148,14 +148,14 @@ def test_what_may_change_numbers_is_an_error_that_names_it(name, path, value):
         (f'{V3_PIPELINE}', 'no train_dataloader.dataset.pipeline'),
     ],
 )
-def test_a_missing_field_is_named(path, said):
+def test_a_missing_field_is_named(path, expected):
     values = copy.deepcopy(source.read(OWN / 'v3_r50.py'))
     *parents, last = path.split('.')
     section = values
     for parent in parents:
         section = section[parent]
     del section[last]
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=expected):
         translate(values)
 
 
@@ -199,13 +199,13 @@ def v3_fields(path, value):
 def test_transforms_out_of_order_are_refused():
     steps = source.read(OWN / 'v3_r50.py')['train_dataloader']['dataset']['pipeline']
     load, boxes, resize, flip, pack = steps
-    for wrong, said in [
+    for wrong, expected in [
         ([load, resize, boxes, flip, pack], 'LoadAnnotations after Resize'),
         ([load, boxes, flip, resize, pack], 'Resize after RandomFlip'),
         ([load, boxes, resize, resize, pack], 'Resize after Resize'),
         ([load, boxes, flip, pack], 'no transform resizes'),
     ]:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=expected):
             v3_fields(V3_PIPELINE, wrong)
 
 

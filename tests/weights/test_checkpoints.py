@@ -214,7 +214,9 @@ def test_classes_in_every_form(tmp_path, meta):
 def test_a_checkpoint_that_says_little(tmp_path):
     found = mmdet_checkpoint.load(write(tmp_path))
     assert (found.classes, found.step, found.unaveraged) == (None,) * 3
-    with pytest.raises(ValueError, match=r'epoch_1\.pth: no optimizer in the checkpoint'):
+    with pytest.raises(
+        ValueError, match=r'epoch_1\.pth: no optimizer in the checkpoint'
+    ):
         mmdet_checkpoint.load(tmp_path / 'epoch_1.pth', momentum=True)
 
 
@@ -267,7 +269,7 @@ def test_momentum_with_frozen_parameters_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'said'),
+    ('spoil', 'message'),
     [
         (lambda o: o.update(state={}), 'no momentum'),
         (lambda o: o['param_groups'][0]['params'].pop(), 'parameters, the weights'),
@@ -276,10 +278,10 @@ def test_momentum_with_frozen_parameters_left_out(tmp_path):
         (lambda o: o['state'].update({0: 5}), 'not the state_dict'),
     ],
 )
-def test_an_optimizer_that_does_not_fit(tmp_path, spoil, said):
+def test_an_optimizer_that_does_not_fit(tmp_path, spoil, message):
     broken = optimizer(parameters(), buffers(parameters()))
     spoil(broken)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         mmdet_checkpoint.load(write(tmp_path, optimizer=broken), momentum=True)
 
 

@@ -93,7 +93,7 @@ def test_every_folder_is_a_room_and_nothing_else_stands_at_the_root():
         'structures',
     }
     folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
-    assert folders == {*ROOMS, 'api'}
+    assert folders == {*ROOMS, 'api', 'configs'}
 
 
 @pytest.mark.parametrize('path', FILES, ids=name_of)
@@ -106,6 +106,8 @@ def test_a_room_imports_only_rooms_above_it(path):
             allowed = {*above, 'structures'}
             if room == 'commands':
                 allowed |= {'train', '__version__'}
+            if room == 'config':
+                allowed |= {'configs'}
             other = parts[0] if parts else '__init__'
             is_package = not parts and room in ('commands', 'training')
             assert other in allowed or is_package, f'{name_of(path)} imports {name}'

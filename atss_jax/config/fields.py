@@ -180,9 +180,9 @@ class Reader:
             return sibling or closest(path, known)
         kind = self.leaves.get(f'{section}.type')
         return (
-            f'; its fields depend on config.{section}.type = {kind!r}: for another '
-            f"type, set the whole section with --config.{section}=\"{{'type': "
-            f'{kind!r}, ...}}"'
+            f'; the fields of this section depend on config.{section}.type = {kind!r}: '
+            f'to change the type, set the whole section with --config.{section}='
+            f'"{{\'type\': {kind!r}, ...}}"'
         )
 
     def refuse(self, path: str, reason: str) -> ValueError:

@@ -33,12 +33,10 @@ def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
         sampler.take_kind('DefaultSampler')
         sampler.expect(shuffle=split == 'train', round_up=True)
         sampler.skip('seed')
-        sampler.finish()
         # Grouping by aspect ratio decides only which images share a batch and padding.
         loader.skip('batch_sampler', 'drop_last', *_SPEED)
         loader.expect(collate_fn={'type': 'pseudo_collate'})
         dataset = loader.section('dataset')
-        loader.finish()
         fields |= _dataset(dataset, split, _options_3x, normalize)
         _check_evaluator(top, split, fields)
     return fields
@@ -54,7 +52,6 @@ def translate_2x(top: Section) -> dict[str, Any]:
     for split in SPLITS:
         fields |= _dataset(data.section(split), split, _options_2x, {})
     data.skip('persistent_workers', 'val_dataloader', 'test_dataloader')
-    data.finish()
     return fields
 
 
@@ -64,9 +61,7 @@ def _dataset(section, split, options, normalize):
     if str(section.peek('type')).endswith('RepeatDataset'):
         section.take_kind('RepeatDataset')
         times = section.take('times')
-        inner = section.section('dataset')
-        section.finish()
-        section = inner
+        section = section.section('dataset')
     section.take_kind('CocoDataset')
     root = section.take('data_root', None)
     root = '' if root is None else root
@@ -80,7 +75,6 @@ def _dataset(section, split, options, normalize):
         fields[f'{path}.times'] = times
     steps = section.sections('pipeline')
     section.expect(test_mode=split != 'train', proposal_file=None)
-    section.finish()
     loading = {**normalize, **pipeline.translate(steps, split == 'train')}
     for name in ('img_norm_cfg.mean', 'pad.size_divisor'):
         if name not in loading:
@@ -100,16 +94,13 @@ def _joined(root, name):
 def _options_3x(section, root, split):
     prefix = section.section('data_prefix', {})
     folder = prefix.take_text('img' if 'img' in prefix else 'img_path', '')
-    prefix.finish()
     meta = section.section('metainfo', {})
     classes = _classes(meta)
     meta.skip('palette')
-    meta.finish()
     filters = section.section('filter_cfg', {})
     fields = {'img_prefix': _joined(root, folder), 'classes': classes}
     filter_empty_gt = filters.take('filter_empty_gt', False)
     min_size = filters.take('min_size', 0)
-    filters.finish()
     if split == 'train':
         fields |= {'filter_empty_gt': filter_empty_gt, 'min_size': min_size}
     fields['indices'] = section.take('indices', None)
@@ -165,4 +156,3 @@ def _check_evaluator(top, split, fields):
         )
         section.skip('format_only', 'classwise', 'outfile_prefix', 'prefix')
         section.skip('collect_device', 'sort_categories')
-        section.finish()

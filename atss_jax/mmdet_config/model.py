@@ -35,7 +35,6 @@ def translate(model: Section, train_cfg: Any, test_cfg: Any) -> dict[str, Any]:
     fields |= _train_cfg(model.section('train_cfg', train_cfg))
     fields |= _test_cfg(model.section('test_cfg', test_cfg))
     model.expect(init_cfg=None)
-    model.finish()
     return fields
 
 
@@ -48,7 +47,6 @@ def _norm_cfg(owner, default):
     section.expect(eps=1e-5)
     if kind != 'GN':
         section.expect(momentum=0.1)
-    section.finish()
     return norm
 
 
@@ -57,13 +55,11 @@ def _pretrained(backbone):
     older = backbone.take('pretrained', None)
     section = backbone.section('init_cfg', {})
     if 'type' not in section:
-        section.finish()
         return older
     section.take_kind('Pretrained')
     checkpoint = section.take('checkpoint')
     section.expect(prefix=None)
     section.skip('map_location')
-    section.finish()
     return checkpoint
 
 
@@ -100,7 +96,6 @@ def _backbone(section):
         zero_init_residual=True,
     )
     section.skip('with_cp')  # saves memory, without effect on numbers
-    section.finish()
     return fields
 
 
@@ -115,7 +110,6 @@ def _deformable(section, stages):
         'deform_groups': settings.take('deform_groups', 1),
         'fallback_on_stride': settings.take('fallback_on_stride', False),
     }
-    settings.finish()
     return {
         'model.backbone.dcn': dcn,
         'model.backbone.stage_with_dcn': stage_with_dcn,
@@ -146,7 +140,6 @@ def _dyhead(section):
         'zero_init_offset': section.take('zero_init_offset', True),
     }
     section.expect(init_cfg=None)
-    section.finish()
     return fields
 
 
@@ -173,7 +166,6 @@ def _fpn(section):
         upsample_cfg={'mode': 'nearest'},
         init_cfg={'type': 'Xavier', 'layer': 'Conv2d', 'distribution': 'uniform'},
     )
-    section.finish()
     return fields
 
 
@@ -206,7 +198,6 @@ def _head(section):
             },
         },
     )
-    section.finish()
     return fields
 
 
@@ -232,7 +223,6 @@ def _anchors(section):
     }
     section.expect(base_sizes=None, scale_major=True, centers=None)
     section.skip('use_box_type')
-    section.finish()
     return fields
 
 
@@ -245,7 +235,6 @@ def _coder(section):
     }
     section.expect(clip_border=True, add_ctr_clamp=False)
     section.skip('ctr_clamp', 'use_box_type')
-    section.finish()
     return fields
 
 
@@ -275,7 +264,6 @@ def _losses(head):
     center.skip('avg_non_ignore')
     for section in (focal, box, center):
         section.expect(reduction='mean')
-        section.finish()
     return fields
 
 
@@ -290,10 +278,8 @@ def _train_cfg(section):
     assigner.expect(
         alpha=None, iou_calculator={'type': 'BboxOverlaps2D'}, ignore_iof_thr=-1
     )
-    assigner.finish()
     section.expect(sampler={'type': 'PseudoSampler'})
     section.skip('debug')
-    section.finish()
     return fields
 
 
@@ -313,6 +299,4 @@ def _test_cfg(section):
     }
     nms.expect(class_agnostic=False, max_num=-1, score_threshold=0, offset=0)
     nms.skip('split_thr')
-    nms.finish()
-    section.finish()
     return fields

@@ -28,7 +28,6 @@ def translate(steps: list[Section], is_train: bool) -> dict[str, Any]:
         else:
             position = _next_position(step, kind, position, is_train)
             fields |= _READERS[kind](step, is_train)
-        step.finish()
     if 'img_scale' not in fields:
         path = steps[0].path if steps else 'the pipeline'
         raise ValueError(f'{path}: no transform resizes the images')
@@ -62,10 +61,9 @@ def _flat(steps, is_train):
         scale = step.take('img_scale')
         step.expect(flip=False, scale_factor=None, flip_direction='horizontal')
         inside = step.sections('transforms')
-        step.finish()
         for transform in inside:
             if str(transform.peek('type')).endswith('Resize'):
-                transform = transform.with_field('img_scale', scale)
+                transform.put('img_scale', scale)
             yield transform
 
 

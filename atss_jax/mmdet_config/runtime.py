@@ -35,7 +35,6 @@ def _saving(section):
     if max_keep_ckpts > 0:
         fields['checkpoint_config.max_keep_ckpts'] = max_keep_ckpts
     section.skip('type', *_SAVING)
-    section.finish()
     return fields
 
 
@@ -62,7 +61,6 @@ def runtime_3x(top: Section) -> dict[str, Any]:
     names = ('timer', 'param_scheduler', 'sampler_seed', 'visualization')
     for name in (*names, 'runtime_info'):
         hooks.skip(name)
-    hooks.finish()
     for hook in top.sections('custom_hooks', ()):
         fields |= _custom_hook(hook)
     random = top.section('randomness', {})
@@ -82,7 +80,6 @@ def _custom_hook(hook):
     hook.expect(begin_iter=0, begin_epoch=0, interval=1)
     hook.skip('strict_load', 'priority', 'device')
     fields = {'ema': {'momentum': hook.take('momentum', 0.0002)}}
-    hook.finish()
     return fields
 
 

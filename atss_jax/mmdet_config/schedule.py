@@ -17,7 +17,6 @@ def _sgd(section):
     }
     section.expect(nesterov=False, dampening=0, paramwise_cfg=None)
     section.skip('foreach')
-    section.finish()
     return fields
 
 
@@ -26,9 +25,8 @@ def _grad_clip(owner, name):
         owner.take(name, None)
         return {'optimizer_config.grad_clip': None}
     section = owner.section(name)
-    clip = {'max_norm': section.take('max_norm')}
-    clip['norm_type'] = section.take('norm_type', 2)
-    section.finish()
+    max_norm, norm_type = section.take('max_norm'), section.take('norm_type', 2)
+    clip = {'max_norm': max_norm, 'norm_type': norm_type}
     return {'optimizer_config.grad_clip': clip}
 
 
@@ -37,12 +35,10 @@ def _auto_scale(top):
     if 'auto_scale_lr' not in top:
         return {}
     section = top.section('auto_scale_lr')
-    fields = {
+    return {
         'auto_scale_lr.enable': section.take('enable', False),
         'auto_scale_lr.base_batch_size': section.take('base_batch_size'),
     }
-    section.finish()
-    return fields
 
 
 def _cumulative_iters(value):
@@ -63,9 +59,7 @@ def optimizer_3x(top: Section) -> dict[str, Any]:
         fields['fp16'] = {'loss_scale': section.take('loss_scale', 'dynamic')}
         section.skip('dtype')
     section.expect(paramwise_cfg=None, constructor='DefaultOptimWrapperConstructor')
-    section.finish()
-    fields |= _auto_scale(top)
-    return fields
+    return fields | _auto_scale(top)
 
 
 def optimizer_2x(top: Section) -> dict[str, Any]:
@@ -81,14 +75,11 @@ def optimizer_2x(top: Section) -> dict[str, Any]:
             fields['fp16'] = {'loss_scale': section.take('loss_scale', 512.0)}
     fields |= _cumulative_iters(section.take('cumulative_iters', 1))
     section.skip('detect_anomalous_params')
-    section.finish()
     if top.peek('fp16') is not None:
         half = top.section('fp16')
         fields['fp16'] = {'loss_scale': half.take('loss_scale', 512.0)}
-        half.finish()
     top.skip('fp16')
-    fields |= _auto_scale(top)
-    return fields
+    return fields | _auto_scale(top)
 
 
 def loop_3x(top: Section) -> dict[str, Any]:
@@ -103,13 +94,11 @@ def loop_3x(top: Section) -> dict[str, Any]:
         'evaluation.interval': section.take('val_interval', 1),
     }
     section.expect(val_begin=1, dynamic_intervals=None)
-    section.finish()
     for split, kind in (('val', 'ValLoop'), ('test', 'TestLoop')):
         loop = top.section(f'{split}_cfg', {})
         if 'type' in loop:
             loop.take_kind(kind)
         loop.expect(fp16=False)
-        loop.finish()
     wrapper = top.peek('optim_wrapper')
     settings = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
     return fields | {'lr_config': _lr_config_3x(top, epochs, _rate(settings))}
@@ -136,7 +125,6 @@ def _lr_config_3x(top, epochs, rate):
         else:
             raise ValueError(f'{section.path}: a second {kind} is not supported')
         section.skip('verbose')
-        section.finish()
     if policy is None:
         raise ValueError(
             'the mmdet config has no MultiStepLR or CosineAnnealingLR in '
@@ -187,7 +175,6 @@ def loop_2x(top: Section) -> dict[str, Any]:
         section = top.section('runner')
         section.take_kind('EpochBasedRunner')
         epochs = section.take_number('max_epochs')
-        section.finish()
         if top.take('total_epochs', epochs) != epochs:
             raise ValueError(
                 f'the mmdet config has runner.max_epochs = {epochs}, but another '
@@ -205,7 +192,6 @@ def loop_2x(top: Section) -> dict[str, Any]:
     }
     section.skip('save_best', 'classwise', 'rule', 'start')
     section.expect(by_epoch=True, dynamic_intervals=None)
-    section.finish()
     top.expect(workflow=(('train', 1),))
     return fields | {'lr_config': _lr_config_2x(top)}
 
@@ -233,7 +219,6 @@ def _lr_config_2x(top):
         raise section.refuse('warmup', warmup, "'linear' or None")
     iterations = section.take('warmup_iters', 0)
     ratio = section.take('warmup_ratio', 0.1)
-    section.finish()
     if warmup is None:
         return fields | _NO_WARMUP
     return fields | {

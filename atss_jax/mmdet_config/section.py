@@ -9,19 +9,33 @@ REQUIRED = object()
 class Section:
     """The fields of a section of the config that have not been read yet.
 
-    Each field is removed when it is read. `finish` raises an error if one remains: it
-    may change numbers or be misspelled, and has no equivalent here.
+    Each field is removed when it is read. At the end, `finish` of the whole config
+    raises an error if one remains: it may change numbers or be misspelled, and has no
+    equivalent here.
+
+    Args:
+        values: the fields.
+        path: path of the section, for messages; '' for the whole config.
+        parent: the section that this one was read from.
 
     Attributes:
-        path: path of the section, for messages.
+        path: as given.
         unused: value by path of fields that have no effect here; shared by all sections
             of a config.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: str, unused: dict[str, Any]):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        path: str = '',
+        parent: 'Section | None' = None,
+    ):
         self._unread = dict(values)
+        self._inner: list[Section] = []
         self.path = path
-        self.unused = unused
+        self.unused: dict[str, Any] = {} if parent is None else parent.unused
+        if parent is not None:
+            parent._inner.append(self)
 
     def __contains__(self, name: str) -> bool:
         return name in self._unread
@@ -34,9 +48,9 @@ class Section:
         """The value of a field, or None; the field remains unread."""
         return self._unread.get(name)
 
-    def with_field(self, name: str, value: Any) -> 'Section':
-        """A copy of the section with one more field."""
-        return Section({**self._unread, name: value}, self.path, self.unused)
+    def put(self, name: str, value: Any) -> None:
+        """Adds a field that the config has elsewhere."""
+        self._unread[name] = value
 
     def take(self, name: str, default: Any = REQUIRED) -> Any:
         """Reads a field; `default` is mmdet's.
@@ -106,7 +120,7 @@ class Section:
             raise ValueError(f'the mmdet config has no {self.name_of(name)}')
         if not isinstance(value, Mapping):
             raise self.refuse(name, value, 'a dict')
-        return Section(value, self.name_of(name), self.unused)
+        return Section(value, self.name_of(name), self)
 
     def sections(self, name: str, default: Any = REQUIRED) -> list['Section']:
         """Reads a list of dicts as sections; a single dict counts as a list of one.
@@ -124,7 +138,7 @@ class Section:
             if not isinstance(element, Mapping):
                 raise self.refuse(path, element, 'a dict')
         return [
-            Section(element, path, self.unused)
+            Section(element, path, self)
             for path, element in zip(paths, value, strict=True)
         ]
 
@@ -141,12 +155,14 @@ class Section:
         return tuple(self._unread)
 
     def finish(self) -> None:
-        """Raises ValueError if a field has not been read."""
-        for name, value in self._unread.items():
-            raise ValueError(
-                f'the mmdet config has {self.name_of(name)} = {value!r}, which has no '
-                'equivalent here and may change numbers'
-            )
+        """Raises ValueError if a section inside this one has an unread field."""
+        for section in self._inner:
+            for name, value in section._unread.items():
+                raise ValueError(
+                    f'the mmdet config has {section.name_of(name)} = {value!r}, which '
+                    'has no equivalent here and may change numbers'
+                )
+            section.finish()
 
     def skip_rest(self, reason: str) -> None:
         """Moves all unread fields to `unused`, with the reason why."""

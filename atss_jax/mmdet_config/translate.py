@@ -32,8 +32,7 @@ def translate(values: Mapping[str, Any]) -> Translation:
     Raises:
         ValueError: a field has no equivalent and may change numbers.
     """
-    unused: dict[str, Any] = {}
-    top = Section(values, '', unused)
+    top = Section(values)
     if 'train_dataloader' in top and 'data' not in top:
         fields, style = _translate_3x(top), '3.x'
     elif 'data' in top and 'train_dataloader' not in top:
@@ -43,8 +42,9 @@ def translate(values: Mapping[str, Any]) -> Translation:
             "neither an mmdetection 3.x config, which has 'train_dataloader', nor a "
             f"2.x one, which has 'data'; it assigns {sorted(values)[:20]}"
         )
+    top.finish()
     fields = {path: plain(value) for path, value in fields.items()}
-    return Translation(fields, unused, top.unread(), style)
+    return Translation(fields, top.unused, top.unread(), style)
 
 
 def _translate_3x(top):
@@ -85,5 +85,4 @@ def _preprocessor(section):
         augment.skip_rest('padding changes no result here')
     section.skip('pad_mask', 'mask_pad_value', 'pad_seg', 'seg_pad_value')
     section.skip('boxtype2tensor', 'non_blocking')
-    section.finish()
     return fields

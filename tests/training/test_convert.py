@@ -310,7 +310,7 @@ def test_a_run_of_mmdet_becomes_ours(call, theirs, small_run, tmp_path):
     assert 'a config of mmdetection 3.x' in said
     assert 'model.backbone.depth = 18' in said
     assert 'val_dataloader.batch_size = 1' in said
-    assert 'reads: data_root, load, boxes, resize, dataset' in said
+    assert 'does not read: data_root, load, boxes, resize, dataset' in said
     found, expected = (
         flatten(as_dict(load_config(str(folder / 'config.json'))))
         for folder in (workdir, small_run.workdir)

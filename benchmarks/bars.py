@@ -15,7 +15,7 @@ import sys
 import cv2
 import numpy as np
 
-from atss_jax.drawing import text as lettering
+from atss_jax.drawing.text import fit_text, put_text
 
 _UNITS = {'µs': 1e-6, 'ms': 1e-3, 's': 1.0}
 _COLORS = ((150, 150, 150), (7, 87, 186), (200, 70, 10))
@@ -60,8 +60,8 @@ def draw(header: list[str], rows: list[list[str]]) -> np.ndarray:
     x = _LEFT
     for number, name in enumerate(series):
         cv2.rectangle(panel, (x, _GAP), (x + 14, _GAP + 14), _COLORS[number], -1)
-        text = lettering.fit(name, _TEXT, _WIDTH)
-        lettering.put(panel, text, x + 22, _GAP + 13, _INK)
+        text = fit_text(name, _TEXT, _WIDTH)
+        put_text(panel, text, x + 22, _GAP + 13, _INK)
         x += text.width + 60
     for index, (name, *cells) in enumerate(rows):
         _group(panel, 3 * _GAP + index * group, name, cells)
@@ -69,16 +69,16 @@ def draw(header: list[str], rows: list[list[str]]) -> np.ndarray:
 
 
 def _group(panel, top, name, cells):
-    text = lettering.fit(name, _TEXT, _LEFT - 20)
+    text = fit_text(name, _TEXT, _LEFT - 20)
     middle = top + len(cells) * _BAR // 2
-    lettering.put(panel, text, _LEFT - 12 - text.width, middle + 5, _INK)
+    put_text(panel, text, _LEFT - 12 - text.width, middle + 5, _INK)
     longest = max(map(seconds, cells))
     for number, cell in enumerate(cells):
         y = top + number * _BAR
         length = (_WIDTH - _LEFT - _ROOM) * seconds(cell) / longest
         end = _LEFT + max(round(length), 1)
         cv2.rectangle(panel, (_LEFT, y), (end, y + _BAR - 3), _COLORS[number], -1)
-        lettering.put(panel, lettering.fit(cell, 12, _ROOM), end + 6, y + 12, _INK)
+        put_text(panel, fit_text(cell, 12, _ROOM), end + 6, y + 12, _INK)
 
 
 def main() -> int:

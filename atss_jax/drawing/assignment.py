@@ -253,6 +253,6 @@ def _draw_bars(shape, positives, strides):
             (str(stride), bottom + round(1.6 * text_size)),
         ):
             line = fit_text(text, text_size, slot)
-            x = (left + right - line.width) // 2
+            x = (left + right) // 2 - line.width // 2
             put_text(panel, line, x, baseline, BLACK)
     return panel

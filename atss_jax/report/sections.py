@@ -18,7 +18,7 @@ _MEANING = {
     'background': 'no object is there',
     'missed': 'no detection is about the object',
     'false positives': 'all wrong detections removed',
-    'false negatives': 'all objects not found left out',
+    'false negatives': 'undetected objects not counted',
 }
 _MAX_CONFUSIONS = 10
 

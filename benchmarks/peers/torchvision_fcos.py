@@ -100,9 +100,7 @@ def training(job: Job, model: FCOS) -> dict:
             loss = step(job.batch)
         synchronize()
         if not torch.isfinite(loss):
-            raise ValueError(
-                'the loss was not finite, so this step is not worth measuring'
-            )
+            raise ValueError('the loss was not finite')
 
     return _measure(run, lambda: step(1), job, model)
 

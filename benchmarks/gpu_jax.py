@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from atss_jax.detection.losses import LossConfig
-from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.distributed import devices
-from atss_jax.evaluation.run import make_predict_step
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.cost import multiply_adds
 from atss_jax.models.detector import ATSS
@@ -104,7 +103,16 @@ def training(job: Job) -> dict:
 def inference(job: Job) -> dict:
     """Forward and post-processing with NMS; the work does not depend on the scores."""
     model = build(job.depth, job.dtype)
-    step = make_predict_step(model, Normalizer(), DetectConfig())
+    normalizer, config = Normalizer(), DetectConfig()
+
+    # The evaluation's predict step, repeated because its module imports pycocotools.
+    def step(variables, batch):
+        images = normalizer(batch['image'], batch['image_size'])
+        outputs = model.apply(variables, images, batch['image_size'])
+        return jax.vmap(lambda *image: detect(*image, config))(
+            outputs, batch['image_size'], batch['scale']
+        )
+
     mapped = devices.map_rows(step, job.mapping)
     variables = devices.replicate(random_variables(model))
     batch = on_device(job)

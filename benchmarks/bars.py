@@ -7,13 +7,13 @@ others. The longest bar of each row has full width, so that rows of milliseconds
 minutes are all legible; bars of different rows cannot be compared.
 """
 
-import argparse
 import pathlib
 import re
 import sys
 
 import cv2
 import numpy as np
+import timing
 
 from atss_jax.drawing.text import fit_text, put_text
 
@@ -84,11 +84,7 @@ def _group(panel, top, name, cells):
 
 def main() -> int:
     """Reads the page, writes the image."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('page', type=pathlib.Path)
     parser.add_argument('heading')
     parser.add_argument('out', type=pathlib.Path, help='PNG')

@@ -82,19 +82,6 @@ def measured(built: programs.Programs) -> dict[str, programs.Program]:
     }
 
 
-def callable_of(program: programs.Program):
-    """A call of the compiled program that waits for its result."""
-    compiled = program.function.lower(*program.arguments).compile()
-    arguments = list(program.arguments)
-
-    def call():
-        result = jax.block_until_ready(compiled(*arguments))
-        if program.carries:
-            arguments[0] = result[0]
-
-    return call
-
-
 def parts(seconds: dict[str, float]) -> dict[str, float]:
     """Seconds of each part, from the seconds of the programs."""
     return {
@@ -148,7 +135,10 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
     built = programs.Programs(
         experiment, canvases[0], experiment.samples_per_gpu, experiment.training_dtype
     )
-    calls = {name: callable_of(program) for name, program in measured(built).items()}
+    calls = {
+        name: program.caller(program.compile())
+        for name, program in measured(built).items()
+    }
     seconds = timing.interleaved(calls, flags.repeats)
     step, waited = loop(experiment, built, flags.steps)
     seconds_of = {'data': waited, **parts(seconds)}
@@ -168,11 +158,7 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
 
 def main() -> int:
     """Reads the flags and measures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('--config', default='configs/atss_shapes.py')
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument('--steps', type=int, default=20, help='of the real loop')

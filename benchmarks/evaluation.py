@@ -69,11 +69,7 @@ def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, float]
 
 def main() -> int:
     """Reads the flags, measures, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('--config', default='configs/atss_r50_1x.py')
     parser.add_argument('--canvas', type=canvas, default=(256, 320))
     parser.add_argument('--images', type=int, default=96)

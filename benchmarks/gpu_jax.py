@@ -134,7 +134,7 @@ def _profile(run, job):
             run(job.steps)
 
 
-def _usage(multiply_adds_of_image):
+def _usage(count):
     stats = jax.local_devices()[0].memory_stats() or {}
     return {'multiply_adds': count, 'peak_bytes': stats.get('peak_bytes_in_use')}
 

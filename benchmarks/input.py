@@ -217,11 +217,7 @@ def _number(text):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     add, cores = parser.add_argument, len(os.sched_getaffinity(0))
     add('--config', help='measure only the data of this config')
     add('--batches', type=_number, default=50, help='number of batches, with --config')

@@ -48,16 +48,9 @@ class Measured(NamedTuple):
 def measure(program: programs.Program, repeats: int) -> Measured:
     """Compiles and times a program."""
     began = time.perf_counter()
-    compiled = program.function.lower(*program.arguments).compile()
+    compiled = program.compile()
     compile_seconds = time.perf_counter() - began
-    arguments = list(program.arguments)
-
-    def call():
-        result = jax.block_until_ready(compiled(*arguments))
-        if program.carries:
-            arguments[0] = result[0]
-
-    seconds = timing.seconds(call, repeats)
+    seconds = timing.seconds(program.caller(compiled), repeats)
     return Measured(seconds, compile_seconds, _bytes(compiled), _flops(compiled))
 
 
@@ -138,11 +131,7 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
 
 def main() -> int:
     """Reads the flags and measures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('--config', default='configs/atss_r50_1x.py')
     parser.add_argument(
         '--canvases', type=canvas, nargs='+', default=[(256, 320), (800, 1344)]

@@ -34,6 +34,21 @@ class Program(NamedTuple):
     arguments: tuple[Any, ...]
     carries: bool = False
 
+    def compile(self) -> jax.stages.Compiled:
+        """The program for its arguments."""
+        return self.function.lower(*self.arguments).compile()
+
+    def caller(self, compiled: jax.stages.Compiled) -> Callable[[], None]:
+        """A call of the compiled program that waits for its result."""
+        arguments = list(self.arguments)
+
+        def call():
+            result = jax.block_until_ready(compiled(*arguments))
+            if self.carries:
+                arguments[0] = result[0]
+
+        return call
+
 
 def example_batch(
     canvas: Canvas, batch_size: int, boxes: int, num_classes: int, capacity: int = 0

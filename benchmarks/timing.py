@@ -1,5 +1,6 @@
-"""How benchmarks measure and print. Imports the standard library only, for peers."""
+"""How benchmarks measure and print; imports the standard library only, for peers."""
 
+import argparse
 import datetime
 import math
 import os
@@ -9,6 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 _TURN = 0.05  # seconds that a turn takes at least
+
+
+def new_parser(description: str) -> argparse.ArgumentParser:
+    """A parser as all benchmarks use it; `description` is their docstring."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -> float:

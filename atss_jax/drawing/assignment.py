@@ -123,7 +123,7 @@ def explain(
     canvas = row['image'].shape[:2]
     step = jax.jit(functools.partial(_explain, canvas, anchors, assigner, divisor))
     objects = row['gt_valid'] & ~row['gt_ignored']
-    arrays = jax.device_get(step(row['gt_boxes'], objects, row['image_size']))
+    arrays = jax.device_get(step((row['gt_boxes'], objects, row['image_size'])))
     arrays = {name: values[objects] for name, values in arrays.items()}
     level_ends = np.cumsum(
         [h * w * anchors.num_anchors for h, w in anchors.grid_sizes(canvas)]
@@ -136,7 +136,8 @@ def explain(
     )
 
 
-def _explain(canvas, anchors, assigner, divisor, gt_boxes, objects, image_size):
+def _explain(canvas, anchors, assigner, divisor, inputs):
+    gt_boxes, objects, image_size = inputs
     valid_size = -(-image_size // divisor) * divisor
     index, anchor_boxes, is_candidate = candidates(
         gt_boxes, image_size, valid_size, canvas, anchors, assigner

@@ -8,7 +8,6 @@ processors, each is warmed up, and one rests while the other works.
 `make mmdet-env` makes an environment with mmdetection.
 """
 
-import argparse
 import dataclasses
 import os
 import pathlib
@@ -198,11 +197,7 @@ def compare(python: str, parts: list[str], repeats: int) -> None:
 
 def main() -> int:
     """Reads the flags and compares."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument(
         '--mmdet_python',
         default=sys.executable,

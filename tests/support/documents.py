@@ -1,8 +1,8 @@
-"""Extracts commands, code, links and quoted messages from the documentation.
+"""What the pages of the documentation hold: commands, code, links, quoted messages.
 
-Blocks indented by four spaces and fenced blocks marked `sh` are shell commands; output
-is fenced and marked `text`. A fenced `python` block that begins with the path of a file
-as a comment, `# folder/file.py`, is a file that the reader is told to write.
+Blocks indented by four spaces, and fenced ones marked sh, are shell commands; output is
+fenced and marked text. A fenced python block that begins with a comment of a path,
+`# folder/file.py`, is a file that the reader is told to write.
 """
 
 import ast
@@ -20,7 +20,7 @@ LANGUAGES = ('sh', 'text', 'python', 'json')
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A code block that starts at `line` of a page; `kind` is one of `LANGUAGES`."""
+    """Lines set apart, from `line` of a page on; `kind` is one of `LANGUAGES`."""
 
     page: pathlib.Path
     line: int
@@ -30,7 +30,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The words of one command, and its place in the documentation."""
+    """The words of one command, and where it stands."""
 
     place: str
     words: tuple[str, ...]
@@ -40,7 +40,7 @@ class Command:
 
 
 def _kinds(page):
-    """Kind ('prose', 'fence', 'indented' or the fence's language) and text of lines."""
+    """Of each line: 'prose', 'fence', 'indented', or the language of its fence."""
     kind, before = 'prose', ''
     for number, line in enumerate(page.read_text().splitlines(), start=1):
         fence = re.fullmatch(r'```(\w*)', line)
@@ -55,38 +55,38 @@ def _kinds(page):
                 )
             yield 'fence', line
         else:
-            is_possible = kind == 'indented' or not before.strip()
-            is_code = line.startswith('    ') and is_possible
+            may_be = kind == 'indented' or not before.strip()
+            is_code = line.startswith('    ') and may_be
             kind = 'indented' if is_code else 'prose'
             yield kind, line
         before = line
 
 
 def blocks(page: pathlib.Path) -> list[Block]:
-    """All code blocks of a page.
+    """Everything that is set apart on a page.
 
     Raises:
-        ValueError: a fenced block is not marked with one of `LANGUAGES`.
+        ValueError: a fenced block is not marked by a language that we know.
     """
-    result, number = [], 1
+    found, number = [], 1
     for kind, group in itertools.groupby(_kinds(page), key=lambda pair: pair[0]):
         lines = [line for _, line in group]
         if kind == 'indented':
             text = '\n'.join(line[4:] for line in lines)
-            result.append(Block(page, number, 'sh', text))
+            found.append(Block(page, number, 'sh', text))
         elif kind in LANGUAGES:
-            result.append(Block(page, number, kind, '\n'.join(lines)))
+            found.append(Block(page, number, kind, '\n'.join(lines)))
         number += len(lines)
-    return result
+    return found
 
 
 def prose(page: pathlib.Path) -> str:
-    """The text of a page without its code blocks."""
+    """A page without its blocks."""
     return '\n'.join(line for kind, line in _kinds(page) if kind == 'prose')
 
 
 def commands(page: pathlib.Path) -> list[Command]:
-    """All commands in code blocks, without comments and variable assignments."""
+    """All commands in blocks, without comments and without variables set before."""
     return [
         command
         for block in blocks(page)
@@ -101,18 +101,18 @@ def _commands(block):
         words = shlex.split(line, comments=True)
         for is_end, group in itertools.groupby(words, key=lambda word: word == '&&'):
             is_set = re.compile('[A-Z_]+=').match
-            command = list(itertools.dropwhile(is_set, group))
-            if command and not is_end:
-                yield Command(place, tuple(command))
+            own = list(itertools.dropwhile(is_set, group))
+            if own and not is_end:
+                yield Command(place, tuple(own))
 
 
 def inline_code(page: pathlib.Path) -> list[str]:
-    """The text between single backticks."""
+    """What stands between single backticks."""
     return re.findall(r'(?<!`)`([^`\n]+)`(?!`)', prose(page))
 
 
 def inline_commands(page: pathlib.Path) -> list[Command]:
-    """Commands within sentences, which may lack flags, except those with `...`."""
+    """Commands within sentences, which may lack flags; none with `...` in them."""
     found = [code for code in inline_code(page) if re.match('(python|make) ', code)]
     return [
         Command(page.name, tuple(shlex.split(code)))
@@ -122,14 +122,14 @@ def inline_commands(page: pathlib.Path) -> list[Command]:
 
 
 def files_to_write(page: pathlib.Path) -> dict[str, str]:
-    """Paths and contents of the files that a page tells its reader to write."""
+    """Path to content of the files that a page tells its reader to write."""
     python = [block.text for block in blocks(page) if block.kind == 'python']
     named = [(re.match(r'# (\S+/\S+\.py)$', text, re.M), text) for text in python]
     return {match[1]: text for match, text in named if match}
 
 
 def anchors(page: pathlib.Path) -> set[str]:
-    """The anchors of the headings of a page, as GitHub generates them."""
+    """What a link to a heading of a page may name, as GitHub makes them."""
     headings = re.findall(r'^#+ (.+)$', page.read_text(), flags=re.MULTILINE)
     kept = (re.sub(r'[^\w\- ]', '', heading.lower()) for heading in headings)
     return {heading.replace(' ', '-') for heading in kept}
@@ -141,7 +141,7 @@ def links(page: pathlib.Path) -> list[str]:
 
 
 def messages() -> list[str]:
-    """Every string in the code, with `#` for the formatted values."""
+    """Every text in the code, with `#` for what is put into it."""
     found = []
     for path in [*ROOT.glob('*.py'), *(ROOT / 'atss_jax').rglob('*.py')]:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Checks that the commands of the documentation could run, without running them."""
+"""Whether a command of the documentation could run: parsed for real, and not run."""
 
 import argparse
 import contextlib
@@ -16,22 +16,22 @@ from tests.conftest import ROOT
 from tests.support.documents import Command
 
 FOLDERS = ('atss_jax', 'benchmarks', 'configs', 'docs', 'launch', 'tests')
-# Programs of others, whose flags are not checked.
+# Programs that are not ours, whose flags nothing here knows.
 OTHERS = ('.', 'pip', 'gcloud', 'gsutil', 'mpirun', 'sbatch', 'kubectl')
 BASE = str(ROOT / 'configs' / 'atss_r50_1x.py')
-# Placeholders for the reader's names: capital letters, and the config of a run.
+# Names in place of the reader's own: a letter, a word in capitals, a run's config.
 _PLACEHOLDER = re.compile(r'(\.\.\.|[A-Z]+|([A-Z]+|work_dirs/\w+)/config\.json)')
 
 
 def check_command(command: Command, files: dict[str, pathlib.Path]) -> None:
-    """Parses a command as its program does and reads its config, but runs nothing.
+    """Parses a command as its program does, and reads its config; runs nothing.
 
     Args:
         command: of any program in the documentation.
         files: configs that the reader writes, by the path that the page gives them.
 
     Raises:
-        ValueError: it could not run; the message says where it is and why.
+        ValueError: it could not run; says where it stands and why not.
     """
     words = [word for word in command.words if word != '...']
     for word in words:
@@ -48,7 +48,7 @@ def check_command(command: Command, files: dict[str, pathlib.Path]) -> None:
             flags = [word for word in words if word.startswith('--config.')]
             load_config(BASE, parse_overrides(flags))
         elif program not in OTHERS:
-            raise ValueError('not a known program; output belongs in a ```text block')
+            raise ValueError('not a program of ours; output is set in ```text')
     except ValueError as error:
         raise ValueError(f'{command}: {error}') from error
 
@@ -73,13 +73,13 @@ def _check_python(words, files):
     given = getattr(flags, 'config', None) or getattr(flags, 'model_config', None)
     command = getattr(flags, 'command', None)
     if command in ('show-config', 'flops') and given is None:
-        # Its CONFIG is among the arguments that argparse did not parse.
+        # Its CONFIG is among what argparse leaves over.
         given = next((word for word in left if not word.startswith('-')), None)
         left = [word for word in left if word != given]
     overrides = parse_overrides([word for word in left if word not in fields])
     overrides |= parse_overrides(fields)
     if command == 'import-mmdet':
-        return  # its config is one of mmdetection's
+        return  # its config is mmdetection's
     load_config(_config_file(given, files), overrides)
 
 
@@ -92,18 +92,18 @@ def _config_file(given, files):
 
 
 class _Parsed(Exception):
-    """Raised after the command line was parsed, instead of running the program."""
+    """The command line was read; what would be done now is left out."""
 
 
 def parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parses flags with the program's own parser; returns the namespace and the rest.
+    """What a program's own parser makes of its flags: namespace, and what is left.
 
     Args:
         name: 'atss_jax', or a script of the repository.
         arguments: of its command line.
 
     Raises:
-        ValueError: the program does not accept the flags; has its message.
+        ValueError: what the program says of flags that it does not accept.
     """
     parsed, stderr = [], io.StringIO()
     ours = name in ('atss_jax', 'train.py', 'eval.py', 'predict.py')
@@ -126,7 +126,7 @@ def _start(name):
         importlib.import_module('atss_jax.commands.main').main()
     elif '/' in name:
         script = ROOT / name
-        # As Python does: a script can import the files next to it.
+        # As Python does: a script finds what lies beside it.
         with mock.patch.object(sys, 'path', [str(script.parent), *sys.path]):
             runpy.run_path(str(script), run_name='__main__')
     else:
@@ -135,7 +135,7 @@ def _start(name):
 
 @contextlib.contextmanager
 def _nothing_runs(parsed, stop_at_once):
-    """Lets programs parse their flags, and stops them before they do anything else."""
+    """Programs check their flags as ever, and then stop before they do anything."""
     depth = 0
 
     def stop(*args, **kwargs):

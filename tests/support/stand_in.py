@@ -1,4 +1,4 @@
-"""A folder with all files that the commands of the documentation name.
+"""A folder in which the commands of the documentation find all that they name.
 
 Recipes keep their names, kinds of data and paths; their models, images and schedules
 are those of `tests/support/small_run.py`.
@@ -25,9 +25,9 @@ def write(folder: pathlib.Path, data: pathlib.Path, run: FinishedRun) -> None:
     """Fills a folder.
 
     Args:
-        folder: an empty folder, in which the commands will run.
-        data: the folder of the fixture `small_data`.
-        run: a run, copies of which become the reader's workdirs.
+        folder: an empty one, later the current folder of the commands.
+        data: of `small_data`.
+        run: whose copies stand for the reader's workdirs.
     """
     _write_recipes(folder / 'configs', data)
     _write_data(folder, data)
@@ -71,7 +71,7 @@ def _write_recipes(folder, data):
 
 
 def _write_data(folder, data):
-    """Writes the same images as COCO, as BCCD and as the reader's data; and results."""
+    """The same images as COCO, as blood cells and as the reader's; and results."""
     for name in ('coco', 'coco_tiny', 'bccd'):
         for split in ('train', 'val'):
             target = folder / 'data' / name
@@ -98,7 +98,7 @@ def _write_data(folder, data):
 
 
 def _write_images(folder, data):
-    """Writes images, a nested folder, and a video of three frames."""
+    """Images, a folder in a folder, and a video of three frames."""
     first, *rest = sorted((data / 'val').glob('*.png'))
     (folder / 'holiday' / 'beach').mkdir(parents=True)
     (folder / 'shots').mkdir()

@@ -294,11 +294,11 @@ BAD_IMAGES = {
     'kind that is not read': (b'P6\n1 1\n255\nabc', 'not an image'),
     'missing file': (None, 'No such file'),
     'other size': (
-        files.png((41, 60), 8, files.GRAY, b'\x09'),
+        files.png((41, 60), 8, files.GREY, b'\x09'),
         '60x41 (width x height), but annotated as 60x40',
     ),
     'turned size': (
-        files.png((60, 40), 8, files.GRAY, b'\x09'),
+        files.png((60, 40), 8, files.GREY, b'\x09'),
         '40x60 (width x height), but annotated as 60x40',
     ),
     'turned by EXIF, annotated as stored': (
@@ -419,10 +419,10 @@ FLAT_BMP = cv2.imencode('.bmp', np.full((*SIZE, 3), (30, 20, 10), np.uint8))[
 ].tobytes()
 PALETTE = files.png_chunk(b'PLTE', bytes([1, 2, 3, 10, 20, 30]))
 GOOD_IMAGES = {
-    'gray PNG': (files.png(SIZE, 8, files.GRAY, b'\x4d'), (77, 77, 77)),
+    'gray PNG': (files.png(SIZE, 8, files.GREY, b'\x4d'), (77, 77, 77)),
     'gray JPEG': (files.jpeg(SIZE, [77]), (77, 77, 77)),
     # The high byte is kept.
-    '16-bit gray': (files.png(SIZE, 16, files.GRAY, b'\x4d\x70'), (77, 77, 77)),
+    '16-bit gray': (files.png(SIZE, 16, files.GREY, b'\x4d\x70'), (77, 77, 77)),
     '16-bit RGB': (
         files.png(SIZE, 16, files.RGB, b'\x0a\x00\x14\x11\x1e\x22'),
         (10, 20, 30),
@@ -440,7 +440,7 @@ GOOD_IMAGES = {
     ),
     'RGBA': (files.png(SIZE, 8, files.RGBA, bytes([10, 20, 30, 0])), (10, 20, 30)),
     'gray and alpha': (
-        files.png(SIZE, 8, files.GRAY_ALPHA, bytes([77, 9])),
+        files.png(SIZE, 8, files.GREY_ALPHA, bytes([77, 9])),
         (77, 77, 77),
     ),
     # Inverted, as Adobe writes them: red is 200 * 220 / 255.
@@ -484,7 +484,7 @@ def test_kinds_of_files(folder, extension):
 def test_extreme_aspect_ratio(folder, size):
     folder.content['images'][0].update(height=size[0], width=size[1])
     folder.content['annotations'][0]['bbox'] = [0, 0, *size[::-1]]
-    folder.spoil(files.png(size, 8, files.GRAY, b'\x4d'), 10)
+    folder.spoil(files.png(size, 8, files.GREY, b'\x4d'), 10)
     assert 10 not in folder.load().records.image_ids  # min_size is 32
     source = folder.load(min_size=1)
     canvas = PIPELINE.all_canvases()[PIPELINE.canvas_index(source)[0]]

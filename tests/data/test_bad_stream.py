@@ -173,7 +173,7 @@ def test_replacements_are_of_the_same_canvas(folder):
     """With a portrait image among them: it never stands in for a landscape one."""
     pipeline = dataclasses.replace(PIPELINE, canvases=((64, 64), (96, 64)))
     folder.content['images'][9].update(height=60, width=40)
-    folder.spoil(files.png((60, 40), 8, files.GRAY, b'\x4d'), 19)
+    folder.spoil(files.png((60, 40), 8, files.GREY, b'\x4d'), 19)
     folder.spoil(b'', 13)
     source = folder.load()
     plan = TrainPlan(np.array([0] * 9 + [1]), pipeline.all_canvases(), BATCH, 0)

@@ -4,7 +4,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6  # PNG's color types
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # PNG's color types
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:

@@ -1,38 +1,39 @@
-"""Draws a table of times on a page as bars, one group for each row.
+"""Draws a table of times in a Markdown file as bars, one group for each row.
 
     python benchmarks/bars.py docs/performance.md 'Before and after' docs/bars.png
 
-The first table below that heading: names in the first column, times in the others. The
-longest bar of a row has full width, so that rows of milliseconds and of minutes are all
-legible; rows do not compare.
+Draws the first table below that heading: names in the first column, times in the
+others. The longest bar of each row has full width, so that rows of milliseconds and of
+minutes are all legible; bars of different rows cannot be compared.
 """
 
-import argparse
 import pathlib
 import re
 import sys
 
 import cv2
 import numpy as np
+import timing
 
-from atss_jax.drawing import text as lettering
+from atss_jax.drawing.text import fit_text, put_text
 
 _UNITS = {'µs': 1e-6, 'ms': 1e-3, 's': 1.0}
 _COLORS = ((150, 150, 150), (7, 87, 186), (200, 70, 10))
-_INK, _TEXT = (60, 60, 60), 14
-_BAR, _GAP, _LEFT, _WIDTH, _ROOM = 18, 16, 300, 900, 90
+_TEXT_COLOR, _TEXT_SIZE = (60, 60, 60), 14
+# In pixels; `_MARGIN` is the width for the times after the bars.
+_BAR, _GAP, _LEFT, _WIDTH, _MARGIN = 18, 16, 300, 900, 90
 
 Table = tuple[list[str], list[list[str]]]
 
 
 def read_table(page: str, heading: str) -> Table:
-    """Header and rows of the first table below a heading.
+    """Header and rows of the first table below a heading of a Markdown page.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such table.
     """
-    found = re.search(rf'^#+ {re.escape(heading)}$(.*?)(^#|\Z)', page, re.M | re.S)
-    lines = re.findall(r'^\|(.*)\|$', found[1], re.M) if found else []
+    section = re.search(rf'^#+ {re.escape(heading)}$(.*?)(^#|\Z)', page, re.M | re.S)
+    lines = re.findall(r'^\|(.*)\|$', section[1], re.M) if section else []
     cells = [[cell.strip() for cell in line.split('|')] for line in lines]
     if len(cells) < 3:
         raise ValueError(f'no table below a heading {heading!r}')
@@ -40,19 +41,19 @@ def read_table(page: str, heading: str) -> Table:
 
 
 def seconds(text: str) -> float:
-    """From a cell such as `12.3 ms`.
+    """Reads a cell such as `12.3 ms`.
 
     Raises:
-        ValueError: it is no time.
+        ValueError: it is not a time.
     """
-    found = re.fullmatch(r'([\d.,]+) (µs|ms|s)', text)
-    if not found:
+    match = re.fullmatch(r'([\d.,]+) (µs|ms|s)', text)
+    if not match:
         raise ValueError(f'{text!r}: expected a time such as 12.3 ms')
-    return float(found[1].replace(',', '')) * _UNITS[found[2]]
+    return float(match[1].replace(',', '')) * _UNITS[match[2]]
 
 
 def draw(header: list[str], rows: list[list[str]]) -> np.ndarray:
-    """(H,W,3) uint8 RGB."""
+    """The chart, (H,W,3) uint8 RGB."""
     series = header[1:]
     group = len(series) * _BAR + _GAP
     height = group * len(rows) + 3 * _GAP + _BAR
@@ -60,8 +61,8 @@ def draw(header: list[str], rows: list[list[str]]) -> np.ndarray:
     x = _LEFT
     for number, name in enumerate(series):
         cv2.rectangle(panel, (x, _GAP), (x + 14, _GAP + 14), _COLORS[number], -1)
-        text = lettering.fit(name, _TEXT, _WIDTH)
-        lettering.put(panel, text, x + 22, _GAP + 13, _INK)
+        text = fit_text(name, _TEXT_SIZE, _WIDTH)
+        put_text(panel, text, x + 22, _GAP + 13, _TEXT_COLOR)
         x += text.width + 60
     for index, (name, *cells) in enumerate(rows):
         _group(panel, 3 * _GAP + index * group, name, cells)
@@ -69,25 +70,21 @@ def draw(header: list[str], rows: list[list[str]]) -> np.ndarray:
 
 
 def _group(panel, top, name, cells):
-    text = lettering.fit(name, _TEXT, _LEFT - 20)
+    text = fit_text(name, _TEXT_SIZE, _LEFT - 20)
     middle = top + len(cells) * _BAR // 2
-    lettering.put(panel, text, _LEFT - 12 - text.width, middle + 5, _INK)
+    put_text(panel, text, _LEFT - 12 - text.width, middle + 5, _TEXT_COLOR)
     longest = max(map(seconds, cells))
     for number, cell in enumerate(cells):
         y = top + number * _BAR
-        length = (_WIDTH - _LEFT - _ROOM) * seconds(cell) / longest
+        length = (_WIDTH - _LEFT - _MARGIN) * seconds(cell) / longest
         end = _LEFT + max(round(length), 1)
         cv2.rectangle(panel, (_LEFT, y), (end, y + _BAR - 3), _COLORS[number], -1)
-        lettering.put(panel, lettering.fit(cell, 12, _ROOM), end + 6, y + 12, _INK)
+        put_text(panel, fit_text(cell, 12, _MARGIN), end + 6, y + 12, _TEXT_COLOR)
 
 
 def main() -> int:
     """Reads the page, writes the image."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('page', type=pathlib.Path)
     parser.add_argument('heading')
     parser.add_argument('out', type=pathlib.Path, help='PNG')

@@ -1,13 +1,13 @@
-"""Where the time of a training step goes, beside a run of the real loop.
+"""Where the time of a training step goes, compared with a run of the real loop.
 
     python benchmarks/breakdown.py
     python benchmarks/breakdown.py --config=configs/atss_r50_1x.py \
         --config.data.train.ann_file=A --config.data.train.img_prefix=B
 
-Timed in turns: forward, assignment, losses of given head outputs, update with given
-gradients, the whole step; what the step takes beyond the others is the backward pass.
-Data is what the loop waits for the loader. All together is then compared with the time
-that a step takes in the loop.
+Forward, assignment, losses of given head outputs, update with given gradients, and the
+whole step are timed in turns; the backward pass is what the step takes in addition to
+the others. Data is the time that the loop waits for the loader. Their sum is compared
+with the time that a step takes in the loop.
 """
 
 import argparse
@@ -32,29 +32,31 @@ from atss_jax.training.setup import make_batches
 from atss_jax.training.state import merge, split
 
 
-def measured(made: programs.Programs) -> dict[str, programs.Program]:
-    """The programs whose times give those of all parts."""
-    experiment, model, canvas = made.experiment, made.model, made.canvas
-    trained, frozen = split(made.variables['params'], model)
-    statistics = made.variables['batch_stats']
+def measured(built: programs.Programs) -> dict[str, programs.Program]:
+    """The programs whose times give the times of all parts."""
+    experiment, model, canvas = built.experiment, built.model, built.canvas
+    trained, frozen = split(built.variables['params'], model)
+    statistics = built.variables['batch_stats']
 
     def forward(trained, frozen, statistics, batch):
         variables = {'params': merge(trained, frozen), 'batch_stats': statistics}
-        images = made.normalizer(batch['image'], batch['image_size'])
+        images = built.normalizer(batch['image'], batch['image_size'])
         sizes = batch['image_size']
         return model.apply(
             variables, images, sizes, train=True, mutable=['batch_stats']
         )
 
     def assignment(batch):
-        def one(boxes, valid, size):
+        def assign_image(boxes, valid, size):
             loss = experiment.loss
             anchors, assigner = loss.anchors, loss.assigner
             return assign(
                 boxes, valid, size, canvas, anchors=anchors, assigner=assigner
             )
 
-        return jax.vmap(one)(batch['gt_boxes'], batch['gt_valid'], batch['image_size'])
+        return jax.vmap(assign_image)(
+            batch['gt_boxes'], batch['gt_valid'], batch['image_size']
+        )
 
     def losses(outputs, batch):
         return atss_loss(outputs, batch, experiment.loss)[0]
@@ -67,34 +69,21 @@ def measured(made: programs.Programs) -> dict[str, programs.Program]:
         updates, momentum = tx.update(grads, momentum, params, moves=moves)
         return (optax.apply_updates(params, updates), momentum), moves
 
-    arguments = trained, frozen, statistics, made.batch
-    # A copy: its memory is given to the next state.
+    arguments = trained, frozen, statistics, built.batch
+    # A copy, because its memory is donated to the next state.
     state = jax.tree.map(jnp.array, (trained, tx.init(trained)))
     updating = jax.jit(update, donate_argnums=0)
     return {
         'forward': programs.Program(jax.jit(forward), arguments),
-        'assignment': programs.Program(jax.jit(assignment), (made.batch,)),
-        'losses': programs.Program(jax.jit(losses), (made.outputs, made.batch)),
+        'assignment': programs.Program(jax.jit(assignment), (built.batch,)),
+        'losses': programs.Program(jax.jit(losses), (built.outputs, built.batch)),
         'update': programs.Program(updating, (state, trained), carries=True),
-        'step': made.train_step(),
+        'step': built.train_step(),
     }
 
 
-def callable_of(program: programs.Program):
-    """A compiled program as a call that waits for its result."""
-    compiled = program.function.lower(*program.arguments).compile()
-    arguments = list(program.arguments)
-
-    def call():
-        result = jax.block_until_ready(compiled(*arguments))
-        if program.carries:
-            arguments[0] = result[0]
-
-    return call
-
-
 def parts(seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds of each part from those of the programs."""
+    """Seconds of each part, from the seconds of the programs."""
     return {
         'forward': seconds['forward'],
         'assign': seconds['assignment'],
@@ -107,17 +96,17 @@ def parts(seconds: dict[str, float]) -> dict[str, float]:
     }
 
 
-def loop(experiment, made: programs.Programs, steps: int) -> tuple[float, float]:
-    """Seconds a step, and of these waited for data, of the loop on real batches."""
+def loop(experiment, built: programs.Programs, steps: int) -> tuple[float, float]:
+    """Seconds of a step in the loop on real batches, and how many it waits for data."""
     source = open_sources(experiment, ('train',))['train']
     size = experiment.samples_per_gpu
     batches = make_batches(experiment, source, size, (0, size))
-    program, mode = made.train_step(), experiment.parallel
+    program, mode = built.train_step(), experiment.parallel
     state, waited = program.arguments[0], 0.0
     workers = experiment.workers_per_gpu
-    # The first step starts the workers and compiles.
-    for number, batch in enumerate(_timed(prefetch(batches, 0, steps + 1, workers))):
-        batch, seconds = batch
+    # The first step starts the workers and compiles, so it is not counted.
+    stream = _timed(prefetch(batches, 0, steps + 1, workers))
+    for number, (batch, seconds) in enumerate(stream):
         inputs = {name: batch[name] for name in DEVICE_FIELDS}
         state, _ = program.function(state, devices.shard_rows(inputs, mode))
         if number == 0:
@@ -130,7 +119,7 @@ def loop(experiment, made: programs.Programs, steps: int) -> tuple[float, float]
 
 
 def _timed(batches):
-    """Each batch, and the seconds that it was waited for."""
+    """Each batch, and the seconds that it took to arrive."""
     while True:
         began = time.perf_counter()
         batch = next(batches, None)
@@ -143,17 +132,20 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
     """Measures and prints the table."""
     experiment = build_experiment(load_config(flags.config, parse_overrides(overrides)))
     canvases = experiment.data['train'].pipeline.all_canvases()
-    made = programs.Programs(
+    built = programs.Programs(
         experiment, canvases[0], experiment.samples_per_gpu, experiment.training_dtype
     )
-    calls = {name: callable_of(program) for name, program in measured(made).items()}
+    calls = {
+        name: program.caller(program.compile())
+        for name, program in measured(built).items()
+    }
     seconds = timing.interleaved(calls, flags.repeats)
-    step, waited = loop(experiment, made, flags.steps)
-    found = {'data': waited, **parts(seconds)}
-    total = sum(found.values())
+    step, waited = loop(experiment, built, flags.steps)
+    seconds_of = {'data': waited, **parts(seconds)}
+    total = sum(seconds_of.values())
     rows = [
         [name, timing.milliseconds(value), f'{value / total:.1%}']
-        for name, value in found.items()
+        for name, value in seconds_of.items()
     ]
     rows.append(['sum', timing.milliseconds(total), '100%'])
     rows.append(
@@ -166,11 +158,7 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
 
 def main() -> int:
     """Reads the flags and measures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('--config', default='configs/atss_shapes.py')
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument('--steps', type=int, default=20, help='of the real loop')

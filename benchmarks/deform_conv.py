@@ -1,10 +1,10 @@
-"""Time and memory of a deformable 3x3 convolution beside an ordinary one.
+"""Time and memory of a deformable 3x3 convolution, compared with an ordinary one.
 
     python benchmarks/deform_conv.py [--repeats 10]
 
 One image, forward and backward (gradients of input, offsets, masks and weights), at the
-sizes that the R50 recipe has on a canvas of 800 x 1344. Memory is what XLA plans beside
-arguments and results, in multiples of the features.
+sizes that the R50 recipe has on a canvas of 800 x 1344. Memory is what XLA plans in
+addition to arguments and results.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SHAPES = ((100, 168, 128), (50, 84, 256), (25, 42, 512), (100, 168, 256))
 
 
 def arguments(height, width, channels):
-    """Features, kernel, offsets of about two cells, masks."""
+    """Features, kernel, offsets of about two cells, and masks."""
     keys = jax.random.split(jax.random.key(0), 4)
     grid = (1, height, width)
     kernel = (3, 3, channels, channels)
@@ -35,17 +35,17 @@ def arguments(height, width, channels):
 
 
 def ordinary(x, kernel, offset, mask):
-    """Looks at neither offsets nor masks."""
+    """The ordinary convolution, which ignores offsets and masks."""
     return convolve(x, kernel, 1)
 
 
 def deformable(x, kernel, offset, mask):
-    """The whole image is valid."""
+    """The deformable convolution, on an image that is valid everywhere."""
     return modulated_deform_conv(x, offset, mask, kernel, jnp.array([x.shape[1:3]]))
 
 
 def training(layer):
-    """Gradients of all that the layer reads."""
+    """The gradients of all inputs of a layer."""
 
     def total(values):
         return (layer(*values) ** 2).sum()
@@ -54,7 +54,7 @@ def training(layer):
 
 
 def measure(function, values, repeats):
-    """Milliseconds (median) and MiB beside arguments and results."""
+    """Median milliseconds, and MiB in addition to arguments and results."""
     compiled = jax.jit(function).lower(*values).compile()
     jax.block_until_ready(compiled(*values))
     times = []

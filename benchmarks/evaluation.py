@@ -1,11 +1,11 @@
-"""The evaluation loop beside the compiled forward pass and post-processing alone.
+"""The evaluation loop, compared with forward pass and post-processing alone.
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --canvas 800x1344 --images 16
 
-Images of the canvas's size are decoded, resized and gone through as `eval.py` does,
-scoring left out; the compiled program alone works on one batch that lies on the device.
-They take turns.
+The loop decodes, resizes and evaluates images of the canvas's size as `eval.py` does,
+except the scoring; the compiled program alone works on one batch that is already on the
+device. They run in turns.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from atss_jax.training.state import init_variables
 
 
 def overrides(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, object]:
-    """Config fields for the made-up images."""
+    """Config fields for the generated images."""
     scale = max(flags.canvas), min(flags.canvas)
     fields = {
         'model.pretrained': None,
@@ -43,7 +43,7 @@ def overrides(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, obje
 
 
 def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, float]:
-    """Seconds that each needs for all images."""
+    """Seconds that the loop and the program alone need for all images."""
     write_data(folder, flags.canvas, flags.images)
     experiment = build_experiment(load_config(flags.config, overrides(flags, folder)))
     source = open_sources(experiment, ('val',))['val']
@@ -69,11 +69,7 @@ def measure(flags: argparse.Namespace, folder: pathlib.Path) -> dict[str, float]
 
 def main() -> int:
     """Reads the flags, measures, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('--config', default='configs/atss_r50_1x.py')
     parser.add_argument('--canvas', type=canvas, default=(256, 320))
     parser.add_argument('--images', type=int, default=96)

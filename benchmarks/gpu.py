@@ -1,20 +1,21 @@
-"""Training and inference on one GPU, beside torchvision's FCOS and a matrix product.
+"""Training and inference on one GPU: ours, torchvision's FCOS and a matrix product.
 
     python benchmarks/gpu.py --json=gpu.json
 
-Images a second, share of the operations a second that a large matrix product reaches
-(MFU), memory and time to the first step: of the R50 recipe's own training step and of
-the detector with NMS, with all images on the device. Beside it, where torch and
-torchvision are installed, torchvision's FCOS on the same images: AMP, channels last,
-with and without torch.compile. Each measurement is a process of its own, one after the
-other; what does not fit into memory is said in the table, and the rest goes on. To see
-that all of it works on a CPU:
+Measures images per second, share of the operations per second that a large matrix
+product reaches (MFU), memory and time to the first step, for the training step of the
+R50 recipe and for the detector with NMS, with all images on the device. Where torch and
+torchvision are installed, also for torchvision's FCOS on the same images: AMP, channels
+last, with and without torch.compile. Each measurement is a process of its own, one
+after the other; one that runs out of memory is marked in the table, and the others
+continue. To check that everything works on a CPU:
 
     python benchmarks/gpu.py --canvas=64x96 --batches 2 --depth=18 --dtype=float32
         --matmul=512 --steps=1 --repeats=1
 
-Operations are multiplies and adds of convolutions and matrix products: 2 for each
-product. Training is the forward pass, and backward what the trained parts need.
+Operations are multiplications and additions of convolutions and matrix products, 2 for
+each multiply-add. Training counts the forward pass, and backward what the trained parts
+need.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # a script has its own folder there
+    sys.path.insert(0, str(ROOT))  # for a script, only its own folder is there
 
 from benchmarks.gpu_work import Job  # noqa: E402
 from benchmarks.timing import machine, table  # noqa: E402
@@ -44,7 +45,9 @@ WORK = ('training', 'inference')
 def _canvas(text):
     sides = text.split('x')
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f'{text!r}: expected one like 800x1344')
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: expected a canvas such as 800x1344'
+        )
     height, width = map(int, sides)
     if height % 32 or width % 32 or not height or not width:
         raise argparse.ArgumentTypeError(f'{text!r}: expected multiples of 32')
@@ -68,10 +71,25 @@ def _parser():
     add('--depth', type=int, choices=(18, 34, 50, 101), default=50)
     add('--dtype', choices=('bfloat16', 'float32'), default='bfloat16')
     add('--parallel', choices=('pmap', 'shard_map'), default='pmap', help='our mapping')
-    add('--repeats', type=_count, default=5, help='times, of which the median counts')
-    add('--steps', type=_count, default=10, help='between two looks at the clock')
-    add('--matmul', type=_count, default=8192, help='side of the matrices')
-    add('--no_torch', action='store_true', help='ours only')
+    add(
+        '--repeats',
+        type=_count,
+        default=5,
+        help='number of timings, of which the median counts',
+    )
+    add(
+        '--steps',
+        type=_count,
+        default=10,
+        help='number of steps that are timed together',
+    )
+    add(
+        '--matmul',
+        type=_count,
+        default=8192,
+        help='side of the matrices of the matrix product',
+    )
+    add('--no_torch', action='store_true', help='do not measure torchvision')
     add('--no_compile', action='store_true', help='torchvision without torch.compile')
     add('--torch_python', default=sys.executable, help='the Python that has torch')
     add(
@@ -84,21 +102,21 @@ def _parser():
 
 
 def _environment():
-    """The first device alone, and most of its memory: nobody else is on it."""
+    """The variables of a process that uses the first device alone, with its memory."""
     devices = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')
     paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
     own = {
         'CUDA_VISIBLE_DEVICES': devices[0],
         'PYTHONPATH': os.pathsep.join(filter(None, paths)),
         'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.95',
-        # The first step is to say what compiling takes.
+        # So that the time of the first step includes compiling.
         'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1',
     }
     return {'JAX_ENABLE_COMPILATION_CACHE': 'false', **os.environ, **own}
 
 
 def run(program: str, job: Job, python: str) -> dict:
-    """What a process that does the job says; {'error': ...} where it fails."""
+    """Runs a job in a process of its own; {'error': ...} where it fails."""
     command = [python, '-m', MODULES[program], json.dumps(dataclasses.asdict(job))]
     done = subprocess.run(
         command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, text=True
@@ -109,7 +127,7 @@ def run(program: str, job: Job, python: str) -> dict:
 
 
 def _without_torch(python):
-    """Why a Python cannot import torch and torchvision; None: it can."""
+    """Why a Python cannot import torch and torchvision; None if it can."""
     command = [python, '-c', 'import torch, torchvision']
     try:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -119,14 +137,15 @@ def _without_torch(python):
 
 
 def programs(flags: argparse.Namespace) -> list[str]:
-    """What is measured: torchvision too, where it is wanted and installed."""
+    """The programs to measure: torchvision too, if it is selected and installed."""
     if flags.no_torch:
         return [OURS]
     problem = _without_torch(flags.torch_python)
     if problem is not None:
         print(
-            f'ours only: torchvision cannot be imported by {flags.torch_python} '
-            f'({problem}); pip install torch torchvision, or give --torch_python',
+            f'measuring atss-jax only: torchvision cannot be imported by '
+            f'{flags.torch_python} ({problem}); pip install torch torchvision, or pass '
+            '--torch_python',
             file=sys.stderr,
         )
         return [OURS]
@@ -134,7 +153,7 @@ def programs(flags: argparse.Namespace) -> list[str]:
 
 
 def jobs(flags: argparse.Namespace, names: list[str]) -> list[tuple[str, Job]]:
-    """Ceiling first, then all programs on the same work before the next."""
+    """All measurements: the ceiling, then each piece of work by all programs."""
     common = dict(
         canvas=flags.canvas,
         depth=flags.depth,
@@ -144,7 +163,7 @@ def jobs(flags: argparse.Namespace, names: list[str]) -> list[tuple[str, Job]]:
         mapping=flags.parallel,
         matmul=flags.matmul,
     )
-    found = [(OURS, Job('ceiling', **common))]
+    result = [(OURS, Job('ceiling', **common))]
     for batch in flags.batches:
         for work in flags.work:
             for name in names:
@@ -155,27 +174,27 @@ def jobs(flags: argparse.Namespace, names: list[str]) -> list[tuple[str, Job]]:
                 job = Job(work, batch, **common)
                 compiled = name == COMPILED
                 job = dataclasses.replace(job, compiled=compiled, profile=trace)
-                found.append((name, job))
-    return found
+                result.append((name, job))
+    return result
 
 
 def images_per_second(result: dict) -> float:
-    """Of one measurement that succeeded."""
+    """The speed of one successful measurement."""
     return result['batch'] / result['seconds']
 
 
 def row(result: dict, ceiling: float | None, ours: dict | None) -> list[str]:
-    """Cells of the table; with our result of the same work, how much faster we are."""
-    first = [str(result['batch']), result['work'], result['program']]
+    """Cells of the table; `ours` is our result of the same work, to compare with."""
+    labels = [str(result['batch']), result['work'], result['program']]
     if 'error' in result:
-        return [*first, result['error'], *[''] * 5]
+        return [*labels, result['error'], *[''] * 5]
     speed, peak = images_per_second(result), result['peak_bytes']
     operations = 2 * result['multiply_adds'] * speed
     ratio = ''
     if ours is not None and ours is not result and 'error' not in ours:
         ratio = f'{images_per_second(ours) / speed:.2f}'
     return [
-        *first,
+        *labels,
         f'{speed:.1f}',
         f'{1e3 * result["seconds"]:.1f} ms',
         f'{operations / ceiling:.0%}' if ceiling else '',
@@ -203,16 +222,18 @@ def report(results: list[dict]) -> str:
 
 
 def main() -> int:
-    """Measures one after the other and prints the table; 1 if anything failed."""
+    """Runs all measurements and prints the table; returns 1 if any failed."""
     flags = _parser().parse_args()
     results = []
     for name, job in jobs(flags, programs(flags)):
         python = sys.executable if name == OURS else flags.torch_python
         result = run(name, job, python)
         results.append({'program': name, **dataclasses.asdict(job), **result})
-        said = result.get('error') or f'{results[-1].get("seconds", 0) * 1e3:.1f} ms'
-        said = 'done' if job.work == 'ceiling' and 'error' not in result else said
-        print(f'{name}: {job.work}, {job.batch}: {said}', file=sys.stderr, flush=True)
+        outcome = result.get('error') or f'{result.get("seconds", 0) * 1e3:.1f} ms'
+        if job.work == 'ceiling' and 'error' not in result:
+            outcome = 'done'
+        message = f'{name}: {job.work}, {job.batch}: {outcome}'
+        print(message, file=sys.stderr, flush=True)
         if flags.json:
             pathlib.Path(flags.json).write_text(json.dumps(results, indent=1))
     print(report(results))

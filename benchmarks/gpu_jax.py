@@ -1,8 +1,8 @@
-"""Our half of `benchmarks/gpu.py`: steps that train and detect, and a matrix product.
+"""Our half of `benchmarks/gpu.py`: training and inference steps, and a matrix product.
 
-Builds all from the package's classes, whose defaults are those of the R50 recipe, so
-that nothing of the config, the data or the checkpoints is imported: neither grain,
-tensorflow_datasets, orbax nor pycocotools need be there.
+Builds everything from the package's classes, whose defaults are those of the R50
+recipe, so that no code for configs, data or checkpoints is imported: grain,
+tensorflow_datasets, orbax and pycocotools need not be installed.
 """
 
 import jax
@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from atss_jax.detection.losses import LossConfig
-from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.distributed import devices
-from atss_jax.evaluation.run import make_predict_step
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.cost import multiply_adds
 from atss_jax.models.detector import ATSS
@@ -38,16 +37,16 @@ STEPS_PER_EPOCH, EPOCHS = 7329, 12  # of 16 images, on COCO
 
 
 def build(depth: int, dtype: str) -> ATSS:
-    """The recipe's detector at any depth."""
+    """The recipe's detector, at any depth of the ResNet."""
     neck = FPN(stage_channels(depth))
     return ATSS(ResNet(depth), neck, ATSSHead(NUM_CLASSES), dtype=dtype)
 
 
-def drawn_variables(model: ATSS) -> dict:
-    """As training starts, but for the last norms of the blocks.
+def random_variables(model: ATSS) -> dict:
+    """The initial weights of training, except the last norms of the residual blocks.
 
-    They would multiply all that their blocks give by 0, and a GPU that is limited by
-    its power multiplies zeros faster.
+    Their initial scales of 0 would make all outputs of the blocks zero, and a GPU that
+    is limited by its power multiplies zeros faster.
     """
 
     def switch_on(path, x):
@@ -58,16 +57,16 @@ def drawn_variables(model: ATSS) -> dict:
 
 
 def on_device(job: Job) -> dict[str, jax.Array]:
-    """The batch as the mapped steps take it, already on the device."""
+    """The batch as the mapped steps expect it, already on the device."""
     image, boxes, labels = images(job)
-    room = (0, MAX_BOXES - boxes.shape[1])
-    valid = np.pad(np.ones(labels.shape, bool), ((0, 0), room))
+    padding = (0, MAX_BOXES - boxes.shape[1])
+    valid = np.pad(np.ones(labels.shape, bool), ((0, 0), padding))
     batch = {
         'image': image,
         'image_size': np.tile(np.int32(job.canvas), (job.batch, 1)),
         'scale': np.ones((job.batch, 2), np.float32),
-        'gt_boxes': np.pad(boxes, ((0, 0), room, (0, 0))),
-        'gt_labels': np.pad(labels, ((0, 0), room)),
+        'gt_boxes': np.pad(boxes, ((0, 0), padding, (0, 0))),
+        'gt_labels': np.pad(labels, ((0, 0), padding)),
         'gt_valid': valid,
         'gt_ignored': np.zeros_like(valid),
     }
@@ -77,14 +76,14 @@ def on_device(job: Job) -> dict[str, jax.Array]:
 
 
 def training(job: Job) -> dict:
-    """The recipe's step: losses, gradients, SGD, with the state's memory given on."""
+    """The recipe's training step (losses, gradients, SGD) with a donated state."""
     model = build(job.depth, job.dtype)
     optimizer = OptimizerConfig()
     rates = learning_rates(optimizer.lr, LrConfig(), STEPS_PER_EPOCH, EPOCHS)
     tx = sgd(optimizer, schedule(rates))
     step = make_train_step(model, Normalizer(), LossConfig(), optimizer, tx)
     mapped = devices.map_over_devices(step, job.mapping, donate_first=True)
-    state = devices.replicate(create_state(drawn_variables(model), model, tx))
+    state = devices.replicate(create_state(random_variables(model), model, tx))
     batch = on_device(job)
     del batch['scale']
 
@@ -97,23 +96,32 @@ def training(job: Job) -> dict:
     result = measure(run, job)
     _profile(run, job)
     if not state.healthy:
-        raise ValueError('a loss or gradient was not finite: no step to be measured')
+        raise ValueError('a loss or gradient was not finite')
     return {**result, **_usage(training_multiply_adds(model, job.canvas))}
 
 
 def inference(job: Job) -> dict:
-    """Forward and detections, NMS included; its work depends on no score."""
+    """Forward and post-processing with NMS; the work does not depend on the scores."""
     model = build(job.depth, job.dtype)
-    step = make_predict_step(model, Normalizer(), DetectConfig())
+    normalizer, config = Normalizer(), DetectConfig()
+
+    # The evaluation's predict step, repeated because its module imports pycocotools.
+    def step(variables, batch):
+        images = normalizer(batch['image'], batch['image_size'])
+        outputs = model.apply(variables, images, batch['image_size'])
+        return jax.vmap(lambda *image: detect(*image, config))(
+            outputs, batch['image_size'], batch['scale']
+        )
+
     mapped = devices.map_rows(step, job.mapping)
-    variables = devices.replicate(drawn_variables(model))
+    variables = devices.replicate(random_variables(model))
     batch = on_device(job)
     batch = {name: batch[name] for name in ('image', 'image_size', 'scale')}
 
     def run(steps):
         for _ in range(steps):
-            found = mapped(variables, batch)
-        jax.block_until_ready(found)
+            detections = mapped(variables, batch)
+        jax.block_until_ready(detections)
 
     result = measure(run, job)
     _profile(run, job)
@@ -126,36 +134,36 @@ def _profile(run, job):
             run(job.steps)
 
 
-def _usage(products):
+def _usage(count):
     stats = jax.local_devices()[0].memory_stats() or {}
-    return {'multiply_adds': products, 'peak_bytes': stats.get('peak_bytes_in_use')}
+    return {'multiply_adds': count, 'peak_bytes': stats.get('peak_bytes_in_use')}
 
 
 def _by_convolution(model, canvas):
-    """Products of one image's forward pass, by part and path of modules in it."""
+    """Module path and multiply-adds of each convolution in an image's forward pass."""
     variables = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zero_variables(model)
     )
     image = jax.ShapeDtypeStruct((1, *canvas, 3), jnp.float32)
     size = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    found = multiply_adds(model.apply, variables, image, size)
-    for scope, count in found.items():
-        # A scope names the model first, and methods with a point.
+    counts = multiply_adds(model.apply, variables, image, size)
+    for scope, count in counts.items():
+        # A scope starts with the model, and names of methods contain a dot.
         yield tuple(n for n in scope.split('/')[1:] if '.' not in n), count
 
 
 def forward_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
-    """Products of one image's forward pass."""
+    """Multiply-adds of one image's forward pass."""
     return sum(count for _, count in _by_convolution(model, canvas))
 
 
 def training_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
-    """Products of one image's forward and backward pass.
+    """Multiply-adds of one image's forward and backward pass.
 
-    Each convolution once, once more for the gradient of its kernel if that is trained,
-    and once more for that of its input if anything before it is trained. Frozen stages
-    cost their forward pass alone. The same on every backend, whatever else a backend's
-    way to compute a gradient multiplies.
+    Each convolution counts once, once more for the gradient of its kernel if that is
+    trained, and once more for that of its input if anything before it is trained.
+    Frozen stages count with their forward pass only. The count is the same on every
+    backend, whatever else its way of computing gradients multiplies.
     """
     first = f'layer{model.backbone.frozen_stages + 1}_0'
     reads_frozen = (first, 'conv1'), (first, 'downsample_0')
@@ -169,7 +177,7 @@ def training_multiply_adds(model: ATSS, canvas: tuple[int, int]) -> int:
 
 
 def ceiling(job: Job) -> dict:
-    """Operations a second of a large matrix product, in the type of the network."""
+    """Operations per second of a large matrix product, in the dtype of the network."""
     shape, dtype = (job.matmul, job.matmul), jnp.dtype(job.dtype)
     a, b = (jax.random.normal(jax.random.key(i), shape, dtype) for i in range(2))
     product = jax.jit(jnp.matmul)
@@ -189,13 +197,13 @@ WORK = {'ceiling': ceiling, 'training': training, 'inference': inference}
 
 
 def do(job: Job) -> dict:
-    """One measurement on the one device.
+    """Runs one measurement on the only device.
 
     Raises:
-        ValueError: there are several.
+        ValueError: there are several devices.
     """
     if jax.device_count() != 1:
-        raise ValueError(f'one device is measured, JAX sees {jax.device_count()}')
+        raise ValueError(f'expected one device, JAX sees {jax.device_count()}')
     return WORK[job.work](job)
 
 

@@ -1,7 +1,7 @@
-"""What the programs that `benchmarks/gpu.py` compares share: job, images, report.
+"""What the programs that `benchmarks/gpu.py` compares have in common.
 
-Each measurement is a process of its own: memory of one is not held against another, and
-a peak is that of one job. It needs NumPy and the standard library.
+Each measurement is a process of its own, so that memory of one job does not count for
+another and the peak is that of one job. Imports only NumPy and the standard library.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import timing
 
 NUM_CLASSES = 80
-BOXES = 8  # objects an image; COCO has 7.3
+BOXES = 8  # objects per image; COCO has 7.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Job:
 
     Attributes:
         work: 'ceiling', 'training' or 'inference'.
-        batch: images a step.
-        canvas: height, width of all of them.
+        batch: images per step.
+        canvas: height, width of all images.
         depth: of the ResNet.
-        dtype: that the network computes in.
-        steps: between two looks at the clock.
-        repeats: times of so many steps, of which the median counts.
-        mapping: how our step is mapped over the device, as the config's `parallel`.
-        compiled: the peer's, by torch.compile.
+        dtype: what the network computes in.
+        steps: number of steps that are timed together.
+        repeats: number of times that `steps` steps are timed; the median counts.
+        mapping: how our step is mapped over the device, the config's `parallel`.
+        compiled: whether the peer uses torch.compile.
         matmul: side of the matrices whose product is the ceiling.
         profile: folder for a trace of `steps` steps; None: no trace.
     """
@@ -66,8 +66,8 @@ def measure(run: Callable[[int], None], job: Job) -> dict[str, float]:
     """Seconds of the first step, compilation included, and of each later one.
 
     Args:
-        run: does so many steps, and returns when the device has done them.
-        job: how many at a time, how often.
+        run: runs a number of steps and returns when the device has finished them.
+        job: says how many steps, and how often.
     """
     began = time.perf_counter()
     run(1)
@@ -77,9 +77,9 @@ def measure(run: Callable[[int], None], job: Job) -> dict[str, float]:
 
 
 def main(do: Callable[[Job], dict[str, Any]]) -> None:
-    """Does the job that stands on the command line; prints what came of it as JSON.
+    """Runs the job given on the command line and prints its result as JSON.
 
-    To be out of memory is a result, which the table shows; all else is an error.
+    Running out of memory is a result, which the table shows; all else is an error.
     """
     fields = json.loads(sys.argv[1])
     job = Job(**{**fields, 'canvas': tuple(fields['canvas'])})
@@ -94,7 +94,7 @@ def main(do: Callable[[Job], dict[str, Any]]) -> None:
 
 
 def _is_out_of_memory(error):
-    """Neither library has one type for all of its ways to say so."""
+    """Neither library uses one exception type for all cases, so the text decides."""
     words = ('resource_exhausted', 'out of memory', 'alloc_failed')
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(word in text for word in words)

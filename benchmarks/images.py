@@ -1,4 +1,4 @@
-"""A folder of made-up images with a COCO file, for benchmarks of whole programs."""
+"""A folder of generated images with a COCO file, for benchmarks of whole programs."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def write_data(folder: pathlib.Path, size: tuple[int, int], count: int = 8) -> None:
-    """Images of noise of (height, width) with a box each, and their COCO file."""
+    """Writes images of noise of (height, width), with a box each, and a COCO file."""
     random, images, annotations = np.random.default_rng(0), [], []
     height, width = size
     for index in range(1, count + 1):

@@ -1,17 +1,18 @@
-"""How many images a core decodes, resizes and pads in a second, and where time goes.
+"""How many images a core decodes, resizes and pads per second, and where time goes.
 
     python benchmarks/input.py --mmdet_python=mmdet_env/bin/python
     python benchmarks/input.py --config=configs/atss_r50_1x.py
 
-The first command compares: the loader of the R50 recipe, OpenCV's decoding and resizing
-alone, which no loader that uses it can beat, and, given a Python that has it, the
-pipeline of mmdetection, in turns; then the stages of the loader, and grain with worker
-processes. Images are made up, 640 x 480, or those of `--images`. `make mmdet-env`
-makes an environment with mmdetection. The second command measures the data of a config
-of yours. What one core does goes into `scaling_model.py --images_per_s_core`.
+The first command compares, in turns, the loader of the R50 recipe, OpenCV's decoding
+and resizing alone, which no loader that uses OpenCV can beat, and, given a Python that
+has it, the pipeline of mmdetection. Then it measures the stages of the loader, and
+grain with worker processes. Images are generated, 640 x 480, or those of `--images`.
+`make mmdet-env` makes an environment with mmdetection. The second command measures the
+data of your own config. The speed of one core is the value for
+`scaling_model.py --images_per_s_core`.
 
-But for worker processes only processor time counts, of one thread, so that neither
-other work on the machine nor the disk matters much.
+Except with worker processes, the times are processor times of one thread, so that
+neither other work on the machine nor the disk matters much.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # a script has its own folder there
+    sys.path.insert(0, str(ROOT))  # for a script, only its own folder is there
 
 from atss_jax.config import build_experiment, load_config, parse_overrides  # noqa: E402
 from atss_jax.data import transforms  # noqa: E402
@@ -41,13 +42,13 @@ from benchmarks.peers.link import Peer  # noqa: E402
 
 RECIPE = str(ROOT / 'configs' / 'atss_r50_1x.py')
 BARE, OURS, MMDET = 'OpenCV alone', 'atss_jax', 'mmdetection 3.3.0'
-_STEPS = 10**6  # more than anybody measures
+_STEPS = 10**6  # more than are ever measured
 
 
 def train_batches(
     config_file: str, overrides: Mapping[str, object], size: int | None
 ) -> TrainBatches:
-    """What builds the training batches of a config; `size` None: as it says."""
+    """The training batches of a config; `size` None: of the config's batch size."""
     experiment = build_experiment(load_config(config_file, overrides))
     data, size = experiment.data['train'], size or experiment.samples_per_gpu
     source, pipeline = data.open(), data.pipeline
@@ -59,7 +60,7 @@ def train_batches(
 def compare(
     contenders: Mapping[str, Callable[[], float]], rounds: int
 ) -> dict[str, float]:
-    """Median of the seconds that each says it took, in turns, after one to warm up."""
+    """Median of the seconds that each contender reports, in turns, after a warm-up."""
     for load in contenders.values():
         load()
     taken = {name: [] for name in contenders}
@@ -70,10 +71,10 @@ def compare(
 
 
 def worker_rate(batches: TrainBatches, workers: int, seconds: float) -> float:
-    """Images that worker processes load in a second of wall time."""
+    """Images that worker processes load per second of wall time."""
     size = batches.plan.batch_size
     with contextlib.closing(prefetch(batches, 0, _STEPS, workers)) as stream:
-        # What was loaded while the workers started does not count.
+        # Batches loaded while the workers started do not count.
         for _ in range(8 * max(workers, 1)):
             next(stream)
         count, began = 0, time.perf_counter()
@@ -84,7 +85,7 @@ def worker_rate(batches: TrainBatches, workers: int, seconds: float) -> float:
 
 
 def mmdet_samples(batches: TrainBatches) -> list[dict]:
-    """What mmdetection's data set would hand to its pipeline."""
+    """The samples that mmdetection's data set would pass to its pipeline."""
     records = batches.source.records
     return [
         {
@@ -102,18 +103,24 @@ def mmdet_samples(batches: TrainBatches) -> list[dict]:
 
 
 def check_pixels(peer: Peer, batches: TrainBatches) -> None:
-    """Raises ValueError unless mmdetection shows the first image just as we do."""
+    """Checks that mmdetection prepares the first image exactly as we do.
+
+    Raises:
+        ValueError: pixels differ.
+    """
     record = batches.source.records[0]
     size = batches.pipeline.whole(0, record).size
     ours = transforms.resize(batches.source.read_image(record), size)
     if not np.array_equal(ours, peer('image', 0)):
-        raise ValueError(f'{record.file_name}: mmdetection and we show other pixels')
+        raise ValueError(f'{record.file_name}: pixels differ from those of mmdetection')
 
 
 def print_comparison(batches: TrainBatches, peer: Peer | None, rounds: int) -> None:
-    """A table of contenders."""
+    """Prints the table of contenders."""
     plan, count = batches.plan, len(batches.source.records)
-    loaded = plan.steps_per_epoch * plan.batch_size  # some twice, to fill up batches
+    loaded = (
+        plan.steps_per_epoch * plan.batch_size
+    )  # some twice, to fill the last batches
 
     def epoch():
         seconds = [
@@ -125,45 +132,49 @@ def print_comparison(batches: TrainBatches, peer: Peer | None, rounds: int) -> N
     contenders = {BARE: Bare(batches), OURS: epoch}
     if peer is not None:
         contenders[MMDET] = lambda: peer('load_all')
-    taken = compare(contenders, rounds)
+    median = compare(contenders, rounds)
     rows = [
         [
             name,
             f'{1e3 * seconds / count:.2f} ms',
             f'{count / seconds:.0f}',
-            f'{seconds / taken[BARE]:.2f}',
-            f'{seconds / taken[OURS]:.2f}',
+            f'{seconds / median[BARE]:.2f}',
+            f'{seconds / median[OURS]:.2f}',
         ]
-        for name, seconds in taken.items()
+        for name, seconds in median.items()
     ]
-    header = ['', 'an image', 'images a second and core', f'/ {BARE}', f'/ {OURS}']
+    header = ['', 'per image', 'images per second and core', f'/ {BARE}', f'/ {OURS}']
     print(timing.table(header, rows) + '\n')
 
 
 def start_peer(stack: contextlib.ExitStack, python: str | None, batches: TrainBatches):
-    """mmdetection, ready to load; None without its Python. Prints the versions."""
+    """Starts mmdetection, ready to load; None without its Python. Prints versions."""
     if python is None:
-        print(f'OpenCV {cv2.__version__}; mmdetection not asked for (--mmdet_python)\n')
+        print(f'OpenCV {cv2.__version__}; without mmdetection (no --mmdet_python)\n')
         return None
     script = ROOT / 'benchmarks' / 'peers' / 'mmdet_input.py'
     peer = stack.enter_context(Peer(python, script, '`make mmdet-env` makes one'))
     versions = ', '.join(f'{k} {v}' for k, v in peer('version_texts').items())
-    theirs = peer('setup_input', mmdet_samples(batches))
-    print(f'OpenCV {cv2.__version__}; beside it {versions}, OpenCV {theirs}\n')
+    their_opencv = peer('setup_input', mmdet_samples(batches))
+    print(
+        f'OpenCV {cv2.__version__}; compared with {versions}, OpenCV {their_opencv}\n'
+    )
     check_pixels(peer, batches)
     return peer
 
 
 def compare_all(flags: argparse.Namespace) -> None:
-    """Images and all tables of the first command."""
+    """Runs the first command: makes the images and prints all tables."""
     with contextlib.ExitStack() as stack:
-        made = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder = pathlib.Path(flags.images) if flags.images else made
+        temporary = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = pathlib.Path(flags.images) if flags.images else temporary
         if not flags.images:
             input_data.write_images(folder, flags.count, input_data.SIZE)
-        input_data.write_annotations(folder, flags.count, made / 'annotations.json')
+        input_data.write_annotations(
+            folder, flags.count, temporary / 'annotations.json'
+        )
         data = {
-            'data.train.ann_file': str(made / 'annotations.json'),
+            'data.train.ann_file': str(temporary / 'annotations.json'),
             'data.train.img_prefix': str(folder),
             'model.bbox_head.num_classes': 1,
         }
@@ -173,28 +184,28 @@ def compare_all(flags: argparse.Namespace) -> None:
         print(f'{timing.machine()}; {len(files)} images, {kilobytes:.0f} kB (median)')
         peer = start_peer(stack, flags.mmdet_python, batches)
         print_comparison(batches, peer, flags.rounds)
-        header = ['stage', 'an image', 'share']
+        header = ['stage', 'per image', 'share']
         print(timing.table(header, stage_rows(batches, flags.rounds)) + '\n')
         if flags.workers:
             rates = [
                 (workers, worker_rate(batches, workers, flags.seconds))
                 for workers in range(flags.workers + 1)
             ]
-            header = ['workers', 'images a second']
+            header = ['workers', 'images per second']
             print(timing.table(header, [[w, f'{rate:.0f}'] for w, rate in rates]))
 
 
 def measure_own(config_file: str, overrides: Mapping[str, object], count: int) -> None:
-    """What the second command prints."""
+    """Runs the second command: measures the data of a config."""
     batches = train_batches(config_file, overrides, None)
-    batches(0)  # loads what the first batch alone loads
+    batches(0)  # does the work that only the first batch causes
     wall, processor = time.perf_counter(), time.process_time()
     for step in range(1, count + 1):
         batches(step)
     processor = time.process_time() - processor
     wall, images = time.perf_counter() - wall, count * batches.plan.batch_size
     print(
-        f'{images} images: {images / processor:.0f} a second and core '
+        f'{images} images: {images / processor:.0f} per second and core '
         f'({processor:.1f} s of processor time, {wall:.1f} s of wall time)'
     )
 
@@ -206,21 +217,32 @@ def _number(text):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     add, cores = parser.add_argument, len(os.sched_getaffinity(0))
-    add('--config', help='measure the data of this config, and nothing else')
-    add('--batches', type=_number, default=50, help='how many, with --config')
-    add('--images', help='folder of JPEGs; by default, made up ones')
-    add('--count', type=_number, default=64, help='most images to load')
-    add('--batch_size', type=_number, default=8, help='rows of a batch')
-    add('--rounds', type=_number, default=9, help='each time through all images')
-    add('--mmdet_python', help='a Python that has mmdetection 3.3.0')
-    add('--workers', type=int, default=cores, help='most worker processes; 0: none')
-    add('--seconds', type=_number, default=15, help='for each number of workers')
+    add('--config', help='measure only the data of this config')
+    add('--batches', type=_number, default=50, help='number of batches, with --config')
+    add('--images', help='folder of JPEGs (default: generated images)')
+    add('--count', type=_number, default=64, help='number of images to load')
+    add('--batch_size', type=_number, default=8, help='images in a batch')
+    add(
+        '--rounds',
+        type=_number,
+        default=9,
+        help='number of times that all images are loaded',
+    )
+    add('--mmdet_python', help='the Python of an environment with mmdetection 3.3.0')
+    add(
+        '--workers',
+        type=int,
+        default=cores,
+        help='largest number of worker processes; 0: none',
+    )
+    add(
+        '--seconds',
+        type=_number,
+        default=15,
+        help='time to measure each number of workers',
+    )
     return parser
 
 
@@ -229,7 +251,7 @@ def main() -> int:
     parser = _parser()
     flags, overrides = parser.parse_known_args()
     if overrides and not flags.config:
-        parser.error(f'{overrides[0]}: not a flag, or one that goes with --config')
+        parser.error(f'{overrides[0]}: not a flag, or a config field without --config')
     cv2.setNumThreads(1)
     try:
         if flags.config:

@@ -1,4 +1,4 @@
-"""Images for `input.py` to load, of a folder or made up; boxes are always made up."""
+"""Images for `input.py` to load, of a folder or generated; boxes are generated."""
 
 import json
 import pathlib
@@ -8,13 +8,13 @@ import numpy as np
 
 SIZE = (480, 640)
 SUFFIXES = ('.jpg', '.jpeg')
-_BOXES = 7  # an image; COCO has 7.3
+_BOXES = 7  # per image; COCO has 7.3
 _SCALES = (4, 8, 16, 32, 64, 128, 256, 512)
-_CONTRAST = 14  # of each scale; a file has then about the 160 kB of COCO's
+_CONTRAST = 14  # of each scale; files then have about 160 kB, as in COCO
 
 
 def write_images(folder: pathlib.Path, count: int, size: tuple[int, int]) -> None:
-    """JPEGs of noise that has as much at each scale as photographs have."""
+    """Writes JPEGs of noise with equal contrast at each scale, as in photographs."""
     rng = np.random.default_rng(0)
     for index in range(count):
         image = np.full((*size, 3), 128.0)
@@ -27,10 +27,10 @@ def write_images(folder: pathlib.Path, count: int, size: tuple[int, int]) -> Non
 
 
 def write_annotations(folder: pathlib.Path, count: int, path: pathlib.Path) -> None:
-    """A COCO file of the first images of a folder, with boxes anywhere in them.
+    """Writes a COCO file of the first images of a folder, with random boxes.
 
     Raises:
-        ValueError: no images there, or one that cannot be read.
+        ValueError: the folder has no images, or one that cannot be read.
     """
     files = [file for file in sorted(folder.glob('*')) if file.suffix in SUFFIXES]
     if not files:

@@ -1,4 +1,4 @@
-"""What `input.py` times on our side: OpenCV alone, and the stages of the loader."""
+"""What `input.py` times in this process: OpenCV alone, and the loader's stages."""
 
 import time
 from collections.abc import Callable
@@ -9,18 +9,18 @@ import numpy as np
 from atss_jax.data import image_file, image_header, transforms
 from atss_jax.data.loader import TrainBatches
 
-STAGES = 'read', 'check the header', 'decode to RGB', 'pad', 'resize', 'mirror'
+STAGES = ('read', 'check the header', 'decode to RGB', 'pad', 'resize', 'mirror')
 
 
 def processor_seconds(call: Callable[[], object]) -> float:
-    """Processor time of a call."""
+    """Processor time of a call, in seconds."""
     began = time.process_time()
     call()
     return time.process_time() - began
 
 
 class Bare:
-    """OpenCV alone: contents in memory, decoded and resized to new arrays."""
+    """OpenCV alone: file contents in memory, decoded and resized into new arrays."""
 
     def __init__(self, batches: TrainBatches):
         records, pipeline = batches.source.records, batches.pipeline
@@ -33,7 +33,7 @@ class Bare:
         ]
 
     def __call__(self) -> float:
-        """Seconds for every image once."""
+        """Loads every image once and returns the seconds it took."""
         return processor_seconds(self._load)
 
     def _load(self):
@@ -42,14 +42,11 @@ class Bare:
 
 
 class Stages:
-    """The parts of loading the rows of batches, timed one by one; nothing else done."""
+    """The stages of loading the rows of batches, each timed by itself."""
 
     def __init__(self, batches: TrainBatches):
         self._batches = batches
-        self.seconds = dict.fromkeys(
-            ('read', 'check the header', 'decode to RGB', 'pad', 'resize', 'mirror'),
-            0.0,
-        )
+        self.seconds = dict.fromkeys(STAGES, 0.0)
 
     def _timed(self, stage, call, *arguments, **named):
         began = time.process_time()
@@ -58,7 +55,7 @@ class Stages:
         return result
 
     def batch(self, step: int) -> None:
-        """All rows of a batch."""
+        """Loads all rows of a batch."""
         rows, canvas = range(*self._batches.rows), self._batches.canvas(step)
         images = np.empty((len(rows), *canvas, 3), np.uint8)
         for row, image in zip(rows, images, strict=True):
@@ -79,7 +76,7 @@ class Stages:
 
 
 def stage_rows(batches: TrainBatches, rounds: int) -> list[list[str]]:
-    """Lines of a table: milliseconds an image, and of what the stages are part."""
+    """Rows of a table: milliseconds per image and share of each stage."""
     plan = batches.plan
     count = rounds * plan.steps_per_epoch * plan.batch_size
     stages, whole = Stages(batches), 0.0
@@ -87,7 +84,7 @@ def stage_rows(batches: TrainBatches, rounds: int) -> list[list[str]]:
         stages.batch(step)
         whole += processor_seconds(lambda step=step: batches(step))
     seconds = stages.seconds
-    seconds['decode to RGB'] -= seconds['check the header']  # which is part of it
-    seconds['boxes, random numbers, the rest'] = whole - sum(seconds.values())
+    seconds['decode to RGB'] -= seconds['check the header']  # decoding checks it too
+    seconds['boxes, random numbers, other'] = whole - sum(seconds.values())
     rows = [*seconds.items(), ('all', whole)]
     return [[name, f'{1e3 * s / count:.2f} ms', f'{s / whole:.0%}'] for name, s in rows]

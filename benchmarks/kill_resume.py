@@ -1,12 +1,12 @@
-"""Kills training at random moments and compares where it ends with a run left alone.
+"""Kills training at random moments and compares its end with an uninterrupted run.
 
     python benchmarks/kill_resume.py --kills 20 --processes 1
     python benchmarks/kill_resume.py --kills 20 --processes 2
 
 Half of the kills (SIGKILL, to all processes at once) come at a random moment of an
-epoch, half while a checkpoint is being written. After each, the run is started again
-with the same command. At the end the weights and the metrics log must equal, bit for
-bit, those of a run that nobody killed. Exit status 1 if they do not.
+epoch, half while a checkpoint is being written. After each kill, the run is started
+again with the same command. At the end the weights and the metrics log must equal, bit
+for bit, those of an uninterrupted run. The exit status is 1 if they do not.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OVERRIDES = {
-    # The demo's data and code, with a model that takes milliseconds a step.
+    # The demo's data and code, with a model that takes milliseconds per step.
     'model.backbone.num_stages': 2,
     'model.backbone.out_indices': (1,),
     'model.backbone.frozen_stages': 0,
@@ -65,12 +65,12 @@ class Run:
     """Processes that train in one workdir with one command.
 
     Args:
-        workdir: folder of the run; output goes to a file beside it.
-        processes: how many, on this machine.
-        epochs: of 10 steps of 4 images.
-        devices: of all processes together.
-        fields: of the config, on top of the small ones.
-        flags: of `train.py`.
+        workdir: folder of the run; output goes to a file next to it.
+        processes: number of processes, all on this machine.
+        epochs: number of epochs, of 10 steps of 4 images each.
+        devices: number of devices of all processes together.
+        fields: config fields, in addition to `OVERRIDES`.
+        flags: further flags of `train.py`.
     """
 
     def __init__(
@@ -112,83 +112,83 @@ class Run:
         self.log = self.output.open('a')
         self.running = [
             subprocess.Popen(
-                [*self.command, *own],
+                [*self.command, *process_flags],
                 stdout=self.log,
                 stderr=self.log,
                 env=environment,
                 start_new_session=True,
             )
-            for own in flags
+            for process_flags in flags
         ]
 
     def is_running(self) -> bool:
-        """Whether any process still is."""
+        """Whether any process is still running."""
         return any(process.poll() is None for process in self.running)
 
     def kill(self) -> None:
-        """SIGKILL to all, with the processes that they started."""
+        """Sends SIGKILL to all processes and to those that they started."""
         for process in self.running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         self.wait()
 
     def wait(self) -> list[int]:
-        """Exit statuses, once all have ended."""
+        """Waits until all processes have ended; returns their exit statuses."""
         statuses = [process.wait() for process in self.running]
         self.log.close()
         return statuses
 
     def saving(self) -> bool:
-        """Whether a checkpoint is being written now."""
+        """Whether a checkpoint is being written."""
         return any((self.workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp'))
 
     def saved(self) -> list[int]:
-        """Finished checkpoints."""
+        """Steps of the finished checkpoints."""
         folders = (self.workdir / 'checkpoints').glob('[0-9]*')
         return sorted(int(path.name) for path in folders if path.name.isdigit())
 
     def newly_saved(self, before: Sequence[int]) -> int:
-        """How many checkpoints are newer than those."""
+        """The number of finished checkpoints that are newer than `before`."""
         return sum(step > max(before, default=0) for step in self.saved())
 
     def logged(self) -> int:
-        """Lines of the metrics log."""
+        """The number of lines of the metrics log."""
         file = self.workdir / 'metrics.jsonl'
         return len(file.read_bytes().splitlines()) if file.exists() else 0
 
     def log_file(self) -> int | None:
-        """The file that the metrics log is; each start makes a new one."""
+        """The inode of the metrics log; each start makes a new file."""
         file = self.workdir / 'metrics.jsonl'
         return file.stat().st_ino if file.exists() else None
 
     def outcome(self) -> tuple[str, str]:
-        """Hash of the final weights and optimizer state, and of the metrics log."""
+        """Hashes of the final training state and of the metrics log."""
         log = hashlib.sha256((self.workdir / 'metrics.jsonl').read_bytes())
         return _hash_of_state(self.workdir, self.saved()[-1]), log.hexdigest()[:16]
 
 
 def join_flags(processes: int) -> list[list[str]]:
-    """Flags of each process, by which they find each other on this machine."""
+    """Flags for each process, with which they find each other on this machine."""
     if processes == 1:
         return [[]]
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    together = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={processes}']
-    return [[*together, f'--process_id={number}'] for number in range(processes)]
+    common = [f'--coordinator=127.0.0.1:{port}', f'--num_processes={processes}']
+    return [[*common, f'--process_id={number}'] for number in range(processes)]
 
 
 def _hash_of_state(workdir, step):
-    """Hash of all arrays of a checkpoint, read by the code that training uses."""
+    """Hashes all arrays of a checkpoint, read by the code that training uses."""
     import jax
 
     from atss_jax.config import build_experiment, load_config
-    from atss_jax.training import step as steps
+    from atss_jax.optim.sgd import sgd
     from atss_jax.training.checkpoint import Checkpoints
     from atss_jax.training.state import create_state, zero_variables
 
     experiment = build_experiment(load_config(str(workdir / 'config.json')))
-    tx = steps.sgd(experiment.optimizer, lambda step: 0.0)
+    tx = sgd(experiment.optimizer, lambda step: 0.0)
     like = create_state(zero_variables(experiment.model), experiment.model, tx)
     state = Checkpoints.open(str(workdir)).restore(step, like)
     content = hashlib.sha256()
@@ -198,30 +198,32 @@ def _hash_of_state(workdir, step):
 
 
 def wait_for(happened, run: Run, limit: float = 600) -> bool:
-    """Waits until `happened()`; False if the run ends first."""
+    """Waits until `happened()` is true; returns False if the run ends first."""
     until = time.monotonic() + limit
     while not happened():
         if not run.is_running():
             return False
         if time.monotonic() > until:
             run.kill()
-            raise TimeoutError(f'nothing happened for {limit} s; see {run.output}')
+            raise TimeoutError(
+                f'what was waited for did not happen in {limit} s; see {run.output}'
+            )
         time.sleep(0.002)
     return True
 
 
-def kill_once(run: Run, in_save: bool, chance: random.Random, epoch_time: float) -> str:
-    """Starts the run and kills it; says when, or '' if it was done before."""
+def kill_once(run: Run, in_save: bool, rng: random.Random, epoch_time: float) -> str:
+    """Starts the run and kills it; says when, or '' if it finished before."""
     before, log = run.saved(), run.log_file()
-    let_pass = chance.randrange(2)  # so that lives differ in length
+    skipped = rng.randrange(2)  # saves or epochs, so that runs differ in length
     run.start()
     if in_save:
-        alive = wait_for(lambda: run.newly_saved(before) >= let_pass, run)
+        alive = wait_for(lambda: run.newly_saved(before) >= skipped, run)
         alive = alive and wait_for(run.saving, run)
-        time.sleep(chance.uniform(0, 0.08))
+        time.sleep(rng.uniform(0, 0.08))
     else:
-        alive = wait_for(lambda: run.log_file() != log, run)  # it trains
-        time.sleep(chance.uniform(0, (let_pass + 1) * epoch_time))
+        alive = wait_for(lambda: run.log_file() != log, run)  # training has begun
+        time.sleep(rng.uniform(0, (skipped + 1) * epoch_time))
     if not alive or not run.is_running():
         run.wait()
         return ''
@@ -237,10 +239,12 @@ def kill_once(run: Run, in_save: bool, chance: random.Random, epoch_time: float)
 def main() -> int:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--kills', type=int, default=20)
+    parser.add_argument('--kills', type=int, default=20, help='number of kills')
     parser.add_argument('--processes', type=int, default=1, choices=(1, 2))
-    parser.add_argument('--seed', type=int, default=0, help='of the moments')
-    parser.add_argument('--folder', help='for the two runs; default: a temporary one')
+    parser.add_argument('--seed', type=int, default=0, help='of the random moments')
+    parser.add_argument(
+        '--folder', help='folder of the two runs (default: a temporary one)'
+    )
     flags = parser.parse_args()
     folder = pathlib.Path(flags.folder or tempfile.mkdtemp(prefix='kill_resume_'))
     folder.mkdir(parents=True, exist_ok=True)
@@ -253,14 +257,14 @@ def main() -> int:
 
 
 def run_through(run: Run, epochs: int) -> float:
-    """Runs to the end; gives the seconds that an epoch took after the first."""
+    """Runs to the end; returns the seconds per epoch after the first save."""
     began = time.monotonic()
     run.start()
     wait_for(lambda: run.saved() != [], run)
     first = time.monotonic()
     if any(run.wait()):
-        raise RuntimeError(f'the run that nobody kills failed: see {run.output}')
-    print(f'left alone: {epochs} epochs in {time.monotonic() - began:.0f} s')
+        raise RuntimeError(f'the uninterrupted run failed: see {run.output}')
+    print(f'uninterrupted: {epochs} epochs in {time.monotonic() - began:.0f} s')
     return (time.monotonic() - first) / (epochs - 1)
 
 
@@ -268,29 +272,29 @@ def compare(
     folder: pathlib.Path,
     processes: int,
     kills: int,
-    chance: random.Random,
+    rng: random.Random,
     epochs: int | None = None,
 ) -> bool:
-    """Whether a run that is killed so many times ends as one that is left alone."""
+    """Whether a run that is killed `kills` times ends as an uninterrupted one."""
     epochs = epochs or kills + 2
-    alone = Run(folder / 'alone', processes, epochs)
-    epoch_time = run_through(alone, epochs)
+    uninterrupted = Run(folder / 'alone', processes, epochs)
+    epoch_time = run_through(uninterrupted, epochs)
     killed = Run(folder / 'killed', processes, epochs)
     done = 0
     while done < kills:
-        said = kill_once(killed, done % 2 == 1, chance, epoch_time)
-        if not said:
+        description = kill_once(killed, done % 2 == 1, rng, epoch_time)
+        if not description:
             break
         done += 1
-        print(f'{done:3d}. {said}', flush=True)
+        print(f'{done:3d}. {description}', flush=True)
     killed.start()
     statuses = killed.wait()
     print(f'{done} kills, {done} resumes, last exit status {statuses}')
-    outcomes = alone.outcome(), killed.outcome()
-    for name, (state, log) in zip(('left alone', 'killed'), outcomes, strict=True):
-        print(f'{name:10s}: state {state}, metrics log {log}')
+    outcomes = uninterrupted.outcome(), killed.outcome()
+    for name, (state, log) in zip(('uninterrupted', 'killed'), outcomes, strict=True):
+        print(f'{name:13s}: state {state}, metrics log {log}')
     same = outcomes[0] == outcomes[1] and done == kills and not any(statuses)
-    print('equal bit for bit' if same else f'NOT as it should be: see {killed.output}')
+    print('equal bit for bit' if same else f'NOT equal: see {killed.output}')
     return same
 
 

@@ -3,15 +3,17 @@
     python benchmarks/parts.py
     python benchmarks/parts.py --canvases 256x320 --dtypes float32 --repeats 10
 
-Forward, training step, assignment, losses with their gradient, post-processing. Times
-are medians of synchronized calls. Memory is what XLA plans for arguments, results and
-work together. FLOP/s of a part, as XLA counts its operations, are given as a share of
-those of a large matrix product in float32 and in bfloat16, measured in the same run.
+The parts are forward, training step, assignment, losses with their gradient, and
+post-processing. Times are medians of synchronized calls. Memory is what XLA plans for
+arguments, results and temporaries together. The FLOP/s of a part, by XLA's count of its
+operations, are given as a share of those of a large matrix product of the same dtype,
+measured in the same run.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -28,13 +30,13 @@ _MIB = 2**20
 
 
 class Measured(NamedTuple):
-    """Of one program.
+    """The measurements of one program.
 
     Attributes:
         seconds: of a call.
-        compile_seconds: tracing included.
-        bytes: arguments, results and work; None where XLA does not say.
-        flops: of a call, as XLA counts; None likewise.
+        compile_seconds: of tracing and compiling.
+        bytes: arguments, results and temporaries; None where XLA does not say.
+        flops: of a call, by XLA's count; None where XLA does not say.
     """
 
     seconds: float
@@ -46,16 +48,9 @@ class Measured(NamedTuple):
 def measure(program: programs.Program, repeats: int) -> Measured:
     """Compiles and times a program."""
     began = time.perf_counter()
-    compiled = program.function.lower(*program.arguments).compile()
+    compiled = program.compile()
     compile_seconds = time.perf_counter() - began
-    arguments = list(program.arguments)
-
-    def call():
-        result = jax.block_until_ready(compiled(*arguments))
-        if program.carries:
-            arguments[0] = result[0]
-
-    seconds = timing.seconds(call, repeats)
+    seconds = timing.seconds(program.caller(compiled), repeats)
     return Measured(seconds, compile_seconds, _bytes(compiled), _flops(compiled))
 
 
@@ -68,9 +63,9 @@ def _bytes(compiled):
 
 
 def _flops(compiled):
-    counted = compiled.cost_analysis()
-    counted = counted[0] if isinstance(counted, list) else counted
-    return (counted or {}).get('flops')
+    costs = compiled.cost_analysis()
+    costs = costs[0] if isinstance(costs, list) else costs
+    return (costs or {}).get('flops')
 
 
 def ceiling(dtype: str, repeats: int) -> float:
@@ -78,37 +73,37 @@ def ceiling(dtype: str, repeats: int) -> float:
     side = _MATMUL.get(jax.default_backend(), _MATMUL_ACCELERATOR)
     x = jnp.ones((side, side), dtype)
     product = jax.jit(lambda a, b: a @ b)
-    best = timing.seconds(lambda: product(x, x).block_until_ready(), repeats, 2)
-    return 2 * side**3 / best
+    median = timing.seconds(lambda: product(x, x).block_until_ready(), repeats, 2)
+    return 2 * side**3 / median
 
 
 def parts(
-    made: programs.Programs, boxes: list[int], wanted: list[str]
-) -> dict[str, programs.Program]:
-    """Programs by name, in the order of the table; those wanted are built."""
+    built: programs.Programs, boxes: list[int], selected: list[str]
+) -> Iterator[tuple[str, programs.Program]]:
+    """Names and programs of the selected parts, in the order of the table."""
     builders = {
-        'forward': made.forward,
-        'train step': made.train_step,
-        'losses': made.losses,
-        'post-processing': made.post_processing,
+        'forward': built.forward,
+        'train step': built.train_step,
+        'losses': built.losses,
+        'post-processing': built.post_processing,
     }
     for count in boxes:
         name = f'assignment, {count} boxes'
-        builders[name] = lambda count=count: made.assignment(count)
+        builders[name] = lambda count=count: built.assignment(count)
     for name, build in builders.items():
-        if any(name.startswith(start) for start in wanted):
+        if any(name.startswith(start) for start in selected):
             yield name, build()
 
 
-def row(name: str, found: Measured, limit: float) -> list[str]:
+def row(name: str, measured: Measured, limit: float) -> list[str]:
     """A line of the table."""
-    memory = '' if found.bytes is None else f'{found.bytes / _MIB:.0f} MiB'
-    work = rate = ''
-    if found.flops:
-        work = f'{found.flops / 1e9:.3g}'
-        rate = f'{found.flops / found.seconds / limit:.0%}'
-    times = timing.milliseconds(found.seconds), f'{found.compile_seconds:.1f} s'
-    return [name, *times, memory, work, rate]
+    memory = '' if measured.bytes is None else f'{measured.bytes / _MIB:.0f} MiB'
+    flops = share = ''
+    if measured.flops:
+        flops = f'{measured.flops / 1e9:.3g}'
+        share = f'{measured.flops / measured.seconds / limit:.0%}'
+    times = timing.milliseconds(measured.seconds), f'{measured.compile_seconds:.1f} s'
+    return [name, *times, memory, flops, share]
 
 
 _HEADER = ('part', 'time', 'compile', 'memory', 'GFLOP', 'of matmul')
@@ -116,7 +111,7 @@ _PARTS = ('forward', 'train step', 'losses', 'post-processing', 'assignment')
 
 
 def report(flags: argparse.Namespace, overrides: list[str]) -> None:
-    """Measures and prints a table for each canvas and type."""
+    """Measures and prints a table for each canvas and dtype."""
     config = load_config(flags.config, parse_overrides(overrides))
     experiment = build_experiment(config)
     device = jax.devices()[0]
@@ -125,9 +120,9 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
         limit = ceiling(dtype, 5)
         print(f'\n{dtype} matrix product: {limit / 1e9:.0f} GFLOP/s')
         for size in flags.canvases:
-            made = programs.Programs(experiment, size, flags.batch_size, dtype)
+            built = programs.Programs(experiment, size, flags.batch_size, dtype)
             rows = []
-            for name, program in parts(made, flags.boxes, flags.parts):
+            for name, program in parts(built, flags.boxes, flags.parts):
                 print(f'{name} ...', file=sys.stderr, flush=True)
                 rows.append(row(name, measure(program, flags.repeats), limit))
             print(f'\n{dtype}, canvas {size[0]}x{size[1]}, batch {flags.batch_size}\n')
@@ -136,17 +131,13 @@ def report(flags: argparse.Namespace, overrides: list[str]) -> None:
 
 def main() -> int:
     """Reads the flags and measures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('--config', default='configs/atss_r50_1x.py')
     parser.add_argument(
         '--canvases', type=canvas, nargs='+', default=[(256, 320), (800, 1344)]
     )
-    types = ('float32', 'bfloat16')
-    parser.add_argument('--dtypes', nargs='+', default=types, choices=types)
+    dtypes = ('float32', 'bfloat16')
+    parser.add_argument('--dtypes', nargs='+', default=dtypes, choices=dtypes)
     parser.add_argument('--parts', nargs='+', default=_PARTS, choices=_PARTS)
     parser.add_argument('--boxes', type=int, nargs='+', default=[8, 100, 500])
     parser.add_argument('--batch_size', type=int, default=1)

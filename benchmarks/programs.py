@@ -1,4 +1,4 @@
-"""The compiled parts of ATSS that benchmarks time, on made-up images and boxes."""
+"""The parts of ATSS that benchmarks compile and time, on generated images and boxes."""
 
 import functools
 from collections.abc import Callable
@@ -22,39 +22,54 @@ Canvas = tuple[int, int]
 
 
 class Program(NamedTuple):
-    """Something to compile and call.
+    """A function to compile and call.
 
     Attributes:
-        function: jitted; all that it reads are its arguments.
+        function: jitted; it reads nothing except its arguments.
         arguments: arrays on the device.
-        carries: the first result is the first argument of the next call.
+        carries: whether the first result is the first argument of the next call.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     carries: bool = False
 
+    def compile(self) -> jax.stages.Compiled:
+        """The program for its arguments."""
+        return self.function.lower(*self.arguments).compile()
+
+    def caller(self, compiled: jax.stages.Compiled) -> Callable[[], None]:
+        """A call of the compiled program that waits for its result."""
+        arguments = list(self.arguments)
+
+        def call():
+            result = jax.block_until_ready(compiled(*arguments))
+            if self.carries:
+                arguments[0] = result[0]
+
+        return call
+
 
 def example_batch(
-    canvas: Canvas, batch_size: int, boxes: int, num_classes: int, room: int = 0
+    canvas: Canvas, batch_size: int, boxes: int, num_classes: int, capacity: int = 0
 ) -> dict[str, np.ndarray]:
     """A training batch of noise, whose images fill the canvas.
 
     Args:
         canvas: height, width.
-        batch_size: images.
-        boxes: in each image; their sides are 16 pixels to half of the canvas, evenly
-            on a scale of logarithms.
+        batch_size: number of images.
+        boxes: number in each image; their sides are log-uniform from 16 pixels to half
+            of the canvas.
         num_classes: labels are below it.
-        room: places for boxes, if more than there are boxes.
+        capacity: boxes that each image is padded to, if more than `boxes`.
     """
     random = np.random.default_rng(0)
     limits = np.array(canvas[::-1], float)
     sides = 16 * (limits / 32) ** random.random((batch_size, boxes, 2))
     corners = random.random((batch_size, boxes, 2)) * (limits - sides)
-    missing = max(room - boxes, 0)
-    places = ((0, 0), (0, missing), (0, 0))
-    gt_boxes = np.pad(np.concatenate([corners, corners + sides], -1), places)
+    missing = max(capacity - boxes, 0)
+    padding = ((0, 0), (0, missing), (0, 0))
+    gt_boxes = np.pad(np.concatenate([corners, corners + sides], -1), padding)
     labels = random.integers(num_classes, size=(batch_size, boxes + missing))
     valid = np.broadcast_to(np.arange(boxes + missing) < boxes, labels.shape)
     return {
@@ -68,14 +83,14 @@ def example_batch(
 
 
 class Programs:
-    """The parts of one model, at one canvas, batch size and type.
+    """The parts of one model, at one canvas, batch size and dtype.
 
     Args:
-        experiment: of a config.
+        experiment: built from a config.
         canvas: height, width.
-        batch_size: images of a batch.
+        batch_size: images in a batch.
         dtype: 'float32' or 'bfloat16'.
-        boxes: in each image of the batch.
+        boxes: number in each image of the batch.
     """
 
     def __init__(
@@ -90,14 +105,14 @@ class Programs:
         self.model = experiment.model.clone(dtype=dtype)
         self.normalizer = experiment.data['train'].normalizer
         self.num_classes = self.model.bbox_head.num_classes
-        room = experiment.data['train'].pipeline.max_boxes
-        batch = example_batch(canvas, batch_size, boxes, self.num_classes, room)
+        capacity = experiment.data['train'].pipeline.max_boxes
+        batch = example_batch(canvas, batch_size, boxes, self.num_classes, capacity)
         self.batch = jax.device_put(batch)
         self.variables = jax.device_put(init_variables(self.model, 0))
 
     @functools.cached_property
     def outputs(self):
-        """Head outputs, in which some hundred classes reach the score threshold."""
+        """Head outputs, some hundred of whose scores reach the threshold."""
         outputs = jax.jit(self._outputs)(self.variables, self.batch)
         random = np.random.default_rng(1)
         logits = tuple(
@@ -111,13 +126,14 @@ class Programs:
         return self.model.apply(variables, images, batch['image_size'], train=train)
 
     def forward(self) -> Program:
-        """Pixels to head outputs."""
+        """From pixels to head outputs."""
         return Program(jax.jit(self._outputs), (self.variables, self.batch))
 
     def assignment(self, boxes: int) -> Program:
-        """Anchors to boxes, one image."""
+        """The assignment of anchors to boxes, for one image."""
         batch = jax.device_put(example_batch(self.canvas, 1, boxes, self.num_classes))
-        one = tuple(batch[name][0] for name in ('gt_boxes', 'gt_valid', 'image_size'))
+        fields = 'gt_boxes', 'gt_valid', 'image_size'
+        arguments = tuple(batch[name][0] for name in fields)
         loss = self.experiment.loss
 
         def function(gt_boxes, gt_valid, image_size):
@@ -130,10 +146,10 @@ class Programs:
                 assigner=loss.assigner,
             )
 
-        return Program(jax.jit(function), one)
+        return Program(jax.jit(function), arguments)
 
     def losses(self) -> Program:
-        """Head outputs to losses, assignment included, and gradients of the outputs."""
+        """From head outputs to losses, assignment included, and their gradients."""
 
         def function(outputs, batch):
             return atss_loss(outputs, batch, self.experiment.loss)[0]
@@ -142,18 +158,20 @@ class Programs:
         return Program(differentiate, (self.outputs, self.batch))
 
     def post_processing(self) -> Program:
-        """Head outputs to detections, NMS included."""
+        """From head outputs to detections, NMS included."""
         scale = jnp.ones((len(self.batch['image']), 2))
 
         def function(outputs, sizes, scale):
             config = self.experiment.detect
-            return jax.vmap(lambda *one: detect(*one, config))(outputs, sizes, scale)
+            return jax.vmap(lambda *image: detect(*image, config))(
+                outputs, sizes, scale
+            )
 
         arguments = self.outputs, self.batch['image_size'], scale
         return Program(jax.jit(function), arguments)
 
     def train_step(self) -> Program:
-        """The whole training step, mapped and with its state donated, as in a run."""
+        """The whole training step, mapped and with a donated state, as in a run."""
         experiment = self.experiment
         optimizer, mode = experiment.optimizer, experiment.parallel
         rates = learning_rates(optimizer.lr, experiment.lr_config, 1000, 12)

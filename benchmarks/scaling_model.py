@@ -5,17 +5,17 @@
 
 A step takes max(compute + all-reduce, input):
 
-- compute: images of a device x operations an image / (peak x utilization); or what
-  was measured, by --images_per_s_device.
+- compute: images per device x operations per image / (peak x utilization); or
+  measured, with --images_per_s_device.
 - all-reduce: gradients in float32, one ring over the devices of a host, then one over
   hosts: 2 (n-1)/n x bytes / bandwidth + 2 (n-1) x latency each. A second, tiny one (the
-  normalizers of the loss) costs latency only and can hide behind nothing.
-- input: images of a host / (its cores x images a core and second). Batches are
+  normalizers of the loss) costs latency only and overlaps with nothing.
+- input: images per host / (its cores x images per second and core). Batches are
   loaded ahead, so input costs nothing until it is the slowest part.
 
-Left out: waiting for the slowest host, copies from host to device (3 MB an image),
-evaluation, saving, compiling. A real pod is slower. Measure one host first, and give
-what it did as flags.
+Not included: waiting for the slowest host, copies from host to device (3 MB per image),
+evaluation, saving, compiling. A real pod is slower. Measure one host first, and pass
+its results as flags.
 """
 
 import argparse
@@ -82,24 +82,30 @@ def _flag(meaning, default=dataclasses.MISSING):
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """All that the model rests on; each field is a flag of the same name."""
+    """The assumptions of the model; each field is a flag of the same name."""
 
-    devices_per_host: int = _flag('GPUs or chips')
-    peak_tflops: float = _flag('of a device, in the precision that it multiplies in')
-    link_gb_s: float = _flag('GB/s a device sends to the next in its host')
-    host_gb_s: float = _flag('GB/s a host sends to the next host')
-    hop_us: float = _flag('microseconds a message takes to the next device or host')
+    devices_per_host: int = _flag('GPUs or TPU chips')
+    peak_tflops: float = _flag('of a device, in the precision of its products')
+    link_gb_s: float = _flag('GB/s from a device to the next in its host')
+    host_gb_s: float = _flag('GB/s from a host to the next host')
+    hop_us: float = _flag('microseconds for a message to the next device or host')
     cores_per_host: float = _flag('cores, not hyperthreads, that load images')
-    hosts: int = _flag('last row of the table; a TPU slice has no more')
-    samples_per_gpu: int = _flag('images a device and step, as in the config', 2)
+    hosts: int = _flag('last row of the table; maximum of a TPU slice')
+    samples_per_gpu: int = _flag('images per (device, step), as in the config', 2)
     utilization: float = _flag('share of the peak that a step reaches: a guess', 0.2)
-    images_per_s_device: float = _flag('measured; 0: from operations and peak', 0.0)
-    training_gflops: float = _flag('an image of 800 x 1344, there and back', 1196.1)
-    parameters: int = _flag('trained ones; of 32,295,322 in all', 32_069_978)
+    images_per_s_device: float = _flag(
+        'measured; 0: computed from operations and peak', 0.0
+    )
+    training_gflops: float = _flag(
+        'an image of 800 x 1344, forward and backward', 1196.1
+    )
+    parameters: int = _flag('trained parameters, of 32,295,322 in total', 32_069_978)
     bytes_per_parameter: float = _flag('gradients are float32', 4)
     overlap: float = _flag('share of the all-reduce hidden by the backward pass', 0.0)
-    images_per_s_core: float = _flag('images a core decodes and resizes', 75)
-    images: int = _flag('an epoch; COCO train2017 has so many with objects', 117_266)
+    images_per_s_core: float = _flag(
+        'images per second that a core decodes and resizes', 75
+    )
+    images: int = _flag('per epoch; those of COCO train2017 with objects', 117_266)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -116,13 +122,13 @@ class Assumptions:
 
     @property
     def gradient_bytes(self) -> float:
-        """What each device puts into the all-reduce of a step."""
+        """The bytes that each device contributes to the all-reduce of a step."""
         return self.bytes_per_parameter * self.parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table; times in seconds."""
+    """One row of the table; times in seconds."""
 
     hosts: int
     batch: int
@@ -133,12 +139,12 @@ class Row:
 
     @property
     def step(self) -> float:
-        """Seconds a step takes."""
+        """Seconds per step."""
         return max(self.compute + self.all_reduce, self.input)
 
     @property
     def images_per_s(self) -> float:
-        """Images a second, all hosts together."""
+        """Images per second of all hosts together."""
         return self.batch / self.step
 
     @property
@@ -153,62 +159,62 @@ def ring(members: int, size: float, bandwidth: float, latency: float) -> float:
     """Seconds of a ring all-reduce.
 
     Args:
-        members: of the ring; with one nothing is sent.
+        members: number in the ring; with one nothing is sent.
         size: bytes that each member holds.
-        bandwidth: bytes a second from a member to the next.
-        latency: seconds a message takes to the next.
+        bandwidth: bytes per second from a member to the next.
+        latency: seconds of a message to the next member.
     """
     steps = 2 * (members - 1)
     return steps / members * size / bandwidth + steps * latency
 
 
-def predict(hosts: int, given: Assumptions) -> Row:
-    """The line of the table for so many hosts."""
-    local = given.devices_per_host
-    if given.images_per_s_device:
-        compute = given.samples_per_gpu / given.images_per_s_device
+def predict(hosts: int, assumed: Assumptions) -> Row:
+    """The row of the table for a number of hosts."""
+    local = assumed.devices_per_host
+    if assumed.images_per_s_device:
+        compute = assumed.samples_per_gpu / assumed.images_per_s_device
     else:
-        operations = given.samples_per_gpu * given.training_gflops * 1e9
-        compute = operations / (given.peak_tflops * 1e12 * given.utilization)
+        operations = assumed.samples_per_gpu * assumed.training_gflops * 1e9
+        compute = operations / (assumed.peak_tflops * 1e12 * assumed.utilization)
 
     def all_reduce(size):
-        hop = given.hop_us * 1e-6
-        inside = ring(local, size, given.link_gb_s * 1e9, hop)
-        return inside + ring(hosts, size, given.host_gb_s * 1e9, hop)
+        hop = assumed.hop_us * 1e-6
+        inside = ring(local, size, assumed.link_gb_s * 1e9, hop)
+        return inside + ring(hosts, size, assumed.host_gb_s * 1e9, hop)
 
-    exposed = (1 - given.overlap) * all_reduce(given.gradient_bytes) + all_reduce(0)
-    host_batch = given.samples_per_gpu * local
+    exposed = (1 - assumed.overlap) * all_reduce(assumed.gradient_bytes) + all_reduce(0)
+    host_batch = assumed.samples_per_gpu * local
     batch = host_batch * hosts
     return Row(
         hosts=hosts,
         batch=batch,
         compute=compute,
         all_reduce=exposed,
-        input=host_batch / (given.cores_per_host * given.images_per_s_core),
-        steps_per_epoch=math.ceil(given.images / batch),
+        input=host_batch / (assumed.cores_per_host * assumed.images_per_s_core),
+        steps_per_epoch=math.ceil(assumed.images / batch),
     )
 
 
-def table(given: Assumptions) -> list[Row]:
-    """The lines for 1, 2, 4, ... hosts."""
-    return [predict(2**i, given) for i in range(int(math.log2(given.hosts)) + 1)]
+def table(assumed: Assumptions) -> list[Row]:
+    """The rows for 1, 2, 4, ... hosts."""
+    return [predict(2**i, assumed) for i in range(int(math.log2(assumed.hosts)) + 1)]
 
 
-def format_assumptions(given: Assumptions, preset: str) -> str:
-    """The assumptions, one a line, with what they mean."""
+def format_assumptions(assumed: Assumptions, preset: str) -> str:
+    """The assumptions, one per line, with what they mean."""
     lines = [
         'a model, not a measurement',
         f'assumptions (preset {preset}; change any by its flag):',
     ]
-    for field in dataclasses.fields(given):
-        value = f'{getattr(given, field.name):,.10g}'
+    for field in dataclasses.fields(assumed):
+        value = f'{getattr(assumed, field.name):,.10g}'
         lines.append(f'  --{field.name:<20} {value:>12}  {field.metadata["help"]}')
-    lines.append(f'  all-reduce of {given.gradient_bytes / 1e6:.1f} MB a step')
+    lines.append(f'  all-reduce of {assumed.gradient_bytes / 1e6:.1f} MB a step')
     return '\n'.join(lines)
 
 
 def format_table(rows: list[Row]) -> str:
-    """The table; efficiency is images a second and host, against one host."""
+    """The table; efficiency is images per second and host, relative to one host."""
     head = (
         'hosts   batch  compute  reduce   input    step   images/s  effic.  '
         'steps/epoch   epoch  bound by'
@@ -227,7 +233,7 @@ def format_table(rows: list[Row]) -> str:
 
 
 def parse(arguments: list[str] | None = None) -> tuple[str, Assumptions]:
-    """The preset's name, and the assumptions with what the flags change."""
+    """The name of the preset, and the assumptions with the changes by flags."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -249,10 +255,10 @@ def parse(arguments: list[str] | None = None) -> tuple[str, Assumptions]:
 
 def main() -> int:
     """Prints the assumptions, then the table."""
-    preset, given = parse()
-    print(format_assumptions(given, preset))
+    preset, assumed = parse()
+    print(format_assumptions(assumed, preset))
     print()
-    print(format_table(table(given)))
+    print(format_table(table(assumed)))
     return 0
 
 

@@ -3,9 +3,9 @@
     python benchmarks/startup.py
     python benchmarks/startup.py --canvas 800x1344 --runs 1
 
-Trains on made-up images that fill the canvas, each time in a process of its own that
-is stopped after the first step: with an empty compilation cache, then with the one that
-the run before left in the workdir. The parts are what `train.py` itself prints.
+Trains on generated images that fill the canvas, each time in a new process that is
+killed after the first step: with an empty compilation cache, then with the cache that
+the previous run left in the workdir. The parts are those that `train.py` prints.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _DONE = re.compile(r'first step done ([\d.]+) s after the start \((.*)\)')
 
 
 def command(flags: argparse.Namespace, folder: pathlib.Path) -> list[str]:
-    """`train.py` on the data in `folder`, with its workdir there."""
+    """The command line of `train.py` with data and workdir in `folder`."""
     height, width = flags.canvas
     scale = f'({max(height, width)}, {min(height, width)})'
     fields = {
@@ -50,37 +50,38 @@ def command(flags: argparse.Namespace, folder: pathlib.Path) -> list[str]:
 
 
 def first_step(words: list[str]) -> dict[str, float]:
-    """Runs until the first step is done; seconds in all, and by part.
+    """Runs until the first step is done; returns the seconds in total and by part.
 
     Raises:
-        ValueError: the program ended before.
+        ValueError: the program ended before its first step.
     """
-    began, said = time.perf_counter(), []
+    began, output = time.perf_counter(), []
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
     ) as run:
         for line in run.stdout:
-            said.append(line)
-            if found := _DONE.search(line):
+            output.append(line)
+            if match := _DONE.search(line):
                 total = time.perf_counter() - began
                 run.send_signal(signal.SIGKILL)
-                parts = dict(part.rsplit(' ', 1) for part in found[2].split(', '))
+                parts = dict(part.rsplit(' ', 1) for part in match[2].split(', '))
                 seconds = {name: float(value) for name, value in parts.items()}
                 return {'total': total, **seconds}
-    raise ValueError('train.py ended before its first step:\n' + ''.join(said))
+    raise ValueError('train.py ended before its first step:\n' + ''.join(output))
 
 
 def main() -> int:
     """Reads the flags, measures, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = timing.new_parser(__doc__)
     parser.add_argument('--config', default='configs/atss_r50_1x.py')
     parser.add_argument('--canvas', type=canvas, default=(256, 320))
     parser.add_argument('--batch_size', type=int, default=1)
-    parser.add_argument('--runs', type=int, default=3, help='of each kind; medians')
+    parser.add_argument(
+        '--runs',
+        type=int,
+        default=3,
+        help='number of runs of each kind, of which the median counts',
+    )
     flags = parser.parse_args()
     runs = {'cold': [], 'warm': []}
     try:
@@ -95,8 +96,11 @@ def main() -> int:
         return 1
     names = list(runs['cold'][0])
     rows = [
-        [kind, *(f'{statistics.median(one[n] for one in each):.1f} s' for n in names)]
-        for kind, each in runs.items()
+        [
+            kind,
+            *(f'{statistics.median(run[n] for run in seconds):.1f} s' for n in names),
+        ]
+        for kind, seconds in runs.items()
     ]
     print(timing.machine())
     print(timing.table(['cache', *names], rows))

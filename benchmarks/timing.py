@@ -1,5 +1,6 @@
-"""How benchmarks measure and print; the standard library alone, so any peer can."""
+"""How benchmarks measure and print; imports the standard library only, for peers."""
 
+import argparse
 import datetime
 import math
 import os
@@ -11,8 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 _TURN = 0.05  # seconds that a turn takes at least
 
 
+def new_parser(description: str) -> argparse.ArgumentParser:
+    """A parser as all benchmarks use it; `description` is their docstring."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def seconds(call: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
-    """Median time of a call, which must not return before its work is done."""
+    """Median seconds of a call, which must not return before its work is done."""
     return interleaved({'call': call}, repeats, warm_up)['call']
 
 
@@ -22,13 +32,13 @@ def interleaved(
     warm_up: int = 1,
     pause: float = 0,
 ) -> dict[str, float]:
-    """Median time of each call, taken in turns.
+    """Median seconds of each call, measured in turns.
 
-    What else the machine does at a time then slows all of them, and their ratio holds.
-    A turn of a short call is many calls: one alone would mostly measure how long
-    threads and caches take to come back. And threads of some libraries go on spinning
-    for a while after a call: where calls run in different processes, a `pause` of some
-    seconds keeps one from slowing the next.
+    Other work on the machine then slows all calls alike, so their ratio holds. A short
+    call is repeated many times in its turn: a single one would mostly measure how long
+    threads and caches take to warm up again. Threads of some libraries keep spinning
+    for a while after a call: where calls run in different processes, `pause` seconds
+    before each turn keep one from slowing the next.
     """
     counts = {}
     for name, call in calls.items():
@@ -44,7 +54,7 @@ def interleaved(
 
 
 def _seconds_of(call, count):
-    """Mean of so many calls in a row."""
+    """Mean seconds of `count` calls in a row."""
     began = time.perf_counter()
     for _ in range(count):
         call()
@@ -52,7 +62,7 @@ def _seconds_of(call, count):
 
 
 def machine() -> str:
-    """Processor, cores that this process may use, date."""
+    """Processor, number of cores that this process may use, and date."""
     cores = len(os.sched_getaffinity(0))
     return f'{_processor()}, {cores} cores, {datetime.date.today().isoformat()}'
 
@@ -69,11 +79,11 @@ def _processor():
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as Markdown, so that a page of figures is what the program printed."""
+    """A Markdown table, so that output can be pasted into the documentation."""
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
 
 def milliseconds(value: float) -> str:
-    """Seconds for a table."""
+    """Formats seconds for a table."""
     return f'{value * 1e3:.3g} ms' if value < 1 else f'{value:.3g} s'

@@ -1,6 +1,7 @@
-"""Images of which anchors learn which box: `draw assignment`."""
+"""Images of which anchors are assigned to which box: `draw assignment`."""
 
 import collections
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -10,26 +11,64 @@ import jax.numpy as jnp
 import numpy as np
 
 from atss_jax.config import build_experiment
-from atss_jax.data.loader import load_row
-from atss_jax.detection.assign import assign, candidates, thresholds
+from atss_jax.data.loader import Batch, load_row
+from atss_jax.detection.anchors import AnchorGenerator
+from atss_jax.detection.assign import ATSSAssigner, assign, candidates, thresholds
 from atss_jax.detection.boxes import iou
-from atss_jax.drawing import boxes as visualize
-from atss_jax.drawing import text as lettering
+from atss_jax.drawing.boxes import class_color, draw_boxes, write_image
+from atss_jax.drawing.sheets import contact_sheet
+from atss_jax.drawing.text import (
+    BLACK,
+    MIN_TEXT_PIXELS,
+    WHITE,
+    class_text,
+    fit_text,
+    put_text,
+)
 
 _LONG_SIDE = 640  # of a panel, in pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What the assignment does with the n objects of one image, crowds left out.
+
+    Attributes:
+        boxes: (n,4) xyxy.
+        labels: (n,) classes.
+        thresholds: (n,) the IoU from which a candidate is positive.
+        centers: (n,K,2) x and y of the center of each candidate.
+        levels: (n,K) the pyramid level of each candidate.
+        is_candidate: (n,K) validity mask of the candidates.
+        is_positive: (n,K) whether the candidate is assigned to the box.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    thresholds: np.ndarray
+    centers: np.ndarray
+    levels: np.ndarray
+    is_candidate: np.ndarray
+    is_positive: np.ndarray
+
+    def scaled(self, factor: float) -> 'Explanation':
+        """The same for the image enlarged by `factor`."""
+        return dataclasses.replace(
+            self, boxes=self.boxes * factor, centers=self.centers * factor
+        )
 
 
 def draw_assignment(
     config, out: str, split: str, image_ids: Sequence[int] | None, count: int
 ) -> None:
-    """Writes a sheet: for each image its boxes, candidates and positives by level.
+    """Writes a sheet: for each image its boxes, and their candidates by level.
 
     Args:
         config: a loaded config.
         out: .png or .jpg file.
         split: 'train', 'val' or 'test'; images are whole, at `img_scale`.
-        image_ids: of the images; None: the first that have objects.
-        count: how many those are.
+        image_ids: which images; None: the first that have objects.
+        count: how many images, where `image_ids` is None.
 
     Raises:
         ValueError: no such image, or none with objects; bad data.
@@ -38,70 +77,72 @@ def draw_assignment(
     data = experiment.data[split]
     source, pipeline = data.open(), data.pipeline.without_jitter()
     loss, canvases = experiment.loss, pipeline.all_canvases()
-    chosen = pipeline.canvas_index(source)
+    canvas_index = pipeline.canvas_index(source)
     columns = -(-(len(loss.anchors.strides) + 2) // 2)
     panels, captions = [], []
     for index in _indices(source.records, image_ids, count):
-        row = load_row(source, index, canvases[chosen[index]], pipeline)
-        found = explain(row, loss.anchors, loss.assigner, pipeline.size_divisor)
-        own, texts = _panels(row, found, source.classes, loss.anchors.strides)
-        gap = -len(own) % columns  # the next image begins a row
-        panels += own + [np.full_like(own[0], 255)] * gap
-        captions += texts + [''] * gap
-    visualize.write_image(out, visualize.contact_sheet(panels, columns, captions))
+        row = load_row(source, index, canvases[canvas_index[index]], pipeline)
+        explanation = explain(row, loss.anchors, loss.assigner, pipeline.size_divisor)
+        row_panels, row_captions = _panels(
+            row, explanation, source.classes, loss.anchors.strides
+        )
+        empty_cells = -len(row_panels) % columns  # the next image begins a row
+        panels += row_panels + [np.full_like(row_panels[0], 255)] * empty_cells
+        captions += row_captions + [''] * empty_cells
+    write_image(out, contact_sheet(panels, columns, captions))
 
 
 def _indices(records, image_ids, count):
+    """Positions of the images in the records."""
     if image_ids is None:
         has_object = np.flatnonzero(records.counts > 0)[:count].tolist()
         if not has_object:
             raise ValueError('no image of the split has an object')
         return has_object
-    rows = {id_: row for row, id_ in enumerate(records.image_ids.tolist())}
-    unknown = [id_ for id_ in image_ids if id_ not in rows]
+    index_of = {id_: index for index, id_ in enumerate(records.image_ids.tolist())}
+    unknown = [id_ for id_ in image_ids if id_ not in index_of]
     if unknown:
         raise ValueError(
             f'image ids {unknown} are not in the data (or filtered out); it has '
-            f'{len(rows)} images, such as {list(rows)[:5]}'
+            f'{len(index_of)} images, such as {list(index_of)[:5]}'
         )
-    return [rows[id_] for id_ in image_ids]
+    return [index_of[id_] for id_ in image_ids]
 
 
-def explain(row, anchors, assigner, divisor: int) -> dict[str, np.ndarray]:
-    """What the assignment does with one image.
+def explain(
+    row: Batch, anchors: AnchorGenerator, assigner: ATSSAssigner, divisor: int
+) -> Explanation:
+    """Runs the assignment on one image and keeps what it decides by.
 
     Args:
-        row: of a batch, without its leading axis.
+        row: one row of a batch, without its leading axis.
         anchors: the grid.
-        assigner: settings.
-        divisor: of the size of the valid region.
-
-    Returns:
-        By object (crowds left out): `boxes` (n,4), `labels` (n,), `thresholds` (n,);
-        candidates by their center `points` (n,K,2), `levels` (n,K) and `is_candidate`
-        (n,K); `is_positive` (n,K): this anchor learns this box.
+        assigner: settings of the assignment.
+        divisor: sides of the valid region are rounded up to a multiple of it.
     """
-    step = functools.partial(
-        _explain, row['image'].shape[:2], anchors, assigner, divisor
-    )
+    canvas = row['image'].shape[:2]
+    step = jax.jit(functools.partial(_explain, canvas, anchors, assigner, divisor))
     objects = row['gt_valid'] & ~row['gt_ignored']
-    found = jax.device_get(jax.jit(step)(row['gt_boxes'], objects, row['image_size']))
-    kept = {name: values[objects] for name, values in found.items()}
-    sizes = anchors.grid_sizes(row['image'].shape[:2])
-    ends = np.cumsum([h * w * anchors.num_anchors for h, w in sizes])
-    kept['levels'] = np.searchsorted(ends, kept.pop('index'), side='right')
-    return kept | {
-        'boxes': row['gt_boxes'][objects],
-        'labels': row['gt_labels'][objects],
-    }
+    arrays = jax.device_get(step((row['gt_boxes'], objects, row['image_size'])))
+    arrays = {name: values[objects] for name, values in arrays.items()}
+    level_ends = np.cumsum(
+        [h * w * anchors.num_anchors for h, w in anchors.grid_sizes(canvas)]
+    )
+    return Explanation(
+        boxes=row['gt_boxes'][objects],
+        labels=row['gt_labels'][objects],
+        levels=np.searchsorted(level_ends, arrays.pop('index'), side='right'),
+        **arrays,
+    )
 
 
-def _explain(canvas, anchors, assigner, divisor, gt_boxes, objects, image_size):
+def _explain(canvas, anchors, assigner, divisor, inputs):
+    gt_boxes, objects, image_size = inputs
     valid_size = -(-image_size // divisor) * divisor
-    index, box, ok = candidates(
+    index, anchor_boxes, is_candidate = candidates(
         gt_boxes, image_size, valid_size, canvas, anchors, assigner
     )
-    owner = assign(
+    assigned_box = assign(
         gt_boxes,
         objects,
         image_size,
@@ -110,99 +151,109 @@ def _explain(canvas, anchors, assigner, divisor, gt_boxes, objects, image_size):
         anchors=anchors,
         assigner=assigner,
     )
-    owner_GK = owner.at[index].get(mode='fill', fill_value=-1)
+    assigned_GK = assigned_box.at[index].get(mode='fill', fill_value=-1)
+    is_own = assigned_GK == jnp.arange(len(gt_boxes))[:, None]
     return {
         'index': index,
-        'is_candidate': ok,
-        'points': (box[..., :2] + box[..., 2:]) / 2,
-        'thresholds': thresholds(iou(gt_boxes[:, None], box), ok),
-        'is_positive': ok & (owner_GK == jnp.arange(len(gt_boxes))[:, None]),
+        'is_candidate': is_candidate,
+        'centers': (anchor_boxes[..., :2] + anchor_boxes[..., 2:]) / 2,
+        'thresholds': thresholds(iou(gt_boxes[:, None], anchor_boxes), is_candidate),
+        'is_positive': is_candidate & is_own,
     }
 
 
-def _panels(row, found, classes, strides):
-    """The boxes, one panel a level, a bar chart; and their captions."""
+def _panels(row, explanation, classes, strides):
+    """Panels of one image (the boxes, each level, a bar chart) and their captions."""
     height, width = row['image_size']
     image = row['image'][:height, :width]
     ratio = _LONG_SIDE / max(height, width)
     large = cv2.resize(image, (round(width * ratio), round(height * ratio)))
-    boxes = found['boxes'] * ratio
-    colors = [visualize.class_color(k) for k in range(len(boxes))]
-    panels = [_draw_objects(large, boxes, found, classes)]
-    total = int(found['is_positive'].sum())
-    noun = 'box' if len(boxes) == 1 else 'boxes'
-    captions = [f'{row["image_id"]}: {len(boxes)} {noun}, {total} positives']
-    counts = np.zeros((len(strides), len(boxes)), int)
+    shown = explanation.scaled(ratio)
+    panels = [_draw_objects(large, shown, classes)]
+    num_boxes, total = len(shown.boxes), int(shown.is_positive.sum())
+    noun = 'box' if num_boxes == 1 else 'boxes'
+    captions = [f'{row["image_id"]}: {num_boxes} {noun}, {total} positives']
+    positives = np.zeros((len(strides), num_boxes), int)
     for level, stride in enumerate(strides):
-        here = found['is_candidate'] & (found['levels'] == level)
-        positive = here & found['is_positive']
-        counts[level] = positive.sum(1)
-        points = found['points'] * ratio
-        reach = min(5.0, 0.3 * stride * ratio)  # rings of neighbors must not touch
-        panels.append(_draw_level(large, boxes, points, here, positive, colors, reach))
-        captions.append(f'stride {stride}: {positive.sum()} of {here.sum()} positive')
-    panels.append(_draw_bars(large.shape, counts, strides, colors))
+        in_level = shown.levels == level
+        positives[level] = (shown.is_positive & in_level).sum(1)
+        num_candidates = (shown.is_candidate & in_level).sum()
+        radius = min(5.0, 0.3 * stride * ratio)  # circles of neighbors must not touch
+        panels.append(_draw_level(large, shown, level, radius))
+        captions.append(
+            f'stride {stride}: {positives[level].sum()} of {num_candidates} positive'
+        )
+    panels.append(_draw_bars(large.shape, positives, strides))
     captions.append('positives by stride')
     return panels, captions
 
 
-def _draw_objects(image, boxes, found, classes):
-    """Each box in a color of its own, with its name and IoU threshold."""
+def _draw_objects(image, shown, classes):
+    """Each box in a color of its own, with its class and IoU threshold."""
     names = [
-        f'{lettering.class_text(classes[label], label)} IoU>{threshold:.2f}'
-        for label, threshold in zip(found['labels'], found['thresholds'], strict=True)
+        f'{class_text(classes[label], label)} IoU>{threshold:.2f}'
+        for label, threshold in zip(shown.labels, shown.thresholds, strict=True)
     ]
-    return visualize.draw_boxes(image, boxes, np.arange(len(boxes)), names)
+    return draw_boxes(image, shown.boxes, np.arange(len(shown.boxes)), names)
 
 
-def _draw_level(image, boxes, points, here, positive, colors, reach):
-    """Candidates as rings, positives as discs, in the color of their box.
+def _draw_level(image, shown, level, radius):
+    """Negative candidates as circles, positives as discs, in the color of their box.
 
-    Where several boxes have one candidate, a ring is around the other.
+    Where several boxes share a candidate, their circles lie around each other.
     """
     panel = image // 2 + 100  # pale, so that the marks stand out
-    for box, color in zip(boxes.round().astype(int).tolist(), colors, strict=True):
+    in_level = shown.levels == level
+    positive = shown.is_positive & in_level
+    negative = shown.is_candidate & in_level & ~positive
+    colors = [class_color(k) for k in range(len(shown.boxes))]
+    for box, color in zip(shown.boxes.round().astype(int), colors, strict=True):
+        box = box.tolist()
         cv2.rectangle(panel, box[:2], box[2:], color, 2, cv2.LINE_AA)
-    thickness = 2 if reach > 4 else 1
-    radius, taken = max(2, round(reach)), collections.Counter()
+    thickness = 2 if radius > 4 else 1
+    radius, circles = max(2, round(radius)), collections.Counter()
     for k, color in enumerate(colors):
-        for point in points[k][positive[k]].round().astype(int).tolist():
-            cv2.circle(panel, point, radius + 3, (0, 0, 0), -1, cv2.LINE_AA)
-            cv2.circle(panel, point, radius + 1, color, -1, cv2.LINE_AA)
-            taken[tuple(point)] = 2
+        for center in shown.centers[k][positive[k]].round().astype(int).tolist():
+            cv2.circle(panel, center, radius + 3, BLACK, -1, cv2.LINE_AA)
+            cv2.circle(panel, center, radius + 1, color, -1, cv2.LINE_AA)
+            circles[tuple(center)] = 2  # a disc is as large as two circles
     for k, color in enumerate(colors):
-        for point in points[k][here[k] & ~positive[k]].round().astype(int).tolist():
-            around = radius + (thickness + 1) * taken[tuple(point)]
-            cv2.circle(panel, point, around, color, thickness, cv2.LINE_AA)
-            taken[tuple(point)] += 1
+        for center in shown.centers[k][negative[k]].round().astype(int).tolist():
+            outer = radius + (thickness + 1) * circles[tuple(center)]
+            cv2.circle(panel, center, outer, color, thickness, cv2.LINE_AA)
+            circles[tuple(center)] += 1
     return panel
 
 
-def _draw_bars(shape, counts, strides, colors):
-    """A bar a level, of pieces in the boxes' colors, with the sum on top."""
+def _draw_bars(shape, positives, strides):
+    """A bar for each level, stacked in the colors of the boxes, its sum on top.
+
+    Args:
+        shape: of the panel.
+        positives: (L,n) counts by level and box.
+        strides: of the levels.
+    """
     panel = np.full(shape, 255, np.uint8)
     height, width = shape[:2]
-    size = max(lettering.MIN_TEXT_PIXELS, height / 30)
-    top, bottom = round(3 * size), height - round(3 * size)
-    most, slot = max(1, counts.sum(1).max()), width / len(strides)
+    text_size = max(MIN_TEXT_PIXELS, height / 30)
+    top, bottom = round(3 * text_size), height - round(3 * text_size)
+    unit = (bottom - top) / max(1, positives.sum(1).max())
+    slot = width / len(strides)
     for level, stride in enumerate(strides):
         left, right = round((level + 0.2) * slot), round((level + 0.8) * slot)
         y = float(bottom)
-        for count, color in zip(counts[level], colors, strict=True):
-            above = y - count / most * (bottom - top)
+        for k, count in enumerate(positives[level]):
+            upper = y - count * unit
             if count:
-                first, last = (left, round(above)), (right, round(y))
-                cv2.rectangle(panel, first, last, color, -1)
-                cv2.rectangle(panel, first, last, (255, 255, 255), 1)
-            y = above
-        middle = (left + right) // 2
-        _center(
-            panel, str(counts[level].sum()), middle, round(y - size / 2), size, slot
-        )
-        _center(panel, str(stride), middle, bottom + round(1.6 * size), size, slot)
+                corners = (left, round(upper)), (right, round(y))
+                cv2.rectangle(panel, *corners, class_color(k), -1)
+                cv2.rectangle(panel, *corners, WHITE, 1)
+            y = upper
+        for text, baseline in (
+            (str(positives[level].sum()), round(y - text_size / 2)),
+            (str(stride), bottom + round(1.6 * text_size)),
+        ):
+            line = fit_text(text, text_size, slot)
+            x = (left + right) // 2 - line.width // 2
+            put_text(panel, line, x, baseline, BLACK)
     return panel
-
-
-def _center(panel, text, x, y, size, room):
-    line = lettering.fit(text, size, room)
-    lettering.put(panel, line, x - line.width // 2, y, lettering.BLACK)

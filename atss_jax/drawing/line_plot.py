@@ -1,14 +1,15 @@
 """Line plots as images, drawn by OpenCV."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from atss_jax.drawing import text as lettering
+from atss_jax.drawing.text import Color, fit_text, put_text
 
-Line = tuple[np.ndarray, np.ndarray]
-"""x and y of points, x rising."""
+Curve = tuple[np.ndarray, np.ndarray]
+"""x and y of points, x rising; y is nan where there is no value."""
 
 _COLORS = (
     (7, 87, 186),
@@ -20,133 +21,151 @@ _COLORS = (
     (120, 100, 20),
     (90, 90, 90),
 )
-_GRID, _INK = (222, 222, 222), (60, 60, 60)
-_TEXT = 12  # pixels
-_DASH = 14  # pixels of a line in its color, where others lie on it
+_GRID_COLOR, _TEXT_COLOR = (222, 222, 222), (60, 60, 60)
+_TEXT_SIZE = 12  # pixels
+_DASH = 14  # length in pixels of a curve's own color where it lies on others
 _LEFT, _RIGHT, _TOP, _BOTTOM = 86, 24, 44, 44
 
 
-def color(number: int) -> lettering.Color:
-    """The color of a line."""
+class _Axes(NamedTuple):
+    """The frame of a plot in pixels, and the ranges of values along its sides."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+
+    def x(self, value):
+        return _scale(value, self.x_range, self.left, self.right)
+
+    def y(self, value):
+        return _scale(value, self.y_range, self.bottom, self.top)
+
+
+def curve_color(number: int) -> Color:
+    """The color of a curve, by its position among the curves."""
     return _COLORS[number % len(_COLORS)]
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most `most` + 1 round numbers that lie in low..high, evenly spaced."""
+def ticks(low: float, high: float, max_steps: int = 6) -> list[float]:
+    """Round numbers in low..high, evenly spaced, at most `max_steps` + 1 of them."""
     if not high > low:
         return [low]
-    rough = (high - low) / most
+    rough = (high - low) / max_steps
     unit = 10.0 ** np.floor(np.log10(rough))
     step = unit * next(f for f in (1, 2, 2.5, 5, 10) if f * unit >= rough * (1 - 1e-9))
     first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
-    # Plus 0: not -0.
+    # Adding 0 turns -0 into 0.
     return (np.arange(first, last + 1) * step + 0.0).tolist()
 
 
 def line_plot(
-    lines: Sequence[Line],
+    curves: Sequence[Curve],
     title: str,
     x_end: float | None = None,
     size: tuple[int, int] = (640, 400),
 ) -> np.ndarray:
-    """Lines over common axes, each in the `color` of its place; nan leaves a gap.
+    """Draws curves over common axes, each in its `curve_color`.
 
-    Where lines lie on each other, their colors take turns.
+    A nan leaves a gap. Where curves lie on each other, their colors alternate.
 
     Args:
-        lines: what to draw; a single point is a dot.
+        curves: what to draw; a curve of a single point is a dot.
         title: written above.
         x_end: the axis is from 0 to here; None: from the first to the last point.
-        size: width, height in pixels.
+        size: width and height in pixels.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    panel = np.full((size[1], size[0], 3), 255, np.uint8)
-    box = (_LEFT, _TOP, size[0] - _RIGHT, size[1] - _BOTTOM)
-    _write(panel, title, (box[0], _TOP - 16), 1.2 * _TEXT, size[0] - _LEFT)
-    x = np.concatenate([np.zeros(0), *(x for x, _ in lines)])
-    y = np.concatenate([np.zeros(0), *(y for _, y in lines)])
-    drawn = np.isfinite(y)
-    if not drawn.any():
-        _write(panel, 'nothing logged', (box[0] + 16, size[1] // 2), _TEXT, size[0])
+    width, height = size
+    panel = np.full((height, width, 3), 255, np.uint8)
+    _write(panel, title, (_LEFT, _TOP - 16), 1.2 * _TEXT_SIZE, width - _LEFT)
+    x = np.concatenate([np.zeros(0), *(x for x, _ in curves)])
+    y = np.concatenate([np.zeros(0), *(y for _, y in curves)])
+    is_finite = np.isfinite(y)
+    if not is_finite.any():
+        corner = (_LEFT + 16, height // 2)
+        _write(panel, 'nothing logged', corner, _TEXT_SIZE, width)
         return panel
     x_range = (x.min(), x.max()) if x_end is None else (0.0, x_end)
-    y_range = _padded(y[drawn])
-    _axes(panel, box, x_range, y_range)
-    inks = [_polyline(panel.shape[:2], box, line, x_range, y_range) for line in lines]
-    y, x = np.indices(panel.shape[:2])
-    turn = (3 * x + y) // (3 * _DASH) % len(lines)
-    for number, ink in enumerate(inks):
-        _blend(panel, ink, color(number))
-    for number, ink in enumerate(inks):
-        _blend(panel, ink * (turn == number), color(number))
+    y_range = _padded_range(y[is_finite])
+    axes = _Axes(_LEFT, _TOP, width - _RIGHT, height - _BOTTOM, x_range, y_range)
+    _draw_axes(panel, axes)
+    covers = [_cover(panel.shape[:2], axes, curve) for curve in curves]
+    row, column = np.indices(panel.shape[:2])
+    turn = (3 * column + row) // (3 * _DASH) % len(curves)
+    for number, cover in enumerate(covers):
+        _blend(panel, cover, curve_color(number))
+    for number, cover in enumerate(covers):
+        _blend(panel, cover * (turn == number), curve_color(number))
     return panel
 
 
-def _padded(values):
+def legend(names: Sequence[str], width: int) -> np.ndarray:
+    """A strip of names, each next to a stroke in the color of its curve."""
+    row = 2 * _TEXT_SIZE
+    strip = np.full((row * len(names), width, 3), 255, np.uint8)
+    for number, name in enumerate(names):
+        y = row * number + row // 2
+        cv2.line(strip, (20, y), (60, y), curve_color(number), 3, cv2.LINE_AA)
+        _write(strip, name, (72, y + _TEXT_SIZE // 2), _TEXT_SIZE, width - 92)
+    return strip
+
+
+def _padded_range(values):
     low, high = float(values.min()), float(values.max())
-    room = 0.05 * (high - low) or abs(high) / 10 or 1.0
-    # What starts near 0 is shown from 0.
+    margin = 0.05 * (high - low) or abs(high) / 10 or 1.0
+    # Values that start near 0 are shown from 0.
     is_near_0 = 0 <= low < 0.3 * high
-    return (0.0 if is_near_0 else low - room), high + room
+    return (0.0 if is_near_0 else low - margin), high + margin
 
 
-def _axes(panel, box, x_range, y_range):
-    left, top, right, bottom = box
-    for value in ticks(*y_range):
-        y = round(_scale(value, y_range, bottom, top))
-        cv2.line(panel, (left, y), (right, y), _GRID, 1)
-        text = lettering.fit(f'{value:.6g}', _TEXT, left)
-        lettering.put(panel, text, left - text.width - 8, y + 5, _INK)
-    for value in ticks(*x_range):
-        x = round(_scale(value, x_range, left, right))
-        cv2.line(panel, (x, top), (x, bottom), _GRID, 1)
-        text = lettering.fit(f'{value:.6g}', _TEXT, right - left)
-        lettering.put(panel, text, x - text.width // 2, bottom + 20, _INK)
-    cv2.rectangle(panel, (left, top), (right, bottom), _INK, 1)
+def _draw_axes(panel, axes):
+    left, top, right, bottom = axes[:4]
+    for value in ticks(*axes.y_range):
+        y = round(axes.y(value))
+        cv2.line(panel, (left, y), (right, y), _GRID_COLOR, 1)
+        line = fit_text(f'{value:.6g}', _TEXT_SIZE, left)
+        put_text(panel, line, left - line.width - 8, y + 5, _TEXT_COLOR)
+    for value in ticks(*axes.x_range):
+        x = round(axes.x(value))
+        cv2.line(panel, (x, top), (x, bottom), _GRID_COLOR, 1)
+        line = fit_text(f'{value:.6g}', _TEXT_SIZE, right - left)
+        put_text(panel, line, x - line.width // 2, bottom + 20, _TEXT_COLOR)
+    cv2.rectangle(panel, (left, top), (right, bottom), _TEXT_COLOR, 1)
 
 
-def _polyline(size, box, line, x_range, y_range):
-    """How much of each pixel the line covers, 0 to 255."""
-    panel = np.zeros(size, np.uint8)
-    left, top, right, bottom = box
-    x = _scale(np.asarray(line[0], float), x_range, left, right)
-    y = _scale(np.asarray(line[1], float), y_range, bottom, top)
-    ends = np.flatnonzero(~np.isfinite(y)) + 1
-    for part_x, part_y in zip(np.split(x, ends), np.split(y, ends), strict=True):
-        kept = np.isfinite(part_y)
-        # In sixteenths of a pixel, for smooth lines.
-        points = np.stack([part_x[kept], part_y[kept]], 1)
+def _cover(shape, axes, curve):
+    """How much of each pixel the curve covers, 0 to 255."""
+    panel = np.zeros(shape, np.uint8)
+    x = axes.x(np.asarray(curve[0], float))
+    y = axes.y(np.asarray(curve[1], float))
+    gaps = np.flatnonzero(~np.isfinite(y)) + 1
+    for piece_x, piece_y in zip(np.split(x, gaps), np.split(y, gaps), strict=True):
+        is_finite = np.isfinite(piece_y)
+        points = np.stack([piece_x[is_finite], piece_y[is_finite]], 1)
         if len(points) == 1:
             center = points[0].round().astype(int).tolist()
             cv2.circle(panel, center, 3, 255, -1, cv2.LINE_AA)
+        # In sixteenths of a pixel, for smooth lines.
         points = (16 * points).round().astype(np.int32)
         cv2.polylines(panel, [points], False, 255, 2, cv2.LINE_AA, 4)
     return panel
 
 
-def _blend(panel, cover, ink):
-    share = cover[..., None] / 255
-    panel[:] = np.rint(panel * (1 - share) + np.array(ink) * share)
+def _blend(panel, cover, color):
+    opacity = cover[..., None] / 255
+    panel[:] = np.rint(panel * (1 - opacity) + np.array(color) * opacity)
 
 
-def _scale(value, from_range, low, high):
-    span = from_range[1] - from_range[0]
-    share = (value - from_range[0]) / span if span else value * 0 + 0.5
+def _scale(value, value_range, low, high):
+    span = value_range[1] - value_range[0]
+    share = (value - value_range[0]) / span if span else value * 0 + 0.5
     return low + share * (high - low)
 
 
-def legend(names: Sequence[str], width: int) -> np.ndarray:
-    """A strip of names, each beside its line's color."""
-    row = 2 * _TEXT
-    strip = np.full((row * len(names), width, 3), 255, np.uint8)
-    for number, name in enumerate(names):
-        y = row * number + row // 2
-        cv2.line(strip, (20, y), (60, y), color(number), 3, cv2.LINE_AA)
-        _write(strip, name, (72, y + _TEXT // 2), _TEXT, width - 92)
-    return strip
-
-
-def _write(panel, text, corner, size, room):
-    lettering.put(panel, lettering.fit(text, size, room), *corner, _INK)
+def _write(panel, text, corner, size, max_width):
+    put_text(panel, fit_text(text, size, max_width), *corner, _TEXT_COLOR)

@@ -1,8 +1,7 @@
-"""The names beside boxes: where they hide the least, as large as there is room for.
+"""Tags: the names next to boxes, placed where they hide the least.
 
-All names of an image have one size: the largest at which every box has room for its
-own. A name that would hide another one, a small object
-or most of its own is left out.
+All tags of an image have one text size, the largest at which every box gets its tag.
+A tag that would hide another tag, a small object or most of its own object is left out.
 """
 
 from collections.abc import Sequence
@@ -10,40 +9,47 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atss_jax.drawing.text import MIN_TEXT_PIXELS, Color, Line, fit, ink_on, put
+from atss_jax.drawing.text import (
+    MIN_TEXT_PIXELS,
+    Color,
+    TextLine,
+    fit_text,
+    put_text,
+    text_color_on,
+)
 
-# Of the size in an image with room; tried in turn.
+# Text sizes that are tried in turn, as shares of the size in an uncrowded image.
 _SIZES = (1.0, 0.85, 0.7, 0.6, 0.5)
-# The share that a name may hide: of another object or name, of its own object.
-_MOST_HIDDEN, _MOST_OWN = 0.15, 0.5
-# Hiding less than this is no reason to look for another spot.
-_FREE, _FREE_OWN = 0.05, 0.2
+# The share that a tag may hide of another object or tag, and of its own object.
+_MAX_HIDDEN, _MAX_OWN_HIDDEN = 0.15, 0.5
+# Hiding less than this is no reason to look for another place.
+_FREE_HIDDEN, _FREE_OWN_HIDDEN = 0.05, 0.2
 
 
 class Tag(NamedTuple):
-    """A name and the rectangle, in pixels, that it fills."""
+    """A line of text and the rectangle, in pixels, that it fills."""
 
-    line: Line
+    line: TextLine
     left: int
     top: int
     width: int
     height: int
 
 
-def place(
-    size: tuple[int, int], boxes: Sequence[Sequence[int]], texts: Sequence[str]
+def place_tags(
+    image_size: tuple[int, int], boxes: Sequence[Sequence[int]], texts: Sequence[str]
 ) -> list[Tag | None]:
-    """A tag for each box, inside the image; None where there is no room.
+    """A tag for each box, inside the image; None where no place is free.
 
     Args:
-        size: height and width of the image.
-        boxes: (N,4) xyxy in its pixels, right and lower sides exclusive.
-        texts: of the boxes; the first one has the first choice.
+        image_size: height and width.
+        boxes: (N,4) xyxy in pixels of the image, right and lower sides exclusive.
+        texts: one for each box; earlier boxes choose their places first.
     """
     best = []
     for share in _SIZES:
-        letters = max(MIN_TEXT_PIXELS, share * min(size) / 30)
-        tags = _place_all(size, np.array(boxes, float), texts, letters)
+        text_size = max(MIN_TEXT_PIXELS, share * min(image_size) / 30)
+        tags = _place_all(image_size, np.array(boxes, float), texts, text_size)
         if not best or tags.count(None) < best.count(None):
             best = tags
         if None not in best:
@@ -51,33 +57,36 @@ def place(
     return best
 
 
-def draw(canvas: np.ndarray, tag: Tag, color: Color) -> None:
+def draw_tag(canvas: np.ndarray, tag: Tag, color: Color) -> None:
     """Draws a tag in place, filled with `color`."""
     area = canvas[tag.top : tag.top + tag.height, tag.left : tag.left + tag.width]
     area[:] = color
     x, y = max(0, (tag.width - tag.line.width) // 2), tag.height - tag.line.descent
-    # On the tag alone: whatever a font does, no ink lands beside it.
-    area[:] = put(area.copy(), tag.line, x, y, ink_on(color))
+    # Drawn on the tag alone: whatever a font does, no ink lands next to it.
+    lettered = area.copy()
+    put_text(lettered, tag.line, x, y, text_color_on(color))
+    area[:] = lettered
 
 
-def _place_all(size, boxes, texts, letters):
-    pad = max(2, round(letters / 5))
+def _place_all(image_size, boxes, texts, text_size):
+    padding = max(2, round(text_size / 5))
     tags, taken = [], np.zeros((0, 4))
-    for k, text in enumerate(texts):
-        line = fit(text, letters, size[1] - 2 * pad)
-        width = min(line.width + 2 * pad, size[1])
-        height = min(line.ascent + line.descent + pad, size[0])
-        spot = _choose(_spots(size, boxes[k], width, height), boxes, k, taken)
-        if spot is None:
+    for index, text in enumerate(texts):
+        line = fit_text(text, text_size, image_size[1] - 2 * padding)
+        width = min(line.width + 2 * padding, image_size[1])
+        height = min(line.ascent + line.descent + padding, image_size[0])
+        places = _places(image_size, boxes[index], width, height)
+        place = _choose(places, boxes, index, taken)
+        if place is None:
             tags.append(None)
             continue
-        tags.append(Tag(line, int(spot[0]), int(spot[1]), width, height))
-        taken = np.concatenate([taken, spot[None]])
+        tags.append(Tag(line, int(place[0]), int(place[1]), width, height))
+        taken = np.concatenate([taken, place[None]])
     return tags
 
 
-def _spots(size, box, width, height):
-    """(M,4) rectangles beside and in a box, all in the image; the best ones first."""
+def _places(image_size, box, width, height):
+    """(M,4) rectangles next to a box and in it, all in the image; preferred first."""
     (x1, y1), (x2, y2) = np.maximum(box[:2], 0), box[2:]
     corners = [
         (x1, y1 - height),
@@ -90,32 +99,40 @@ def _spots(size, box, width, height):
         (x2, y2 - height),
         (x1 - width, y2 - height),
     ]
-    room = np.array([size[1] - width, size[0] - height])
-    # Sideways, all are pushed into the image. Up or down, a spot would be in another.
-    inside = [(x, y) for x, y in corners if 0 <= y <= room[1]]
-    inside = np.array(inside or [(x1, np.clip(y1, 0, room[1]))], float)
-    low = np.clip(inside, 0, room)
-    return np.concatenate([low, low + np.array([width, height])], 1)
+    limits = np.array([image_size[1] - width, image_size[0] - height])
+    # Sideways, all are pushed into the image. Moved up or down, one would coincide
+    # with another, so those are dropped.
+    inside = [(x, y) for x, y in corners if 0 <= y <= limits[1]]
+    inside = np.array(inside or [(x1, np.clip(y1, 0, limits[1]))], float)
+    corners = np.clip(inside, 0, limits)
+    return np.concatenate([corners, corners + np.array([width, height])], 1)
 
 
-def _choose(spots, boxes, own, taken):
-    """The spot that hides the least; None if each hides too much."""
-    hidden = _overlaps(spots, boxes) / _areas(boxes)
-    own_hidden = hidden[:, own].copy()
-    hidden[:, own] = 0
-    smaller = np.minimum(_areas(spots)[:, None], _areas(taken))
-    names = _overlaps(spots, taken) / smaller
-    cost = np.maximum(hidden - _FREE, 0).sum(1) + names.sum(1)
-    cost += np.maximum(own_hidden - _FREE_OWN, 0) + 0.01 * np.arange(len(spots))
-    if len(boxes) > 1:  # else the image itself is too small
-        cost[own_hidden > _MOST_OWN] = np.inf
-    cost[np.concatenate([hidden, names], 1).max(1) > _MOST_HIDDEN] = np.inf
+def _choose(places, boxes, index, taken):
+    """The place of the tag of box `index` that hides least; None if all hide too much.
+
+    Args:
+        places: (M,4) rectangles to choose from.
+        boxes: (N,4) all boxes.
+        index: which of `boxes` the tag belongs to.
+        taken: (T,4) rectangles of the tags placed so far.
+    """
+    hidden = _overlaps(places, boxes) / _areas(boxes)
+    own_hidden = hidden[:, index].copy()
+    hidden[:, index] = 0
+    smaller = np.minimum(_areas(places)[:, None], _areas(taken))
+    hidden_tags = _overlaps(places, taken) / smaller
+    cost = np.maximum(hidden - _FREE_HIDDEN, 0).sum(1) + hidden_tags.sum(1)
+    cost += np.maximum(own_hidden - _FREE_OWN_HIDDEN, 0) + 0.01 * np.arange(len(places))
+    if len(boxes) > 1:  # A single box keeps its tag, however small the image is.
+        cost[own_hidden > _MAX_OWN_HIDDEN] = np.inf
+    cost[np.concatenate([hidden, hidden_tags], 1).max(1) > _MAX_HIDDEN] = np.inf
     best = cost.argmin()
-    return spots[best] if np.isfinite(cost[best]) else None
+    return places[best] if np.isfinite(cost[best]) else None
 
 
 def _areas(boxes):
-    """At least 1, to divide by."""
+    """(N,) areas in pixels, at least 1 so that they can be divided by."""
     return np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1)
 
 

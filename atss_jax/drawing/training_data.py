@@ -1,19 +1,22 @@
 """Images of what training is fed: `draw data`, `draw batch`."""
 
-import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from atss_jax.config import build_experiment
 from atss_jax.data.loader import Batch, load_row
-from atss_jax.drawing import boxes as visualize
+from atss_jax.data.records import Source
+from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
+from atss_jax.drawing.sheets import contact_sheet
+from atss_jax.files.atomic import read_json
 from atss_jax.files.wording import counted
 from atss_jax.training.setup import make_batches
 from atss_jax.training.workdir import STREAM
 
 _MIN_SIDE = 360
-_GREY, _STRIPE = 70, 110
+_GRAY, _STRIPE = 70, 110
 
 
 def draw_data(config, out: str, split: str, count: int, columns: int) -> None:
@@ -22,16 +25,17 @@ def draw_data(config, out: str, split: str, count: int, columns: int) -> None:
     Args:
         config: a loaded config.
         out: .png or .jpg file.
-        split: 'train': batches of one device from the first on, augmented; 'val' or
-            'test': in the data's order, whole.
-        count: images.
-        columns: in a row.
+        split: 'train': the batches of one device from the first on, augmented; 'val'
+            or 'test': whole images in the order of the data.
+        count: number of images.
+        columns: images in a row.
 
     Raises:
         ValueError: bad data, or nothing to draw.
     """
     experiment = build_experiment(config)
     source = experiment.data[split].open()
+    pipeline = experiment.data[split].pipeline
     if split == 'train':
         size = experiment.samples_per_gpu
         batches = make_batches(experiment, source, size, (0, size))
@@ -41,20 +45,18 @@ def draw_data(config, out: str, split: str, count: int, columns: int) -> None:
             for row in _rows(batches(step))
         ]
     else:
-        pipeline = experiment.data[split].pipeline
-        canvases, chosen = pipeline.all_canvases(), pipeline.canvas_index(source)
+        canvases, canvas_index = pipeline.all_canvases(), pipeline.canvas_index(source)
         rows = [
-            load_row(source, index, canvases[chosen[index]], pipeline)
+            load_row(source, index, canvases[canvas_index[index]], pipeline)
             for index in range(min(count, len(source.records)))
         ]
-    divisor = experiment.data[split].pipeline.size_divisor
-    _write(out, rows[:count], source, columns, divisor)
+    _write_sheet(out, rows[:count], source, columns, pipeline.size_divisor)
 
 
 def draw_batch(
     config, out: str, step: int, batch_size: int | None, workdir: str | None
 ) -> None:
-    """Writes a sheet of one training batch, rebuilt from its number.
+    """Writes a sheet of one training batch, rebuilt from its step number.
 
     Args:
         config: a loaded config.
@@ -62,7 +64,7 @@ def draw_batch(
         step: as the log counts, from 1.
         batch_size: of all devices together; None: that of the workdir, or of one
             device.
-        workdir: folder of the run, None for none.
+        workdir: folder of the run; None: no run.
 
     Raises:
         ValueError: there is no such step, or bad data.
@@ -75,18 +77,18 @@ def draw_batch(
     batches = make_batches(experiment, source, size, (0, size))
     steps = experiment.total_epochs * batches.plan.steps_per_epoch
     if step > steps:
-        raise ValueError(f'no step {step}: with batches of {size} training has {steps}')
-    batch = batches(step - 1)
+        raise ValueError(
+            f'no --step {step}: with batches of {size} training has {steps} steps'
+        )
     divisor = experiment.data['train'].pipeline.size_divisor
-    _write(out, _rows(batch), source, min(4, size), divisor)
+    _write_sheet(out, _rows(batches(step - 1)), source, min(4, size), divisor)
     print(f'step {step}, {counted(size, "image")}')
 
 
 def _batch_size(workdir):
-    file = pathlib.Path(workdir or '') / STREAM
-    if workdir is None or not file.exists():
+    if workdir is None or not (pathlib.Path(workdir) / STREAM).exists():
         return None
-    return json.loads(file.read_text()).get('global_batch_size')
+    return read_json(pathlib.Path(workdir) / STREAM).get('global_batch_size')
 
 
 def _rows(batch: Batch) -> list[Batch]:
@@ -94,41 +96,43 @@ def _rows(batch: Batch) -> list[Batch]:
     return [{name: x[row] for name, x in batch.items()} for row in range(count)]
 
 
-def _write(out, rows, source, columns, divisor):
-    sheet = visualize.contact_sheet(
+def _write_sheet(
+    out: str, rows: Sequence[Batch], source: Source, columns: int, divisor: int
+) -> None:
+    sheet = contact_sheet(
         [draw_row(row, source.classes, divisor) for row in rows],
         columns,
         captions=[_caption(row) for row in rows],
     )
-    visualize.write_image(out, sheet)
+    write_image(out, sheet)
 
 
 def _caption(row):
     height, width = row['image_size']
     canvas_height, canvas_width = row['image'].shape[:2]
-    stands_in = '' if row['skipped'] < 0 else ', in place of a bad one'
+    is_stand_in = row['skipped'] >= 0
     return (
         f'{row["image_id"]}: {height}x{width} on {canvas_height}x{canvas_width}'
-        f'{stands_in}'
+        f'{", in place of a bad image" if is_stand_in else ""}'
     )
 
 
 def draw_row(row: Batch, classes: tuple[str, ...], divisor: int) -> np.ndarray:
-    """A row of a batch: canvas, image and boxes, crowds by the name `crowd`.
+    """Draws a row of a batch: canvas, image and boxes; crowd regions are named `crowd`.
 
-    Outside the image the valid region, its size rounded up to a multiple of
-    `divisor`, is gray, and the rest of the canvas striped.
+    The valid region, the image with its size rounded up to a multiple of `divisor`, is
+    gray outside the image, and the rest of the canvas is striped.
     """
     height, width = row['image_size']
     valid_height, valid_width = -(-row['image_size'] // divisor) * divisor
     canvas = row['image'].copy()
     y, x = np.indices(canvas.shape[:2])
-    stripes = np.where((x + y) // 8 % 2, _STRIPE, _GREY)
+    stripes = np.where((x + y) // 8 % 2, _STRIPE, _GRAY)
     in_valid = (y < valid_height) & (x < valid_width)
     outside = (y >= height) | (x >= width)
-    fill = np.where(in_valid, _GREY, stripes).astype(np.uint8)
+    fill = np.where(in_valid, _GRAY, stripes).astype(np.uint8)
     canvas[outside] = fill[outside, None]
-    kept = row['gt_valid']
-    labels = np.where(row['gt_ignored'], len(classes), row['gt_labels'])[kept]
-    large, boxes = visualize.scale_up(canvas, row['gt_boxes'][kept], _MIN_SIDE)
-    return visualize.draw_boxes(large, boxes, labels, (*classes, 'crowd'))
+    valid = row['gt_valid']
+    labels = np.where(row['gt_ignored'], len(classes), row['gt_labels'])[valid]
+    large, boxes = scale_up(canvas, row['gt_boxes'][valid], _MIN_SIDE)
+    return draw_boxes(large, boxes, labels, (*classes, 'crowd'))

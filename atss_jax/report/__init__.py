@@ -1,1 +1,1 @@
-"""The evaluation report: one HTML page of everything that is wrong."""
+"""The evaluation report: one HTML page that shows what goes wrong, and how much."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG and HTML: text in, text out; colors are the page's classes."""
+"""Charts as inline SVG and HTML text; the page's style sheet gives the colors."""
 
 import html
 from collections.abc import Sequence
@@ -10,21 +10,22 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 46
 
 
 def path(x: np.ndarray, y: np.ndarray) -> str:
-    """The `d` of a line through points in 0..1; it breaks at a nan."""
-    parts, pen_down = [], False
-    for one_x, one_y in zip(x, y, strict=True):
-        if not np.isfinite(one_y):
+    """The `d` attribute of a line through points in 0..1; a nan leaves a gap."""
+    commands, pen_down = [], False
+    for point_x, point_y in zip(x, y, strict=True):
+        if not np.isfinite(point_y):
             pen_down = False
             continue
-        parts.append(f'{"L" if pen_down else "M"}{_x(one_x):.1f} {_y(one_y):.1f}')
+        command = 'L' if pen_down else 'M'
+        commands.append(f'{command}{_x(point_x):.1f} {_y(point_y):.1f}')
         pen_down = True
-    return ''.join(parts)
+    return ''.join(commands)
 
 
 def unit_plot(
     content: Sequence[str], x_name: str, y_name: str, description: str
 ) -> str:
-    """An SVG with both axes 0..1 around `content`."""
+    """An SVG with axes from 0 to 1 around the elements of `content`."""
     lines = []
     for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
         x, y = _x(tick), _y(tick)
@@ -47,7 +48,7 @@ def unit_plot(
 
 
 def column(left: float, right: float, height: float, title: str) -> str:
-    """A bar of a `unit_plot` from 0 up, with a tooltip."""
+    """A vertical bar of a `unit_plot`, from 0 to `height`, with a tooltip."""
     x, y = _x(left) + 1, _y(height)
     return (
         f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{_x(right) - x - 1:.1f}" '
@@ -55,11 +56,11 @@ def column(left: float, right: float, height: float, title: str) -> str:
     )
 
 
-def bars(rows: Sequence[tuple[str, float, str]], most: float) -> str:
-    """Horizontal bars as a table: name, value out of `most`, what is written."""
+def bars(rows: Sequence[tuple[str, float, str]], max_value: float) -> str:
+    """Horizontal bars as a table: name, value and text; `max_value` has full width."""
     lines = []
     for name, value, text in rows:
-        share = 0 if not np.isfinite(value) or not most else value / most
+        share = value / max_value if np.isfinite(value) and max_value else 0
         lines.append(
             f'<tr><th scope="row">{html.escape(name)}</th><td class="track">'
             f'<span style="width:{100 * share:.1f}%"></span></td>'

@@ -1,17 +1,19 @@
-"""What is wrong with detections, and the AP that mending each kind would gain (TIDE).
+"""Kinds of errors, and the AP that fixing each kind would gain (TIDE).
 
-Every wrong detection is of one kind; overlaps are IoU, of the object it overlaps most:
+Every wrong detection is of one kind; overlaps are IoU, with the object that it overlaps
+most:
 
 - localization: right class, overlap of at least 0.1 but below 0.5;
 - classification: overlap of at least 0.5 with an object of another class;
-- duplicate: right class and place, but a better detection has the object;
+- duplicate: right class and place, but a better detection matches the object;
 - background: overlap of at most 0.1 with any object;
-- both: what is left, a wrong class at a wrong place.
+- both: all others, a wrong class at a wrong place.
 
-An object is missed that no detection found, and none of the first two kinds points to.
+An object is missed if no detection matches it and none of the first two kinds is about
+it.
 
 Source: Bolya et al., TIDE (arXiv 2008.08115), section 2. Where a detection fits two
-kinds, the authors' order of tests decides, the one above.
+kinds, the order of the authors' tests decides, which is the one above.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from atss_jax.report.matching import Image, match
+from atss_jax.report.matching import EvaluatedImage, match
 
 WRONG = ('classification', 'localization', 'both', 'duplicate', 'background')
 KINDS = (*WRONG, 'missed')
@@ -33,40 +35,40 @@ class Diagnosis:
 
     Attributes:
         kinds: (N,) 'correct', 'ignored' or one of `WRONG`.
-        partner: (N,) the object found, or that a classification or localization error
-            is about; -1 for none.
-        is_found: (G,) bool, objects that were found.
+        gt_index: (N,) the object that a detection matches, or that its classification
+            or localization error is about; -1 for none.
+        is_found: (G,) bool, objects that a detection matches.
         is_missed: (G,) bool; an object may be neither found nor missed.
     """
 
     kinds: np.ndarray
-    partner: np.ndarray
+    gt_index: np.ndarray
     is_found: np.ndarray
     is_missed: np.ndarray
 
 
-def diagnose(image: Image) -> Diagnosis:
-    """Says of each detection whether it is right, and what is wrong with it."""
+def diagnose(image: EvaluatedImage) -> Diagnosis:
+    """Tells for each detection whether it is right, or which error it is."""
     matched = match(image, _FOREGROUND)
     kinds = np.full(len(image.scores), 'correct', dtype='<U14')
     kinds[matched.ignored] = 'ignored'
-    partner = matched.truth.copy()
-    iou = np.where(image.crowd, 0, matched.iou)
-    alike = image.found_labels[:, None] == image.labels
-    for row in np.flatnonzero((matched.truth < 0) & ~matched.ignored):
-        kinds[row], partner[row] = _kind(iou[row], alike[row])
-    is_found = matched.found()
-    addressed = np.zeros(len(image.labels), bool)
-    addressed[partner[partner >= 0]] = True
-    missed = ~is_found & ~addressed & ~image.crowd
-    return Diagnosis(kinds, partner, is_found, missed)
+    gt_index = matched.gt_index.copy()
+    iou = np.where(image.is_crowd, 0, matched.iou)
+    same_class = image.labels[:, None] == image.gt_labels
+    for row in np.flatnonzero((matched.gt_index < 0) & ~matched.ignored):
+        kinds[row], gt_index[row] = _kind(iou[row], same_class[row])
+    is_found = matched.is_found()
+    is_addressed = np.zeros(len(image.gt_labels), bool)
+    is_addressed[gt_index[gt_index >= 0]] = True
+    is_missed = ~is_found & ~is_addressed & ~image.is_crowd
+    return Diagnosis(kinds, gt_index, is_found, is_missed)
 
 
-def _kind(iou, alike):
-    """Kind and object of one wrong detection: overlaps (G,), same class (G,)."""
+def _kind(iou, same_class):
+    """Kind and object of one wrong detection, from its (G,) IoU and class equality."""
     if not len(iou):
         return 'background', -1
-    same, other = np.where(alike, iou, 0), np.where(alike, 0, iou)
+    same, other = np.where(same_class, iou, 0), np.where(same_class, 0, iou)
     if _BACKGROUND <= same.max() < _FOREGROUND:
         return 'localization', int(same.argmax())
     if other.max() >= _FOREGROUND:
@@ -78,13 +80,13 @@ def _kind(iou, alike):
 
 @dataclasses.dataclass(frozen=True)
 class Breakdown:
-    """AP at IoU 0.5 and what mending each kind of error alone would add to it.
+    """AP at IoU 0.5, and what fixing each kind of error alone would add to it.
 
     Attributes:
-        ap50: as COCO has it; nan without any object.
-        gains: of each of `KINDS`, and of 'false positives' and 'false negatives': all
-            wrong detections removed, all objects not found forgiven.
-        counts: how many there are of each.
+        ap50: as COCO defines it; nan without any object.
+        gains: for each of `KINDS`, for 'false positives' (all wrong detections
+            removed) and for 'false negatives' (all objects not found left out).
+        counts: number of errors of each.
     """
 
     ap50: float
@@ -93,80 +95,89 @@ class Breakdown:
 
 
 def breakdown(
-    images: Sequence[Image], diagnoses: Sequence[Diagnosis], num_classes: int
+    images: Sequence[EvaluatedImage], diagnoses: Sequence[Diagnosis], num_classes: int
 ) -> Breakdown:
-    """The AP gained if each kind of error were mended, the others left as they are.
+    """Computes the AP gained if one kind of error were fixed and the others were not.
 
-    A mended classification or localization error is a right detection, unless the
-    object has been found, or by a better such error: then it goes. Others go. A missed
-    object is no longer counted as one; a class of which neither objects nor wrong
-    detections are left then has AP 1.
+    A fixed classification or localization error becomes a right detection, unless a
+    detection matches the object already or a better error of the kind is about it: then
+    it is removed. Errors of other kinds are removed. A missed object is no longer
+    counted as one; a class with neither objects nor wrong detections then has AP 1.
 
     Differs from the authors' program: of several errors about one object the best of
-    the mended kind counts, there the best of both kinds.
+    the fixed kind counts; there, the best of both kinds.
     """
     table = _Table.of(images, diagnoses, num_classes)
-    base = table.ap()
-    found = table.objects - table.unfound
-    gains = {kind: table.mended(kind) for kind in WRONG}
-    gains['missed'] = table.ap(objects=table.objects - table.missed)
-    gains['false positives'] = table.ap(keep=table.kinds == 'correct')
-    gains['false negatives'] = table.ap(objects=found)
+    found = table.objects - table.not_found
+    aps = {kind: table.ap_without(kind) for kind in WRONG}
+    aps['missed'] = table.ap(objects=table.objects - table.missed)
+    aps['false positives'] = table.ap(keep=table.kinds == 'correct')
+    aps['false negatives'] = table.ap(objects=found)
     counts = {kind: int((table.kinds == kind).sum()) for kind in WRONG}
     counts['missed'] = int(table.missed.sum())
     counts['false positives'] = sum(counts[kind] for kind in WRONG)
-    counts['false negatives'] = int(table.unfound.sum())
-    gains = {kind: max(ap - base, 0.0) for kind, ap in gains.items()}
-    return Breakdown(base, gains, counts)
+    counts['false negatives'] = int(table.not_found.sum())
+    ap50 = table.ap()
+    gains = {kind: max(ap - ap50, 0.0) for kind, ap in aps.items()}
+    return Breakdown(ap50, gains, counts)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """All detections in columns, ignored ones left out, best first; objects by class.
+    """All N detections that are not ignored, best first, and objects by class.
 
-    `objects`, `unfound` and `missed` (C,) are counts. `mends` (N,) says that a mended
-    detection would find an object that is free, and `mended_label` (N,) which class.
+    Attributes:
+        labels: (N,) classes.
+        scores: (N,).
+        kinds: (N,) as in `Diagnosis`.
+        is_fixable: (N,) whether the detection, fixed, would match an object that no
+            other matches.
+        fixed_labels: (N,) the class that it then has.
+        objects: (C,) number of objects.
+        not_found: (C,) number of objects that no detection matches.
+        missed: (C,) number of missed objects.
     """
 
     labels: np.ndarray
     scores: np.ndarray
     kinds: np.ndarray
-    mends: np.ndarray
-    mended_label: np.ndarray
+    is_fixable: np.ndarray
+    fixed_labels: np.ndarray
     objects: np.ndarray
-    unfound: np.ndarray
+    not_found: np.ndarray
     missed: np.ndarray
 
     @classmethod
     def of(cls, images, diagnoses, num_classes):
+        pairs = list(zip(images, diagnoses, strict=True))
+        columns = [np.zeros(0, int), np.zeros(0), np.zeros(0, '<U14')]
+        columns += [np.zeros(0, bool), np.zeros(0, int)]
+        rows = [(i.labels, i.scores, d.kinds, *_fixes(i, d)) for i, d in pairs]
         columns = [
-            (p.found_labels, p.scores, d.kinds, *_mends(p, d))
-            for p, d in zip(images, diagnoses, strict=True)
+            np.concatenate(column) for column in zip(columns, *rows, strict=True)
         ]
-        empty = [np.zeros(0, int), np.zeros(0), np.zeros(0, '<U14')]
-        empty += [np.zeros(0, bool), np.zeros(0, int)]
-        columns = [np.concatenate(part) for part in zip(empty, *columns, strict=True)]
         order = np.argsort(-columns[1], kind='stable')
         order = order[columns[2][order] != 'ignored']
 
-        def count(of):
-            labels = [of(p, d) for p, d in zip(images, diagnoses, strict=True)]
+        def count(masks):
+            labels = [i.gt_labels[mask] for i, mask in zip(images, masks, strict=True)]
             labels = np.concatenate([np.zeros(0, int), *labels])
             return np.bincount(labels, minlength=num_classes)
 
         return cls(
             *(column[order] for column in columns),
-            objects=count(lambda p, d: p.labels[~p.crowd]),
-            unfound=count(lambda p, d: p.labels[~p.crowd & ~d.is_found]),
-            missed=count(lambda p, d: p.labels[d.is_missed]),
+            objects=count([~i.is_crowd for i in images]),
+            not_found=count([~i.is_crowd & ~d.is_found for i, d in pairs]),
+            missed=count([d.is_missed for d in diagnoses]),
         )
 
-    def mended(self, kind):
+    def ap_without(self, kind):
+        """AP after all errors of a kind are fixed, or removed where they cannot be."""
         is_kind = self.kinds == kind
-        mends = is_kind & self.mends
-        labels = np.where(mends, self.mended_label, self.labels)
-        correct = mends | (self.kinds == 'correct')
-        return self.ap(keep=~is_kind | mends, labels=labels, correct=correct)
+        is_fixed = is_kind & self.is_fixable
+        labels = np.where(is_fixed, self.fixed_labels, self.labels)
+        correct = is_fixed | (self.kinds == 'correct')
+        return self.ap(keep=~is_kind | is_fixed, labels=labels, correct=correct)
 
     def ap(self, keep=None, labels=None, correct=None, objects=None):
         """AP at 0.5 over the classes that have objects; nan if none has."""
@@ -181,28 +192,30 @@ class _Table:
         return float(np.mean(aps)) if aps else float('nan')
 
 
-def _mends(image, diagnosis):
-    """(N,) whether a mended error finds a free object first, and its class (N,)."""
-    mends = np.zeros(len(image.scores), bool)
+def _fixes(image, diagnosis):
+    """`is_fixable` and `fixed_labels` of `_Table` for the detections of one image."""
+    is_fixable = np.zeros(len(image.scores), bool)
     taken = set()
-    for row, (kind, partner) in enumerate(
-        zip(diagnosis.kinds, diagnosis.partner, strict=True)
+    for row, (kind, index) in enumerate(
+        zip(diagnosis.kinds, diagnosis.gt_index, strict=True)
     ):
         if kind in ('classification', 'localization'):
-            free = not diagnosis.is_found[partner] and (kind, partner) not in taken
-            mends[row] = free
-            taken.add((kind, partner))
-    if not len(image.labels):
-        return mends, image.found_labels
-    return mends, image.labels[diagnosis.partner]
+            is_free = (kind, index) not in taken and not diagnosis.is_found[index]
+            is_fixable[row] = is_free
+            taken.add((kind, index))
+    if not len(image.gt_labels):
+        return is_fixable, image.labels
+    return is_fixable, image.gt_labels[diagnosis.gt_index]
 
 
 def average_precision(correct: np.ndarray, objects: int) -> float:
-    """COCO's AP of one class: precision at 101 recalls, no lower than at a higher one.
+    """COCO's AP of one class: mean precision at 101 recalls.
+
+    The precision at a recall is the best at this or any higher recall.
 
     Args:
-        correct: (N,) bool, of the detections, best first.
-        objects: how many there are to find; with none, 1 if nothing wrong was found.
+        correct: (N,) bool for each detection, best first.
+        objects: how many there are; if none, AP is 1 without detections, otherwise 0.
     """
     if objects == 0:
         return float(not len(correct))

@@ -4,15 +4,18 @@ import base64
 import html
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 
 from atss_jax.data.image_file import UNUSABLE
+from atss_jax.drawing.boxes import encode_image, scale_down
 from atss_jax.report.analysis import Analysis
-from atss_jax.report.errors import KINDS
+from atss_jax.report.errors import KINDS, Diagnosis
+from atss_jax.report.matching import EvaluatedImage
 
-_MOST = 24  # images: a page of some megabytes
+_MAX_IMAGES = 24  # so that a page has some megabytes at most
 _LONG_SIDE, _QUALITY = 800, 82
+# What the page calls the two kinds of boxes, by their `data-side`.
+_SIDE_NAMES = {'truth': 'ground truth', 'detections': 'detections'}
 
 
 def gallery(
@@ -25,30 +28,32 @@ def gallery(
     Args:
         analysis: says which images are worst.
         names: what each image is called, by image id.
-        read: (H,W,3) uint8 RGB of an image id. Images that are damaged are named in
-            place of shown.
+        read: (H,W,3) uint8 RGB of an image id. Damaged images are named instead of
+            shown.
     """
-    figures, unusable = [], []
+    figures, unreadable = [], []
     for image_id in analysis.worst:
-        if len(figures) == _MOST:
+        if len(figures) == _MAX_IMAGES:
             break
         try:
-            image = read(image_id)
+            pixels = read(image_id)
         except UNUSABLE:
-            unusable.append(names[image_id])
+            unreadable.append(names[image_id])
             continue
-        figures.append(_figure(analysis, image_id, names[image_id], image))
-    if not figures and not unusable:
+        image, diagnosis = analysis.images[image_id]
+        figures.append(
+            _figure(image, diagnosis, analysis.classes, names[image_id], pixels)
+        )
+    if not figures and not unreadable:
         return '<p>No image has an error.</p>'
-    left_out = ''
-    if unusable:
-        listed = html.escape(', '.join(unusable))
-        left_out = f'<p>Could not be read: {listed}</p>'
+    note = ''
+    if unreadable:
+        note = f'<p>Could not be read: {html.escape(", ".join(unreadable))}</p>'
     return (
         f'<p>The {len(figures)} of {len(analysis.images):,} images with most errors'
         f': objects not found, and wrong detections by their score. Shown are '
-        f'detections with a score of {analysis.min_score:g} or more. Dashed is the '
-        f'truth, green where it was found, white where not.</p>{left_out}'
+        f'detections with a score of {analysis.min_score:g} or more. Dashed boxes are '
+        f'ground truth, green where the object was found, white where not.</p>{note}'
         f'{_controls(analysis.classes)}<div id="gallery">{"".join(figures)}</div>'
     )
 
@@ -58,11 +63,12 @@ def _controls(classes: Sequence[str]) -> str:
         f'<option value="{label}">{html.escape(name)}</option>'
         for label, name in enumerate(classes)
     )
-    kinds = ''.join(_switch('kind', kind) for kind in ('correct', *KINDS))
+    sides = ''.join(_switch('side', side, name) for side, name in _SIDE_NAMES.items())
+    kinds = ''.join(_switch('kind', kind, kind) for kind in ('correct', *KINDS))
     return (
         '<form id="controls"><fieldset><legend>Show</legend>'
-        f'{_switch("side", "truth")}{_switch("side", "detections")}'
-        f'{_switch("side", "names")}</fieldset>'
+        f'{sides}<label><input type="checkbox" name="side" value="names" checked>names'
+        '</label></fieldset>'
         '<fieldset><legend>Class</legend><select id="class" aria-label="Class">'
         f'<option value="">all</option>{options}</select></fieldset>'
         f'<fieldset><legend>Kind</legend>{kinds}'
@@ -72,34 +78,39 @@ def _controls(classes: Sequence[str]) -> str:
     )
 
 
-def _switch(name, value):
-    mark = f'<i class="mark {value}"></i>' if value != 'names' else ''
+def _switch(group: str, value: str, name: str) -> str:
     return (
-        f'<label><input type="checkbox" name="{name}" value="{value}" checked>'
-        f'{mark}{value}</label>'
+        f'<label><input type="checkbox" name="{group}" value="{value}" checked>'
+        f'<i class="mark {value}"></i>{name}</label>'
     )
 
 
-def _figure(analysis, image_id, name, pixels):
-    image, diagnosis = analysis.images[image_id]
+def _figure(
+    image: EvaluatedImage,
+    diagnosis: Diagnosis,
+    classes: Sequence[str],
+    name: str,
+    pixels: np.ndarray,
+) -> str:
     height, width = pixels.shape[:2]
     states = np.select(
-        [image.crowd, diagnosis.is_found, diagnosis.is_missed],
+        [image.is_crowd, diagnosis.is_found, diagnosis.is_missed],
         ['crowd', 'found', 'missed'],
         'not found',
     )
-    side = np.array([width, height])
-    truth = zip(states, image.labels, image.boxes.reshape(-1, 2, 2), strict=True)
+    size = np.array([width, height])
     boxes = [
-        _box('truth', kind, label, analysis.classes[label], box / side)
-        for kind, label, box in truth
+        _box('truth', state, label, classes[label], corners / size)
+        for state, label, corners in zip(
+            states, image.gt_labels, image.gt_boxes.reshape(-1, 2, 2), strict=True
+        )
     ]
     # The best last, on top of the others.
     for row in reversed(range(len(image.scores))):
-        label = image.found_labels[row]
-        text = f'{analysis.classes[label]} {image.scores[row]:.2f}'
-        box = image.found_boxes[row].reshape(2, 2) / side
-        boxes.append(_box('detections', diagnosis.kinds[row], label, text, box))
+        label = image.labels[row]
+        text = f'{classes[label]} {image.scores[row]:.2f}'
+        corners = image.boxes[row].reshape(2, 2) / size
+        boxes.append(_box('detections', diagnosis.kinds[row], label, text, corners))
     caption = html.escape(name)
     return (
         f'<figure><div class="image" style="--ratio:{width / height:.3f}">'
@@ -112,11 +123,11 @@ def _figure(analysis, image_id, name, pixels):
     )
 
 
-def _box(side, kind, label, text, corners):
-    """A box over the image; corners (2,2) are x, y shares of its sides."""
+def _box(side: str, kind: str, label: int, text: str, corners: np.ndarray) -> str:
+    """A box over the image; corners (2,2) are x and y as shares of its sides."""
     (x1, y1), (x2, y2) = np.clip(corners, 0, 1) * 100
-    title = html.escape(f'{side}: {text}, {kind}')
-    # Where a name would leave the image on the right, it grows to the left.
+    title = html.escape(f'{_SIDE_NAMES[side]}: {text}, {kind}')
+    # A name that would leave the image on the right grows to the left instead.
     edge = ' at-right' if x1 > 75 else ''
     return (
         f'<div class="box {side} {kind.replace(" ", "-")}{edge}" data-side="{side}" '
@@ -127,21 +138,17 @@ def _box(side, kind, label, text, corners):
     )
 
 
-def _tally(states, diagnosis):
+def _tally(states: np.ndarray, diagnosis: Diagnosis) -> str:
     counts = {kind: int((diagnosis.kinds == kind).sum()) for kind in KINDS}
     counts['missed'] = int((states == 'missed').sum())
-    parts = [f'{count} {kind}' for kind, count in counts.items() if count]
+    errors = [f'{count} {kind}' for kind, count in counts.items() if count]
     objects = int((states != 'crowd').sum())
-    unfound = int(np.isin(states, ('missed', 'not found')).sum())
-    return f'{objects} objects, {unfound} not found: {", ".join(parts) or "no error"}'
+    not_found = int(np.isin(states, ('missed', 'not found')).sum())
+    return (
+        f'{objects} objects, {not_found} not found: {", ".join(errors) or "no error"}'
+    )
 
 
-def _data_url(image):
-    factor = min(1, _LONG_SIDE / max(image.shape[:2]))
-    size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    done, data = cv2.imencode('.jpg', cv2.cvtColor(small, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise OSError(f'OpenCV cannot encode a {small.shape} image as JPEG')
+def _data_url(pixels: np.ndarray) -> str:
+    data = encode_image(scale_down(pixels, _LONG_SIDE), '.jpg', _QUALITY)
     return f'data:image/jpeg;base64,{base64.b64encode(data).decode()}'

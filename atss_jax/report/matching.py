@@ -1,4 +1,4 @@
-"""Which detection found which object, image by image, as COCO matches them."""
+"""Which detection matches which object, image by image, as COCO matches them."""
 
 import collections
 import dataclasses
@@ -6,133 +6,163 @@ from collections.abc import Iterable
 
 import numpy as np
 
-_MAX_DETECTIONS = 100  # an image and class, as COCO counts
+_MAX_DETECTIONS = 100  # per (image, class), as COCO counts
 
 
 @dataclasses.dataclass(frozen=True)
-class Image:
-    """Truth and detections of one image, in its pixels.
+class EvaluatedImage:
+    """Ground truth (G objects and crowd regions) and N detections of one image.
+
+    Boxes are xyxy in pixels of the original image.
 
     Attributes:
         image_id: COCO id.
-        boxes: (G,4) xyxy of the objects and crowds.
-        labels: (G,) 0..C-1.
-        crowd: (G,) bool; what is found in a crowd counts neither way.
-        found_boxes: (N,4) xyxy, best first; at most 100 of a class.
-        found_labels: (N,) 0..C-1.
-        scores: (N,) falling.
+        gt_boxes: (G,4).
+        gt_labels: (G,) 0..C-1.
+        is_crowd: (G,) bool; detections in a crowd region are neither right nor wrong.
+        boxes: (N,4) detections, best first; at most 100 of a class.
+        labels: (N,) 0..C-1.
+        scores: (N,) descending.
     """
 
     image_id: int
+    gt_boxes: np.ndarray
+    gt_labels: np.ndarray
+    is_crowd: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
-    crowd: np.ndarray
-    found_boxes: np.ndarray
-    found_labels: np.ndarray
     scores: np.ndarray
 
+    def above(self, min_score: float) -> 'EvaluatedImage':
+        """The same image with only the detections of at least `min_score`."""
+        kept = self.scores >= min_score
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[kept],
+            labels=self.labels[kept],
+            scores=self.scores[kept],
+        )
 
-def images_of(
+
+def evaluated_images(
     ground_truth: dict,
     results: list[dict],
     category_ids: tuple[int, ...],
     image_ids: Iterable[int],
-) -> list[Image]:
-    """Truth and detections by image; other images and categories are left out.
+) -> list[EvaluatedImage]:
+    """Gathers ground truth and detections by image.
 
     Args:
         ground_truth: COCO dict.
         results: COCO results.
-        category_ids: COCO category id of each label.
-        image_ids: of the images, in the order that is wanted.
+        category_ids: COCO category id of each label; other categories are left out.
+        image_ids: which images, in this order.
     """
-    labels = {category: label for label, category in enumerate(category_ids)}
-    truth, found = collections.defaultdict(list), collections.defaultdict(list)
-    for records, by_image in ((ground_truth['annotations'], truth), (results, found)):
-        for record in records:
-            if record['category_id'] in labels:
-                by_image[record['image_id']].append(record)
-    return [_image(int(i), truth[int(i)], found[int(i)], labels) for i in image_ids]
+    label_of = {category: label for label, category in enumerate(category_ids)}
+    annotations, detections = (
+        _by_image(records, label_of)
+        for records in (ground_truth['annotations'], results)
+    )
+    return [
+        _evaluated_image(
+            int(id_), annotations[int(id_)], detections[int(id_)], label_of
+        )
+        for id_ in image_ids
+    ]
 
 
-def _image(image_id, truth, found, labels):
-    def columns(records):
-        boxes = np.array([r['bbox'] for r in records], np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        return boxes, np.array([labels[r['category_id']] for r in records], int)
+def _by_image(records, label_of):
+    by_image = collections.defaultdict(list)
+    for record in records:
+        if record['category_id'] in label_of:
+            by_image[record['image_id']].append(record)
+    return by_image
 
-    boxes, own_labels = columns(truth)
-    crowd = np.array([bool(r.get('iscrowd', 0)) for r in truth], bool)
-    found_boxes, found_labels = columns(found)
-    scores = np.array([r['score'] for r in found], np.float64)
+
+def _evaluated_image(image_id, annotations, detections, label_of):
+    gt_boxes, gt_labels = _boxes_and_labels(annotations, label_of)
+    boxes, labels = _boxes_and_labels(detections, label_of)
+    scores = np.array([d['score'] for d in detections], np.float64)
     order = np.argsort(-scores, kind='stable')
-    order = order[_rank_in_class(found_labels[order]) < _MAX_DETECTIONS]
-    return Image(
+    order = order[_rank_in_class(labels[order]) < _MAX_DETECTIONS]
+    return EvaluatedImage(
         image_id,
-        boxes,
-        own_labels,
-        crowd,
-        found_boxes[order],
-        found_labels[order],
+        gt_boxes,
+        gt_labels,
+        np.array([bool(a.get('iscrowd', 0)) for a in annotations], bool),
+        boxes[order],
+        labels[order],
         scores[order],
     )
 
 
+def _boxes_and_labels(records, label_of):
+    boxes = np.array([r['bbox'] for r in records], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes, np.array([label_of[r['category_id']] for r in records], int)
+
+
 def _rank_in_class(labels):
-    """(N,) how many before each are of the same class."""
-    ranks, seen = np.zeros(len(labels), int), collections.Counter()
+    """(N,) the number of earlier entries of the same class."""
+    ranks, counts = np.zeros(len(labels), int), collections.Counter()
     for index, label in enumerate(labels.tolist()):
-        ranks[index] = seen[label]
-        seen[label] += 1
+        ranks[index] = counts[label]
+        counts[label] += 1
     return ranks
 
 
-def pairwise_iou(found: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """(N,G) overlap; with a crowd it is the share of the detection that lies inside."""
-    first = np.maximum(found[:, None, :2], boxes[None, :, :2])
-    last = np.minimum(found[:, None, 2:], boxes[None, :, 2:])
-    shared = np.maximum(last - first, 0).prod(-1)
-    own = (found[:, 2:] - found[:, :2]).prod(-1)[:, None]
-    union = own + (boxes[:, 2:] - boxes[:, :2]).prod(-1) - shared
-    whole = np.where(crowd, own, union)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+def pairwise_iou(
+    boxes: np.ndarray, gt_boxes: np.ndarray, is_crowd: np.ndarray
+) -> np.ndarray:
+    """(N,G) IoU; for a crowd region, the share of the detection that lies inside."""
+    first = np.maximum(boxes[:, None, :2], gt_boxes[None, :, :2])
+    last = np.minimum(boxes[:, None, 2:], gt_boxes[None, :, 2:])
+    intersection = np.maximum(last - first, 0).prod(-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
+    union = area + (gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(-1) - intersection
+    whole = np.where(is_crowd, area, union)
+    return np.divide(
+        intersection, whole, out=np.zeros_like(intersection), where=whole > 0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Who found what at one IoU threshold.
+    """Which detection matches which object at one IoU threshold.
 
     Attributes:
-        truth: (N,) the object that each detection found, -1 for none.
-        ignored: (N,) bool, detections in a crowd of their class: neither right nor
-            wrong.
+        gt_index: (N,) the object that each detection matches, -1 for none.
+        ignored: (N,) bool, detections in a crowd region of their class, neither right
+            nor wrong.
         iou: (N,G) overlaps.
     """
 
-    truth: np.ndarray
+    gt_index: np.ndarray
     ignored: np.ndarray
     iou: np.ndarray
 
-    def found(self) -> np.ndarray:
-        """(G,) bool: objects that were found."""
-        found = np.zeros(self.iou.shape[1], bool)
-        found[self.truth[self.truth >= 0]] = True
-        return found
+    def is_found(self) -> np.ndarray:
+        """(G,) bool: whether a detection matches the object."""
+        is_found = np.zeros(self.iou.shape[1], bool)
+        is_found[self.gt_index[self.gt_index >= 0]] = True
+        return is_found
 
 
-def match(image: Image, threshold: float = 0.5) -> Match:
-    """Best first, each detection takes the free object of its class it overlaps most.
+def match(image: EvaluatedImage, threshold: float = 0.5) -> Match:
+    """Matches detections, best first, each to the free object it overlaps most.
+
+    Only objects of the detection's class with an IoU of at least `threshold` count.
 
     Source: pycocotools.COCOeval.evaluateImg, all areas.
     """
-    iou = pairwise_iou(image.found_boxes, image.boxes, image.crowd)
-    alike = image.found_labels[:, None] == image.labels
-    open_ = np.where(alike & ~image.crowd & (iou >= threshold), iou, 0)
-    truth = np.full(len(iou), -1)
-    for row in np.flatnonzero(open_.any(1)):
-        best = int(open_[row].argmax())
-        if open_[row, best] > 0:
-            truth[row] = best
-            open_[:, best] = 0
-    in_crowd = (alike & image.crowd & (iou >= threshold)).any(1)
-    return Match(truth, in_crowd & (truth < 0), iou)
+    iou = pairwise_iou(image.boxes, image.gt_boxes, image.is_crowd)
+    is_match = (image.labels[:, None] == image.gt_labels) & (iou >= threshold)
+    free_iou = np.where(is_match & ~image.is_crowd, iou, 0)
+    gt_index = np.full(len(iou), -1)
+    for row in np.flatnonzero(free_iou.any(1)):
+        best = int(free_iou[row].argmax())
+        if free_iou[row, best] > 0:
+            gt_index[row] = best
+            free_iou[:, best] = 0
+    in_crowd = (is_match & image.is_crowd).any(1)
+    return Match(gt_index, in_crowd & (gt_index < 0), iou)

@@ -1,29 +1,30 @@
-"""The evaluation report: one HTML file that needs nothing else, no network either."""
+"""The evaluation report: one HTML file that needs nothing else, not even a network."""
 
 import html
 import importlib.resources
+import os
 import pathlib
 import string
-from collections.abc import Iterable
 
 from atss_jax.data.records import Source
+from atss_jax.files.atomic import write_text
 from atss_jax.report import sections
 from atss_jax.report.analysis import Analysis, analyze
 from atss_jax.report.gallery import gallery
 
 
 def write_report(
-    path: str | pathlib.Path,
+    path: str | os.PathLike,
     source: Source,
     results: list[dict],
     title: str,
     min_score: float,
 ) -> Analysis:
-    """Analyzes results and writes the page; returns what it says.
+    """Analyzes results and writes the page; returns the analysis.
 
     Args:
         path: the .html file.
-        source: images and truth.
+        source: images and ground truth.
         results: COCO results.
         title: what was evaluated.
         min_score: of detections in the confusion matrix and the images.
@@ -36,33 +37,22 @@ def write_report(
         source.records.image_ids,
         min_score,
     )
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(page(title, analysis, source), encoding='utf-8')
-    temporary.replace(path)
+    write_text(path, page(title, analysis, source))
     return analysis
 
 
 def page(title: str, analysis: Analysis, source: Source) -> str:
     """The whole page."""
-    rows = {int(id_): row for row, id_ in enumerate(source.records.image_ids)}
-    parts = (
-        ('COCO numbers', sections.summary(analysis)),
-        ('AP by class', sections.class_table(analysis)),
-        ('Precision and recall', sections.curves(analysis)),
-        ('By size', sections.sizes(analysis)),
-        ('What the errors cost', sections.errors(analysis)),
-        ('Score calibration', sections.calibration(analysis)),
-        ('Confusion', sections.confusion(analysis)),
-        (
-            'Worst images',
-            gallery(
-                analysis,
-                _names(source, rows, analysis.worst),
-                lambda image_id: source.read_image(source.records[rows[image_id]]),
-            ),
-        ),
-    )
+    contents = {
+        'COCO numbers': sections.summary(analysis),
+        'AP by class': sections.class_table(analysis),
+        'Precision and recall': sections.curves(analysis),
+        'By size': sections.sizes(analysis),
+        'What the errors cost': sections.errors(analysis),
+        'Score calibration': sections.calibration(analysis),
+        'Confusion': sections.confusion(analysis),
+        'Worst images': _worst_images(analysis, source),
+    }
     folder = importlib.resources.files('atss_jax.report') / 'assets'
     template = string.Template((folder / 'report.html').read_text(encoding='utf-8'))
     return template.substitute(
@@ -72,11 +62,11 @@ def page(title: str, analysis: Analysis, source: Source) -> str:
         style=(folder / 'report.css').read_text(encoding='utf-8'),
         script=(folder / 'report.js').read_text(encoding='utf-8'),
         contents=''.join(
-            f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name, _ in parts
+            f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in contents
         ),
         sections=''.join(
             f'<section id="{_anchor(name)}"><h2>{name}</h2>{content}</section>'
-            for name, content in parts
+            for name, content in contents.items()
         ),
     )
 
@@ -85,10 +75,12 @@ def _anchor(name):
     return name.lower().replace(' ', '-')
 
 
-def _names(source: Source, rows: dict[int, int], image_ids: Iterable[int]):
-    """File name of each image; the id of one that is generated."""
-    names = {}
-    for image_id in image_ids:
-        file_name = source.records[rows[image_id]].file_name
-        names[image_id] = pathlib.Path(file_name).name or f'image {image_id}'
-    return names
+def _worst_images(analysis: Analysis, source: Source) -> str:
+    index_of = {int(id_): i for i, id_ in enumerate(source.records.image_ids)}
+    records = {id_: source.records[index_of[id_]] for id_ in analysis.worst}
+    # The file name of each image; the id of one that is generated.
+    names = {
+        id_: pathlib.Path(record.file_name).name or f'image {id_}'
+        for id_, record in records.items()
+    }
+    return gallery(analysis, names, lambda id_: source.read_image(records[id_]))

@@ -1,4 +1,4 @@
-"""The sections of a report's page but for the images: analysis in, HTML out."""
+"""The sections of a report except the images: analysis in, HTML out."""
 
 import html
 import math
@@ -11,20 +11,20 @@ from atss_jax.report.errors import KINDS
 
 _SIZES = {'s': 'small (under 32² px)', 'm': 'medium', 'l': 'large (over 96² px)'}
 _MEANING = {
-    'classification': 'in place, wrong class',
+    'classification': 'right place, wrong class',
     'localization': 'right class, overlap 0.1 to 0.5',
-    'both': 'wrong class, out of place',
+    'both': 'wrong class, wrong place',
     'duplicate': 'the object has a better detection',
-    'background': 'nothing is there',
-    'missed': 'object that nothing points to',
+    'background': 'no object is there',
+    'missed': 'no detection is about the object',
     'false positives': 'all wrong detections removed',
-    'false negatives': 'all objects not found forgiven',
+    'false negatives': 'undetected objects not counted',
 }
-_MOST_CONFUSED = 10
+_MAX_CONFUSIONS = 10
 
 
 def show(value: float) -> str:
-    """Three digits, or a hyphen where there was nothing to measure."""
+    """Three digits, or a hyphen for nan, where nothing could be measured."""
     return '-' if math.isnan(value) else f'{value:.3f}'
 
 
@@ -38,13 +38,13 @@ def summary(analysis: Analysis) -> str:
 
 
 def class_table(analysis: Analysis) -> str:
-    """Numbers of each class, a table that sorts by any column."""
+    """The numbers of each class, in a table that sorts by any column."""
     names = list(analysis.class_numbers[0])
-    head = ''.join(_sortable(name) for name in ['class', *names])
+    head = ''.join(_sortable_heading(name) for name in ['class', *names])
     rows = []
     for name, numbers in zip(analysis.classes, analysis.class_numbers, strict=True):
         cells = ''.join(
-            f'<td data-value="{_key(value)}">'
+            f'<td data-value="{_sort_key(value)}">'
             f'{value if isinstance(value, int) else show(value)}</td>'
             for value in numbers.values()
         )
@@ -57,24 +57,25 @@ def class_table(analysis: Analysis) -> str:
     )
 
 
-def _sortable(name):
+def _sortable_heading(name):
     return f'<th scope="col" aria-sort="none"><button type="button">{name}</button>'
 
 
-def _key(value):
+def _sort_key(value):
     return '' if math.isnan(value) else f'{value:.6f}'
 
 
 def curves(analysis: Analysis) -> str:
-    """Precision against recall, of all classes or one."""
+    """Precision against recall, for all classes or one."""
     recall = np.linspace(0, 1, 101)
     groups, options = [], []
     for label, name in enumerate(['mean over classes', *analysis.classes], start=-1):
         lines = []
-        for number, (iou, of_class) in enumerate(analysis.curves.items()):
-            own = _mean(of_class) if label < 0 else of_class[label]
+        for number, (iou, by_class) in enumerate(analysis.curves.items()):
+            precision = _mean(by_class) if label < 0 else by_class[label]
+            line = charts.path(recall, precision)
             lines.append(
-                f'<path class="line line{number}" d="{charts.path(recall, own)}">'
+                f'<path class="line line{number}" d="{line}">'
                 f'<title>IoU {iou:g}</title></path>'
             )
         hidden = '' if label < 0 else ' hidden'
@@ -91,9 +92,10 @@ def curves(analysis: Analysis) -> str:
     )
 
 
-def _mean(of_class):
-    measured = ~np.isnan(of_class).any(axis=1)
-    return of_class[measured].mean(0) if measured.any() else np.full(101, np.nan)
+def _mean(by_class):
+    """The mean of (C,101) curves over the classes that have objects."""
+    is_measured = ~np.isnan(by_class).any(axis=1)
+    return by_class[is_measured].mean(0) if is_measured.any() else np.full(101, np.nan)
 
 
 def sizes(analysis: Analysis) -> str:
@@ -109,50 +111,50 @@ def sizes(analysis: Analysis) -> str:
 
 def errors(analysis: Analysis) -> str:
     """What each kind of error costs."""
-    found = analysis.errors
-    most = max([found.gains[kind] for kind in found.gains], default=0)
+    breakdown = analysis.errors
+    if math.isnan(breakdown.ap50):
+        return '<p>There is no object, so nothing to gain.</p>'
+    max_gain = max(breakdown.gains.values(), default=0)
 
-    def rows(kinds):
-        return [
+    def bars(*kinds):
+        rows = [
             (
                 f'{kind}: {_MEANING[kind]}',
-                found.gains[kind],
-                f'+{found.gains[kind]:.3f} ({found.counts[kind]:,})',
+                breakdown.gains[kind],
+                f'+{breakdown.gains[kind]:.3f} ({breakdown.counts[kind]:,})',
             )
             for kind in kinds
         ]
+        return charts.bars(rows, max_gain)
 
-    if math.isnan(found.ap50):
-        return '<p>There is no object, so nothing to gain.</p>'
     return (
-        f'<p>AP50 is {found.ap50:.3f}. Bars: what it would gain if all errors of a '
-        'kind were mended and nothing else; in brackets, how many there are. All '
+        f'<p>AP50 is {breakdown.ap50:.3f}. Bars: what it would gain if all errors of a '
+        'kind were fixed and no others; in brackets, how many there are. All '
         'detections count, also those of low score.</p>'
-        f'{charts.bars(rows(KINDS), most)}'
-        '<p>For comparison:</p>'
-        f'{charts.bars(rows(("false positives", "false negatives")), most)}'
+        f'{bars(*KINDS)}<p>For comparison:</p>'
+        f'{bars("false positives", "false negatives")}'
     )
 
 
 def calibration(analysis: Analysis) -> str:
-    """Share of right detections by score."""
-    found = analysis.calibration
+    """The share of right detections by score."""
+    result = analysis.calibration
     bins = zip(
-        found.edges[:-1],
-        found.edges[1:],
-        found.counts,
-        found.scores,
-        found.precision,
+        result.edges[:-1],
+        result.edges[1:],
+        result.counts,
+        result.scores,
+        result.precision,
         strict=True,
     )
     columns = [
         charts.column(
             left,
             right,
-            share,
-            f'{count:,} detections, mean score {mean:.3f}, {share:.3f} right',
+            precision,
+            f'{count:,} detections, mean score {score:.3f}, {precision:.3f} right',
         )
-        for left, right, count, mean, share in bins
+        for left, right, count, score, precision in bins
         if count
     ]
     diagonal = charts.path(np.array([0, 1]), np.array([0, 1]))
@@ -162,13 +164,13 @@ def calibration(analysis: Analysis) -> str:
     )
     return (
         f'{plot}<p>On the dashed line a score is the chance to be right. Expected '
-        f'calibration error: {show(found.error)}; '
-        f'{int(found.counts.sum()):,} detections.</p>'
+        f'calibration error: {show(result.error)}; '
+        f'{int(result.counts.sum()):,} detections.</p>'
     )
 
 
 def confusion(analysis: Analysis) -> str:
-    """The matrix and the most frequent confusions."""
+    """The confusion matrix and the most frequent confusions."""
     names = [*analysis.classes, 'background']
     head = ''.join(
         f'<th scope="col"><span>{html.escape(name)}</span></th>' for name in names
@@ -179,11 +181,11 @@ def confusion(analysis: Analysis) -> str:
     )
     return (
         f'<p>Detections with a score of {analysis.min_score:g} or more, IoU 0.5. Rows: '
-        'what is there; columns: what was detected. Background: nothing there, or '
-        'nothing detected. Shades are shares of the row.</p>'
+        'true class; columns: detected class. Background: no object there, or no '
+        'detection. Shades are shares of the row.</p>'
         '<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix">'
         f'<table class="confusion"><thead><tr><td></td>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div>{_most_confused(analysis, names)}'
+        f'<tbody>{rows}</tbody></table></div>{_worst_confusions(analysis, names)}'
     )
 
 
@@ -197,14 +199,14 @@ def _confusion_row(counts):
     )
 
 
-def _most_confused(analysis, names):
-    between = analysis.confusion[:-1, :-1].copy()
-    np.fill_diagonal(between, 0)
-    order = np.argsort(-between, axis=None, kind='stable')[:_MOST_CONFUSED]
-    lines = [
+def _worst_confusions(analysis, names):
+    counts = analysis.confusion[:-1, :-1].copy()
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind='stable')[:_MAX_CONFUSIONS]
+    items = [
         f'<li>{html.escape(names[row])} taken for {html.escape(names[column])}: '
-        f'{between[row, column]:,}</li>'
-        for row, column in zip(*np.unravel_index(order, between.shape), strict=True)
-        if between[row, column]
+        f'{counts[row, column]:,}</li>'
+        for row, column in zip(*np.unravel_index(order, counts.shape), strict=True)
+        if counts[row, column]
     ]
-    return f'<p>Most often confused:</p><ol>{"".join(lines)}</ol>' if lines else ''
+    return f'<p>Most often confused:</p><ol>{"".join(items)}</ol>' if items else ''

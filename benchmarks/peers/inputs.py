@@ -1,4 +1,4 @@
-"""Weights, boxes and head outputs that both sides of a comparison get; NumPy arrays."""
+"""Weights, boxes and head outputs for both sides of a comparison, as NumPy arrays."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ CLASSES = 80
 
 
 def random_weights(model, rng: np.random.Generator) -> dict:
-    """Variables under which activations keep a size near 1 from layer to layer."""
+    """Random variables that keep the scale of activations near 1 in every layer."""
     zeros = flatten_dict(zero_variables(model))
     return unflatten_dict({k: _random_leaf(k, x, rng) for k, x in zeros.items()})
 
@@ -29,7 +29,7 @@ def _random_leaf(path, zeros, rng):
     if leaf == 'var':
         return 1 + np.float32(0.2) * abs(z)
     if leaf == 'scale':
-        # Residual branches are smaller than the stream that they are added to.
+        # Residual branches are smaller than what they are added to.
         return np.float32(0.3 if module == 'bn3' else 1) + np.float32(0.05) * z
     prior = -4.6 if module == 'atss_cls' else 0
     return np.float32(prior) + np.float32(0.1) * z
@@ -38,7 +38,7 @@ def _random_leaf(path, zeros, rng):
 def random_boxes(
     count: int, canvas: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes within the canvas, sides log-uniform from 16 pixels up; labels."""
+    """Boxes within the canvas, with log-uniform sides of at least 16 pixels; labels."""
     limit = np.array(canvas[::-1])
     sides = np.exp(rng.uniform(np.log(16), np.log(0.75 * limit), (count, 2)))
     corner = rng.uniform(0, 1, (count, 2)) * (limit - sides)
@@ -47,10 +47,11 @@ def random_boxes(
 
 
 def _encode(anchors, boxes, stds=(0.1, 0.1, 0.2, 0.2)):
-    """Deltas that decode to the boxes."""
-    sides, wanted = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
-    moved = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2
-    return np.concatenate([moved / sides, np.log(wanted / sides)], 1) / np.array(stds)
+    """Deltas that decode to the boxes, one for each anchor."""
+    anchor_sides, sides = anchors[:, 2:] - anchors[:, :2], boxes[:, 2:] - boxes[:, :2]
+    shift = (boxes[:, :2] + boxes[:, 2:] - anchors[:, :2] - anchors[:, 2:]) / 2
+    deltas = np.concatenate([shift / anchor_sides, np.log(sides / anchor_sides)], 1)
+    return deltas / np.array(stds)
 
 
 def random_outputs(
@@ -59,34 +60,37 @@ def random_outputs(
     background: float,
     rng: np.random.Generator,
 ) -> HeadOutputs:
-    """Head outputs as of a trained detector that sees so many objects.
+    """Head outputs like those of a trained detector on an image with `objects` objects.
 
-    Background logits are normal around `background`, deviation 1. Anchors that ATSS
-    assigns to an object speak for its class, and less for another, and for its box, a
-    tenth of a standard delta beside it; so each object is found several times.
+    Background logits are normal with mean `background` and standard deviation 1.
+    Anchors that ATSS assigns to an object have high logits for its class, lower ones
+    for another class, and deltas of its box with noise of a tenth of a standard delta,
+    so that each object is detected several times.
     """
     anchors = AnchorGenerator()
     grid = anchors.all(canvas)
     boxes, labels = random_boxes(objects, canvas, rng)
-    owner = jax.jit(assign, static_argnums=3)(
+    assigned_box = jax.jit(assign, static_argnums=3)(
         boxes, np.ones(objects, bool), np.array(canvas, np.int32), canvas
     )
-    own = np.flatnonzero(np.asarray(owner) >= 0)
-    owner = np.asarray(owner)[own]
+    positive = np.flatnonzero(np.asarray(assigned_box) >= 0)
+    assigned_box = np.asarray(assigned_box)[positive]
     logits = rng.normal(background, 1, (len(grid), CLASSES))
-    logits[own, labels[owner]] = rng.normal(0, 1.5, len(own))
-    logits[own, (labels[owner] + 1) % CLASSES] = rng.normal(-2.5, 1, len(own))
+    logits[positive, labels[assigned_box]] = rng.normal(0, 1.5, len(positive))
+    other_labels = (labels[assigned_box] + 1) % CLASSES
+    logits[positive, other_labels] = rng.normal(-2.5, 1, len(positive))
     deltas = rng.normal(0, 1, (len(grid), 4))
-    deltas[own] = _encode(grid[own], boxes[owner]) + rng.normal(0, 0.1, (len(own), 4))
+    encoded = _encode(grid[positive], boxes[assigned_box])
+    deltas[positive] = encoded + rng.normal(0, 0.1, encoded.shape)
     centerness = rng.normal(-1, 1, (len(grid), 1))
-    centerness[own] += 1.5
+    centerness[positive] += 1.5
     return HeadOutputs(*(_levels(x, canvas) for x in (logits, deltas, centerness)))
 
 
 def _levels(values, canvas):
     """Splits (A,n) into levels (1,H,W,n)."""
     sizes = AnchorGenerator().grid_sizes(canvas)
-    parts = np.split(values.astype(np.float32), np.cumsum([h * w for h, w in sizes]))
+    levels = np.split(values.astype(np.float32), np.cumsum([h * w for h, w in sizes]))
     return tuple(
-        x.reshape(1, h, w, -1) for x, (h, w) in zip(parts[:-1], sizes, strict=True)
+        x.reshape(1, h, w, -1) for x, (h, w) in zip(levels[:-1], sizes, strict=True)
     )

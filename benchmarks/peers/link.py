@@ -1,6 +1,6 @@
-"""A Python of another environment, kept ready: it is sent pickled calls and answers.
+"""A running Python of another environment that answers pickled calls.
 
-Times are taken on this side, so that both sides are timed by the same clock.
+Times are measured in this process, so that both sides are timed by the same clock.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from typing import Any
 class Peer:
     """A running script of another environment.
 
-    Used as a context; the process ends with it.
+    A context manager; the process ends with it.
 
     Args:
-        python: the program that runs it.
-        script: the file; reads and answers as `mmdet_side.py` does.
-        hint: ends messages of an environment that will not do.
+        python: the program that runs the script.
+        script: the file, which reads and answers as `mmdet_side.py` does.
+        hint: end of the error messages about an unusable environment.
     """
 
     def __init__(self, python: str, script: pathlib.Path, hint: str):
@@ -36,15 +36,15 @@ class Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # what it did not read is lost
+        with contextlib.suppress(BrokenPipeError):  # unread calls are lost
             self._process.stdin.close()
         self._process.wait()
 
     def __call__(self, name: str, *arguments: Any) -> Any:
-        """Calls a function of the script and waits for what it gives.
+        """Calls a function of the script and waits for its result.
 
         Raises:
-            ValueError: the script refuses, and says why.
+            ValueError: the script refuses and says why, or has ended.
         """
         try:
             pickle.dump((name, arguments), self._process.stdin)
@@ -55,7 +55,7 @@ class Peer:
             python = self._process.args[0]
             raise ValueError(
                 f'{python} ended (exit status {code}) without an answer; '
-                f'what it printed stands above; {self._hint}'
+                f'its output is above; {self._hint}'
             ) from error
         if problem:
             raise ValueError(f'{problem}; {self._hint}')

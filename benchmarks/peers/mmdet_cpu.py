@@ -1,14 +1,13 @@
-"""The same work by mmdetection 3.3.0 and by atss_jax, on the processor, in turns.
+"""The same work by mmdetection 3.3.0 and by atss_jax on the CPU, timed in turns.
 
     python benchmarks/peers/mmdet_cpu.py --mmdet_python=mmdet_env/bin/python
 
-Weights, images, boxes and head outputs are random, and equal on both sides. Before
-anything is timed the results must agree; a difference ends the program. Both sides may
-use all processors, each has finished warming up, and one rests while the other works.
+Weights, images, boxes and head outputs are random, and equal on both sides. The results
+must agree before anything is timed; a difference is an error. Both sides may use all
+processors, each is warmed up, and one rests while the other works.
 `make mmdet-env` makes an environment with mmdetection.
 """
 
-import argparse
 import dataclasses
 import os
 import pathlib
@@ -28,20 +27,20 @@ from benchmarks.peers import inputs, ours  # noqa: E402
 from benchmarks.peers.link import Peer  # noqa: E402
 
 SMALL, LARGE = (256, 320), (800, 1344)
-SCALE = (2.1, 2.1)  # resized over original, of the images whose detections we draw
+SCALE = (2.1, 2.1)  # resized over original, in post-processing
 RATE = 1e-4
-PAUSE = 0.05  # seconds; torch's threads spin on after a call
+PAUSE = 0.05  # seconds; torch's threads keep spinning after a call
 PARTS = ('model', 'assignment', 'detections')
-# Scores of the background: of a trained detector; and so many above the threshold that
-# all the pairs that NMS may get are there.
+# Mean logits of the background: as in a trained detector, and so high that NMS gets as
+# many (anchor, class) pairs as it may.
 BACKGROUNDS = {'trained': -7.0, 'crowded': -3.0}
 
 
 @dataclasses.dataclass
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
-    what: str
+    name: str
     mmdet: Callable[[], object]
     ours: Callable[[], object]
     must: float | None = None
@@ -49,29 +48,29 @@ class Row:
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference over the largest reference value."""
+    """The largest difference divided by the largest reference value."""
     return float(np.max(np.abs(ours - theirs)) / max(np.max(np.abs(theirs)), 1e-30))
 
 
-def _agree(what: str, error: float, limit: float) -> None:
-    """Prints how well both sides agree.
+def _check_agreement(what: str, error: float, limit: float) -> None:
+    """Prints the difference of both sides.
 
     Raises:
-        ValueError: they do not.
+        ValueError: it is above the limit.
     """
     print(f'{what}: agree to {error:.1e}')
     if not error <= limit:
-        raise ValueError(f'{what}: mmdetection and we differ by {error:.1e}')
+        raise ValueError(f'{what}: mmdetection and atss_jax differ by {error:.1e}')
 
 
 def _prepare(peer, name, work, *arguments):
-    """mmdetection's call, and its result."""
+    """A call of the work by mmdetection, and its result."""
     result = peer('prepare', name, work, *arguments)
     return lambda: peer('run', name), result
 
 
 def model_rows(peer: Peer, model, variables, rng: np.random.Generator) -> list[Row]:
-    """Forward, forward and backward, training step; an image of `SMALL`."""
+    """Rows of forward, forward and backward, training step, for an image of `SMALL`."""
     pixels = rng.integers(0, 256, (1, *SMALL, 3)).astype(np.uint8)
     image = ours.normalized(pixels)
     boxes, labels = inputs.random_boxes(8, SMALL, rng)
@@ -79,35 +78,35 @@ def model_rows(peer: Peer, model, variables, rng: np.random.Generator) -> list[R
     theirs, expected = _prepare(peer, 'forward', 'forward', image)
     call, result = ours.forward(model, variables, image)
     pairs = zip(result(call()), expected, strict=True)
-    _agree('head outputs', max(relative(*pair) for pair in pairs), 1e-4)
+    _check_agreement('head outputs', max(relative(*pair) for pair in pairs), 1e-4)
     rows = [Row('forward', theirs, call, 0.8, 1.2)]
 
     theirs, expected = _prepare(
         peer, 'training', 'training', image, boxes, labels, None
     )
     call, result = ours.training(model, variables, ours.batch_of(image, boxes, labels))
-    _agree_in_training(result(call()), expected)
+    _check_training(result(call()), expected)
     rows.append(Row('forward + backward', theirs, call, 0.75, 1.1))
 
     theirs, expected = _prepare(peer, 'step', 'training', image, boxes, labels, RATE)
     batch = ours.batch_of(pixels, boxes, labels)
     call, result = ours.train_step(model, variables, batch, RATE)
-    _agree_in_training(result(call()), (expected[0], {}))
+    _check_training(result(call()), (expected[0], {}))
     return [*rows, Row('training step', theirs, call)]
 
 
-def _agree_in_training(found, expected):
-    (losses, gradients), (their_losses, their_gradients) = found, expected
+def _check_training(result, expected):
+    (losses, gradients), (their_losses, their_gradients) = result, expected
     errors = [abs(losses[n] - x) / abs(x) for n, x in their_losses.items()]
-    _agree('losses', max(errors), 1e-4)
+    _check_agreement('losses', max(errors), 1e-4)
     if their_gradients:
         assert set(gradients) == set(their_gradients)
         errors = [relative(gradients[n], x) for n, x in their_gradients.items()]
-        _agree('gradients', max(errors), 1e-4)
+        _check_agreement('gradients', max(errors), 1e-4)
 
 
 def assignment_rows(peer: Peer, rng: np.random.Generator) -> list[Row]:
-    """8, 100 and 500 boxes on `LARGE`; prints the memory that the most take."""
+    """Rows of 8, 100 and 500 boxes on `LARGE`; prints the memory that 500 take."""
     rows, targets = [], {100: (100, 200)}
     for count in (8, 100, 500):
         what = f'assignment, {count} boxes'
@@ -122,14 +121,14 @@ def assignment_rows(peer: Peer, rng: np.random.Generator) -> list[Row]:
         rows.append(Row(what, theirs, call, *targets.get(count, ())))
     dense = peer('peak_memory', what)
     print(
-        f'memory, {what}: mmdetection {dense / 2**20:.0f} MiB (peak of the resident '
-        f'memory over that before), we {memory / 2**20:.2f} MiB (what XLA works in)'
+        f'memory, {what}: mmdetection {dense / 2**20:.0f} MiB (growth of resident '
+        f'memory), atss_jax {memory / 2**20:.2f} MiB (temporaries of XLA)'
     )
     return rows
 
 
 def detection_rows(peer: Peer, rng: np.random.Generator) -> list[Row]:
-    """From head outputs on `LARGE` to detections."""
+    """Rows of post-processing head outputs on `LARGE`."""
     rows = []
     for name, background in BACKGROUNDS.items():
         outputs = inputs.random_outputs(LARGE, 60, background, rng)
@@ -139,36 +138,38 @@ def detection_rows(peer: Peer, rng: np.random.Generator) -> list[Row]:
             peer, what, 'detections', list(outputs), LARGE, SCALE
         )
         call, result = ours.detections(outputs, LARGE, SCALE)
-        found = result(call())
-        print(f'{what}: {above} pairs above the threshold, {len(expected[0])} found')
-        _agree_in_detections(what, found, expected)
+        detections = result(call())
+        print(
+            f'{what}: {above} pairs above the threshold, {len(expected[0])} detections'
+        )
+        _check_detections(what, detections, expected)
         rows.append(Row(what, theirs, call, 5, 10))
     return rows
 
 
-def _agree_in_detections(what, found, expected):
-    boxes, scores, labels = found
+def _check_detections(what, detections, expected):
+    boxes, scores, labels = detections
     if len(boxes) != len(expected[0]) or (labels != expected[2]).any():
-        raise ValueError(f'{what}: not the detections of mmdetection')
-    _agree(f'{what}, boxes in pixels', abs(boxes - expected[0]).max(), 1e-3)
-    _agree(f'{what}, scores', abs(scores - expected[1]).max(), 1e-5)
+        raise ValueError(f'{what}: detections differ from those of mmdetection')
+    _check_agreement(f'{what}, boxes in pixels', abs(boxes - expected[0]).max(), 1e-3)
+    _check_agreement(f'{what}, scores', abs(scores - expected[1]).max(), 1e-5)
 
 
 def measure(rows: list[Row], repeats: int) -> list[list[str]]:
-    """Lines of the table."""
-    lines = []
+    """Times all rows; returns the cells of the table."""
+    cells_of_rows = []
     for row in rows:
         calls = {'mmdet': row.mmdet, 'ours': row.ours}
-        took = timing.interleaved(calls, repeats, warm_up=2, pause=PAUSE)
-        ratio = took['mmdet'] / took['ours']
-        cells = [timing.milliseconds(took[name]) for name in calls]
+        seconds = timing.interleaved(calls, repeats, warm_up=2, pause=PAUSE)
+        ratio = seconds['mmdet'] / seconds['ours']
+        cells = [timing.milliseconds(seconds[name]) for name in calls]
         targets = ['' if x is None else f'{x:g}' for x in (row.must, row.goal)]
-        lines.append([row.what, *cells, f'{ratio:.3g}', *targets])
-    return lines
+        cells_of_rows.append([row.name, *cells, f'{ratio:.3g}', *targets])
+    return cells_of_rows
 
 
 def compare(python: str, parts: list[str], repeats: int) -> None:
-    """Checks that both sides agree, times them, prints."""
+    """Checks that both sides agree, times them and prints the table."""
     jax.config.update('jax_platforms', 'cpu')
     rng = np.random.default_rng(0)
     script = pathlib.Path(__file__).with_name('mmdet_side.py')
@@ -187,25 +188,24 @@ def compare(python: str, parts: list[str], repeats: int) -> None:
             rows += assignment_rows(peer, rng)
         if 'detections' in parts:
             rows += detection_rows(peer, rng)
-        ask = timing.seconds(lambda: peer('nothing'), 100)
-        print(f'asking the other process, in its times: {timing.milliseconds(ask)}\n')
+        overhead = timing.seconds(lambda: peer('nothing'), 100)
+        overhead = timing.milliseconds(overhead)
+        print(f'calling the other process, included in its times: {overhead}\n')
         header = ['work', 'mmdetection', 'atss_jax', 'ratio', 'must', 'goal']
         print(timing.table(header, measure(rows, repeats)))
 
 
 def main() -> int:
-    """Reads the flags, compares."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Reads the flags and compares."""
+    parser = timing.new_parser(__doc__)
     parser.add_argument(
         '--mmdet_python',
         default=sys.executable,
-        help='the Python that has mmdetection; by default, this one',
+        help='the Python of an environment with mmdetection (default: this one)',
     )
-    parser.add_argument('--repeats', type=int, default=15, help='of each call')
+    parser.add_argument(
+        '--repeats', type=int, default=15, help='number of timings of each call'
+    )
     parser.add_argument(
         '--parts', nargs='+', choices=PARTS, default=PARTS, help='what to compare'
     )

@@ -1,6 +1,6 @@
-"""mmdetection's side of `input.py`: its training pipeline, as its ATSS config has it.
+"""mmdetection's side of `input.py`: the training pipeline of its ATSS config.
 
-Run by the Python that has mmdetection; asked and answering as `mmdet_side.py` is.
+Run by the Python that has mmdetection; answers calls as `mmdet_side.py` does.
 """
 
 import time
@@ -12,7 +12,7 @@ _state = {}
 
 
 def pipeline(flip):
-    """The transforms of `atss_r50_fpn_1x_coco.py`; `flip`: share that is mirrored."""
+    """The transforms of `atss_r50_fpn_1x_coco.py`; `flip`: probability of mirroring."""
     from mmcv.transforms import Compose, LoadImageFromFile
     from mmdet.datasets import transforms
 
@@ -28,12 +28,12 @@ def pipeline(flip):
 
 
 def version_texts():
-    """Versions as plain text: torch's own is of a class that we need not have."""
+    """Versions as plain text: torch's is of a class that the other side may lack."""
     return {name: str(version) for name, version in versions().items()}
 
 
 def setup_input(samples):
-    """Takes what the data set would hand to the pipeline; gives OpenCV's version."""
+    """Takes the samples that the pipeline will load; returns OpenCV's version."""
     import cv2
     import torch
 
@@ -44,13 +44,13 @@ def setup_input(samples):
 
 
 def image(index):
-    """(H,W,3) RGB of an image, not mirrored."""
-    found = pipeline(0.0)(_state['samples'][index])
-    return found['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
+    """The pixels (H,W,3) RGB of an image, not mirrored."""
+    packed = pipeline(0.0)(_state['samples'][index])
+    return packed['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]
 
 
 def load_all():
-    """Loads all samples; gives the seconds of processor time that this takes."""
+    """Loads all samples; returns the seconds of processor time that it takes."""
     load, began = _state['pipeline'], time.process_time()
     for sample in _state['samples']:
         load(sample)

@@ -1,7 +1,7 @@
 """mmdetection's side of `mmdet_cpu.py`, run by the Python that has mmdetection.
 
 Reads pickled (function, arguments) from standard input, and answers on standard output.
-Nothing of atss_jax is imported here, and nothing of JAX.
+Imports neither atss_jax nor JAX.
 """
 
 import ctypes
@@ -16,21 +16,21 @@ import numpy as np
 MMDET = '3.3.0'
 CONFIG = '.mim/configs/atss/atss_r50_fpn_1x_coco.py'  # in the wheel
 
-_state = {}  # the model, and calls by name
+_state = {}  # the model, and prepared calls by name
 
 
-class Refused(Exception):
-    """This environment will not do."""
+class Unusable(Exception):
+    """This environment cannot be used."""
 
 
 def versions():
-    """Of mmdetection and what it stands on."""
+    """The versions of mmdetection and of the libraries that it needs."""
     import mmcv
     import mmdet
     import torch
 
     if mmdet.__version__ != MMDET:
-        raise Refused(f'has mmdetection {mmdet.__version__}, expected {MMDET}')
+        raise Unusable(f'has mmdetection {mmdet.__version__}, expected {MMDET}')
     return {
         'mmdetection': MMDET,
         'mmcv': mmcv.__version__,
@@ -59,7 +59,7 @@ def setup(threads, state_dict):
 
 
 def _tensor(array):
-    """Of an array with channels last."""
+    """A torch tensor of an array with channels last."""
     import torch
 
     array = np.moveaxis(array, -1, 1)
@@ -152,30 +152,32 @@ def detections(outputs, canvas, scale):
         with torch.no_grad():
             return head.predict_by_feat(*levels, batch_img_metas=metas, rescale=True)
 
-    def result(found):
-        return [x.numpy() for x in (found[0].bboxes, found[0].scores, found[0].labels)]
+    def result(results):
+        instances = results[0]
+        fields = instances.bboxes, instances.scores, instances.labels
+        return [x.numpy() for x in fields]
 
     return call, result
 
 
 def prepare(name, work, *arguments):
-    """Makes the call `name` of one of the works above, and gives its result."""
+    """Prepares one of the works above as the call `name`; returns its result."""
     call, result = WORKS[work](*arguments)
     _state[name] = call
     return result(call())
 
 
 def run(name):
-    """A call that was prepared."""
+    """Runs a prepared call."""
     _state[name]()
 
 
 def nothing():
-    """What asking costs."""
+    """Does nothing, to measure what a call from the other process costs."""
 
 
 def peak_memory(name):
-    """Bytes by which the resident memory peaks over that before a call."""
+    """Bytes by which the resident memory grows at most during a call."""
     ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path('/proc/self/clear_refs').write_text('5')
     before = _resident('VmRSS')
@@ -195,9 +197,9 @@ FUNCTIONS = {
 
 
 def main():
-    """Answers (problem, result) to each call, until there are no more."""
+    """Answers each call with (problem, result) until there are no more."""
     answers = os.fdopen(os.dup(1), 'wb')
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # so that output of libraries is not taken for an answer
     while True:
         try:
             name, arguments = pickle.load(sys.stdin.buffer)
@@ -207,7 +209,7 @@ def main():
             answer = None, FUNCTIONS[name](*arguments)
         except ImportError as error:
             answer = f'{sys.executable} cannot import mmdetection: {error}', None
-        except Refused as error:
+        except Unusable as error:
             answer = f'{sys.executable} {error}', None
         pickle.dump(answer, answers)
         answers.flush()

@@ -1,4 +1,4 @@
-"""Our side of `mmdet_cpu.py`: each function makes a call, and what reads its result."""
+"""Our side of `mmdet_cpu.py`: calls, each with a function that reads its result."""
 
 import functools
 from collections.abc import Callable
@@ -23,20 +23,20 @@ Work = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 def compiled(function, *arguments):
-    """The program for these arguments, which it then has on the device."""
+    """The compiled program, and a call of it with the arguments on the device."""
     arguments = jax.device_put(arguments)
     program = jax.jit(function).lower(*arguments).compile()
     return program, lambda: jax.block_until_ready(program(*arguments))
 
 
 def normalized(image: np.ndarray) -> np.ndarray:
-    """What the network reads of an image (1,H,W,3) without padding."""
+    """The input of the network for an image (1,H,W,3) without padding."""
     size = np.array([image.shape[1:3]], np.int32)
     return np.asarray(Normalizer()(image, size))
 
 
 def batch_of(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> dict:
-    """One image (1,H,W,3) and its objects, as training reads them."""
+    """A training batch of one image (1,H,W,3) and its objects."""
     return {
         'image': image,
         'image_size': np.array([image.shape[1:3]], np.int32),
@@ -55,7 +55,7 @@ def forward(model, variables, image) -> Work:
 
 
 def training(model, variables, batch) -> Work:
-    """Losses and gradients of a batch whose image is normalized."""
+    """Losses and gradients of a batch whose image is already normalized."""
     trained, frozen = split(variables['params'], model)
 
     def losses_of(trained, frozen, batch_stats, batch):
@@ -66,8 +66,8 @@ def training(model, variables, batch) -> Work:
     differentiate = jax.value_and_grad(losses_of, has_aux=True)
     _, call = compiled(differentiate, trained, frozen, variables['batch_stats'], batch)
 
-    def result(both):
-        (_, losses), gradients = both
+    def result(outputs):
+        (_, losses), gradients = outputs
         named = mmdet.to_state_dict({'params': gradients})
         return {name: float(x) for name, x in losses.items()}, named
 
@@ -75,7 +75,7 @@ def training(model, variables, batch) -> Work:
 
 
 def train_step(model, variables, batch, rate) -> Work:
-    """Losses of a whole step of training, from an image in uint8 on."""
+    """Losses of a whole training step, whose image is uint8."""
     optimizer = OptimizerConfig(lr=rate)
     tx = sgd(optimizer, lambda _: rate)
     step = devices.map_over_devices(
@@ -83,7 +83,7 @@ def train_step(model, variables, batch, rate) -> Work:
         'pmap',
         donate_first=True,
     )
-    # A copy: the step writes over its state, which may share memory with these arrays.
+    # A copy: the state is donated and may share memory with these arrays.
     variables = jax.tree.map(np.copy, variables)
     state = devices.replicate(create_state(variables, model, tx))
     batch = devices.shard_rows(batch, 'pmap')
@@ -104,7 +104,7 @@ def _assign(canvas, boxes, valid, size):
 
 
 def assignment(boxes, canvas) -> tuple[Work, int]:
-    """Index of the box of each anchor; and the bytes that the program works in."""
+    """Index of the box of each anchor; also the bytes of XLA's temporaries."""
     program, call = compiled(
         functools.partial(_assign, canvas),
         boxes,
@@ -116,13 +116,13 @@ def assignment(boxes, canvas) -> tuple[Work, int]:
 
 
 def detections(outputs, canvas, scale) -> Work:
-    """Boxes in the original image, scores, labels of a batch of one."""
-    one = HeadOutputs(*(tuple(level[0] for level in levels) for levels in outputs))
+    """Boxes in the original image, scores and labels of one image."""
+    single = HeadOutputs(*(tuple(level[0] for level in levels) for levels in outputs))
     size, scale = np.array(canvas, np.int32), np.array(scale, np.float32)
-    _, call = compiled(detect, one, size, scale)
+    _, call = compiled(detect, single, size, scale)
 
-    def result(found):
-        rows = np.asarray(found.valid)
-        return [np.asarray(x)[rows] for x in found[:3]]
+    def result(detections):
+        valid = np.asarray(detections.valid)
+        return [np.asarray(x)[valid] for x in detections[:3]]
 
     return call, result

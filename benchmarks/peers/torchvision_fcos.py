@@ -1,11 +1,11 @@
-"""torchvision's half of `benchmarks/gpu.py`: FCOS, the nearest public twin of ATSS.
+"""torchvision's half of `benchmarks/gpu.py`: FCOS, the public model closest to ATSS.
 
-The same backbone, neck and towers, one point a cell where ATSS has one anchor, 80
-classes. As `torchvision.models.detection.fcos_resnet50_fpn` builds it, but for frozen
-stages, which it does not allow without pretrained weights: as in our recipe, stem and
-first stage are frozen, and batch norms use stored statistics.
+It has the same backbone, neck and towers, one point per cell where ATSS has one anchor,
+and 80 classes. It is built as by `torchvision.models.detection.fcos_resnet50_fpn`
+except for frozen stages, which that does not allow without pretrained weights: as in
+our recipe, stem and first stage are frozen, and batch norms use stored statistics.
 
-Needs torch and torchvision (`pip install torch torchvision`), and nothing of JAX.
+Needs torch and torchvision (`pip install torch torchvision`), not JAX.
 """
 
 import torch
@@ -18,11 +18,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from benchmarks.gpu_work import NUM_CLASSES, Job, images, main, measure
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-TRAINED_STAGES = 3  # of 5, the stem being one: frozen_stages=1
+TRAINED_STAGES = 3  # of 5, counting the stem: frozen_stages=1
 
 
 def build(job: Job) -> FCOS:
-    """The detector, channels last; its own resizing would leave the canvas as it is."""
+    """The detector, channels last, without its own resizing."""
     backbone = resnet_fpn_backbone(
         backbone_name=f'resnet{job.depth}',
         weights=None,
@@ -42,13 +42,13 @@ def build(job: Job) -> FCOS:
 
 
 def compile_parts(model: FCOS) -> None:
-    """Network and head: what follows them has sizes that depend on the images."""
+    """Compiles network and head; later parts have sizes that depend on the images."""
     model.backbone.compile()
     model.head.compile()
 
 
 def on_device(job: Job) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
-    """Images (B,H,W,3) uint8, and the objects of each."""
+    """Images (B,H,W,3) uint8, and the objects of each, on the device."""
     image, boxes, labels = images(job)
     targets = [
         {
@@ -61,24 +61,24 @@ def on_device(job: Job) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
 
 
 def as_input(image: torch.Tensor) -> list[torch.Tensor]:
-    """What torchvision reads: a list of images, channels first, 0 to 1."""
+    """The input of torchvision: a list of images, channels first, 0 to 1."""
     return list(image.permute(0, 3, 1, 2).float() / 255)
 
 
 def autocast(job: Job) -> torch.autocast:
-    """Automatic mixed precision, unless all is float32."""
+    """Automatic mixed precision, unless the dtype is float32."""
     dtype = getattr(torch, job.dtype)
     return torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32)
 
 
 def synchronize() -> None:
-    """Waits until the device has done what it was told."""
+    """Waits until the device has finished its work."""
     if DEVICE == 'cuda':
         torch.cuda.synchronize()
 
 
 def training(job: Job, model: FCOS) -> dict:
-    """Losses, gradients, SGD as in our recipe."""
+    """The training step: losses, gradients, and SGD as in our recipe."""
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -100,17 +100,17 @@ def training(job: Job, model: FCOS) -> dict:
             loss = step(job.batch)
         synchronize()
         if not torch.isfinite(loss):
-            raise ValueError('the loss was not finite: no step to be measured')
+            raise ValueError('the loss was not finite')
 
     return _measure(run, lambda: step(1), job, model)
 
 
 @torch.inference_mode()
 def inference(job: Job, model: FCOS) -> dict:
-    """Forward and detections, NMS included, with mmdetection's threshold of IoU.
+    """Forward and post-processing with NMS, with mmdetection's IoU threshold.
 
-    Its work depends on the scores, ours does not. Drawn weights give no score that
-    stands for an object: the threshold is set so that some 100 detections are left.
+    Its work depends on the scores, ours does not. With random weights no score means an
+    object, so the threshold is set to keep about 100 detections.
     """
     model.eval()
     image, _ = on_device(job)
@@ -120,9 +120,9 @@ def inference(job: Job, model: FCOS) -> dict:
             return model(as_input(image[:rows]))
 
     model.nms_thresh, model.score_thresh = 0.6, 0
-    (found,) = step(1)
-    # A little less: in bfloat16 many scores are equal, and only higher ones are kept.
-    model.score_thresh = float(found['scores'].min()) - 1e-6
+    (detections,) = step(1)
+    # Slightly lower: in bfloat16 many scores are equal, and only higher ones are kept.
+    model.score_thresh = float(detections['scores'].min()) - 1e-6
 
     def run(steps):
         for _ in range(steps):
@@ -130,24 +130,24 @@ def inference(job: Job, model: FCOS) -> dict:
         synchronize()
 
     result = _measure(run, lambda: step(1), job, model)
-    found = sum(len(one['scores']) for one in step(job.batch))
-    return {**result, 'detections': found / job.batch}
+    count = sum(len(detections['scores']) for detections in step(job.batch))
+    return {**result, 'detections': count / job.batch}
 
 
 def _measure(run, one_image, job, model):
-    """Counts what one image takes, then measures."""
+    """Counts the operations of one image, then measures."""
     with FlopCounterMode(display=False) as counter:
         one_image()
     if job.compiled:
         compile_parts(model)
     result = measure(run, job)
     peak = torch.cuda.max_memory_allocated() if DEVICE == 'cuda' else None
-    products = counter.get_total_flops() // 2
-    return {**result, 'multiply_adds': products, 'peak_bytes': peak}
+    count = counter.get_total_flops() // 2
+    return {**result, 'multiply_adds': count, 'peak_bytes': peak}
 
 
 def do(job: Job) -> dict:
-    """One measurement."""
+    """Runs one measurement."""
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     work = {'training': training, 'inference': inference}[job.work]

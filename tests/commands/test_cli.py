@@ -391,7 +391,7 @@ def test_a_sheet_without_detections_says_so():
     said = describe(scores, 2, 0.5)
     assert 'score of 0.5 or more' in said and 'best has 0.400' in said
     assert 'lower --min_score' in said
-    assert 'nothing is found in 2 images' in describe(scores[:0], 2, 0.3)
+    assert 'no detections in 2 images' in describe(scores[:0], 2, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from atss_jax.config import build_experiment
 from atss_jax.data.loader import load_row
 from atss_jax.detection.assign import assign
-from atss_jax.drawing import assignment, boxes, line_plot, runs, training_data
+from atss_jax.drawing import assignment, line_plot, runs, training_data
+from atss_jax.drawing.boxes import class_color
 from atss_jax.drawing.runs import read_curves
 from atss_jax.report.matching import pairwise_iou
 from tests.support.small_run import small_config
@@ -35,19 +36,19 @@ def a_row(size=(300, 310), canvas=(384, 416)):
 class TestRow:
     def test_valid_region_and_the_rest_differ(self):
         drawn = training_data.draw_row(a_row(), ('cat', 'dog'), 32)
-        assert (drawn[310:320, :320] == training_data._GREY).all()
-        assert (drawn[:320, 312:320] == training_data._GREY).all()
+        assert (drawn[310:320, :320] == training_data._GRAY).all()
+        assert (drawn[:320, 312:320] == training_data._GRAY).all()
         for rest in (drawn[320:], drawn[:, 320:]):
-            assert set(np.unique(rest)) == {training_data._GREY, training_data._STRIPE}
+            assert set(np.unique(rest)) == {training_data._GRAY, training_data._STRIPE}
         assert (drawn[5:40, 200:] == 200).any() and (drawn[180:195, :40] == 200).all()
 
     def test_valid_region_follows_the_divisor(self):
         drawn = training_data.draw_row(a_row(), ('cat', 'dog'), 128)
-        assert (drawn[310:384, :384] == training_data._GREY).all()
+        assert (drawn[310:384, :384] == training_data._GRAY).all()
 
     def test_a_crowd_has_a_color_of_its_own(self):
         drawn = training_data.draw_row(a_row(), ('cat', 'dog'), 32)
-        frames = [(drawn == boxes.class_color(k)).all(2).sum() for k in range(3)]
+        frames = [(drawn == class_color(k)).all(2).sum() for k in range(3)]
         assert frames[0] == 0 and frames[1] > 300 and frames[2] > 300
 
 
@@ -75,12 +76,12 @@ def test_data_of_each_split(draw):
     result, train = draw('data', '--count=5', '--columns=5')
     assert result.status == 0, result.err
     _, val = draw('data', '--count=5', '--columns=5', '--split=val')
-    # Of the same canvases, 5 in a row; the images are others.
+    # 5 images in a row on the same canvases, but different images.
     assert train.shape[1] > 5 * 360 and val.shape[1] > 5 * 360
     assert train.shape != val.shape or (train != val).any()
 
 
-def test_batch_is_that_of_the_step(draw, small_data):
+def test_the_batch_of_a_step(draw, small_data):
     result, first = draw('batch', '--step=1')
     assert result.status == 0 and 'step 1, 1 image\n' in result.out
     assert (draw('batch', '--step=1')[1] == first).all()
@@ -109,14 +110,14 @@ def test_batch_of_a_workdir_has_its_size(draw, small_run):
         ('assignment', ['--image_ids', '1000', '5'], 1, 'image ids [5]'),
     ],
 )
-def test_what_is_refused(draw, what, flags, status, part):
+def test_bad_flags_are_refused(draw, what, flags, status, part):
     result, image = draw(what, *flags)
     assert result.status == status and part in result.err and image is None
 
 
 @pytest.fixture(scope='module')
-def parts(small_data):
-    """A row, what is explained of it, and the experiment."""
+def explained(small_data):
+    """A row of a batch, its explanation, and the settings of the loss."""
     experiment = build_experiment(small_config(small_data))
     data = experiment.data['train']
     source, pipeline = data.open(), data.pipeline.without_jitter()
@@ -126,35 +127,37 @@ def parts(small_data):
 
 
 def test_no_batch_beyond_the_run(small_run, tmp_path):
-    with pytest.raises(ValueError, match='no step 7: with batches of 8 training has 6'):
+    with pytest.raises(
+        ValueError, match='no --step 7: with batches of 8 training has 6'
+    ):
         training_data.draw_batch(small_run.config, str(tmp_path / 'a.png'), 7, 8, None)
 
 
 def test_shared_candidates_are_drawn_around_each_other():
-    """A ring of each of two boxes, and one around the disc of the other."""
-    points = np.array([[[50.0, 50.0], [90.0, 50.0]]] * 2)
-    here = np.ones((2, 2), bool)
-    positive = np.array([[False, True], [False, False]])
-    colors = [(255, 0, 0), (0, 0, 255)]
-    panel = assignment._draw_level(
-        np.zeros((100, 150, 3), np.uint8),
-        np.zeros((2, 4)),
-        points,
-        here,
-        positive,
-        colors,
-        5.0,
+    """Two circles, one for each box, and a circle around the disc of the other box."""
+    no_boxes = np.zeros((2, 4))
+    explanation = assignment.Explanation(
+        boxes=no_boxes,
+        labels=np.zeros(2, int),
+        thresholds=np.zeros(2),
+        centers=np.array([[[50.0, 50.0], [90.0, 50.0]]] * 2),
+        levels=np.zeros((2, 2), int),
+        is_candidate=np.ones((2, 2), bool),
+        is_positive=np.array([[False, True], [False, False]]),
     )
+    image = np.zeros((100, 150, 3), np.uint8)
+    panel = assignment._draw_level(image, explanation, 0, 5.0)
+    colors = [list(class_color(0)), list(class_color(1))]
     for middle in (50, 90):
         nearby = panel[35:66, middle - 15 : middle + 16].reshape(-1, 3).tolist()
-        assert [255, 0, 0] in nearby and [0, 0, 255] in nearby
-    assert panel[50, 90].tolist() == [255, 0, 0]
+        assert all(color in nearby for color in colors)
+    assert panel[50, 90].tolist() == colors[0]
     assert panel[50, 50].tolist() == [100, 100, 100]
 
 
 class TestAssignment:
-    def test_positives_are_those_of_the_assignment(self, parts):
-        row, found, loss = parts
+    def test_positives_are_those_of_the_assignment(self, explained):
+        row, explanation, loss = explained
         objects = row['gt_valid'] & ~row['gt_ignored']
         owner = assign(
             jnp.asarray(row['gt_boxes']),
@@ -165,25 +168,25 @@ class TestAssignment:
             assigner=loss.assigner,
         )
         expected = [(np.asarray(owner) == k).sum() for k in np.flatnonzero(objects)]
-        assert found['is_positive'].sum(1).tolist() == expected and sum(expected)
-        assert not (found['is_positive'] & ~found['is_candidate']).any()
+        assert explanation.is_positive.sum(1).tolist() == expected and sum(expected)
+        assert not (explanation.is_positive & ~explanation.is_candidate).any()
 
-    def test_thresholds_and_levels_by_hand(self, parts):
-        _, found, loss = parts
-        for k, box in enumerate(found['boxes']):
-            ok = found['is_candidate'][k]
-            strides = np.array(loss.anchors.strides)[found['levels'][k][ok]]
-            points, half = found['points'][k][ok], strides[:, None] * 2 / 2
-            assert (points % strides[:, None] == 0).all()
-            anchors = np.concatenate([points - half, points + half], 1)
+    def test_thresholds_and_levels_by_hand(self, explained):
+        _, explanation, loss = explained
+        for k, box in enumerate(explanation.boxes):
+            ok = explanation.is_candidate[k]
+            strides = np.array(loss.anchors.strides)[explanation.levels[k][ok]]
+            centers, half = explanation.centers[k][ok], strides[:, None] * 2 / 2
+            assert (centers % strides[:, None] == 0).all()
+            anchors = np.concatenate([centers - half, centers + half], 1)
             overlap = pairwise_iou(anchors, box[None], np.array([False]))
             expected = overlap.mean() + overlap.std(ddof=1)
-            assert found['thresholds'][k] == pytest.approx(expected, abs=1e-5)
+            assert explanation.thresholds[k] == pytest.approx(expected, abs=1e-5)
 
     def test_the_sheet(self, draw):
         result, sheet = draw('assignment', '--image_ids', '1000', '993')
         assert result.status == 0, result.err
-        # Two levels: boxes and a level beside each other, a level and bars below.
+        # Two levels: boxes and a level side by side, a level and bars below.
         assert sheet.shape[1] == 2 * 640 + 3 * 8
 
     def test_each_image_begins_a_row(self, draw):
@@ -238,14 +241,16 @@ class TestCurves:
         assert result.status == 0, result.err
         image = cv2.imread(str(file))[..., ::-1]
         for number in (0, 1):
-            assert (image == line_plot.color(number)).all(2).any()
+            assert (image == line_plot.curve_color(number)).all(2).any()
 
-    def test_what_a_run_has_not_logged_is_said(self, small_run, monkeypatch, tmp_path):
+    def test_titles_name_runs_that_have_not_logged(
+        self, small_run, monkeypatch, tmp_path
+    ):
         titles = []
         monkeypatch.setattr(
-            line_plot,
+            runs,
             'line_plot',
-            lambda lines, title, end: titles.append(title) or PLAIN,
+            lambda curves, title, end: titles.append(title) or PLAIN,
         )
         other = shutil.copytree(small_run.workdir, tmp_path / 'other')
         shutil.rmtree(other / 'tensorboard')

@@ -1,4 +1,4 @@
-"""Error kinds and what mending them gains, confusion, calibration: worked by hand."""
+"""Kinds of errors and what fixing them gains, confusion, calibration, by hand."""
 
 import math
 
@@ -8,7 +8,12 @@ import pytest
 from atss_jax.evaluation import coco_metric
 from atss_jax.report.analysis import calibrate, confusion_matrix
 from atss_jax.report.errors import average_precision, breakdown, diagnose
-from atss_jax.report.matching import Image, images_of, match, pairwise_iou
+from atss_jax.report.matching import (
+    EvaluatedImage,
+    evaluated_images,
+    match,
+    pairwise_iou,
+)
 
 # Side 10 at these places; shifted by 5 of 10 the IoU is 1/3, by 10 it is 0.
 BOX = (0, 0, 10, 10)
@@ -16,21 +21,21 @@ SHIFTED = (5, 0, 15, 10)
 FAR = (50, 50, 60, 60)
 
 
-def image(objects=(), found=()):
-    """Of (label, box[, crowd]) and (label, box, score), the best first."""
-    return Image(
+def image(objects=(), detections=()):
+    """An image from (label, box[, crowd]) and (label, box, score), best first."""
+    return EvaluatedImage(
         1,
         np.array([box for _, box, *_ in objects], float).reshape(-1, 4),
         np.array([label for label, *_ in objects], int),
         np.array([bool(crowd) for _, _, *crowd in objects], bool),
-        np.array([box for _, box, _ in found], float).reshape(-1, 4),
-        np.array([label for label, *_ in found], int),
-        np.array([score for *_, score in found], float),
+        np.array([box for _, box, _ in detections], float).reshape(-1, 4),
+        np.array([label for label, *_ in detections], int),
+        np.array([score for *_, score in detections], float),
     )
 
 
 def analyze(*images, classes=2):
-    diagnoses = [diagnose(one) for one in images]
+    diagnoses = [diagnose(image) for image in images]
     return breakdown(images, diagnoses, classes), [list(d.kinds) for d in diagnoses]
 
 
@@ -57,7 +62,7 @@ class TestKinds:
         result = diagnose(image([(0, BOX)], [(label, box, 0.9)]))
         assert list(result.kinds) == [kind]
         is_about = kind in ('correct', 'localization', 'classification')
-        assert list(result.partner) == [0 if is_about else -1]
+        assert list(result.gt_index) == [0 if is_about else -1]
         assert list(result.is_missed) == [not is_about]
         assert list(result.is_found) == [kind == 'correct']
 
@@ -93,8 +98,8 @@ class TestGains:
 
     def test_duplicates(self):
         """Right 0.9, again 0.8, right 0.7: precision 1 to recall 0.5, then 2/3."""
-        found = [(0, BOX, 0.9), (0, BOX, 0.8), (0, FAR, 0.7)]
-        result, kinds = analyze(image([(0, BOX), (0, FAR)], found))
+        detections = [(0, BOX, 0.9), (0, BOX, 0.8), (0, FAR, 0.7)]
+        result, kinds = analyze(image([(0, BOX), (0, FAR)], detections))
         assert kinds == [['correct', 'duplicate', 'correct']]
         before = (51 + 50 * 2 / 3) / 101
         assert result.ap50 == pytest.approx(before)
@@ -102,7 +107,7 @@ class TestGains:
         assert result.gains['false positives'] == pytest.approx(1 - before)
         assert set(gained(result)) == {'duplicate', 'false positives'}
 
-    def test_nothing_found(self):
+    def test_no_detections(self):
         result, _ = analyze(image([(0, BOX), (1, FAR)]), image())
         assert result.ap50 == 0 and result.counts['missed'] == 2
         assert gained(result) == {'missed': 1, 'false negatives': 1}
@@ -113,28 +118,28 @@ class TestGains:
         assert result.ap50 == pytest.approx(51 / 101)
         assert result.gains['missed'] == pytest.approx(50 / 101)
 
-    def test_seen_where_nothing_is(self):
+    def test_a_detection_of_the_background(self):
         """A wrong one before the right one: precision 1/2 everywhere."""
         result, _ = analyze(image([(0, BOX)], [(0, FAR, 0.9), (0, BOX, 0.8)]))
         assert result.ap50 == pytest.approx(0.5)
         assert gained(result) == {'background': 0.5, 'false positives': 0.5}
 
     def test_wrong_in_both(self):
-        objects, found = [(0, BOX), (1, FAR)], [(1, SHIFTED, 0.9), (1, FAR, 0.8)]
-        result, kinds = analyze(image(objects, found))
+        objects, detections = [(0, BOX), (1, FAR)], [(1, SHIFTED, 0.9), (1, FAR, 0.8)]
+        result, kinds = analyze(image(objects, detections))
         assert kinds == [['both', 'correct']]
         assert result.ap50 == pytest.approx(0.25)  # class 0: 0, class 1: 1/2
         assert result.gains['both'] == pytest.approx(0.25)
         assert result.gains['missed'] == pytest.approx(0.5)  # class 0: nothing left
 
-    def test_a_mended_error_finds_an_object_once(self):
-        """Of two shifted boxes the better is put right, the other goes."""
-        found = [(0, SHIFTED, 0.9), (0, SHIFTED, 0.8)]
-        result, _ = analyze(image([(0, BOX)], found))
+    def test_a_fixed_error_matches_an_object_once(self):
+        """Of two shifted boxes the better is fixed, the other removed."""
+        detections = [(0, SHIFTED, 0.9), (0, SHIFTED, 0.8)]
+        result, _ = analyze(image([(0, BOX)], detections))
         assert gained(result) == {'localization': 1}
-        # The object is found already: both go.
-        found = [(0, SHIFTED, 0.9), (0, BOX, 0.8), (0, SHIFTED, 0.7)]
-        result, _ = analyze(image([(0, BOX)], found))
+        # A detection matches the object already: both are removed.
+        detections = [(0, SHIFTED, 0.9), (0, BOX, 0.8), (0, SHIFTED, 0.7)]
+        result, _ = analyze(image([(0, BOX)], detections))
         assert result.ap50 == pytest.approx(0.5)
         assert result.gains['localization'] == pytest.approx(0.5)
 
@@ -151,18 +156,18 @@ class TestGains:
 class TestConfusion:
     def test_by_hand(self):
         objects = [(0, BOX), (1, FAR), (0, (200, 0, 210, 10))]
-        found = [
+        detections = [
             (0, BOX, 0.9),  # right
             (0, FAR, 0.8),  # 0 where a 1 is
             (1, (300, 0, 310, 10), 0.7),  # nothing there
             (0, (200, 0, 210, 10), 0.2),  # below the score: missed
         ]
-        matrix = confusion_matrix([image(objects, found)], 2, 0.3)
+        matrix = confusion_matrix([image(objects, detections)], 2, 0.3)
         assert matrix.tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 0]]
 
     def test_the_right_answer_comes_first(self):
-        found = [(1, BOX, 0.9), (0, BOX, 0.8)]
-        matrix = confusion_matrix([image([(0, BOX)], found)], 2, 0.3)
+        detections = [(1, BOX, 0.9), (0, BOX, 0.8)]
+        matrix = confusion_matrix([image([(0, BOX)], detections)], 2, 0.3)
         assert matrix.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
 
     def test_crowds_do_not_count(self):
@@ -187,8 +192,8 @@ class TestCalibration:
         assert math.isnan(result.error) and np.isnan(result.precision).all()
 
 
-def random_truth_and_results(seed):
-    """Objects, some crowds, and found boxes near them or anywhere, in 12 images."""
+def random_ground_truth_and_results(seed):
+    """Objects, some crowds, and detections near the objects, in 12 images."""
     random = np.random.default_rng(seed)
     annotations, results = [], []
     for image_id in range(12):
@@ -220,16 +225,20 @@ def random_truth_and_results(seed):
                 )
     images = [{'id': i, 'height': 500, 'width': 500} for i in range(12)]
     categories = [{'id': i + 5, 'name': str(i)} for i in range(3)]
-    truth = {'images': images, 'annotations': annotations, 'categories': categories}
-    return truth, results
+    ground_truth = {
+        'images': images,
+        'annotations': annotations,
+        'categories': categories,
+    }
+    return ground_truth, results
 
 
 @pytest.mark.parametrize('seed', range(5))
 def test_ap50_is_that_of_pycocotools(seed):
-    truth, results = random_truth_and_results(seed)
-    images = images_of(truth, results, (5, 6, 7), range(12))
+    ground_truth, results = random_ground_truth_and_results(seed)
+    images = evaluated_images(ground_truth, results, (5, 6, 7), range(12))
     result = breakdown(images, [diagnose(p) for p in images], 3)
-    scores = coco_metric.evaluate(truth, results, ('a', 'b', 'c'), (5, 6, 7))
+    scores = coco_metric.evaluate(ground_truth, results, ('a', 'b', 'c'), (5, 6, 7))
     assert result.ap50 == pytest.approx(scores.summary['AP50'], abs=1e-12)
     kinds = np.concatenate([diagnose(p).kinds for p in images])
     right = np.isin(kinds, ('correct', 'ignored')).sum()
@@ -237,24 +246,24 @@ def test_ap50_is_that_of_pycocotools(seed):
 
 
 def test_only_a_hundred_of_a_class_count():
-    truth = {'annotations': []}
+    ground_truth = {'annotations': []}
     results = [
         {'image_id': 1, 'category_id': 5, 'bbox': [0, 0, 1, 1], 'score': i / 200}
         for i in range(120)
     ]
-    (one,) = images_of(truth, results, (5,), [1])
+    (one,) = evaluated_images(ground_truth, results, (5,), [1])
     assert len(one.scores) == 100 and one.scores[-1] == 20 / 200
 
 
 def test_best_first_takes_the_largest_overlap():
     objects = [(0, BOX), (0, (1, 0, 11, 10))]
-    found = [(0, (1, 0, 11, 10), 0.9), (0, (1, 0, 11, 10), 0.8)]
-    assert match(image(objects, found)).truth.tolist() == [1, 0]
+    detections = [(0, (1, 0, 11, 10), 0.9), (0, (1, 0, 11, 10), 0.8)]
+    assert match(image(objects, detections)).gt_index.tolist() == [1, 0]
 
 
 def test_overlap_with_a_crowd_is_of_the_detection():
-    boxes, found = np.array([[0.0, 0, 100, 100]]), np.array([[0.0, 0, 10, 10]])
-    assert pairwise_iou(found, boxes, np.array([True])).item() == 1
-    assert pairwise_iou(found, boxes, np.array([False])).item() == 0.01
+    boxes, detections = np.array([[0.0, 0, 100, 100]]), np.array([[0.0, 0, 10, 10]])
+    assert pairwise_iou(detections, boxes, np.array([True])).item() == 1
+    assert pairwise_iou(detections, boxes, np.array([False])).item() == 0.01
     empty = np.zeros((1, 4))
     assert pairwise_iou(empty, empty, np.array([False])).item() == 0

@@ -1,4 +1,4 @@
-"""The report says what was computed, and needs nothing else."""
+"""The report says what was computed, and needs no other files."""
 
 import html.parser
 import json
@@ -86,11 +86,11 @@ def test_boxes_lie_where_they_are_on_the_image(written):
     path, analysis = written
     boxes = [a for a in elements(path, 'div') if 'data-side' in a]
     assert len(boxes) == sum(
-        len(analysis.images[id_][0].boxes) + len(analysis.images[id_][0].scores)
+        len(analysis.images[id_][0].gt_boxes) + len(analysis.images[id_][0].scores)
         for id_ in analysis.worst
     )
     image, _ = analysis.images[analysis.worst[0]]
-    x1, y1, x2, y2 = image.boxes[0]
+    x1, y1, x2, y2 = image.gt_boxes[0]
     width, height = (
         int(elements(path, 'img')[0][name]) for name in ('width', 'height')
     )
@@ -130,12 +130,12 @@ def test_a_damaged_image_is_named_and_the_rest_shown(data, tmp_path):
     assert f'Could not be read: {worst[0]}.png' in path.read_text()
 
 
-def test_nothing_wrong_and_nothing_found(data, tmp_path):
+def test_no_errors_and_no_detections(data, tmp_path):
     source, path = open_data(data), tmp_path / 'report.html'
-    truth = source.ground_truth()
+    ground_truth = source.ground_truth()
     right = [
         {**{k: a[k] for k in ('image_id', 'category_id', 'bbox')}, 'score': 0.9}
-        for a in truth['annotations']
+        for a in ground_truth['annotations']
     ]
     analysis = write_report(path, source, right, 'all right', 0.3)
     assert analysis.errors.ap50 == 1 and not any(analysis.errors.gains.values())

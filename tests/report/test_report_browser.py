@@ -99,7 +99,7 @@ class TestInBrowser:
         page.press('ArrowDown')
         assert page.run(shown) == ['0']
 
-    def test_a_image_is_enlarged(self, page):
+    def test_an_image_is_enlarged(self, page):
         width = 'document.querySelector("figure .image").offsetWidth'
         before = page.run(width)
         self.focus(page, '.enlarge')
@@ -110,7 +110,7 @@ class TestInBrowser:
 
     @pytest.mark.parametrize('scheme', ['light', 'dark'])
     def test_contrast(self, page, scheme):
-        """Text against its ground: 4.5 at least, as WCAG AA asks."""
+        """Text against its background: at least 4.5, as WCAG AA asks."""
         page.set_scheme(scheme)
         style = 'getComputedStyle(document.documentElement).getPropertyValue'
         values = {

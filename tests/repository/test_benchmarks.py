@@ -1,4 +1,4 @@
-"""What the benchmarks make of what they measure; one of them run, small."""
+"""What the benchmarks compute from their measurements; one of them is run, small."""
 
 import subprocess
 import sys
@@ -143,7 +143,7 @@ def test_parts_prints_a_table():
 def test_example_boxes_lie_on_the_canvas():
     import programs
 
-    batch = programs.example_batch((64, 96), 2, boxes=20, num_classes=3, room=30)
+    batch = programs.example_batch((64, 96), 2, boxes=20, num_classes=3, capacity=30)
     boxes = batch['gt_boxes'][batch['gt_valid']]
     assert boxes.shape == (40, 4)
     assert boxes.min() >= 0 and (boxes[:, 2:] <= [96, 64]).all()

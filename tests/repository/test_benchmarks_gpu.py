@@ -198,7 +198,7 @@ def test_what_failed_otherwise_is_told_by_the_status(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('flag', 'part'),
     [
-        ('--canvas=800', 'expected one like 800x1344'),
+        ('--canvas=800', 'expected a canvas such as 800x1344'),
         ('--canvas=800x1333', 'expected multiples of 32'),
         ('--canvas=0x32', 'expected multiples of 32'),
         ('--repeats=0', 'expected a number, at least 1'),

@@ -74,8 +74,8 @@ def test_another_assignment_is_refused():
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda b, s, l: (b[:-1], s[:-1], l[:-1]), 'not the detections'),
-        (lambda b, s, l: (b, s, l[::-1]), 'not the detections'),
+        (lambda b, s, l: (b[:-1], s[:-1], l[:-1]), 'detections differ'),
+        (lambda b, s, l: (b, s, l[::-1]), 'detections differ'),
         (lambda b, s, l: (b + 0.01, s, l), 'boxes in pixels: .* differ by 1'),
         (lambda b, s, l: (b, s * np.float32(0.999), l), 'scores: .* differ by'),
     ],

@@ -1,4 +1,4 @@
-"""Ten images with an annotation file, to spoil, and batches of them."""
+"""Ten images with an annotation file that tests damage, and batches of them."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ BATCH = 4
 
 
 class Folder:
-    """Ten images of one size, ids 10 to 19, each of one gray level and one box."""
+    """Ten images of one size, ids 10 to 19, each of one gray level and with one box."""
 
     def __init__(self, path):
         self.images, self.file = path / 'images', path / 'annotations.json'
@@ -52,7 +52,7 @@ class Folder:
         return CocoDataset(str(self.file), str(self.images), **kwargs)
 
     def spoil(self, content, number=13):
-        """Writes other bytes under the name of one of the images."""
+        """Replaces the content of one of the image files."""
         (self.images / f'{number}.png').write_bytes(content)
 
 
@@ -68,7 +68,7 @@ def evaluation(source, pipeline=PIPELINE):
 
 
 def first_record(source, flip=False, **changes):
-    """A row of the first record."""
+    """The first record, loaded as a row of a batch."""
     pipeline = dataclasses.replace(PIPELINE, **changes)
     return load_row(source, 0, pipeline.all_canvases()[0], pipeline, flip)
 

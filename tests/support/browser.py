@@ -27,7 +27,7 @@ _FLAGS = (
 
 
 def find() -> str | None:
-    """Path of the program, None where there is none."""
+    """Path of the browser, None if none is installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -83,7 +83,7 @@ class Page:
             self._loaded = True
 
     def open(self, path: pathlib.Path) -> None:
-        """Loads a file and waits until it is there."""
+        """Loads a file and waits until it is loaded."""
         self._loaded = False
         self.call('Page.navigate', url=path.absolute().as_uri())
         while not self._loaded:
@@ -104,18 +104,18 @@ class Page:
         self.call('Input.dispatchKeyEvent', type='keyUp', **common)
 
     def set_scheme(self, scheme: str) -> None:
-        """Makes the page believe that the user wants it 'dark' or 'light'."""
+        """Emulates a user who prefers 'dark' or 'light' pages."""
         feature = {'name': 'prefers-color-scheme', 'value': scheme}
         self.call('Emulation.setEmulatedMedia', features=[feature])
 
 
 @contextlib.contextmanager
 def page():
-    """A fresh browser with one page, closed at the end."""
+    """A new browser with one page, closed at the end."""
     to_browser, from_browser = os.pipe(), os.pipe()
 
     def as_3_and_4():
-        # Above both first: one of the two ends may be 3 or 4 itself.
+        # Moved above both first, because one of the two ends may be 3 or 4 itself.
         high = [os.dup2(to_browser[0], 100), os.dup2(from_browser[1], 101)]
         os.dup2(high[0], 3)
         os.dup2(high[1], 4)

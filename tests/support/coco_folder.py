@@ -1,4 +1,4 @@
-"""A small COCO annotation file on disk, to load and to spoil."""
+"""A small COCO annotation file on disk that tests load and damage."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ COCO = {
 
 
 class Folder:
-    """An annotation file to spoil, with an image folder beside it."""
+    """An annotation file that tests change, with an image folder next to it."""
 
     def __init__(self, path):
         self.images = path / 'images'
@@ -55,7 +55,7 @@ class Folder:
         return CocoDataset(str(self.file), str(self.images), **kwargs)
 
     def rejects(self, *parts, error=ValueError, **kwargs):
-        """Loading fails, and the message names the file and all the parts."""
+        """Checks that loading fails, with the file and all `parts` in the message."""
         with pytest.raises(error) as caught:
             self.load(**kwargs)
         for part in (str(self.file), *parts):

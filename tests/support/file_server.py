@@ -1,4 +1,4 @@
-"""A web server of our own on this machine, with the faults that real ones have."""
+"""A local web server with the faults that real servers have."""
 
 import contextlib
 import http.server
@@ -7,7 +7,7 @@ import threading
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`, with ranges; `requests` lists what was asked for."""
+    """Serves `files`, also in ranges; `requests` lists the paths and ranges asked."""
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
@@ -19,7 +19,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f'http://127.0.0.1:{self.server_port}'
 
     def handle_error(self, *_args):
-        pass  # readers may go away before the end
+        pass  # clients may disconnect before the end
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -46,7 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     @staticmethod
     def _start(asked, size):
-        """Of `bytes=START-` or `bytes=-LAST`."""
+        """The first byte of a range `bytes=START-` or `bytes=-LAST`."""
         first, last = re.fullmatch(r'bytes=(\d*)-(\d*)', asked).groups()
         return int(first) if first else max(size - int(last), 0)
 
@@ -56,7 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(monkeypatch):
-    """A server at work; no proxy stands between."""
+    """A running server, reached without a proxy."""
     monkeypatch.setenv('no_proxy', '127.0.0.1')
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -1,4 +1,4 @@
-"""Images of all kinds as bytes, written by hand where OpenCV cannot write them."""
+"""Image files as bytes, of kinds that OpenCV cannot write."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ def _crc(content):
 def png(
     size: tuple[int, int], depth: int, color: int, pixel: bytes, extra: bytes = b''
 ) -> bytes:
-    """A PNG of one color; `extra` chunks stand before the pixels."""
+    """A PNG of one color; `extra` chunks come before the pixels."""
     height, width = size
     header = struct.pack('>IIBBBBB', width, height, depth, color, 0, 0, 0)
     rows = (b'\0' + pixel * width) * height
@@ -34,9 +34,9 @@ def png(
 
 
 def jpeg(size: tuple[int, int], values: Sequence[int]) -> bytes:
-    """A baseline JPEG of one color, a value a component: 1 gray, 3 YCbCr, 4 CMYK.
+    """A baseline JPEG of one color with one value per component: gray, YCbCr or CMYK.
 
-    The steps of quantization are 1, and only the mean of each block is coded.
+    The quantization steps are 1, and only the mean of each block is coded.
     """
     height, width = size
     ids = range(1, len(values) + 1)
@@ -82,5 +82,5 @@ def with_orientation(jpeg_file: bytes, orientation: int) -> bytes:
 
 def claiming(jpeg_file: bytes, size: tuple[int, int]) -> bytes:
     """The JPEG with another height and width in its header."""
-    place = jpeg_file.index(b'\xff\xc0') + 5
-    return jpeg_file[:place] + struct.pack('>HH', *size) + jpeg_file[place + 4 :]
+    offset = jpeg_file.index(b'\xff\xc0') + 5
+    return jpeg_file[:offset] + struct.pack('>HH', *size) + jpeg_file[offset + 4 :]

@@ -1,4 +1,4 @@
-"""Stand-ins for the launchers that the recipes call, and what the recipes pass on."""
+"""Stand-ins for the programs that the launch files call, to see what they pass on."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 LAUNCH = ROOT / 'launch'
 TASKS = 2
 
-# As SLURM's: starts the command once a task, ends when all have, with the worst status.
+# As SLURM does: starts the command once per task and ends with the worst exit status.
 SRUN = f"""#!/bin/bash
 echo "$*" >> srun.calls
 while [[ $1 == --* ]]; do shift; done
@@ -30,7 +30,7 @@ done
 exit "$status"
 """
 
-# Says what it was called with; ends with what STATUS says, or on SIGTERM with 75.
+# Writes down its flags; ends with the status of STATUS, or on SIGTERM with 75.
 TRAIN = """
 import json, os, pathlib, signal, sys
 
@@ -46,12 +46,12 @@ while os.environ['STATUS'] == 'wait':
 sys.exit(int(os.environ['STATUS']))
 """
 
-# Writes down what it was called with.
+# Writes down its arguments.
 DUMP = "import json, sys; json.dump(sys.argv[1:], open({!r}, 'w'))"
 
 
 def write_program(path: pathlib.Path, text: str) -> None:
-    """An executable file."""
+    """Writes an executable file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -78,7 +78,7 @@ class Slurm:
         )
 
     def tasks(self) -> list[dict]:
-        """What the tasks say, once both are there."""
+        """What the tasks have written down, once both have started."""
         files = [self.folder / f'task{i}.json' for i in range(TASKS)]
         until = time.monotonic() + 60
         while not all(file.exists() for file in files):
@@ -87,12 +87,12 @@ class Slurm:
         return [json.loads(file.read_text()) for file in files]
 
     def terminate_tasks(self) -> None:
-        """SIGTERM to each, as SLURM does before the time is up."""
+        """Sends SIGTERM to each task, as SLURM does before the time limit."""
         for task in self.tasks():
             os.kill(task['pid'], signal.SIGTERM)
 
     def requeued(self) -> str | None:
-        """What `scontrol` was asked; None: it was not called."""
+        """The arguments of `scontrol`; None if it was not called."""
         file = self.folder / 'scontrol'
         return file.read_text().strip() if file.exists() else None
 
@@ -117,7 +117,7 @@ def tpu_vm(folder: pathlib.Path, *arguments: str) -> tuple[list[str], list[str]]
 
 
 def job_set(kind: str) -> dict:
-    """`launch/gke_jobset.yaml` for 'tpu', or what its comment makes of it for 'gpu'."""
+    """`launch/gke_jobset.yaml` for 'tpu', or as its comment changes it for 'gpu'."""
     file = LAUNCH / 'gke_jobset.yaml'
     if kind == 'tpu':
         return yaml.safe_load(file.read_text())

@@ -1,6 +1,6 @@
 """mmdetection's procedures as slow, plain loops over every anchor and class.
 
-Written from mmdetection's own description, sharing no code with the package.
+Written from mmdetection's own description, without any code of the package.
 """
 
 import math
@@ -47,7 +47,7 @@ def is_counted(anchor, image_size, valid_size, strides, border):
 
 
 def iou(a, b):
-    """Overlap of two boxes over their union of at least 1e-6, in their own type."""
+    """IoU of two boxes, with a union of at least 1e-6, in the dtype of the boxes."""
     width = max(min(a[2], b[2]) - max(a[0], b[0]), type(a[0])(0))
     height = max(min(a[3], b[3]) - max(a[1], b[1]), type(a[0])(0))
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
@@ -55,9 +55,9 @@ def iou(a, b):
 
 
 def assign(gt_boxes, anchors, counted, topk):
-    """Box of each anchor (-1: none), and the anchors where rounding decides.
+    """Index of the box of each anchor (-1: none), and mask of those rounding decides.
 
-    Float32 throughout, as mmdet.
+    Computes in float32, as mmdet does.
     """
     claims = {}
     unsure = np.zeros(len(anchors), bool)
@@ -97,7 +97,7 @@ def assign(gt_boxes, anchors, counted, topk):
 
 
 def decode(anchor, delta, means=(0, 0, 0, 0), stds=(0.1, 0.1, 0.2, 0.2)):
-    """Box of a delta; ratios of sides at most 1000/16."""
+    """The box of a delta; ratios of sides are limited to 1000/16."""
     dx, dy, dw, dh = (d * s + m for d, s, m in zip(delta, stds, means, strict=True))
     limit = abs(math.log(16 / 1000))
     dw, dh = (min(max(d, -limit), limit) for d in (dw, dh))
@@ -143,9 +143,9 @@ def atss_loss(outputs, images, anchors, counted, config):
 
     Args:
         outputs: for each image, arrays (A,C), (A,4), (A,): logits, deltas, centerness.
-        images: for each image, (boxes, labels): the objects alone.
+        images: for each image, (boxes, labels) of its objects.
         anchors: of the canvas.
-        counted: for each image, whether each anchor counts.
+        counted: for each image, whether each anchor is used.
         config: dict with topk, gamma, alpha, pos_weight, bbox_loss and weights.
     """
     cls = box = ctr = center_sum = 0.0
@@ -187,7 +187,7 @@ def atss_loss(outputs, images, anchors, counted, config):
 
 
 def nms(boxes, scores, labels, threshold, limit):
-    """Indices of the boxes kept: best first, none overlapping a better class-mate."""
+    """Indices of the kept boxes, best first; none overlaps a better of its class."""
     kept = []
     for i in np.argsort(-np.asarray(scores), kind='stable'):
         if all(
@@ -214,29 +214,31 @@ def detect(levels, anchors, image_size, valid_size, scale, strides, config):
         anchors: of the canvas.
         image_size: height, width.
         valid_size: height, width of the region whose anchors exist at all.
-        scale: width, height of the resized image over the original's.
+        scale: width and height of the resized image divided by the original's.
         strides: of the levels.
         config: dict with score_thr, nms_pre, min_bbox_size, iou_threshold, max_per_img.
     """
-    found = []
+    detections = []
     for level, (logits, deltas, centerness) in enumerate(levels):
-        own = [anchor for anchor in anchors if anchor[0] == level]
+        level_anchors = [anchor for anchor in anchors if anchor[0] == level]
         pairs = []
-        for n, anchor in enumerate(own):
+        for n, anchor in enumerate(level_anchors):
             if not is_counted(anchor, image_size, valid_size, strides, -1):
                 continue
             for c, logit in enumerate(logits[n].tolist()):
                 if sigmoid(logit) > config['score_thr']:
                     pairs.append((-sigmoid(logit), n, c))
         for score, n, c in sorted(pairs)[: config['nms_pre']]:
-            box = decode([float(v) for v in own[n][3]], deltas[n].tolist())
+            box = decode([float(v) for v in level_anchors[n][3]], deltas[n].tolist())
             for k in range(4):
                 limit = image_size[1 - k % 2]
                 box[k] = min(max(box[k], 0), limit) / scale[k % 2]
             score = -score * sigmoid(float(centerness[n]))
             small = min(box[2] - box[0], box[3] - box[1]) <= config['min_bbox_size']
             if config['min_bbox_size'] < 0 or not small:
-                found.append((box, score, c))
-    boxes, scores, labels = zip(*found, strict=True) if found else ((), (), ())
+                detections.append((box, score, c))
+    boxes, scores, labels = (
+        zip(*detections, strict=True) if detections else ((), (), ())
+    )
     kept = nms(boxes, scores, labels, config['iou_threshold'], config['max_per_img'])
-    return [found[i] for i in kept]
+    return [detections[i] for i in kept]

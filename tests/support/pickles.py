@@ -78,12 +78,12 @@ def write(form, path, body, storages=()) -> pathlib.Path:
 
 
 def write_plain(path, body, storages=()) -> pathlib.Path:
-    """A pickle and nothing around it."""
+    """A plain pickle file."""
     path.write_bytes(b'\x80\x02' + body + b'.')
     return path
 
 
-# As torchvision's files of 2017 have it: {'w': a Parameter of storage '0'}.
+# As in torchvision's files of 2017: {'w': a Parameter of storage '0'}.
 OLD_PARAMETER = mapping(
     w=name('torch.nn.parameter.Parameter')
     + call(

@@ -1,4 +1,4 @@
-"""Arrays that several tests make by the same recipe."""
+"""Weights of the golden outputs, and the error measure that tests share."""
 
 import json
 import zlib
@@ -9,7 +9,7 @@ from tests.conftest import GOLDEN
 
 
 def golden_state_dict(shapes: dict | None = None) -> dict[str, np.ndarray]:
-    """The weights behind the golden outputs: a function of names and shapes."""
+    """The weights of the golden outputs, a function of names and shapes."""
     if shapes is None:
         shapes = json.loads((GOLDEN / 'state_dict_shapes.json').read_text())
     return {name: _golden_array(name, tuple(shape)) for name, shape in shapes.items()}
@@ -37,5 +37,5 @@ def _golden_array(name, shape):
 
 
 def relative_error(ours, reference) -> float:
-    """Largest difference over the largest reference value."""
+    """The largest difference divided by the largest reference value."""
     return float(np.max(np.abs(ours - reference)) / np.max(np.abs(reference)))

@@ -7,11 +7,11 @@ from atss_jax.report.page import write_report
 from tests.support.small_run import CATEGORY_IDS, write_coco
 
 
-def some_results(truth, seed=0):
-    """Found boxes near the objects: some right, some shifted, some of other classes."""
+def some_results(ground_truth, seed=0):
+    """Detections near the objects: some right, some shifted, some of other classes."""
     random = np.random.default_rng(seed)
     results = []
-    for index, annotation in enumerate(truth['annotations']):
+    for index, annotation in enumerate(ground_truth['annotations']):
         x, y, width, height = annotation['bbox']
         shift = (0, 0, 0, 0.5 * width)[index % 4]
         category = CATEGORY_IDS[index % 3] if index % 5 == 0 else None
@@ -31,7 +31,7 @@ def open_data(folder):
 
 
 def written_report(folder):
-    """Writes data and their report to a folder; path of the page, analysis."""
+    """Writes data and their report to a folder; returns path and analysis."""
     write_coco(folder, 'val', 9, seed=3)
     source, path = open_data(folder), folder / 'report.html'
     results = some_results(source.ground_truth())

@@ -22,7 +22,7 @@ LOSS = LossConfig(AnchorGenerator((4, 8), octave_base_scale=4.0))
 
 
 def small_model(backbone=None, neck=None, head=None):
-    """Two stages of an R18, 16 channels, strides 4 and 8; changed by fields."""
+    """Two stages of an R18, 16 channels, strides 4 and 8; arguments override fields."""
     backbone = {
         'depth': 18,
         'num_stages': 2,
@@ -51,7 +51,7 @@ def small_model(backbone=None, neck=None, head=None):
 
 
 def random_variables(model, seed=0):
-    """No value is a special one (0 or 1); drawn in NumPy, which compiles nothing."""
+    """Random variables, none of them exactly 0 or 1; NumPy, which compiles nothing."""
     rng = np.random.default_rng(seed)
 
     def draw(path, shape):
@@ -74,20 +74,20 @@ def random_variables(model, seed=0):
     )
 
 
-def random_batch(seed, sizes, canvas=(64, 64), room=4):
-    """A batch of noise with boxes, one row a size."""
+def random_batch(seed, sizes, canvas=(64, 64), max_boxes=4):
+    """A batch of noise with boxes, one row for each size."""
     rng = np.random.default_rng(seed)
     batch = {
         'image': np.zeros((len(sizes), *canvas, 3), np.uint8),
         'image_size': np.array(sizes, np.int32),
-        'gt_boxes': np.zeros((len(sizes), room, 4), np.float32),
-        'gt_labels': rng.integers(0, 3, (len(sizes), room)).astype(np.int32),
-        'gt_valid': np.zeros((len(sizes), room), bool),
-        'gt_ignored': np.zeros((len(sizes), room), bool),
+        'gt_boxes': np.zeros((len(sizes), max_boxes, 4), np.float32),
+        'gt_labels': rng.integers(0, 3, (len(sizes), max_boxes)).astype(np.int32),
+        'gt_valid': np.zeros((len(sizes), max_boxes), bool),
+        'gt_ignored': np.zeros((len(sizes), max_boxes), bool),
     }
     for row, (height, width) in enumerate(sizes):
         batch['image'][row, :height, :width] = rng.integers(0, 256, (height, width, 3))
-        count = rng.integers(1, room + 1)
+        count = rng.integers(1, max_boxes + 1)
         corner = rng.uniform(0, [width * 0.6, height * 0.6], (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(8, 30, (count, 2))], 1)
         batch['gt_boxes'][row, :count] = np.minimum(boxes, [width, height] * 2)
@@ -103,7 +103,7 @@ def golden_model():
 
 @functools.cache
 def golden_variables():
-    """Its weights."""
+    """The weights of the golden model."""
     return mmdet.to_variables(golden_state_dict(), golden_model())
 
 
@@ -130,7 +130,7 @@ def golden_forward():
 
 
 def on_canvas(images, canvas=GOLDEN_CANVAS):
-    """A batch of float images on a canvas, zero outside; and their sizes."""
+    """A batch of float images on a canvas that is zero outside, and their sizes."""
     batch = np.zeros((len(images), *canvas, 3), np.float32)
     for row, image in zip(batch, images, strict=True):
         row[: image.shape[0], : image.shape[1]] = image

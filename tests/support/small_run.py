@@ -27,8 +27,8 @@ LANDSCAPE, PORTRAIT = (40, 80), (80, 40)  # height, width
 def write_coco(folder: pathlib.Path, name: str, count: int, seed: int) -> None:
     """Writes `folder/NAME.json` and `folder/NAME/*.png`.
 
-    One image in three is portrait; every fifth has no object; one has a crowd. Ids
-    are neither 0..N-1 nor in order.
+    One image in three is portrait, every fifth has no object, and one has a crowd
+    region. Ids are neither 0..N-1 nor in order.
     """
     random = np.random.default_rng(seed)
     images, annotations = [], []
@@ -37,7 +37,7 @@ def write_coco(folder: pathlib.Path, name: str, count: int, seed: int) -> None:
         size = PORTRAIT if index % 3 == 2 else LANDSCAPE
         image_id = 1000 - 7 * index
         file_name = f'{image_id}.png'
-        image, found = _image(random, size, 0 if index % 5 == 4 else 2)
+        image, objects = _image(random, size, 0 if index % 5 == 4 else 2)
         cv2.imwrite(str(folder / name / file_name), image[..., ::-1])
         images.append(
             {
@@ -47,7 +47,7 @@ def write_coco(folder: pathlib.Path, name: str, count: int, seed: int) -> None:
                 'width': size[1],
             }
         )
-        for label, box in found:
+        for label, box in objects:
             annotations.append(
                 {
                     'id': len(annotations) + 1,
@@ -65,18 +65,18 @@ def write_coco(folder: pathlib.Path, name: str, count: int, seed: int) -> None:
     (folder / f'{name}.json').write_text(json.dumps(content))
 
 
-def _image(random, size, objects):
+def _image(random, size, count):
     image = random.integers(90, 130, (*size, 3)).astype(np.uint8)
-    found = []
-    for _ in range(objects):
+    objects = []
+    for _ in range(count):
         label = int(random.integers(3))
         width, height = (int(x) for x in random.integers(12, 28, 2))
         x = int(random.integers(0, size[1] - width))
         y = int(random.integers(0, size[0] - height))
         image[y : y + height, x : x + width] = 40
         image[y : y + height, x : x + width, label] = 230
-        found.append((label, [x, y, width, height]))
-    return image, found
+        objects.append((label, [x, y, width, height]))
+    return image, objects
 
 
 def _data(folder, split, name):
@@ -86,7 +86,7 @@ def _data(folder, split, name):
         'ann_file': str(folder / f'{name}.json'),
         'img_prefix': str(folder / name),
     }
-    # Two canvases then: 32x64 and 64x32.
+    # Two canvases: 32x64 and 64x32.
     section['pipeline'] |= {'img_scale': (64, 32)}
     section['pipeline']['img_norm_cfg'] |= {'mean': (110.0,) * 3, 'std': (60.0,) * 3}
     return section
@@ -109,7 +109,7 @@ def small_overrides(folder: pathlib.Path) -> dict[str, Any]:
         'model.bbox_head.norm_cfg.num_groups': 8,
         'model.bbox_head.anchor_generator.octave_base_scale': 2,
         'model.bbox_head.anchor_generator.strides': (8, 16),
-        'test_cfg.score_thr': 0.0,  # weights of a few steps are never sure
+        'test_cfg.score_thr': 0.0,  # after a few steps no score is high
         'test_cfg.max_per_img': 20,
         'data.samples_per_gpu': 1,
         'data.max_boxes': 3,
@@ -136,7 +136,7 @@ def small_config(
 
 
 PROFILED = (2, 3)
-"""First and last step of the small run that its workdir has a trace of."""
+"""First and last step of the small run that are profiled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ def finished_run(folder: pathlib.Path, workdir: pathlib.Path) -> FinishedRun:
 
 
 def count_traces(patch: pytest.MonkeyPatch, name: str) -> list[int]:
-    """A list that grows each time a function mapped by `parallel.NAME` is traced."""
+    """A list that grows each time a function mapped by `devices.NAME` is traced."""
     real, traces = getattr(devices, name), []
 
     def wrap(function, *args, **kwargs):
@@ -179,7 +179,7 @@ def count_traces(patch: pytest.MonkeyPatch, name: str) -> list[int]:
 
 
 def tree_of(folder: pathlib.Path) -> dict[str, bytes]:
-    """Every file below a folder with its content; empty folders too."""
+    """Every file below a folder with its content, and every folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
         for path in sorted(folder.rglob('*'))
@@ -187,7 +187,7 @@ def tree_of(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def assert_equal(one, other):
-    """Trees of arrays with the same names and the same bits."""
+    """Checks that trees of arrays have the same structure and the same bits."""
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         a, b = np.asarray(a), np.asarray(b)

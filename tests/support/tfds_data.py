@@ -1,4 +1,4 @@
-"""Data as TensorFlow Datasets' own `coco` prepares it, by its own machinery."""
+"""Data as the `coco` of TensorFlow Datasets prepares it, by its own machinery."""
 
 import json
 import pathlib
@@ -20,9 +20,9 @@ def write_official(
     Args:
         data_dir: folder of data sets.
         files: annotation file and image folder of each split.
-        file_format: of the shards.
-        dataset: its name.
-        leave_out: features that records lack.
+        file_format: format of the shards.
+        dataset: name of the data set.
+        leave_out: features that the records do not have.
     """
     contents = {
         split: json.loads(file.read_text()) for split, (file, _) in files.items()

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 class Weights:
-    """A state dict, and the operations that its names stand for."""
+    """A state dict, and the operations with the weights of a name."""
 
     def __init__(self, state):
         self.state = state
@@ -32,13 +32,13 @@ class Weights:
 
 
 def block(weights, name, x, stride, caffe):
-    """A basic block, or a bottleneck where there is a third convolution."""
+    """A basic block, or a bottleneck if there is a third convolution."""
     convs = 3 if f'{name}.conv3' in weights else 2
     strided = 1 if convs == 2 or caffe else 2  # which convolution takes the stride
     out = x
     for index in range(1, convs + 1):
-        own = stride if index == strided else 1
-        out = weights.conv(f'{name}.conv{index}', out, own)
+        conv_stride = stride if index == strided else 1
+        out = weights.conv(f'{name}.conv{index}', out, conv_stride)
         out = weights.batch_norm(f'{name}.bn{index}', out)
         out = torch.relu(out) if index < convs else out
     if f'{name}.downsample.0' in weights:
@@ -64,7 +64,7 @@ def backbone(weights, x, caffe):
 
 
 def neck(weights, inputs):
-    """P3 to P7 of C3 to C5."""
+    """P3 to P7 from C3 to C5."""
     laterals = [
         weights.conv(f'neck.lateral_convs.{i}.conv', x) for i, x in enumerate(inputs)
     ]

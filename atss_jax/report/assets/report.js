@@ -1,6 +1,6 @@
 'use strict';
 
-// Tables: a click on a heading sorts by it, best first; another turns the order round.
+// A click on a heading sorts the table by it, best first; another click reverses it.
 for (const heading of document.querySelectorAll('.sortable thead th')) {
   heading.querySelector('button').addEventListener('click', () => sortBy(heading));
 }
@@ -19,7 +19,7 @@ function sortBy(heading) {
   const value = (line) => line.children[column].dataset.value;
   const compare = (a, b) => {
     if (byName) return sign * value(a).localeCompare(value(b));
-    // What could not be measured stays at the end.
+    // Values that could not be measured stay at the end.
     if (value(a) === '' || value(b) === '') return (value(a) === '') - (value(b) === '');
     return sign * (Number(value(a)) - Number(value(b)));
   };
@@ -33,7 +33,7 @@ curve.addEventListener('change', () => {
   }
 });
 
-// The images are left out of a report without errors, and with them the controls.
+// A report without errors has no images and no controls.
 const controls = document.getElementById('controls');
 if (controls) {
   controls.addEventListener('submit', (event) => event.preventDefault());
@@ -58,14 +58,14 @@ if (controls) {
   showBoxes();
 }
 
-// An image stays while a box of the wanted class and kind is in it, shown or not.
-// Objects that were found, or lie in a crowd, are of no kind: the class decides.
+// Shows the images that have a box of the selected class and kinds, visible or not.
+// Objects that were found and crowd regions are of no kind: only their class decides.
 function showBoxes() {
   const checked = (name) => new Set(
     [...controls.querySelectorAll(`[name=${name}]:checked`)].map((box) => box.value));
   const sides = checked('side');
   const kinds = checked('kind');
-  const kindsThereAre = new Set(
+  const allKinds = new Set(
     [...controls.querySelectorAll('[name=kind]')].map((box) => box.value));
   const wanted = document.getElementById('class').value;
   const figures = document.querySelectorAll('#gallery figure');
@@ -76,7 +76,7 @@ function showBoxes() {
       const { kind, label, side } = box.dataset;
       const isOfKind = kinds.has(kind);
       const fits = (wanted === '' || wanted === label)
-        && (isOfKind || !kindsThereAre.has(kind));
+        && (isOfKind || !allKinds.has(kind));
       isWanted ||= fits && isOfKind;
       box.hidden = !(fits && sides.has(side));
     }

@@ -4,44 +4,51 @@ import cv2
 import numpy as np
 import pytest
 
-from atss_jax.drawing import boxes as visualize
-from atss_jax.drawing import tags, text
+from atss_jax.drawing import text
+from atss_jax.drawing.boxes import (
+    class_color,
+    draw_boxes,
+    scale_down,
+    scale_up,
+    write_image,
+)
+from atss_jax.drawing.tags import place_tags
 
 CLASSES = ('cat', 'dog', 'very long class name')
-GREY = 90
+GRAY = 90
 
 
 def plain(height=200, width=300):
-    return np.full((height, width, 3), GREY, np.uint8)
+    return np.full((height, width, 3), GRAY, np.uint8)
 
 
 def colored(image, label):
     """Mask of the pixels that have the class's color exactly."""
-    return (image == visualize.class_color(label)).all(axis=2)
+    return (image == class_color(label)).all(axis=2)
 
 
 def test_frame_lies_on_the_box_edges():
-    image = visualize.draw_boxes(plain(), [[50, 60, 150, 120]], [1], CLASSES)
+    image = draw_boxes(plain(), [[50, 60, 150, 120]], [1], CLASSES)
     frame = colored(image, 1)
     assert frame[60, 50:150].all() and frame[119, 50:150].all()
     assert frame[60:120, 50].all() and frame[60:120, 149].all()
-    assert (image[62:118, 52:148] == GREY).all()
-    assert (image[:, 151:] == GREY).all() and (image[120:] == GREY).all()
+    assert (image[62:118, 52:148] == GRAY).all()
+    assert (image[:, 151:] == GRAY).all() and (image[120:] == GRAY).all()
 
 
 def test_inputs_stay_as_they_are():
     image, boxes = plain(), np.array([[5.0, 5, 50, 50]])
     labels, scores = np.array([0]), np.array([0.5])
-    visualize.draw_boxes(image, boxes, labels, CLASSES, scores)
-    visualize.scale_up(image, boxes, 800)[1][:] = 0
-    visualize.scale_up(image, boxes, 10)[0][:] = 0
-    assert (image == GREY).all() and boxes.tolist() == [[5, 5, 50, 50]]
+    draw_boxes(image, boxes, labels, CLASSES, scores)
+    scale_up(image, boxes, 800)[1][:] = 0
+    scale_up(image, boxes, 10)[0][:] = 0
+    assert (image == GRAY).all() and boxes.tolist() == [[5, 5, 50, 50]]
     assert labels.tolist() == [0] and scores.tolist() == [0.5]
 
 
 def test_no_boxes_is_no_change():
     empty = np.zeros((0, 4)), np.zeros(0, int), CLASSES, np.zeros(0)
-    np.testing.assert_array_equal(visualize.draw_boxes(plain(), *empty), plain())
+    np.testing.assert_array_equal(draw_boxes(plain(), *empty), plain())
 
 
 @pytest.mark.parametrize(
@@ -52,28 +59,28 @@ def test_tags_stay_inside_at_the_borders(size, corner):
     """A box in the corner, and far outside of it, is drawn with its whole tag."""
     x, y = corner[0] * size[1], corner[1] * size[0]
     box = [[x - 6, y - 6, x + 6, y + 6]]
-    image = visualize.draw_boxes(plain(*size), box, [2], CLASSES, [0.9])
+    image = draw_boxes(plain(*size), box, [2], CLASSES, [0.9])
     assert image.shape == (*size, 3)
-    rows, columns = np.nonzero((image != GREY).any(axis=2))
+    rows, columns = np.nonzero((image != GRAY).any(axis=2))
     tag = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     assert colored(tag, 2).mean() > 0.25  # filled, not a frame only
     far = [[-1e9, -1e9, 1e9, 1e9]]
-    assert visualize.draw_boxes(plain(*size), far, [0], CLASSES).shape == (*size, 3)
+    assert draw_boxes(plain(*size), far, [0], CLASSES).shape == (*size, 3)
 
 
 def test_best_score_lies_on_top():
     boxes = [[50, 50, 150, 150], [50, 50, 150, 150]]
-    image = visualize.draw_boxes(plain(), boxes, [0, 1], CLASSES, [0.9, 0.2])
+    image = draw_boxes(plain(), boxes, [0, 1], CLASSES, [0.9, 0.2])
     assert colored(image, 0)[149, 50:150].sum() > 90
     assert colored(image, 0)[100, 50] and not colored(image, 1)[100, 50]
 
 
 def test_tags_avoid_each_other():
     boxes = [[50, 50, 150, 150], [52, 50, 148, 150]]
-    image = visualize.draw_boxes(plain(), boxes, [0, 1], CLASSES, [0.9, 0.8])
+    image = draw_boxes(plain(), boxes, [0, 1], CLASSES, [0.9, 0.8])
     area = [colored(image, label).sum() for label in (0, 1)]
     alone = [
-        colored(visualize.draw_boxes(plain(), [box], [k], CLASSES, [0.9]), k).sum()
+        colored(draw_boxes(plain(), [box], [k], CLASSES, [0.9]), k).sum()
         for k, box in enumerate(boxes)
     ]
     assert min(a / b for a, b in zip(area, alone, strict=True)) > 0.6
@@ -88,7 +95,7 @@ def crowd(side, gap, rows, columns, corner=40):
 
 
 def placed(boxes, size, name='a long name'):
-    found = tags.place(size, boxes, [name] * len(boxes))
+    found = place_tags(size, boxes, [name] * len(boxes))
     return [tag for tag in found if tag is not None], found
 
 
@@ -128,16 +135,16 @@ def test_a_box_alone_keeps_its_name_wherever_it_is():
 
 
 def test_class_colors_are_stable_and_differ():
-    colors = np.array([visualize.class_color(k) for k in range(80)])
+    colors = np.array([class_color(k) for k in range(80)])
     assert len(np.unique(colors, axis=0)) == 80
     neighbors = np.abs(np.diff(colors.astype(int), axis=0)).sum(axis=1)
     assert neighbors.min() > 100
-    assert visualize.class_color(3) == visualize.class_color(3)
+    assert class_color(3) == class_color(3)
 
 
 def test_ink_contrasts_with_its_background():
-    assert text.ink_on((255, 255, 0)) == text.BLACK
-    assert text.ink_on((0, 0, 160)) == text.WHITE
+    assert text.text_color_on((255, 255, 0)) == text.BLACK
+    assert text.text_color_on((0, 0, 160)) == text.WHITE
 
 
 def test_names_that_cannot_be_drawn_become_their_label(monkeypatch):
@@ -155,47 +162,17 @@ def test_question_marks_are_told_from_glyphs():
 
 
 def test_scale_up_scales_boxes_with_the_image():
-    image, boxes = visualize.scale_up(plain(100, 150), [[10, 20, 30, 40]], 300)
+    image, boxes = scale_up(plain(100, 150), [[10, 20, 30, 40]], 300)
     assert image.shape == (300, 450, 3)
     np.testing.assert_allclose(boxes, [[30, 60, 90, 120]])
-    image, boxes = visualize.scale_up(plain(100, 150), np.zeros((0, 4)), 64)
+    image, boxes = scale_up(plain(100, 150), np.zeros((0, 4)), 64)
     assert image.shape == (100, 150, 3) and boxes.shape == (0, 4)
 
 
-def test_contact_sheet_holds_every_image_whole():
-    images = [np.full((h, w, 3), 40 * k, np.uint8) for k, (h, w) in enumerate(
-        [(20, 30), (40, 10), (25, 25), (10, 60), (30, 20)], start=1)]  # fmt: skip
-    sheet = visualize.contact_sheet(images, columns=2, gap=5)
-    assert sheet.shape == (5 + 40 + 5 + 25 + 5 + 30 + 5, 5 + 30 + 5 + 60 + 5, 3)
-    for k, image in enumerate(images, start=1):
-        assert (sheet == 40 * k).all(axis=2).sum() == image.shape[0] * image.shape[1]
-    assert (sheet[:5] == 255).all() and (sheet[:, :5] == 255).all()
-
-
-def test_captions_and_headings_are_written_beside_the_images():
-    images = [plain(50, 80)] * 3
-    bare = visualize.contact_sheet(images, 2, background=(0, 0, 0))
-    texts = {'captions': ['a', 'b', 'c' * 100], 'headings': ['left', 'right']}
-    sheet = visualize.contact_sheet(images, 2, background=(0, 0, 0), **texts)
-    assert sheet.shape[0] > bare.shape[0] and sheet.shape[1] == bare.shape[1]
-    assert (sheet == GREY).all(axis=2).sum() >= 3 * 50 * 80
-    assert (sheet > 200).all(axis=2).any()
-
-
-def test_one_image_makes_one_column():
-    sheet = visualize.contact_sheet([plain(10, 10)], columns=4, gap=0)
-    assert sheet.shape == (10, 10, 3)
-
-
-def test_detection_sheet_shows_truth_and_detections():
-    images = [plain(64, 64), plain(64, 96)]
-    truths = [([[8, 8, 40, 40]], [0]), (np.zeros((0, 4)), [])]
-    found = [([[8, 8, 40, 40]] * 2, [1, 2], [0.8, 0.1]), (np.zeros((0, 4)), [], [])]
-    sheet = visualize.detection_sheet(images, truths, found, CLASSES, min_side=128)
-    middle = sheet.shape[1] // 2
-    assert colored(sheet[:, :middle], 0).any() and colored(sheet[:, :middle], 1).any()
-    assert not colored(sheet, 2).any()  # below min_score
-    assert sheet.shape[1] == 5 * 8 + 2 * 128 + 2 * 192
+def test_scale_down_limits_the_longer_side():
+    assert scale_down(plain(100, 400), 200).shape == (50, 200, 3)
+    assert scale_down(plain(1, 400), 200).shape == (1, 200, 3)
+    np.testing.assert_array_equal(scale_down(plain(100, 150), 200), plain(100, 150))
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
@@ -203,7 +180,7 @@ def test_written_images_read_back_as_rgb(tmp_path, suffix):
     image = np.zeros((16, 16, 3), np.uint8)
     image[..., 0] = 255
     path = tmp_path / 'new' / f'bild-ü{suffix}'
-    visualize.write_image(path, image)
+    write_image(path, image)
     data = np.frombuffer(path.read_bytes(), np.uint8)
     read = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
     np.testing.assert_allclose(read, image, atol=4)
@@ -212,9 +189,9 @@ def test_written_images_read_back_as_rgb(tmp_path, suffix):
 def test_unwritable_paths_are_errors(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(OSError):
-        visualize.write_image(tmp_path / 'file' / 'a.png', plain())
+        write_image(tmp_path / 'file' / 'a.png', plain())
     with pytest.raises(ValueError, match=r'\.png'):
-        visualize.write_image(tmp_path / 'a.tiff', plain())
+        write_image(tmp_path / 'a.tiff', plain())
 
 
 @pytest.mark.parametrize(
@@ -229,21 +206,4 @@ def test_unwritable_paths_are_errors(tmp_path):
 )
 def test_draw_boxes_refuses_what_does_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
-        visualize.draw_boxes(*arguments, CLASSES)
-
-
-@pytest.mark.parametrize(
-    'arguments',
-    [
-        {'images': []},
-        {'columns': 0},
-        {'gap': -1},
-        {'captions': ['only one']},
-        {'headings': ['a', 'b', 'c']},
-    ],
-)
-def test_contact_sheet_refuses_what_does_not_fit(arguments):
-    with pytest.raises(ValueError, match='expected'):
-        visualize.contact_sheet(**{'images': [plain()] * 3, 'columns': 2, **arguments})
-    with pytest.raises(ValueError, match='as many'):
-        visualize.detection_sheet([plain()], [], [], CLASSES)
+        draw_boxes(*arguments, CLASSES)

@@ -38,10 +38,11 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
     def action():
         from atss_jax.config import load_config, parse_overrides
         from atss_jax.distributed import devices
+        from atss_jax.evaluation.run import make_evaluator
         from atss_jax.training.loop import train
 
         config = load_config(flags.config, parse_overrides(overrides))
-        train(config, flags.workdir, flags.profile, began=_BEGAN)
+        train(config, flags.workdir, make_evaluator, flags.profile, began=_BEGAN)
         if devices.is_first():
             evaluate = command_line.other_command('eval')
             print(f'done; to evaluate: {evaluate} --workdir={flags.workdir}')

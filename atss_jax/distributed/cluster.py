@@ -1,9 +1,9 @@
-"""Who the processes of a run are: found from flags or the launcher, checked by name.
+"""Which processes form a run: read from flags or the launcher, and checked.
 
-JAX aborts without a word that a user could use when a coordinator cannot be reached,
-and starts happily when two processes disagree on how many they are. So before JAX
-starts, process 0 calls the roll on the coordinator's port: every process says who it
-is, and all get one verdict.
+If a coordinator cannot be reached, JAX aborts without a message that helps the user;
+if two processes disagree on how many there are, it starts nevertheless. So before JAX
+starts, process 0 calls the roll on the coordinator's port: each process reports its
+number, and all get the same verdict.
 """
 
 import dataclasses
@@ -15,11 +15,9 @@ import socket
 import time
 from collections.abc import Mapping
 
-_FIRST_PORT, _PORTS = (
-    61440,
-    4096,
-)  # of the ephemeral range, for launchers that give none
-_SAID = ('num_processes', 'process_id')
+# For launchers that name no port: one of the ephemeral range, chosen by the job.
+_FIRST_PORT, _PORT_COUNT = 61440, 4096
+_REPORTED = ('num_processes', 'process_id')  # what a process reports at the roll call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +26,9 @@ class Member:
 
     Attributes:
         coordinator: `host:port` of process 0.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
-        alone_on_host: no other process of the run shares this machine.
+        num_processes: number of processes in the run.
+        process_id: number of this one, from 0.
+        alone_on_host: whether no other process of the run is on this machine.
     """
 
     coordinator: str
@@ -58,44 +56,49 @@ class Member:
         return host.strip('[]'), int(port)
 
 
+# Flags and launchers -----------------------------------------------------------------
+
+
 def find(
     coordinator: str | None,
     num_processes: int | None,
     process_id: int | None,
     environment: Mapping[str, str] = os.environ,
 ) -> Member | None:
-    """This process, from flags or what a launcher left in the environment.
+    """This process, from flags or from what a launcher set in the environment.
 
     Args:
-        coordinator, num_processes, process_id: flags; None: not given. In their place
-            count JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then
-            what SLURM's srun and Open MPI's mpirun set.
-        environment: variables.
+        coordinator, num_processes, process_id: flags; None: not given. Then
+            JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are used, and
+            then what SLURM's srun and Open MPI's mpirun set.
+        environment: the environment variables.
 
     Returns:
-        None where nothing of that says that there is more than one process.
+        None if there is no sign of more than one process.
 
     Raises:
         ValueError: some of the three are missing or wrong.
     """
     launched = _slurm(environment) or _open_mpi(environment)
-    found = {
+    given = {
         'coordinator': coordinator or environment.get('JAX_COORDINATOR_ADDRESS'),
         'num_processes': _number(num_processes, 'JAX_NUM_PROCESSES', environment),
         'process_id': _number(process_id, 'JAX_PROCESS_ID', environment),
     }
-    given = {name: value for name, value in found.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
     if given.get('num_processes') == 1:
         return None
-    found = launched | given
-    missing = [f'--{name}' for name in ('coordinator', *_SAID) if name not in found]
     if not given and (not launched or launched['num_processes'] == 1):
         return None
+    fields = launched | given
+    missing = [
+        f'--{name}' for name in ('coordinator', *_REPORTED) if name not in fields
+    ]
     if missing:
         raise ValueError(
-            f'{", ".join(missing)} not given, and no launcher says it; found: {found}'
+            f'{", ".join(missing)} not given, and no launcher set it; known: {fields}'
         )
-    return Member(**found)
+    return Member(**fields)
 
 
 def _number(flag, name, environment):
@@ -108,19 +111,24 @@ def _number(flag, name, environment):
 
 
 def _slurm(environment):
-    """Inside `srun`; the body of a batch script is not yet a process of the run."""
+    """Fields of `Member` within `srun`; the script of a batch job is not within it."""
     names = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID')
     if not all(name in environment for name in names):
         return {}
-    job, nodes, count, own = (environment[name] for name in names)
-    port = environment.get('JAX_COORDINATOR_PORT') or _FIRST_PORT + int(job) % _PORTS
+    job, nodes, count, process_id = (environment[name] for name in names)
+    port = environment.get('JAX_COORDINATOR_PORT') or _port(int(job))
     tasks = int(environment.get('SLURM_STEP_NUM_TASKS', count))
     return {
         'coordinator': f'{first_node(nodes)}:{port}',
         'num_processes': tasks,
-        'process_id': int(own),
+        'process_id': int(process_id),
         'alone_on_host': tasks == int(environment.get('SLURM_STEP_NUM_NODES', tasks)),
     }
+
+
+def _port(job):
+    """The same port for all processes of a job, and most likely no other job's."""
+    return _FIRST_PORT + job % _PORT_COUNT
 
 
 def first_node(nodes: str) -> str:
@@ -130,26 +138,26 @@ def first_node(nodes: str) -> str:
 
 
 def _open_mpi(environment):
+    """Fields of `Member` within `mpirun`; Open MPI 5 does not tell the coordinator."""
     if 'OMPI_COMM_WORLD_SIZE' not in environment:
         return {}
-    found = {
+    fields = {
         'num_processes': int(environment['OMPI_COMM_WORLD_SIZE']),
         'process_id': int(environment['OMPI_COMM_WORLD_RANK']),
         'alone_on_host': environment.get('OMPI_COMM_WORLD_LOCAL_SIZE', '1') == '1',
     }
-    # '1531576320.0;tcp://10.96.0.1,10.148.0.1:34911'; Open MPI 5 has no such variable.
+    # Such as '1531576320.0;tcp://10.96.0.1,10.148.0.1:34911'.
     uri = environment.get('OMPI_MCA_orte_hnp_uri', '')
     match = re.match(r'(\d+)\..*?(?:tcp://([^,:]+)|tcp6://\[([^,\]]+))', uri)
     if match:
-        job, *hosts = match.groups()
-        port = environment.get('JAX_COORDINATOR_PORT')
-        port = port or _FIRST_PORT + int(job) // 4096 % _PORTS
-        found['coordinator'] = f'{hosts[0] or f"[{hosts[1]}]"}:{port}'
-    return found
+        job, host, ipv6_host = match.groups()
+        port = environment.get('JAX_COORDINATOR_PORT') or _port(int(job) // 4096)
+        fields['coordinator'] = f'{host or f"[{ipv6_host}]"}:{port}'
+    return fields
 
 
 def leave_to_jax(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether JAX itself must ask who we are: on a Cloud TPU, in a Kubernetes job."""
+    """Whether JAX itself finds the processes: on a Cloud TPU, in a Kubernetes job."""
     if environment.get('JAX_PLATFORMS', 'tpu').startswith('tpu') and _has_tpu():
         return True
     names = ('KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX')
@@ -161,24 +169,28 @@ def _has_tpu():
     return chips and importlib.util.find_spec('libtpu') is not None
 
 
+# Roll call ---------------------------------------------------------------------------
+
+
 def call_roll(member: Member, timeout: float) -> None:
-    """Waits until all processes are there and agree on who they are.
+    """Waits until all processes are present and agree on who they are.
 
     Args:
         member: this process.
         timeout: seconds to wait for the others.
 
     Raises:
-        ValueError: not all came in time, or they disagree; the same on all of them.
+        ValueError: some did not come in time, or they disagree. Raised on all of them.
     """
     until = time.monotonic() + timeout
     if member.process_id == 0:
-        _call(member, until)
+        _collect_reports(member, until)
     else:
-        _answer(member, until)
+        _report(member, until)
 
 
-def _call(member, until):
+def _collect_reports(member, until):
+    """Process 0: waits for a report of every other process, and answers them all."""
     try:
         server = _listen(member.address[1])
     except OSError as error:
@@ -202,14 +214,14 @@ def _call(member, until):
                 )
                 break
             connection.settimeout(5)
-            said = _read(connection)
-            if said is None or set(said) != {*_SAID}:
+            report = _read(connection)
+            if report is None or set(report) != {*_REPORTED}:
                 connection.close()  # a port scanner, or a process that died
                 continue
             connections.append(connection)
-            problem = _disagreement(member, present, said, peer[0])
-            present.add(said['process_id'])
-        _tell(connections, problem)
+            problem = _disagreement(member, present, report, peer[0])
+            present.add(report['process_id'])
+        _answer_all(connections, problem)
     if problem:
         raise ValueError(problem)
 
@@ -222,23 +234,26 @@ def _listen(port):
     return socket.create_server(('', port), backlog=1024)
 
 
-def _disagreement(member, present, said, peer):
-    who = f'the process at {peer} that says it is number {said["process_id"]}'
-    if said['num_processes'] != member.num_processes:
+def _disagreement(member, present, report, peer):
+    """What contradicts the earlier reports, or None."""
+    sender = f'the process at {peer} that says it is number {report["process_id"]}'
+    if report['num_processes'] != member.num_processes:
         return (
             f'processes disagree on how many they are: process 0 has num_processes '
-            f'{member.num_processes}, {who} has {said["num_processes"]}'
+            f'{member.num_processes}, {sender} has {report["num_processes"]}'
         )
-    if said['process_id'] in present:
-        return f'two processes say that they are number {said["process_id"]}: {who}'
+    if report['process_id'] in present:
+        return (
+            f'two processes say that they are number {report["process_id"]}: {sender}'
+        )
     return None
 
 
-def _tell(connections, problem):
-    """Gives all the verdict, then waits for them to hang up.
+def _answer_all(connections, problem):
+    """Sends the verdict to all processes, then waits for them to hang up.
 
-    The side that hangs up first keeps the port busy for a while; it must not be ours,
-    since JAX is about to listen on it.
+    The side that hangs up first keeps the port busy for a while. That must not be this
+    side, since JAX is about to listen on the port.
     """
     for connection in connections:
         with connection:
@@ -246,15 +261,17 @@ def _tell(connections, problem):
             _read(connection)
 
 
-def _answer(member, until):
+def _report(member, until):
+    """Other processes: report to process 0 until there is a verdict."""
     reason = 'no answer'
     while time.monotonic() < until:
         try:
-            left = max(until - time.monotonic(), 0.01)
-            with socket.create_connection(member.address, min(left, 5)) as connection:
-                _write(connection, {name: getattr(member, name) for name in _SAID})
-                # It may well wait for others; a little longer than it does itself.
-                connection.settimeout(left + 5)
+            remaining = max(until - time.monotonic(), 0.01)
+            timeout = min(remaining, 5)
+            with socket.create_connection(member.address, timeout) as connection:
+                _write(connection, {name: getattr(member, name) for name in _REPORTED})
+                # Process 0 may wait for others; it gives up a little earlier than this.
+                connection.settimeout(remaining + 5)
                 verdict = _read(connection)
         except OSError as error:
             reason, verdict = error.strerror or str(error), None
@@ -274,11 +291,11 @@ def _write(connection, message):
     try:
         connection.sendall(json.dumps(message).encode() + b'\n')
     except OSError:
-        return  # it went away; whoever waits for it will say so
+        return  # the other side is gone; whoever waits for it reports that
 
 
 def _read(connection):
-    """One line of JSON; None if the other side hangs up or talks of something else."""
+    """One line of JSON; None if the other side hangs up or sends something else."""
     try:
         with connection.makefile('rb') as lines:
             message = json.loads(lines.readline(10_000))

@@ -1,6 +1,6 @@
-"""Living with other hosts: equal programs, time limits, signals to stop.
+"""Several hosts in one run: equal programs, a time limit, signals to stop.
 
-All of it also holds for one process, where there is nobody to wait for.
+Everything here also works with a single process.
 """
 
 import contextlib
@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,35 +23,41 @@ STOPPED = 75  # exit status after SIGTERM: EX_TEMPFAIL, "try again"
 
 
 class Stopped(Exception):
-    """Training was asked to stop, and everything is saved."""
+    """SIGTERM or Ctrl-C was received; the message says where the run stopped."""
+
+
+# Time limit --------------------------------------------------------------------------
 
 
 class Watch:
-    """Ends this process when it stands still, so that a hang is an error everywhere.
+    """Ends this process if it makes no progress, so that a hang becomes an error.
 
     A collective that waits for a dead host cannot be interrupted from Python; only the
     end of the process frees the devices for the next attempt.
+
+    Args:
+        limit: seconds that may pass between two calls of `progress`.
     """
 
     def __init__(self, limit: float):
         self.limit = limit
-        self._what, self._since = 'starting', time.monotonic()
+        self._activity, self._since = 'starting', time.monotonic()
         threading.Thread(target=self._run, daemon=True, name='watch').start()
 
-    def progress(self, what: str) -> None:
-        """Something was finished; from now on we are at `what`."""
-        self._what, self._since = what, time.monotonic()
+    def progress(self, activity: str) -> None:
+        """The activity before has ended, and `activity` begins."""
+        self._activity, self._since = activity, time.monotonic()
 
     def _run(self):
-        while (left := self._since + self.limit - time.monotonic()) > 0:
-            time.sleep(min(left, 1.0))
+        while (remaining := self._since + self.limit - time.monotonic()) > 0:
+            time.sleep(min(remaining, 1.0))
         frame = sys._current_frames().get(threading.main_thread().ident)
         print(''.join(traceback.format_stack(frame)), file=sys.stderr)
         leave(
             f'process {jax.process_index()} of {jax.process_count()}: no progress for '
-            f'{self.limit:g} s ({self._what}). Another host is gone, stuck or slower '
-            'than --collective_timeout; its own log says more. Start all again to go '
-            'on from the last checkpoint'
+            f'{self.limit:g} s ({self._activity}). Another host is dead, stuck or '
+            'slower than --collective_timeout; its own log says more. Start all '
+            'processes again to resume from the last checkpoint'
         )
 
 
@@ -63,41 +70,44 @@ def watch(limit: float) -> None:
     _watch = Watch(limit)
 
 
-def progress(what: str) -> None:
-    """Says what this process is about to do, and that it finished what was before."""
+def progress(activity: str) -> None:
+    """Tells the watch, if there is one, what this process begins to do."""
     if _watch is not None:
-        _watch.progress(what)
+        _watch.progress(activity)
 
 
 def leave(problem: str, status: int = 1) -> None:
-    """Ends this process at once with a message, without JAX's farewell to the others.
+    """Ends this process at once with a message, without JAX's shutdown.
 
-    That farewell needs all hosts; one that fails would keep the others, and itself,
-    waiting for minutes.
+    That shutdown is a barrier of all hosts: after an error on one host, it would keep
+    this host and the others waiting for minutes.
     """
     print(f'{pathlib.Path(sys.argv[0]).name}: {problem}', file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
 
 
+# Equal programs ----------------------------------------------------------------------
+
+
 def check_equal(values: Mapping[str, str], hints: Mapping[str, str]) -> None:
     """Checks that all processes have the same values; a collective.
 
     Args:
-        values: name to text; compared by hash.
+        values: text by name; compared by hash.
         hints: what to do about a difference, for some of the names.
 
     Raises:
-        ValueError: on every process, with the names that differ and its own values.
+        ValueError: some differ. Raised on every process, with its own values of these.
     """
     if jax.process_count() == 1:
         return
     digests = [hashlib.sha256(text.encode()).digest() for text in values.values()]
-    own = np.stack([np.frombuffer(digest, np.uint8) for digest in digests])
-    everyone = np.asarray(multihost_utils.process_allgather(own))
+    local = np.stack([np.frombuffer(digest, np.uint8) for digest in digests])
+    all_digests = np.asarray(multihost_utils.process_allgather(local))
     problems = []
     for index, (name, value) in enumerate(values.items()):
-        differs = (everyone[:, index] != everyone[0, index]).any(axis=1)
+        differs = (all_digests[:, index] != all_digests[0, index]).any(axis=1)
         if differs.any():
             shown = value if len(value) < 200 else f'sha256 {digests[index].hex()[:12]}'
             problems.append(
@@ -106,36 +116,56 @@ def check_equal(values: Mapping[str, str], hints: Mapping[str, str]) -> None:
             )
     if problems:
         raise ValueError(
-            'the hosts are not alike, so they would not compute the same:\n'
+            'the hosts are not alike, so they would compute different things:\n'
             + '\n'.join(problems)
         )
 
 
+# Signals -----------------------------------------------------------------------------
+
+Handler = Callable[[int, Any], Any]
+
+
+def handle(name: str, handler: Handler | signal.Handlers) -> Any:
+    """Installs a handler of the signal `name`, if platform and thread allow it.
+
+    Windows lacks some signals, and Python handles signals in the main thread only.
+
+    Returns:
+        The handler before, to be installed again; None if nothing can be done.
+    """
+    number = getattr(signal, name, None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        return None
+    try:
+        return signal.signal(number, handler)
+    except (ValueError, OSError):
+        return None
+
+
 class StopSignal:
-    """Whether SIGTERM came; all processes learn of it at the same point."""
+    """Whether SIGTERM was received; all processes learn of it at the same step."""
 
     def __init__(self):
-        self._received, self._point = False, 0
+        self._received, self._calls = False, 0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, SIGTERM and Ctrl-C do not kill this process but set the flag.
+        """Within the `with` block, SIGTERM and Ctrl-C set the flag, and do not kill.
 
-        A second Ctrl-C does kill it. With several processes JAX's own service listens
-        for SIGTERM, and passes it on to all.
+        A second Ctrl-C interrupts at once. With several processes, JAX's own service
+        listens for SIGTERM and passes it on to all of them.
         """
-        alone = jax.process_count() == 1
-        main = threading.current_thread() is threading.main_thread()
-        if not (alone and main):
+        if jax.process_count() > 1:
             yield
             return
-        signals = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, self._receive) for number in signals]
+        before = {name: handle(name, self._receive) for name in ('SIGTERM', 'SIGINT')}
         try:
             yield
         finally:
-            for number, handler in zip(signals, before, strict=True):
-                signal.signal(number, handler)
+            for name, handler in before.items():
+                if handler is not None:
+                    handle(name, handler)
 
     def _receive(self, number, frame):
         if number == signal.SIGINT:
@@ -145,14 +175,15 @@ class StopSignal:
         self._received = True
 
     def requested(self) -> bool:
-        """Whether to stop here. Every process must ask equally often.
+        """Whether to stop now. All processes must ask equally often.
 
-        JAX stops all at one number, one more than the largest that any of them last
-        asked with. Nobody else may ask, with other numbers: that one may then be behind
-        us already, or so far ahead that we never get there, and the signal is lost.
+        JAX lets all processes stop at the same number, which is one more than the
+        largest that any of them has asked with. So nothing else may ask JAX with other
+        numbers: the number to stop at could then have passed already, or never come,
+        and the signal would be lost.
         """
         if jax.process_count() > 1:
-            self._point += 1
-            reached = multihost_utils.reached_preemption_sync_point(self._point)
+            self._calls += 1
+            reached = multihost_utils.reached_preemption_sync_point(self._calls)
             self._received = self._received or reached
         return self._received

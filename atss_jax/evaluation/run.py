@@ -165,6 +165,16 @@ class Evaluator:
         hosts.progress('collecting detections of all hosts')
         return _from_all(found)
 
+    def evaluate(
+        self, variables: Any, stop: hosts.StopSignal | None = None
+    ) -> tuple[dict[str, Any], str]:
+        """COCO numbers of weights as for a JSON file, and a table of them to print.
+
+        Arguments and errors are those of `detections`.
+        """
+        scores = self.score(self.detections(variables, stop=stop))
+        return summary(scores), coco_metric.format_table(scores)
+
     def score(self, found: Mapping[int, Found]) -> coco_metric.Scores:
         """COCO numbers of detections; the first process scores, all get the numbers."""
         hosts.progress('scoring')

@@ -1,10 +1,11 @@
-"""Checkpoints in `WORKDIR/checkpoints/STEP`: the newest and the best are kept.
+"""Checkpoints in `WORKDIR/checkpoints/STEP`, of which the newest and best are kept.
 
-A checkpoint is the training state, and beside it a page of JSON: what the log was in
-the middle of, and a checksum of every array, so that a damaged file is noticed.
+A checkpoint consists of the training state and a page of JSON, which contains notes of
+the run and a checksum of every array, so that a damaged file is noticed.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -23,15 +24,15 @@ from atss_jax.distributed import devices, hosts
 from atss_jax.training.log import evaluated
 from atss_jax.training.state import TrainState, zero_variables
 
-_COMMITTED = 'commit_success.txt'  # what orbax writes last
+_COMMITTED = 'commit_success.txt'  # the file that orbax writes last
 _NOTES = 'notes'
 
-# How orbax and tensorstore take files that are cut short, altered or gone.
+# Raised by orbax and tensorstore for files that are truncated, altered or missing.
 _DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError, IndexError)
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint was finished once, but its files are no longer what they were."""
+    """A checkpoint was complete once, but its files have changed or are missing."""
 
 
 @dataclasses.dataclass
@@ -51,21 +52,24 @@ def _best(ap, steps):
 
 
 class Checkpoints:
-    """Saves in the background; a kill never leaves a step that counts but is not whole.
+    """Reads checkpoints of a workdir, and saves them in the background.
+
+    If the process is killed while saving, `steps` does not list the unfinished step.
 
     Args:
-        workdir: where the folder `checkpoints` is or will be.
-        max_to_keep: newest checkpoints kept, beside the one with the best AP.
-        clean: removes what earlier saves left unfinished: only for the run itself.
+        workdir: the folder that contains the folder `checkpoints`, or will.
+        max_to_keep: number of newest checkpoints to keep, in addition to the one with
+            the best AP.
+        clean: whether to remove what interrupted saves left; only for the run itself.
     """
 
     def __init__(self, workdir: str, max_to_keep: int = 1, clean: bool = False):
         self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
-        # Every process needs the same numbers, or they would delete different steps.
+        # All processes need the same numbers, or they would delete different steps.
         ap = evaluated(workdir) if devices.is_first() else None
         self._ap = {int(step): value for step, value in devices.from_first(ap).items()}
         kept = [managers.LatestN(max_to_keep), _Best(self._ap)]
-        self._started = None
+        self._last_saved = None
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers={
@@ -77,12 +81,16 @@ class Checkpoints:
                 cleanup_tmp_directories=clean,
             ),
         )
-        # Only `hosts.StopSignal` may ask JAX for SIGTERM: see there.
+        # Only `hosts.StopSignal` may ask JAX whether SIGTERM was received: see there.
         self._manager.reached_preemption = lambda step: False
 
     @classmethod
     def open(cls, workdir: str) -> 'Checkpoints':
-        """Those of a workdir; a ValueError if there is none."""
+        """The checkpoints of a workdir, to read.
+
+        Raises:
+            ValueError: there are none.
+        """
         if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
             raise ValueError(f'no checkpoints in {workdir}: no such folder in it')
         checkpoints = cls(workdir)
@@ -91,28 +99,29 @@ class Checkpoints:
         return checkpoints
 
     def steps(self) -> list[int]:
-        """Steps that can be restored, in order."""
-        # To orbax any folder with a number for a name is a step, even an empty one.
+        """Steps that can be restored, in increasing order."""
+        # For orbax any folder named by a number is a step, even an empty one.
         steps = self._manager.all_steps()
-        return sorted(step for step in steps if self._is_whole(step))
+        return sorted(step for step in steps if self._is_complete(step))
 
-    def _is_whole(self, step):
+    def _is_complete(self, step):
         return (self.folder / str(step) / _COMMITTED).is_file()
 
     def set_aside_unfinished(self) -> list[str]:
-        """Renames folders of unfinished steps, which would else count as the newest.
+        """Renames folders of unfinished steps, which orbax would take for the newest.
 
         Returns:
             The new names.
         """
-        unfinished = [s for s in self._manager.all_steps() if not self._is_whole(s)]
+        steps = self._manager.all_steps()
+        unfinished = [step for step in steps if not self._is_complete(step)]
         names = [self._set_aside(step, 'unfinished') for step in unfinished]
         self._manager.reload()
         return names
 
-    def _set_aside(self, step, why):
+    def _set_aside(self, step, suffix):
         folder = self.folder / str(step)
-        name = f'{folder}_{time.time_ns()}.{why}'
+        name = f'{folder}_{time.time_ns()}.{suffix}'
         if devices.is_first():
             folder.rename(name)
         return devices.from_first(name)
@@ -123,7 +132,7 @@ class Checkpoints:
         return self.steps()[-1] if best is None else best
 
     def evaluated(self, step: int, ap: float) -> None:
-        """Takes note of the AP of a step, whether it is saved or not."""
+        """Records the AP of a step, whether it is saved or not."""
         self._ap[step] = ap
 
     def is_evaluated(self, step: int) -> bool:
@@ -131,24 +140,24 @@ class Checkpoints:
         return step in self._ap
 
     def forget_evaluations_after(self, step: int) -> None:
-        """Training goes on from `step`: what comes after it will be evaluated anew."""
+        """Forgets the AP of later steps, which the resumed run evaluates again."""
         for later in [known for known in self._ap if known > step]:
             del self._ap[later]
 
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
-        """Starts to save the state of its step; returns before it is on disk.
+        """Starts saving a state under its step; returns before it is on disk.
 
-        A step that is saved already stays as it is.
+        Does nothing if that step is saved already.
 
         Args:
-            state: replicated over the devices.
-            notes: JSON values that `notes` gives back.
+            state: the state, replicated over the devices.
+            notes: JSON values for the method `notes` to return.
         """
         step = int(devices.to_host(state.step))
-        if step in (self._started, *self.steps()):
+        if step in (self._last_saved, *self.steps()):
             return
-        self._started = step
-        # Copies: the next step writes over the memory of the state, on CPU too.
+        self._last_saved = step
+        # Copies: the next step reuses the memory of the state, on CPU too.
         state = jax.tree.map(np.array, devices.to_host(state)).asdict()
         arrays = {path: (_kind(x), _checksum(x)) for path, x in _by_path(state).items()}
         page = {'notes': dict(notes), 'arrays': arrays}
@@ -158,7 +167,7 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def notes(self, step: int) -> dict[str, Any]:
-        """The notes saved with a step."""
+        """The notes that were saved with a step."""
         return self._page(step)['notes']
 
     def _page(self, step):
@@ -166,7 +175,7 @@ class Checkpoints:
         try:
             page = self._manager.restore(step, args=wanted)[_NOTES]
             if page['checksum'] != _checksum_of_page(page):
-                raise ValueError('it was altered')
+                raise ValueError('its checksum is wrong')
         except _DAMAGE as error:
             raise self._damaged(step, f'{_NOTES}: {error}') from error
         return page
@@ -175,8 +184,8 @@ class Checkpoints:
         """The state of a step, as NumPy arrays, in the structure of `like`.
 
         Raises:
-            DamagedCheckpoint: its files were altered after it was saved.
-            ValueError: it is of another model or optimizer.
+            DamagedCheckpoint: its files changed after it was saved.
+            ValueError: it belongs to another model or optimizer.
         """
         wanted = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like.asdict())
         return like.replace(**self._restore(step, wanted))
@@ -184,13 +193,16 @@ class Checkpoints:
     def restore_latest(
         self, like: TrainState, set_aside: bool = True
     ) -> tuple[TrainState, list[str]]:
-        """The newest state that is whole, and a line on each that was damaged.
+        """The newest state that is not damaged, and a message for each damaged one.
 
-        With `set_aside` damaged steps are renamed, and training can save them anew.
+        Args:
+            like: a state of the same structure.
+            set_aside: whether to rename damaged checkpoints, so that a run can save
+                these steps again.
 
         Raises:
-            DamagedCheckpoint: all are damaged.
-            ValueError: they are of another model or optimizer.
+            DamagedCheckpoint: all checkpoints are damaged.
+            ValueError: they belong to another model or optimizer.
         """
         problems = []
         for step in reversed(self.steps()):
@@ -203,13 +215,13 @@ class Checkpoints:
                 if set_aside:
                     problems[-1] += f'; set aside as {self._set_aside(step, "bad")}'
         if set_aside:
-            problems.append('To start anew, give another --workdir.')
-        raise DamagedCheckpoint('\n'.join(['no checkpoint is whole:', *problems]))
+            problems.append('To start again from the beginning, use another --workdir.')
+        raise DamagedCheckpoint('\n'.join(['all checkpoints are damaged:', *problems]))
 
     def _restore(self, step, wanted):
-        """Reads arrays like `wanted`, and checks them against what was saved."""
+        """Reads arrays in the structure of `wanted`, and compares their checksums."""
         saved = self._page(step)['arrays']
-        self._check_fit(step, wanted, {path: kind for path, (kind, _) in saved.items()})
+        self._check_fit(step, {path: kind for path, (kind, _) in saved.items()}, wanted)
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
             with warnings.catch_warnings():
@@ -219,37 +231,42 @@ class Checkpoints:
             raise self._damaged(step, str(error).splitlines()[0][:200]) from error
         for path, x in _by_path(state).items():
             if _checksum(x) != saved[path][1]:
-                raise self._damaged(step, f'{path} is not what was saved')
+                raise self._damaged(step, f'the checksum of {path} is wrong')
         return state
 
-    def _damaged(self, step, what):
+    def _damaged(self, step, reason):
         folder = self.folder / str(step)
-        return DamagedCheckpoint(f'checkpoint {folder} is damaged ({what})')
+        return DamagedCheckpoint(f'checkpoint {folder} is damaged ({reason})')
 
-    def _check_fit(self, step, wanted, found):
+    def _check_fit(self, step, saved, wanted):
+        """Checks that the saved types and shapes, by path, are those of `wanted`."""
         expected = {path: _kind(x) for path, x in _by_path(wanted).items()}
-        paths = sorted({*expected, *found})
-        differing = [p for p in paths if expected.get(p) != found.get(p)]
+        paths = sorted({*expected, *saved})
+        differing = [p for p in paths if expected.get(p) != saved.get(p)]
         if differing:
             path = differing[0]
-            there, here = (kinds.get(path, 'absent') for kinds in (found, expected))
             raise ValueError(
                 f'checkpoint {step} in {self.folder} is of another model than the '
-                f'config: {len(differing)} arrays differ, the first is {path}, '
-                f'{there} there and {here} here'
+                f'config: {len(differing)} arrays differ, the first is {path}: '
+                f'{saved.get(path, "absent")} in the checkpoint, '
+                f'{expected.get(path, "absent")} by the config'
             )
 
     def restore_variables(self, model: nn.Module, step: int | None = None) -> dict:
-        """Parameters and statistics of a step (None: the best), as NumPy arrays.
+        """The variables to evaluate a model with, as NumPy arrays.
 
-        Of a run that averages its weights, the averaged ones.
+        They are the averaged parameters if the run averages them, and the statistics.
+
+        Args:
+            model: the detector.
+            step: a saved step; None: the best.
 
         Raises:
-            DamagedCheckpoint: its files were altered after it was saved.
-            ValueError: they do not fit the model.
+            DamagedCheckpoint: its files changed after it was saved.
+            ValueError: the variables do not fit the model.
         """
         step = self.best_step() if step is None else step
-        # NumPy arrays to restore to: without them orbax wants the devices of the run.
+        # Without NumPy arrays to restore to, orbax asks for the devices of the run.
         try:
             saved = self._manager.item_metadata(step)['state']
         except _DAMAGE as error:
@@ -259,31 +276,25 @@ class Checkpoints:
         saved = self._restore(step, wanted)
         params = saved.get('ema', saved['params'])
         variables = {'params': params, 'batch_stats': saved['batch_stats']}
-        found = {path: _kind(x) for path, x in _by_path(variables).items()}
-        self._check_fit(step, zero_variables(model), found)
+        kinds = {path: _kind(x) for path, x in _by_path(variables).items()}
+        self._check_fit(step, kinds, zero_variables(model))
         return jax.tree.map(np.asarray, variables)
 
     def wait(self) -> None:
-        """Waits until all is on disk."""
+        """Waits until everything is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then frees what saving needs."""
+        """Waits until everything is on disk, then ends the threads that save."""
         self.wait()
         self._manager.close()
 
 
 def _by_path(tree):
-    """Arrays by path, the same whether a tree has tuples or, as orbax gives, lists."""
+    """Arrays by path; the same for tuples and for the lists that orbax restores."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {'/'.join(_name(part) for part in path): x for path, x in leaves}
-
-
-def _name(part):
-    for attribute in ('key', 'idx', 'name'):
-        if hasattr(part, attribute):
-            return str(getattr(part, attribute))
-    raise TypeError(f'a tree with a {type(part)} in its paths')
+    keystr = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+    return {keystr(path): x for path, x in leaves}
 
 
 def _kind(x):

@@ -1,20 +1,118 @@
-"""Weights to start from: random, a pretrained backbone, a whole detector."""
+"""What a run starts from: a checkpoint, other weights, or random ones."""
 
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
+from atss_jax.config.experiment import Experiment
+from atss_jax.distributed import hosts
 from atss_jax.models.atss_head import NORMAL, PRIOR_BIAS
 from atss_jax.models.detector import ATSS
 from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.state import init_variables
-from atss_jax.training.workdir import class_count, trained_classes
+from atss_jax.training.setup import Run
+from atss_jax.training.state import (
+    TrainState,
+    create_state,
+    init_variables,
+    zero_variables,
+)
+from atss_jax.training.workdir import check_stream, class_count, trained_classes
 from atss_jax.weights import mmdet, mmdet_checkpoint, torchvision
 
 _CLASS_LAYER = 'bbox_head.atss_cls.weight'
+
+
+# The state ---------------------------------------------------------------------------
+
+
+class Start(NamedTuple):
+    """What a run starts or resumes from.
+
+    Attributes:
+        state: the training state, as NumPy arrays.
+        unlogged: metrics of the steps since the last record of the log.
+        warnings: what the user should know about it.
+    """
+
+    state: TrainState
+    unlogged: Sequence[Mapping[str, float]]
+    warnings: list[str]
+
+    @property
+    def step(self) -> int:
+        """Number of finished steps."""
+        return int(self.state.step)
+
+
+def starting_point(
+    run: Run, checkpoints: Checkpoints, tx: optax.GradientTransformation
+) -> Start:
+    """The newest checkpoint of the workdir, that of `resume_from`, or initial weights.
+
+    Raises:
+        ValueError: they cannot be read or do not fit the config.
+    """
+    hosts.progress('reading or initializing the weights')
+    experiment = run.experiment
+    unfinished = checkpoints.set_aside_unfinished()
+    warnings = [f'an unfinished checkpoint was set aside as {x}' for x in unfinished]
+    notes = {}
+    if checkpoints.steps():
+        like = new_state(experiment, zero_variables(experiment.model), tx)
+        state, damaged = checkpoints.restore_latest(like)
+        notes = checkpoints.notes(int(state.step))
+        warnings += damaged
+    elif experiment.resume_from is not None:
+        state, notes, damaged = _resume_from(experiment.resume_from, run, tx)
+        warnings += damaged
+    else:
+        variables = initial_variables(
+            experiment.model,
+            experiment.seed,
+            experiment.pretrained,
+            experiment.load_from,
+            run.stream['classes'],
+            warnings.append,
+        )
+        state = new_state(experiment, variables, tx)
+    hosts.check_equal({'step to resume from': str(state.step)}, {})
+    checkpoints.forget_evaluations_after(int(state.step))
+    return Start(state, notes.get('log', ()), warnings)
+
+
+def new_state(
+    experiment: Experiment, variables: Mapping, tx: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step, with the fields that the config calls for."""
+    return create_state(
+        variables,
+        experiment.model,
+        tx,
+        accumulates=experiment.optimizer.cumulative_iters > 1,
+        averages=experiment.optimizer.ema_momentum is not None,
+    )
+
+
+def _resume_from(folder, run, tx):
+    """State, notes and warnings of the newest checkpoint of another workdir."""
+    check_stream(folder, run.stream)
+    checkpoints = Checkpoints.open(folder)
+    like = new_state(run.experiment, zero_variables(run.experiment.model), tx)
+    state, damaged = checkpoints.restore_latest(like, set_aside=False)
+    if state.step >= run.total_steps:
+        raise ValueError(
+            f'resume_from = {folder}: step {state.step} of {run.total_steps} is done '
+            'there, nothing is left to train; raise total_epochs, or start from its '
+            'weights with load_from'
+        )
+    return state, checkpoints.notes(int(state.step)), damaged
+
+
+# The weights -------------------------------------------------------------------------
 
 
 def initial_variables(
@@ -23,33 +121,33 @@ def initial_variables(
     pretrained: str | None,
     load_from: str | None,
     classes: Sequence[str] | None = None,
-    say: Callable[[str], None] = print,
+    warn: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Variables before the first step, as NumPy arrays.
 
     Args:
         model: the detector.
-        seed: of everything random.
+        seed: seed of all random weights.
         pretrained: backbone weights, `torchvision://resnet50` or a path; None: random.
         load_from: weights of a whole detector, which replace all others: a `.pth` or
             `.safetensors` file with mmdet's names, or a workdir, whose best checkpoint
-            is taken. Its classes may be others: see `load_detector`.
+            is taken. It may have other classes: see `load_detector`.
         classes: names of the model's classes.
-        say: is told what becomes of the class layer.
+        warn: called with a message about what becomes of the class layer.
 
     Raises:
-        ValueError: weights that are not there or do not fit.
+        ValueError: the weights do not exist or do not fit.
     """
     if load_from is not None:
-        return load_detector(load_from, model, seed, classes, say)
+        return load_detector(load_from, model, seed, classes, warn)
     if pretrained is None:
         return init_variables(model, seed)
     prefix = 'backbone.'
-    # No classifier was trained with offsets: they start as they are, at 0.
+    # No classifier was trained with offsets: they keep their initial value, 0.
     names = [mmdet.torch_name(path) for path in mmdet.variable_shapes(model)]
     names = [name for name in names if '.conv_offset.' not in name]
     wanted = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    # Before any compiling: who lacks the file shall not wait to be told.
+    # Read first: a missing file is reported before anything slow is done.
     loaded = torchvision.backbone_weights(pretrained, wanted)
     state_dict = mmdet.to_state_dict(init_variables(model, seed))
     state_dict |= {prefix + name: value for name, value in loaded.items()}
@@ -61,17 +159,17 @@ def load_detector(
     model: ATSS,
     seed: int,
     classes: Sequence[str] | None,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Variables from a file with mmdet's names, or a workdir's best checkpoint.
+    """Variables from a file with mmdet's names, or from a workdir's best checkpoint.
 
-    If it was trained for other classes, those of the same name keep their rows of the
-    class layer, in their new places, and the others start as in a new model. If it does
-    not name its classes, the class layer is taken whole if the number of classes is the
-    same, and else starts anew.
+    If it was trained for other classes, classes of the same name keep their rows of the
+    class layer, in their new places, and the others are initialized as in a new model.
+    If it does not name its classes, the class layer is loaded as it is if the number of
+    classes is the same, and is initialized otherwise.
 
     Raises:
-        ValueError: neither is there, or the weights do not fit.
+        ValueError: there is neither, or the weights do not fit.
     """
     if not pathlib.Path(path).exists():
         raise ValueError(
@@ -81,72 +179,73 @@ def load_detector(
     if pathlib.Path(path).is_dir():
         names = trained_classes(path)
         count = len(names) if names else class_count(path)
-        variables = Checkpoints.open(path).restore_variables(_of_classes(model, count))
+        checkpoints = Checkpoints.open(path)
+        variables = checkpoints.restore_variables(_with_classes(model, count))
     else:
-        found = mmdet_checkpoint.load(path)
-        names, weights = found.classes, found.weights
+        checkpoint = mmdet_checkpoint.load(path)
+        names, weights = checkpoint.classes, checkpoint.weights
         rows = weights[_CLASS_LAYER].shape[0] if _CLASS_LAYER in weights else 0
         count = rows // model.bbox_head.num_anchors or model.bbox_head.num_classes
-        variables = mmdet.to_variables(weights, _of_classes(model, count))
+        variables = mmdet.to_variables(weights, _with_classes(model, count))
     if names is not None and len(names) != count:
         raise ValueError(f'{path} names {len(names)} classes, but has {count}: {names}')
-    places, words = _places(names, classes, count, model.bbox_head.num_classes)
-    if words:
-        say(f'load_from = {path}: {words}')
-    return variables if places is None else _move(variables, places, model, seed)
+    rows, message = _match_classes(names, classes, count, model.bbox_head.num_classes)
+    if message:
+        warn(f'load_from = {path}: {message}')
+    return variables if rows is None else _move_rows(variables, rows, model, seed)
 
 
-def _of_classes(model, count):
-    """The model with so many classes."""
+def _with_classes(model, count):
     return model.clone(bbox_head=model.bbox_head.clone(num_classes=count))
 
 
-def _places(there, here, count_there, count_here):
-    """Where each class was among those loaded, -1 for new; and what to say of it.
+def _match_classes(loaded, wanted, loaded_count, wanted_count):
+    """The loaded row of each wanted class, -1 for a new class; and a message or ''.
 
-    No places: the class layer is as it should be.
+    None in place of the rows: the class layer is already as it should be.
     """
-    if there is None or here is None:
-        if count_there == count_here:
-            unknown = 'does not name its classes; its class layer is taken as it is'
-            return None, unknown if here is not None else ''
-        words = (
-            f'has {count_there} classes without names, the data {count_here}; all is '
-            'taken but the class layer, which starts anew'
+    if loaded is None or wanted is None:
+        if loaded_count == wanted_count:
+            message = 'does not name its classes; its class layer is loaded as it is'
+            return None, '' if wanted is None else message
+        message = (
+            f'has {loaded_count} classes without names, the data has {wanted_count}; '
+            'everything is loaded except the class layer, which is initialized anew'
         )
-        return [-1] * count_here, words
-    if tuple(there) == tuple(here):
+        return [-1] * wanted_count, message
+    if tuple(loaded) == tuple(wanted):
         return None, ''
-    places = [there.index(name) if name in there else -1 for name in here]
-    kept = [name for name in here if name in there]
-    new = [name for name in here if name not in there]
-    words = (
-        f'has other classes; all is taken but the class layer, of which {len(kept)} of '
-        f'{len(here)} classes keep their rows: {_listed(kept)}; new: {_listed(new)}'
+    rows = [loaded.index(name) if name in loaded else -1 for name in wanted]
+    kept = [name for name in wanted if name in loaded]
+    new = [name for name in wanted if name not in loaded]
+    message = (
+        'has other classes; everything is loaded except the class layer, of which '
+        f'{len(kept)} of {len(wanted)} classes keep their rows: {_shortened(kept)}; '
+        f'new: {_shortened(new)}'
     )
-    return places, words
+    return rows, message
 
 
-def _listed(names, most=10):
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return (', '.join(names[:most]) or 'none') + more
+def _shortened(names, limit=10):
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return (', '.join(names[:limit]) or 'none') + more
 
 
-def _move(variables, places, model, seed):
-    """Rows of the class layer to their new places, and new ones as a new model has."""
+def _move_rows(variables, loaded_rows, model, seed):
+    """Puts the rows of the class layer in new places; new rows are initialized."""
     head = dict(variables['params']['bbox_head'])
     layer, key = head['atss_cls'], jax.random.key(seed)
-    anchors, count = model.bbox_head.num_anchors, len(places)
-    kept = [index for index, place in enumerate(places) if place >= 0]
-    taken = [places[index] for index in kept]
+    anchors, count = model.bbox_head.num_anchors, len(loaded_rows)
+    kept = [row for row, loaded in enumerate(loaded_rows) if loaded >= 0]
+    sources = [loaded_rows[row] for row in kept]
     moved = {}
-    for name, start in (('kernel', NORMAL), ('bias', PRIOR_BIAS)):
+    for name, initializer in (('kernel', NORMAL), ('bias', PRIOR_BIAS)):
         old = np.asarray(layer[name])
         shape = old.shape[:-1]
-        new = np.array(start(key, (*shape, anchors * count)))
+        new = np.array(initializer(key, (*shape, anchors * count)))
         # Channels are anchor-major.
-        rows = new.reshape(*shape, anchors, count)
-        rows[..., kept] = old.reshape(*shape, anchors, -1)[..., taken]
-        moved[name] = rows.reshape(new.shape)
+        by_class = new.reshape(*shape, anchors, count)
+        by_class[..., kept] = old.reshape(*shape, anchors, -1)[..., sources]
+        moved[name] = by_class.reshape(new.shape)
     head['atss_cls'] = moved
     return {**variables, 'params': {**variables['params'], 'bbox_head': head}}

@@ -1,21 +1,53 @@
-"""What a run says: lines or a progress bar, `metrics.jsonl`, TensorBoard scalars."""
+"""The log of a run: lines or a progress bar, `metrics.jsonl`, TensorBoard scalars."""
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorboardX
 import tqdm
 
 from atss_jax.distributed import devices
+from atss_jax.files import atomic
+
+FILE = 'metrics.jsonl'
+METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
+
+
+# Reading -----------------------------------------------------------------------------
+
+
+def records(workdir: str) -> list[dict[str, Any]]:
+    """All complete records in the log of a workdir; none if it has no log."""
+    file = pathlib.Path(workdir) / FILE
+    if not file.exists():
+        return []
+    return [record for record, _ in _records_and_lines(file.read_text())]
+
+
+def evaluated(workdir: str) -> dict[int, float]:
+    """AP by step, for every evaluation in the log of a workdir; 0 where undefined."""
+    return {r['step']: r['AP'] or 0.0 for r in records(workdir) if r['kind'] == 'eval'}
+
+
+def _records_and_lines(text):
+    for line in text.splitlines():
+        try:
+            yield json.loads(line), line
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed while writing it
+
+
+# Writing -----------------------------------------------------------------------------
 
 
 class Startup:
-    """Adds up seconds by what they were spent on.
+    """Measures where the time goes until the first step is done.
 
     Args:
         began: `time.perf_counter()` when the program started; None: now.
@@ -23,59 +55,33 @@ class Startup:
 
     def __init__(self, began: float | None = None):
         self._began = time.perf_counter() if began is None else began
-        self._last, self._parts = self._began, {}
+        self._last, self._seconds = self._began, {}
 
     def spent_on(self, name: str) -> None:
-        """The time since the last call, or since the beginning, went into this."""
+        """Counts the time since the last call, or since the beginning, for `name`."""
         now = time.perf_counter()
-        self._parts[name] = self._parts.get(name, 0.0) + now - self._last
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
         self._last = now
 
     def __str__(self) -> str:
-        parts = ', '.join(f'{name} {value:.1f}' for name, value in self._parts.items())
-        return f'{self._last - self._began:.1f} s after the start ({parts})'
-
-
-METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
-
-
-FILE = 'metrics.jsonl'
-
-
-def records(workdir: str) -> list[dict[str, Any]]:
-    """Every whole record in the log of a workdir; none without a log."""
-    file = pathlib.Path(workdir) / FILE
-    return [r for r, _ in _records(file.read_text())] if file.exists() else []
-
-
-def evaluated(workdir: str) -> dict[int, float]:
-    """AP by step of every evaluation in the log of a workdir; 0 for undefined."""
-    return {r['step']: r['AP'] or 0.0 for r in records(workdir) if r['kind'] == 'eval'}
-
-
-def _records(text):
-    """Each whole record with its line."""
-    for line in text.splitlines():
-        try:
-            yield json.loads(line), line
-        except json.JSONDecodeError:
-            continue  # the last line of a run that was killed while it wrote
+        shares = ', '.join(f'{name} {s:.1f}' for name, s in self._seconds.items())
+        return f'{self._last - self._began:.1f} s after the start ({shares})'
 
 
 class RunLog:
     """The log of one run in its workdir; only the first process writes and prints.
 
-    `metrics.jsonl` holds what the computation says and no times, so that it is the same
-    however often the run was stopped and went on. TensorBoard has the speed as well.
+    `metrics.jsonl` contains results of the computation and no times, so that it is the
+    same however often the run was stopped and resumed. TensorBoard has the speed too.
 
     Args:
         workdir: folder of the run.
-        start_step: finished steps; records beyond it are from a run that was cut off.
-        total_steps: steps of the whole run.
+        start_step: finished steps; later records are from a run that was cut off, and
+            are removed.
+        total_steps: number of steps of the whole run.
         steps_per_epoch: to name the epoch.
-        interval: steps between records.
-        unfinished: what `unfinished` gave when the run was saved at `start_step`.
-        startup: what the start took so far; the first step adds to it.
+        interval: number of steps between records.
+        unlogged: the value of the attribute `unlogged` when `start_step` was saved.
     """
 
     def __init__(
@@ -85,15 +91,14 @@ class RunLog:
         total_steps: int,
         steps_per_epoch: int,
         interval: int,
-        unfinished: Sequence[Mapping[str, float]] = (),
-        startup: Startup | None = None,
+        unlogged: Sequence[Mapping[str, float]] = (),
     ):
         folder = pathlib.Path(workdir)
         self._file = folder / FILE
         self._board = None
         self._writes = devices.is_first()
         if self._writes:
-            self._drop_after(start_step)
+            self._remove_records_after(start_step)
             self._board = tensorboardX.SummaryWriter(
                 str(folder / 'tensorboard'), purge_step=start_step + 1
             )
@@ -107,66 +112,65 @@ class RunLog:
             file=sys.stdout,
             dynamic_ncols=True,
         )
-        self._window = [dict(metrics) for metrics in unfinished]
-        self._times = _Times()
-        self._startup = startup
+        self._window = [dict(metrics) for metrics in unlogged]
+        self._speed = _Speed()
+        self._canvases = set()
 
-    def _drop_after(self, step):
+    def _remove_records_after(self, step):
         if not self._file.exists():
             return
-        kept = _records(self._file.read_text())
-        kept = [line + '\n' for record, line in kept if record['step'] <= step]
-        temporary = self._file.with_suffix('.tmp')
-        temporary.write_text(''.join(kept))
-        temporary.replace(self._file)
+        content = _records_and_lines(self._file.read_text())
+        kept = [line + '\n' for record, line in content if record['step'] <= step]
+        atomic.write_text(self._file, ''.join(kept))
 
     @property
-    def unfinished(self) -> list[dict[str, float]]:
-        """Metrics of the steps since the last record, to go on averaging from."""
+    def unlogged(self) -> list[dict[str, float]]:
+        """Metrics of the steps since the last record, which a resumed run needs."""
         return list(self._window)
 
     def step(
         self, step: int, metrics: Mapping[str, float], lr: float, images: int
     ) -> None:
-        """One finished step, counted from 1. Averages go out every `interval` steps."""
+        """Adds a finished step, counted from 1; logs means every `interval` steps."""
         self._window.append(dict(metrics))
-        self._times.images += images
+        self._speed.images += images
         self._bar.update(step - self._bar.n)
         epoch_ends = step % self._per_epoch == 0
         if step % self._interval and not epoch_ends:
             return
         count = len(self._window)
         means = {name: sum(m[name] for m in self._window) / count for name in METRICS}
-        self._window = []
-        record = {'kind': 'train', 'step': step, 'epoch': self._epoch(step), 'lr': lr}
-        speed, waiting = self._times.lap()
+        images_per_second, waiting = self._speed.measured()
+        self._window, self._speed = [], _Speed()
         if not self._writes:
             return
+        record = {'kind': 'train', 'step': step, 'epoch': self._epoch(step), 'lr': lr}
         self._write({**record, **means})
         for name, value in {**means, 'lr': lr}.items():
             self._board.add_scalar(f'train/{name}', value, step)
-        self._board.add_scalar('speed/images_per_second', speed, step)
+        self._board.add_scalar('speed/images_per_second', images_per_second, step)
         self._board.add_scalar('speed/data_wait_share', waiting, step)
-        self._show(step, means, lr, speed, waiting, images)
+        speed = f'{images_per_second:.1f} images/s, waiting for data {waiting:.0%}'
+        remaining = (self._total - step) * images / max(images_per_second, 1e-9)
+        self._show(record, means, speed, remaining)
+
+    def _show(self, record, means, speed, remaining_seconds):
+        lr, step = record['lr'], record['step']
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f'{means["loss"]:.3f}, lr {lr:.2g}, {speed}')
+            return
+        values = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
+        print(
+            f'epoch {record["epoch"]} step {step}/{self._total} lr {lr:.3g} {values} '
+            f'| {speed}, {tqdm.tqdm.format_interval(remaining_seconds)} left',
+            flush=True,
+        )
 
     def _epoch(self, step):
         return (step - 1) // self._per_epoch + 1
 
-    def _show(self, step, means, lr, speed, waiting, images):
-        parts = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
-        rate = f'{speed:.1f} images/s, waiting for data {waiting:.0%}'
-        if not self._bar.disable:
-            self._bar.set_postfix_str(f'{means["loss"]:.3f}, lr {lr:.2g}, {rate}')
-            return
-        left = (self._total - step) * images / max(speed, 1e-9)
-        print(
-            f'epoch {self._epoch(step)} step {step}/{self._total} lr {lr:.3g} '
-            f'{parts} | {rate}, {tqdm.tqdm.format_interval(left)} left',
-            flush=True,
-        )
-
     def evaluation(self, step: int, numbers: Mapping[str, Any], table: str) -> None:
-        """COCO numbers after a step; `table` is shown."""
+        """Logs COCO numbers after a step and prints `table`."""
         if not self._writes:
             return
         record = {'kind': 'eval', 'step': step, 'epoch': self._epoch(step)}
@@ -176,43 +180,50 @@ class RunLog:
                 self._board.add_scalar(f'eval/{name}', value, step)
         self.say(table)
 
+    def _write(self, record):
+        with self._file.open('a') as file:
+            file.write(json.dumps(record) + '\n')
+            file.flush()
+            os.fsync(file.fileno())  # records are few, and a resumed run relies on them
+
     def say(self, text: str) -> None:
-        """Prints, above the progress bar where there is one."""
+        """Prints a line, above the progress bar if there is one."""
         if self._writes:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
-        """Prints to the error stream what the user should not miss."""
+        """Prints a warning to the error stream."""
         if self._writes:
             self._bar.write(f'warning: {text}', file=sys.stderr)
             sys.stderr.flush()
 
-    def starting(self, part: str) -> None:
-        """Before the first step is done: the time since the last call went into it."""
-        if self._startup is not None:
-            self._startup.spent_on(part)
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts the time inside the `with` block as waiting for the next batch."""
+        began = time.perf_counter()
+        yield
+        self._speed.waited += time.perf_counter() - began
 
-    def started(self) -> None:
-        """The first step is done."""
-        self.starting('first step')
-        if self._startup is not None:
-            self.say(f'first step done {self._startup}')
-        self._startup = None
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside the `with` block out of images/s."""
+        began = time.perf_counter()
+        yield
+        self._speed.start += time.perf_counter() - began
 
-    def waited(self, seconds: float) -> None:
-        """Adds time spent waiting for the next batch."""
-        self._times.waited += seconds
-
-    def paused(self, seconds: float) -> None:
-        """Time that was not training: it does not count in images/s."""
-        self._times.start += seconds
-
-    def _write(self, record):
-        with self._file.open('a') as file:
-            file.write(json.dumps(record) + '\n')
-            file.flush()
-            os.fsync(file.fileno())  # records are few, and decide how a run goes on
+    @contextlib.contextmanager
+    def compiling(self, canvas: tuple[int, int]) -> Iterator[None]:
+        """Surrounds a step: the first one on each canvas takes long, and says so."""
+        if canvas in self._canvases:
+            yield
+            return
+        self._canvases.add(canvas)
+        self.say(
+            f'first step on canvas {canvas}: it is compiled, which may take minutes'
+        )
+        with self.paused():
+            yield
 
     def close(self) -> None:
         """Closes the bar and the files."""
@@ -221,15 +232,13 @@ class RunLog:
             self._board.close()
 
 
-class _Times:
-    """Images and seconds since the last lap."""
+class _Speed:
+    """Images, and seconds waited for data, since it was made."""
 
     def __init__(self):
         self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
 
-    def lap(self):
-        """Images per second, and share of the time waited for data; starts anew."""
+    def measured(self):
+        """Images per second, and the share of the time spent waiting for data."""
         elapsed = max(time.perf_counter() - self.start, 1e-9)
-        result = self.images / elapsed, min(self.waited / elapsed, 1.0)
-        self.__init__()
-        return result
+        return self.images / elapsed, min(self.waited / elapsed, 1.0)

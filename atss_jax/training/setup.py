@@ -1,4 +1,4 @@
-"""The parts of a training run, put together from a config and what the workdir has."""
+"""A training run as its config and data describe it, before the first step."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,58 +6,120 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from atss_jax.config import to_json
+from atss_jax.config import build_experiment, to_json
 from atss_jax.config.experiment import Experiment
+from atss_jax.config.sources import open_sources
 from atss_jax.data.loader import TrainBatches, check_box_counts
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
-from atss_jax.evaluation import run
-from atss_jax.evaluation.run import make_evaluator
 from atss_jax.optim.schedule import learning_rates
 from atss_jax.training import workdir as workdirs
-from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.initial import initial_variables
-from atss_jax.training.profile import Profile
-from atss_jax.training.state import create_state, zero_variables
-
-_SAME_DATA = 'All hosts must read the same annotations.'
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """The parts of a training run, put together once."""
+    """A training run, read and checked.
 
+    Attributes:
+        workdir: folder of the run.
+        config_json: the resolved config, as `config.to_json` gives it.
+        experiment: what the config describes.
+        sources: training and evaluation data, by split.
+        batches: builds the training batch of any step.
+        rates: (total_steps,) learning rate of every step.
+        stream: what decides the batches in addition to the config.
+    """
+
+    workdir: str
+    config_json: str
     experiment: Experiment
-    plan: TrainPlan
+    sources: Mapping[str, Source]
     batches: TrainBatches
     rates: np.ndarray
-    evaluator: run.Evaluator
-    checkpoints: Checkpoints
-    workdir: str
-    stream: Mapping[str, Any]  # what beside the config decides the batches
-    stop: hosts.StopSignal
-    profile: Profile
+    stream: Mapping[str, Any]
 
     @property
     def total_steps(self) -> int:
-        """Of the whole run."""
+        """Number of steps of the whole run."""
         return len(self.rates)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of one epoch."""
+        return self.batches.plan.steps_per_epoch
 
-def check_hosts(config, sources, workdir) -> None:
-    """Raises ValueError if the hosts would not compute the same; a collective."""
-    digests = {name: source.records.digest() for name, source in sources.items()}
+    @property
+    def batch_size(self) -> int:
+        """Number of images in one step, over all devices."""
+        return self.batches.plan.batch_size
+
+    def is_due(self, epoch: int, interval: int) -> bool:
+        """Whether to do after `epoch` what is done every `interval` epochs.
+
+        The last epoch always is.
+        """
+        return epoch == self.experiment.total_epochs or epoch % interval == 0
+
+    def __str__(self) -> str:
+        train, val = self.sources['train'], self.sources['val']
+        return (
+            f'{len(train.records)} training and {len(val.records)} evaluation images, '
+            f'{len(train.classes)} classes; {jax.device_count()} '
+            f'{jax.devices()[0].platform} device(s), batch {self.batch_size}; '
+            f'{self.steps_per_epoch} steps an epoch, {self.total_steps} in all; '
+            f'canvases {self.batches.pipeline.all_canvases()}'
+        )
+
+
+def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
+    """Reads the config and the annotations, and checks them on all hosts.
+
+    Raises:
+        ValueError: config, data and workdir do not fit together.
+    """
+    experiment = build_experiment(config)
+    hosts.progress('reading annotations')
+    sources = open_sources(experiment, ('train', 'val'))
+    hosts.progress('comparing hosts')
+    config_json = to_json(config)
+    _check_hosts(config_json, sources, workdir)
+    train = sources['train']
+    check_box_counts(train, experiment.data['train'].pipeline.max_boxes)
+    batch_size = experiment.samples_per_gpu * jax.device_count()
+    rows = devices.local_rows(batch_size)
+    batches = make_batches(experiment, train, batch_size, rows)
+    scale = experiment.auto_scale_lr
+    rates = learning_rates(
+        experiment.optimizer.lr * (batch_size / scale.base if scale.enable else 1),
+        experiment.lr_config,
+        batches.plan.steps_per_epoch,
+        experiment.total_epochs,
+    )
+    stream = {
+        'global_batch_size': batch_size,
+        'records': len(train.records),
+        'records_digest': train.records.digest(),
+        'classes': list(train.classes),
+    }
+    workdirs.check(workdir, config_json, stream)
+    return Run(workdir, config_json, experiment, sources, batches, rates, stream)
+
+
+def _check_hosts(config_json, sources, workdir):
+    """Raises ValueError if hosts would compute different things; a collective."""
+    same_data = 'All hosts must read the same annotations.'
     hosts.check_equal(
         {
-            'config': to_json(config),
+            'config': config_json,
             'atss_jax code': workdirs.code_digest(),
             'versions': workdirs.package_versions(),
-            'data.train': digests['train'],
-            'data.val': digests['val'],
+            'data.train': sources['train'].records.digest(),
+            'data.val': sources['val'].records.digest(),
         },
-        {'data.train': _SAME_DATA, 'data.val': _SAME_DATA},
+        {'data.train': same_data, 'data.val': same_data},
     )
     workdirs.check_shared(workdir)
 
@@ -70,8 +132,8 @@ def make_batches(
     Args:
         experiment: what the config describes.
         source: the training data.
-        batch_size: of all devices together.
-        rows: first and last+1 of those to load.
+        batch_size: number of images in one step, over all devices.
+        rows: first and last+1 of those rows of the batch that this host loads.
     """
     pipeline = experiment.data['train'].pipeline
     plan = TrainPlan(
@@ -84,100 +146,13 @@ def make_batches(
     return TrainBatches(source, plan, pipeline, rows)
 
 
-def prepare(experiment, sources, config_json, workdir, profile=None) -> Run:
-    """Everything but the weights; `profile`: first and last step to trace.
-
-    Raises:
-        ValueError: config, data and workdir do not go together.
-    """
-    data = experiment.data['train']
-    check_box_counts(sources['train'], data.pipeline.max_boxes)
-    batch_size = experiment.samples_per_gpu * jax.device_count()
-    rows = devices.local_rows(batch_size)
-    batches = make_batches(experiment, sources['train'], batch_size, rows)
-    plan = batches.plan
-    scale = experiment.auto_scale_lr
-    rates = learning_rates(
-        experiment.optimizer.lr * (batch_size / scale.base if scale.enable else 1),
-        experiment.lr_config,
-        plan.steps_per_epoch,
-        experiment.total_epochs,
+def learning_rate_warning(run: Run) -> str | None:
+    """A warning if the learning rate is meant for batches of another size."""
+    scale = run.experiment.auto_scale_lr
+    if scale.enable or run.batch_size == scale.base:
+        return None
+    return (
+        f'batches of {run.batch_size}, but optimizer.lr = '
+        f'{run.experiment.optimizer.lr:g} is for {scale.base} '
+        '(auto_scale_lr.base_batch_size); auto_scale_lr.enable=True scales it'
     )
-    evaluator = make_evaluator(experiment, sources['val'], 'val')
-    stream = {
-        'global_batch_size': batch_size,
-        'records': len(sources['train'].records),
-        'records_digest': sources['train'].records.digest(),
-        'classes': list(sources['train'].classes),
-    }
-    workdirs.check(workdir, config_json, stream)
-    return Run(
-        experiment,
-        plan,
-        batches,
-        rates,
-        evaluator,
-        Checkpoints(workdir, experiment.max_keep_ckpts, clean=True),
-        workdir,
-        stream,
-        hosts.StopSignal(),
-        Profile(workdir, profile),
-    )
-
-
-def first_state(parts, tx):
-    """The newest checkpoint of the workdir, of `resume_from`, or initial weights.
-
-    Returns:
-        The state on the devices, the notes saved with it, and warnings.
-    """
-    experiment, notes = parts.experiment, {}
-    unfinished = parts.checkpoints.set_aside_unfinished()
-    warnings = [f'an unfinished checkpoint was set aside as {f}' for f in unfinished]
-    if parts.checkpoints.steps():
-        like = _new_state(parts, tx, zero_variables(experiment.model))
-        state, damaged = parts.checkpoints.restore_latest(like)
-        notes = parts.checkpoints.notes(int(state.step))
-        warnings += damaged
-    elif experiment.resume_from is not None:
-        state, notes, damaged = _resume_from(parts, tx)
-        warnings += damaged
-    else:
-        variables = initial_variables(
-            experiment.model,
-            experiment.seed,
-            experiment.pretrained,
-            experiment.load_from,
-            parts.stream['classes'],
-            warnings.append,
-        )
-        state = _new_state(parts, tx, variables)
-    hosts.check_equal({'step to go on from': str(state.step)}, {})
-    parts.checkpoints.forget_evaluations_after(int(state.step))
-    return devices.replicate(state), notes, warnings
-
-
-def _new_state(parts, tx, variables):
-    experiment = parts.experiment
-    return create_state(
-        variables,
-        experiment.model,
-        tx,
-        accumulates=experiment.optimizer.cumulative_iters > 1,
-        averages=experiment.optimizer.ema_momentum is not None,
-    )
-
-
-def _resume_from(parts, tx):
-    experiment = parts.experiment
-    like = _new_state(parts, tx, zero_variables(experiment.model))
-    workdirs.check_stream(experiment.resume_from, parts.stream)
-    source = Checkpoints.open(experiment.resume_from)
-    state, damaged = source.restore_latest(like, set_aside=False)
-    if state.step >= parts.total_steps:
-        raise ValueError(
-            f'resume_from = {experiment.resume_from}: step {state.step} of '
-            f'{parts.total_steps} is done there, nothing is left to train; raise '
-            'total_epochs, or start from its weights with load_from'
-        )
-    return state, source.notes(int(state.step)), damaged

@@ -17,9 +17,9 @@ from atss_jax.config import build_experiment, load_config
 from atss_jax.data.batch import variants
 from atss_jax.data.transforms import Jitter
 from atss_jax.models.detector import parameter_count
-from atss_jax.training.loop import train
 from atss_jax.weights import torchvision
 from tests.conftest import ROOT
+from tests.support.small_run import train
 
 # Trained and frozen parameters with 80 classes; R50's is mmdetection's own count.
 X101_32X8D = 'open-mmlab://detectron2/resnext101_32x8d'

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -15,7 +16,10 @@ from ml_collections import ConfigDict
 
 from atss_jax.config import load_config
 from atss_jax.distributed import devices
-from atss_jax.training.loop import train
+from atss_jax.evaluation import run as evaluation
+from atss_jax.training import loop
+from atss_jax.training.log import RunLog
+from atss_jax.training.state import TrainState
 from configs import atss_r50_1x
 from tests.conftest import ROOT
 
@@ -151,14 +155,99 @@ class FinishedRun:
     said: str
 
 
+# Training ----------------------------------------------------------------------------
+
+_shared: dict[str, Any] = {}
+_make_step = loop._mapped_train_step
+
+
+def train(
+    config: ConfigDict,
+    workdir: pathlib.Path | str,
+    profile: tuple[int, int] | None = None,
+    make_evaluator: loop.MakeEvaluator | None = None,
+    wrap_step: Callable = lambda step: step,
+) -> TrainState:
+    """Trains as `train.py` does; runs that compute alike share compiled programs.
+
+    Args:
+        config: as from `load_config`.
+        workdir: folder of the run.
+        profile: steps to trace.
+        make_evaluator: None: the one of `train.py`.
+        wrap_step: called with the mapped training step; returns what takes its place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            loop, '_mapped_train_step', lambda *args: wrap_step(_shared_step(*args))
+        )
+        evaluator = make_evaluator or _shared_evaluator
+        return loop.train(config, str(workdir), evaluator, profile)
+
+
+def _shared_step(run, tx):
+    experiment = run.experiment
+    model, normalizer = experiment.training_model, experiment.data['train'].normalizer
+    used = model, normalizer, experiment.loss, experiment.optimizer, experiment.parallel
+    key = f'step {used} {run.rates.tolist()}'
+    if key not in _shared:
+        _shared[key] = _make_step(run, tx)
+    return _shared[key]
+
+
+def _shared_evaluator(experiment, source, split):
+    used = experiment.model, experiment.detect, experiment.data[split]
+    sizes = experiment.samples_per_gpu, experiment.workers_per_gpu, experiment.parallel
+    key = f'evaluator {used} {sizes} {source.records.digest()}'
+    if key not in _shared:
+        _shared[key] = evaluation.make_evaluator(experiment, source, split)
+    return _shared[key]
+
+
+class Killed(Exception):
+    """Ends a run where a kill would have ended it."""
+
+
+def train_until(config: ConfigDict, workdir: pathlib.Path, step: int) -> None:
+    """Trains until a step, counted from 1, is logged; that step is not saved."""
+    real = RunLog.step
+
+    def log_step(self, number, *args):
+        real(self, number, *args)
+        if number == step:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, 'step', log_step)
+        with pytest.raises(Killed):
+            train(config, workdir)
+
+
+def first_state(config: ConfigDict, workdir: pathlib.Path) -> TrainState:
+    """The state that training would start from, as NumPy arrays; compiles nothing."""
+    real, starts = loop._open_log, []
+
+    def open_log(run, start):
+        real(run, start).close()
+        starts.append(start)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, '_open_log', open_log)
+        with pytest.raises(Killed):
+            train(config, workdir)
+    return starts[0].state
+
+
 def finished_run(folder: pathlib.Path, workdir: pathlib.Path) -> FinishedRun:
-    """Trains the small config from start to end."""
+    """Trains the small config from start to end, and counts what is traced."""
     config = small_config(folder)
+    _shared.clear()
     with pytest.MonkeyPatch.context() as patch:
         steps = count_traces(patch, 'map_over_devices')
         predictions = count_traces(patch, 'map_rows')
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            state = jax.device_get(train(config, str(workdir), PROFILED))
+            state = jax.device_get(train(config, workdir, PROFILED))
     counts = len(steps), len(predictions)
     return FinishedRun(workdir, config, state, *counts, said.getvalue())
 

@@ -10,8 +10,7 @@ import pytest
 from atss_jax.data.image_file import BadImage
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.evaluate import evaluate_workdir
-from atss_jax.training.loop import train
-from tests.support.small_run import CATEGORY_IDS, CLASSES, small_config
+from tests.support.small_run import CATEGORY_IDS, CLASSES, small_config, train
 
 
 @pytest.fixture(scope='module')

@@ -70,7 +70,7 @@ def test_a_state_of_another_shape_is_no_damage(tmp_path):
     checkpoints.save(tiny_state(1), {})
     checkpoints.close()
     other = tiny_state(0).replace(params={'w': np.zeros(4, np.float32)})
-    message = r'of another model .* params/w, float32\[3\] there and float32\[4\] here'
+    message = r'of another model .* params/w: float32\[3\] in .*, float32\[4\] by'
     with pytest.raises(ValueError, match=message) as caught:
         Checkpoints.open(str(tmp_path)).restore_latest(other)
     assert not isinstance(caught.value, DamagedCheckpoint)
@@ -193,7 +193,9 @@ def test_all_are_damaged(two_saved, tmp_path):
     for step in (1, 2):
         (tmp_path / 'w' / 'checkpoints' / str(step) / 'notes' / 'metadata').unlink()
     checkpoints = Checkpoints(str(tmp_path / 'w'), 2)
-    with pytest.raises(DamagedCheckpoint, match='no checkpoint is whole') as caught:
+    with pytest.raises(
+        DamagedCheckpoint, match='all checkpoints are damaged'
+    ) as caught:
         checkpoints.restore_latest(tiny_state(0))
     assert 'checkpoints/1 is damaged' in str(caught.value)
     assert 'checkpoints/2 is damaged' in str(caught.value)

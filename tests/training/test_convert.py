@@ -15,12 +15,11 @@ from atss_jax.evaluation.evaluate import evaluate_workdir
 from atss_jax.mmdet_config.section import plain
 from atss_jax.optim.sgd import sgd
 from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.loop import train
 from atss_jax.training.state import create_state
 from atss_jax.training.workdir import trained_classes
 from atss_jax.weights import mmdet_checkpoint, safetensors
 from atss_jax.weights.torch_file import pth
-from tests.support.small_run import CLASSES, small_config
+from tests.support.small_run import CLASSES, small_config, train
 
 
 @pytest.fixture

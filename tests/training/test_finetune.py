@@ -9,16 +9,14 @@ import pytest
 
 from atss_jax.config import build_model
 from atss_jax.optim.sgd import sgd
-from atss_jax.training import loop
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
-from atss_jax.training.loop import train
 from atss_jax.training.state import create_state
 from atss_jax.training.step import OptimizerConfig
 from atss_jax.weights import mmdet
 from atss_jax.weights.torch_file import pth
 from tests.support.small import random_variables, small_model
-from tests.support.small_run import small_config
+from tests.support.small_run import first_state, small_config
 
 THERE = ('cat', 'dog', 'bus')
 TWO_ANCHORS = {'num_anchors': 2}
@@ -123,8 +121,8 @@ def test_without_names_another_number_starts_anew(there, tmp_path, meta):
     kernel, bias = class_layer(found)
     np.testing.assert_allclose(bias, -math.log(99), rtol=1e-6)
     assert abs(kernel.std() - 0.01) < 0.001
-    assert '3 classes without names, the data 2' in said[0]
-    assert 'the class layer, which starts anew' in said[0]
+    assert '3 classes without names, the data has 2' in said[0]
+    assert 'the class layer, which is initialized anew' in said[0]
 
 
 def test_without_names_the_same_number_is_taken_as_it_is(there, tmp_path):
@@ -176,9 +174,7 @@ def test_many_names_are_listed_briefly(there, tmp_path):
     assert 'class 9 and 40 more' in said[0] and 'class 10' not in said[0]
 
 
-def test_training_starts_from_a_run_of_other_classes(
-    small_data, tmp_path, monkeypatch, capsys
-):
+def test_training_starts_from_a_run_of_other_classes(small_data, tmp_path, capsys):
     """Through the config: two of the three classes, and a run of three others."""
     wanted = {f'data.{split}.classes': ('blue', 'red') for split in ('train', 'val')}
     wanted |= {'data.test.classes': ('blue', 'red'), 'model.bbox_head.num_classes': 2}
@@ -187,8 +183,7 @@ def test_training_starts_from_a_run_of_other_classes(
     variables = random_variables(model)
     path = write_workdir(tmp_path / 'run', variables, model, ('red', 'x', 'blue'))
     config.load_from = path
-    monkeypatch.setattr(loop, '_steps', lambda parts, step, state, log: state)
-    state = jax.device_get(train(config, str(tmp_path / 'mine')))
+    state = first_state(config, tmp_path / 'mine')
     bias = state.params['bbox_head']['atss_cls']['bias']
     before = variables['params']['bbox_head']['atss_cls']['bias']
     np.testing.assert_array_equal(bias, before[[2, 0]])

@@ -12,11 +12,10 @@ import pytest
 
 from atss_jax.config import build_model
 from atss_jax.evaluation.evaluate import evaluate_workdir
-from atss_jax.training import loop
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
-from atss_jax.training.loop import train
 from tests.config.test_recipes import reduced
+from tests.support.small_run import train, train_until
 
 CHANGES = {
     'total_epochs': 2,
@@ -25,10 +24,6 @@ CHANGES = {
     'ema': {'momentum': 0.25},
     'log_config.interval': 1,
 }
-
-
-class Stopped(Exception):
-    pass
 
 
 def assert_equal(one, other):
@@ -50,20 +45,8 @@ def whole_run(config, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_going_on_between_updates_ends_at_the_same_bits(
-    config, whole_run, tmp_path, monkeypatch
-):
-    real = loop._finish_step
-
-    def finish(parts, step, metrics, log):
-        real(parts, step, metrics, log)
-        if step == 2:
-            raise Stopped
-
-    monkeypatch.setattr(loop, '_finish_step', finish)
-    with pytest.raises(Stopped):
-        train(config, str(tmp_path))
-    monkeypatch.setattr(loop, '_finish_step', real)
+def test_going_on_between_updates_ends_at_the_same_bits(config, whole_run, tmp_path):
+    train_until(config, tmp_path, step=3)
     assert Checkpoints.open(str(tmp_path)).steps() == [2]
     saved = Checkpoints.open(str(tmp_path)).restore(2, whole_run[1])
     assert max(np.abs(x).max() for x in jax.tree.leaves(saved.accumulated)) > 0

@@ -8,10 +8,16 @@ import jax
 import pytest
 
 from atss_jax.distributed import devices, hosts
-from atss_jax.training import loop
 from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.loop import train
-from tests.support.small_run import assert_equal, metrics_of, saved_steps, small_config
+from tests.support.small_run import (
+    Killed,
+    assert_equal,
+    metrics_of,
+    saved_steps,
+    small_config,
+    train,
+    train_until,
+)
 
 
 def terminate():
@@ -105,17 +111,16 @@ def test_a_second_sigterm_does_not_cut_off_the_save(small_run, tmp_path):
 def test_a_kill_while_evaluating_does_not_lose_the_epoch(small_run, tmp_path):
     """The checkpoint comes first; what is missing is made up for at the next start."""
 
-    class Killed(Exception):
-        pass
+    class Dying:
+        def __init__(self, experiment, source, split):
+            pass
 
-    def die(*args):
-        raise Killed
+        def evaluate(self, variables, stop):
+            raise Killed
 
     workdir = tmp_path / 'workdir'
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, 'evaluate_state', die)
-        with pytest.raises(Killed):
-            train(small_run.config, str(workdir))
+    with pytest.raises(Killed):
+        train(small_run.config, workdir, make_evaluator=Dying)
     assert saved_steps(workdir) == [3]
     assert metrics_of(workdir, 'eval') == []
     train(small_run.config, str(workdir))
@@ -125,21 +130,9 @@ def test_a_kill_while_evaluating_does_not_lose_the_epoch(small_run, tmp_path):
 
 def test_a_kill_after_an_epoch_that_is_not_saved(small_run, small_data, tmp_path):
     """It was evaluated, and is again: the log is that of a run left alone."""
-
-    class Killed(Exception):
-        pass
-
-    def finish(parts, step, metrics, log):
-        real(parts, step, metrics, log)
-        if step == 3:
-            raise Killed
-
     config = small_config(small_data, {'checkpoint_config.interval': 2})
-    workdir, real = tmp_path / 'workdir', loop._finish_step
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, '_finish_step', finish)
-        with pytest.raises(Killed):
-            train(config, str(workdir))
+    workdir = tmp_path / 'workdir'
+    train_until(config, workdir, step=4)
     assert saved_steps(workdir) == []
     assert [r['step'] for r in metrics_of(workdir, 'eval')] == [3]
     train(config, str(workdir))

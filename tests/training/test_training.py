@@ -15,15 +15,14 @@ import pytest
 
 from atss_jax.config import build_experiment, to_json
 from atss_jax.data.plan import TrainPlan
-from atss_jax.distributed import devices
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.evaluate import evaluate_workdir
-from atss_jax.training import initial, loop
+from atss_jax.training import initial
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
 from atss_jax.training.log import RunLog
-from atss_jax.training.loop import NonFiniteLoss, train
+from atss_jax.training.loop import NonFiniteLoss
 from atss_jax.training.state import init_variables, is_trained
 from atss_jax.weights import mmdet
 from atss_jax.weights.torch_file import pth
@@ -33,19 +32,16 @@ from tests.support.small_run import (
     CLASSES,
     assert_equal,
     count_traces,
+    first_state,
     metrics_of,
     saved_steps,
     small_config,
+    train,
+    train_until,
     tree_of,
 )
 
 STEPS = 6  # two epochs of three batches of eight
-
-
-def first_state(config, workdir, patch):
-    """What training would start from."""
-    patch.setattr(loop, '_steps', lambda parts, step, state, log: state)
-    return jax.device_get(train(config, str(workdir)))
 
 
 # What a run writes --------------------------------------------------------------------
@@ -165,7 +161,7 @@ def test_a_finished_run_started_again_changes_nothing(small_run, tmp_path, capsy
     new = {name for name in after if name not in before}
     assert all(name.startswith('tensorboard') for name in new)
     assert {name: after[name] for name in before} == before
-    assert f'going on after step {STEPS}' in capsys.readouterr().out
+    assert f'resuming after step {STEPS}' in capsys.readouterr().out
 
 
 # Evaluation ---------------------------------------------------------------------------
@@ -209,25 +205,11 @@ def test_evaluation_falls_back_on_nothing(small_run, tmp_path):
 # Going on -----------------------------------------------------------------------------
 
 
-class Stopped(Exception):
-    pass
-
-
 @pytest.fixture(scope='module')
 def stopped_run(small_run, tmp_path_factory):
     """Workdir of the same run, stopped in the middle of the second epoch."""
     workdir = tmp_path_factory.mktemp('stopped') / 'workdir'
-    real = loop._finish_step
-
-    def finish(parts, step, metrics, log):
-        real(parts, step, metrics, log)
-        if step == 4:
-            raise Stopped
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, '_finish_step', finish)
-        with pytest.raises(Stopped):
-            train(small_run.config, str(workdir))
+    train_until(small_run.config, workdir, step=5)
     return workdir
 
 
@@ -254,8 +236,7 @@ def test_an_unfinished_checkpoint_is_no_checkpoint(small_run, stopped_run, tmp_p
     shutil.copytree(workdir / 'checkpoints' / '3', half)
     (half / 'commit_success.txt').unlink()
     assert Checkpoints.open(str(workdir)).steps() == [3]
-    with pytest.MonkeyPatch.context() as patch:
-        state = first_state(small_run.config, workdir, patch)
+    state = first_state(small_run.config, workdir)
     assert state.step == 3
     names = {
         path.name.partition('_')[0] for path in (workdir / 'checkpoints').iterdir()
@@ -297,18 +278,16 @@ def test_what_changes_no_number_may_differ(tmp_path):
         workdirs.check(here, '{"more": 1}', there)
 
 
-def test_resume_from_takes_over_everything(
-    small_data, stopped_run, tmp_path, monkeypatch
-):
+def test_resume_from_takes_over_everything(small_data, stopped_run, tmp_path):
     config = small_config(small_data, {'resume_from': str(stopped_run)})
-    state = first_state(config, tmp_path / 'workdir', monkeypatch)
+    state = first_state(config, tmp_path / 'workdir')
     assert state.step == 3
     assert_equal(Checkpoints.open(str(stopped_run)).restore(3, state), state)
     assert max(np.abs(x).max() for x in jax.tree.leaves(state.momentum)) > 0
 
 
 def test_resume_from_falls_back_on_an_older_checkpoint(
-    small_data, stopped_run, tmp_path, monkeypatch, capsys
+    small_data, stopped_run, tmp_path, capsys
 ):
     """The other run's workdir stays as it is, the damaged checkpoint too."""
     other = tmp_path / 'other'
@@ -319,7 +298,7 @@ def test_resume_from_falls_back_on_an_older_checkpoint(
         file.write_bytes(b'')
     before = tree_of(other)
     config = small_config(small_data, {'resume_from': str(other)})
-    state = first_state(config, tmp_path / 'workdir', monkeypatch)
+    state = first_state(config, tmp_path / 'workdir')
     assert state.step == 3
     assert f'checkpoint {newer} is damaged' in capsys.readouterr().err
     assert tree_of(other) == before
@@ -354,11 +333,9 @@ def test_resume_from_a_finished_run_is_refused(small_data, small_run, tmp_path):
 # Weights to start from ----------------------------------------------------------------
 
 
-def test_load_from_a_workdir_takes_weights_only(
-    small_data, small_run, tmp_path, monkeypatch
-):
+def test_load_from_a_workdir_takes_weights_only(small_data, small_run, tmp_path):
     config = small_config(small_data, {'load_from': str(small_run.workdir)})
-    state = first_state(config, tmp_path / 'workdir', monkeypatch)
+    state = first_state(config, tmp_path / 'workdir')
     best = Checkpoints.open(str(small_run.workdir)).restore_variables(
         build_experiment(config).model
     )
@@ -405,9 +382,7 @@ def test_a_pretrained_backbone_that_is_not_there(small_run, tmp_path, monkeypatc
 # Breaking down ------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_training(
-    small_run, stopped_run, tmp_path, monkeypatch
-):
+def test_a_loss_that_is_not_finite_stops_training(small_run, stopped_run, tmp_path):
     """Momentum gone wild: the next step is finite, the one after it is not."""
     state = Checkpoints.open(str(stopped_run)).restore(3, small_run.state)
     wild = jax.tree.map(
@@ -420,23 +395,20 @@ def test_a_loss_that_is_not_finite_stops_training(
     for name in ('config.json', 'stream.json'):
         shutil.copy(small_run.workdir / name, workdir)
 
-    states, real = [], devices.map_over_devices
+    states = []
 
-    def spy(*args, **kwargs):
-        mapped = real(*args, **kwargs)
-
+    def recorded(mapped):
         @functools.wraps(mapped)
         def step(state, batch):
             out = mapped(state, batch)
-            # Copies: the next step takes the memory of this state.
+            # Copies: the next step reuses the memory of this state.
             states.append(jax.tree.map(np.array, jax.device_get(out[0])))
             return out
 
         return step
 
-    monkeypatch.setattr(devices, 'map_over_devices', spy)
     with pytest.raises(NonFiniteLoss) as caught:
-        train(small_run.config, str(workdir))
+        train(small_run.config, workdir, wrap_step=recorded)
     message = str(caught.value)
     experiment = build_experiment(small_run.config)
     source = experiment.data['train'].open()

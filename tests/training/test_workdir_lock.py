@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from atss_jax.training import workdir as workdirs
-from atss_jax.training.loop import train
 from tests.conftest import ROOT
-from tests.support.small_run import tree_of
+from tests.support.small_run import train, tree_of
 
 HOLDER = """
 import sys

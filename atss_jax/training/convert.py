@@ -1,4 +1,4 @@
-"""Weights from one form to another: `.pth`, `.safetensors`, the workdir of a run."""
+"""Conversion of weights between `.pth` files, `.safetensors` files and workdirs."""
 
 import dataclasses
 import pathlib
@@ -15,20 +15,23 @@ from atss_jax.config.experiment import Experiment
 from atss_jax.optim.sgd import sgd
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.state import TrainState, create_state, is_trained, zero_variables
+from atss_jax.training.initial import new_state
+from atss_jax.training.state import TrainState, is_trained, zero_variables
 from atss_jax.weights import mmdet, mmdet_checkpoint
 from atss_jax.weights.mmdet_checkpoint import Checkpoint, is_weights_file
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to convert beside the plain weights.
+    """What to convert.
 
     Attributes:
         step: checkpoint of a workdir; None: the one with the best AP.
-        momentum: all that training needs to go on: momentum, number of the step, and
-            the weights under training beside their moving average.
-        unaveraged: the weights under training instead of their moving average.
+        momentum: whether to convert everything that training needs to be resumed, in
+            addition to the weights: the momentum, the step, and the weights under
+            training if the others are their moving average.
+        unaveraged: whether to take the weights under training instead of their moving
+            average.
     """
 
     step: int | None = None
@@ -42,28 +45,28 @@ def convert(
     config_file: str | None = None,
     options: Options | None = None,
 ) -> str:
-    """Writes the weights of `source` in the form that the name of `target` says.
+    """Writes the weights of `source` in the format that the name of `target` implies.
 
     Args:
         source: a `.pth` or `.safetensors` file, or a workdir.
-        target: likewise; what does not end as a file of weights does is a workdir.
-        config_file: of the model; needed for a workdir that is made of a file.
-        options: what else.
+        target: likewise; any name without one of these suffixes is a workdir.
+        config_file: config of the model; needed to make a workdir from a file.
+        options: what to convert.
 
     Returns:
-        What was done, in a line.
+        A line that says what was written.
 
     Raises:
-        ValueError: `source` cannot be read, does not fit the config, or `target` is
-            there and must not be replaced.
+        ValueError: `source` cannot be read or does not fit the config, or `target`
+            exists and must not be replaced.
     """
     options = options or Options()
-    _check_name(target)
-    config = _config(source, target, config_file)
+    _check_suffix(target)
+    config = _load_config(source, target, config_file)
     experiment = None if config is None else build_experiment(config)
     checkpoint = read(source, experiment, options)
     if is_weights_file(target):
-        _check_new_file(target, source)
+        _check_target_file(target, source)
         mmdet_checkpoint.save(target, checkpoint)
     else:
         write_workdir(target, config, checkpoint)
@@ -74,8 +77,8 @@ def convert(
     )
 
 
-def _check_name(target):
-    """A folder may have any name, but a new one `x.onnx` is a mistake."""
+def _check_suffix(target):
+    """A workdir may have any name, but a new one called `x.onnx` is a mistake."""
     suffix = pathlib.Path(target).suffix
     if suffix and not is_weights_file(target) and not pathlib.Path(target).is_dir():
         raise ValueError(
@@ -84,8 +87,8 @@ def _check_name(target):
         )
 
 
-def _config(source, target, config_file):
-    """The config of the model; None where none is given and none is needed."""
+def _load_config(source, target, config_file):
+    """The config of the model; None from file to file, where none is needed."""
     if config_file is not None:
         return load_config(config_file)
     if not is_weights_file(source):
@@ -93,13 +96,14 @@ def _config(source, target, config_file):
     if is_weights_file(target):
         return None
     raise ValueError(
-        f'{source} does not say of which model it is: a workdir needs --config too'
+        f'{source} does not say which model it belongs to, and a workdir needs a '
+        'config: give one with --config'
     )
 
 
-def _check_new_file(target, source):
+def _check_target_file(target, source):
     if pathlib.Path(target).resolve() == pathlib.Path(source).resolve():
-        raise ValueError(f'{target} is what is to be converted; give another name')
+        raise ValueError(f'{target} is the file to convert; choose another name')
     folder = pathlib.Path(target).absolute().parent
     if not folder.is_dir():
         raise ValueError(f'no folder {folder} to write {target} to')
@@ -109,47 +113,41 @@ def _check_new_file(target, source):
 
 
 def read(source: str, experiment: Experiment | None, options: Options) -> Checkpoint:
-    """The weights of a file or workdir, chosen as the options say.
+    """The weights of a file or workdir that the options ask for.
 
     Raises:
-        ValueError: they are not there, or do not fit the model of `experiment`.
+        ValueError: it does not have them, or they do not fit the model of `experiment`.
     """
     if is_weights_file(source):
-        found = _read_file(source, experiment, options)
+        checkpoint = _read_file(source, experiment, options)
     else:
-        found = _read_workdir(source, experiment, options)
+        checkpoint = _read_workdir(source, experiment, options)
+    if options.unaveraged:
+        if checkpoint.unaveraged is None:
+            raise ValueError(f'{source} has no moving average: omit --unaveraged')
+        checkpoint = dataclasses.replace(checkpoint, weights=checkpoint.unaveraged)
+    if options.unaveraged or not options.momentum:
+        checkpoint = dataclasses.replace(checkpoint, unaveraged=None)
     if experiment is not None:
-        _check_classes(found.classes, experiment, source)
-        mmdet.to_variables(found.weights, experiment.model)
-    return found
-
-
-def _check_classes(classes, experiment, owner):
-    count = experiment.model.bbox_head.num_classes
-    if classes is not None and len(classes) != count:
-        raise ValueError(
-            f'{owner} has {len(classes)} classes {classes[:10]}, but '
-            f'model.bbox_head.num_classes = {count}'
-        )
+        count, classes = experiment.model.bbox_head.num_classes, checkpoint.classes
+        if classes is not None and len(classes) != count:
+            raise ValueError(
+                f'{source} has {len(classes)} classes {classes[:10]}, but '
+                f'model.bbox_head.num_classes = {count}'
+            )
+        mmdet.to_variables(checkpoint.weights, experiment.model)  # checks their shapes
+    return checkpoint
 
 
 def _read_file(source, experiment, options):
     if not pathlib.Path(source).is_file():
-        raise FileNotFoundError(f'no file of weights at {source}')
+        raise FileNotFoundError(f'no weights file at {source}')
     if options.step is not None:
-        raise ValueError(f'--step is of a workdir; {source} is a file')
+        raise ValueError(
+            f'--step chooses a checkpoint of a workdir; {source} is a file'
+        )
     trained = None if experiment is None else _trained_names(experiment.model)
-    found = mmdet_checkpoint.load(source, options.momentum, trained)
-    if options.unaveraged and found.unaveraged is None:
-        raise ValueError(f'{source} has no moving average, so nothing besides it')
-    return _chosen(found, options)
-
-
-def _chosen(found, options):
-    """Without momentum one set of weights is enough."""
-    if options.unaveraged:
-        return dataclasses.replace(found, weights=found.unaveraged, unaveraged=None)
-    return found if options.momentum else dataclasses.replace(found, unaveraged=None)
+    return mmdet_checkpoint.load(source, options.momentum, trained)
 
 
 def _trained_names(model):
@@ -171,42 +169,30 @@ def _read_workdir(source, experiment, options):
         variables = checkpoints.restore_variables(model, step)
         weights = mmdet.to_state_dict(variables)
         return Checkpoint(weights, classes=classes, step=step)
-    like = _first_state(experiment, zero_variables(model))
-    state = checkpoints.restore(step, like)
-    if options.unaveraged and state.ema is None:
-        raise ValueError(f'{source} has no moving average, so nothing besides it')
-    return _chosen(_whole(experiment, state, classes, options.momentum), options)
-
-
-def _whole(experiment, state, classes, with_momentum) -> Checkpoint:
-    """All that a state has and a mmdet checkpoint has a place for."""
+    state = checkpoints.restore(step, _first_state(experiment, zero_variables(model)))
     weights = mmdet.to_state_dict(state.evaluated_variables)
-    raw = None if state.ema is None else mmdet.to_state_dict(state.variables)
-    found = Checkpoint(weights, raw, classes=classes, step=int(state.step))
-    if not with_momentum:
-        return found
-    optimizer = experiment.optimizer
-    group = {
-        'lr': optimizer.lr,
-        'momentum': optimizer.momentum,
-        'weight_decay': optimizer.weight_decay,
-        'initial_lr': optimizer.lr,
-    }
+    unaveraged = None if state.ema is None else mmdet.to_state_dict(state.variables)
+    checkpoint = Checkpoint(weights, unaveraged, classes=classes, step=step)
+    if not options.momentum:
+        return checkpoint
     trace = optax.tree_utils.tree_get(state.momentum, 'trace')
-    momentum = mmdet.to_state_dict({'params': trace})
-    return dataclasses.replace(found, momentum=momentum, group=group)
+    optimizer = experiment.optimizer
+    return dataclasses.replace(
+        checkpoint,
+        momentum=mmdet.to_state_dict({'params': trace}),
+        group={
+            'lr': optimizer.lr,
+            'momentum': optimizer.momentum,
+            'weight_decay': optimizer.weight_decay,
+            'initial_lr': optimizer.lr,
+        },
+    )
 
 
 def _first_state(experiment, variables):
-    """The state before the first step, as training makes it."""
-    optimizer = experiment.optimizer
-    return create_state(
-        variables,
-        experiment.model,
-        sgd(optimizer, lambda step: optimizer.lr),
-        accumulates=optimizer.cumulative_iters > 1,
-        averages=optimizer.ema_momentum is not None,
-    )
+    """The state before the first step; its structure does not depend on the rates."""
+    tx = sgd(experiment.optimizer, lambda step: experiment.optimizer.lr)
+    return new_state(experiment, variables, tx)
 
 
 # Writing -----------------------------------------------------------------------------
@@ -215,15 +201,15 @@ def _first_state(experiment, variables):
 def write_workdir(
     folder: str, config: ConfigDict | Mapping[str, Any], checkpoint: Checkpoint
 ) -> None:
-    """A workdir with one checkpoint: of its step with momentum, of step 0 without.
+    """Makes a workdir with one checkpoint: at its step with momentum, at 0 without.
 
     Raises:
-        ValueError: the folder is a workdir already, or the weights do not fit.
+        ValueError: the folder has checkpoints already, or the weights do not fit.
     """
     experiment = build_experiment(config)
     if any(pathlib.Path(folder).glob('checkpoints/*')):
-        raise ValueError(f'{folder} has checkpoints already; give another folder')
-    state = _state(experiment, checkpoint)
+        raise ValueError(f'{folder} has checkpoints already; choose another folder')
+    state = _to_state(experiment, checkpoint)
     stream = {}
     if checkpoint.classes is not None:
         stream['classes'] = list(checkpoint.classes)
@@ -235,7 +221,7 @@ def write_workdir(
         checkpoints.close()
 
 
-def _state(experiment, checkpoint) -> TrainState:
+def _to_state(experiment, checkpoint) -> TrainState:
     model = experiment.model
     variables = mmdet.to_variables(checkpoint.weights, model)
     if checkpoint.momentum is None:
@@ -243,27 +229,27 @@ def _state(experiment, checkpoint) -> TrainState:
     if checkpoint.step is None:
         raise ValueError(
             'the checkpoint does not say after which iteration it was saved '
-            "(meta['iter']), so training cannot go on with its momentum"
+            "(meta['iter']), so training cannot be resumed with its momentum"
         )
-    raw = variables
+    under_training = variables
     if checkpoint.unaveraged is not None:
         if experiment.optimizer.ema_momentum is None:
             raise ValueError(
                 'the checkpoint has a moving average of its weights, but config.ema is '
                 'None; set it, or take the weights under training with --unaveraged'
             )
-        raw = mmdet.to_variables(checkpoint.unaveraged, model)
-    state = _first_state(experiment, raw)
+        under_training = mmdet.to_variables(checkpoint.unaveraged, model)
+    state = _first_state(experiment, under_training)
     if state.ema is not None:
         state = state.replace(ema=variables['params'])
     step = np.int32(checkpoint.step)
-    trace = _trace(checkpoint.momentum, variables['params'], model)
+    trace = _to_trace(checkpoint.momentum, variables['params'], model)
     momentum = optax.tree_utils.tree_set(state.momentum, trace=trace, count=step)
     return state.replace(step=step, momentum=momentum)
 
 
-def _trace(momentum, params, model):
-    """Momentum in the places of the trained parameters."""
+def _to_trace(momentum, params, model):
+    """The momentum in the structure of the trained parameters."""
     shapes = {
         ('params', *path): np.shape(value)
         for path, value in flatten_dict(params).items()

@@ -82,7 +82,7 @@ def test_two_processes_train_as_one(one, two):
 
 def test_only_the_first_process_speaks(two):
     said = two.output.read_text()
-    assert said.count('going on') == 0
+    assert said.count('resuming') == 0
     assert said.count('evaluation after epoch 1') == 1
     assert said.count('done; to evaluate: python eval.py') == 1
 
@@ -150,24 +150,24 @@ def test_sigterm_to_one_of_two_saves_on_both(folder, two):
     # It may go on elsewhere: one process, half the devices, with processes that load.
     elsewhere = Run(run.workdir, 1, EPOCHS, 2, FIELDS | {'data.workers_per_gpu': 1}, ())
     finish(elsewhere)
-    assert f'going on after step {saved}' in run.output.read_text()
+    assert f'resuming after step {saved}' in run.output.read_text()
     for a, b in zip(*map(leaves, (elsewhere, two)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 PROGRAM = """
-import sys, jax
-from atss_jax import hosts, parallel
-parallel.start()
+import jax, numpy
+from atss_jax.distributed import devices, hosts
+devices.start()
 number = jax.process_index()
 print('here', number, jax.process_count(), len(jax.devices()), flush=True)
-from_all = parallel.gather({
-    'a': __import__('numpy').arange(number + 1) + 2**40,
-    'b': __import__('numpy').zeros((number, 3), bool),
+from_all = devices.gather({
+    'a': numpy.arange(number + 1) + 2**40,
+    'b': numpy.zeros((number, 3), bool),
 })
 print([part['a'].tolist() for part in from_all], [part['b'].shape for part in from_all])
-print(parallel.from_first({'x': [0.1, None, number]}))
-print(parallel.local_rows(4))
+print(devices.from_first({'x': [0.1, None, number]}))
+print(devices.local_rows(4))
 try:
     hosts.check_equal({'same': 'x', 'config': f'lr {number}'}, {'config': 'Copy it.'})
 except ValueError as error:
@@ -255,14 +255,15 @@ def test_hosts_with_other_configs_and_workdirs_are_refused(folder):
 
 BROKEN = """
 import argparse, sys, numpy, jax
-from atss_jax import command_line, parallel
+from atss_jax.commands import command_line
+from atss_jax.distributed import devices
 parser = argparse.ArgumentParser()
 command_line.add_host_flags(parser)
 
 def action():
     if jax.process_index() == 1:
         {}['a bug']
-    parallel.gather({'a': numpy.zeros(1)})
+    devices.gather({'a': numpy.zeros(1)})
 
 sys.exit(command_line.run(parser.parse_args(), action))
 """
@@ -312,7 +313,7 @@ def test_sigterm_while_waiting_for_the_others(tmp_path):
 
 def test_standing_still_is_an_error():
     program = (
-        'import time\nfrom atss_jax import hosts\n'
+        'import time\nfrom atss_jax.distributed import hosts\n'
         'hosts.watch(1.5)\nhosts.progress("step 7")\ntime.sleep(60)'
     )
     began = time.monotonic()

@@ -198,17 +198,20 @@ def test_what_convert_refuses(call, small_run, tmp_path):
     (tmp_path / 'no.pth').write_bytes(b'garbage')
     shapes = 'configs/atss_shapes.py'
     for arguments, said in [
-        ((tmp_path / 'none.pth', 'x.pth'), 'no file of weights'),
+        ((tmp_path / 'none.pth', 'x.pth'), 'no weights file'),
         ((tmp_path / 'none', 'x.pth'), 'not the workdir of a run'),
         ((tmp_path / 'no.pth', 'x.safetensors'), 'no.pth'),
-        ((file, tmp_path / 'new'), 'needs --config'),
+        ((file, tmp_path / 'new'), 'give one with --config'),
         ((file, tmp_path / 'new', '--config', shapes), 'num_classes = 5'),
         ((file, run, '--config', config), 'has checkpoints already'),
         ((file, file), 'another name'),
         ((file, tmp_path / 'no folder' / 'x.pth'), 'no folder'),
         ((file, tmp_path / 'x.pth', '--momentum'), 'no optimizer'),
         ((file, tmp_path / 'x.pth', '--unaveraged'), 'no moving average'),
-        ((file, tmp_path / 'x.pth', '--step', 3), '--step is of a workdir'),
+        (
+            (file, tmp_path / 'x.pth', '--step', 3),
+            '--step chooses a checkpoint of a workdir',
+        ),
         ((run, tmp_path / 'x.pth', '--step', 99), 'no checkpoint 99'),
         ((run, tmp_path / 'x.pth', '--unaveraged'), 'no moving average'),
         ((run, tmp_path / 'x.safetensors', '--momentum'), 'only a .pth'),

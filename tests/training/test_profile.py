@@ -42,13 +42,13 @@ def test_the_log_says_what_the_start_took(small_run):
 
 
 @pytest.mark.parametrize(('start', 'total'), [(0, 5), (3, 10)])
-def test_steps_that_the_run_does_not_come_to(tmp_path, start, total):
+def test_steps_that_the_run_does_not_reach(tmp_path, start, total):
     with pytest.raises(ValueError, match=rf'--profile=3:6.* {start + 1} to {total}'):
-        Profile(str(tmp_path), (3, 6)).check(start, total)
+        Profile(str(tmp_path), (3, 6), start, total)
 
 
 def test_no_steps_chosen(tmp_path):
-    Profile(str(tmp_path)).check(0, 1)
+    Profile(str(tmp_path), None, 0, 1)
     assert not list(tmp_path.iterdir())
 
 

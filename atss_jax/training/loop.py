@@ -90,7 +90,7 @@ def train(
     Raises:
         ValueError: config, data, weights and workdir do not fit together.
         NonFiniteLoss: training diverged; earlier checkpoints are in the workdir.
-        Stopped: SIGTERM was received; everything is saved.
+        Stopped: SIGTERM or Ctrl-C was received; everything is saved.
     """
     startup = Startup(began)
     startup.spent_on('imports')
@@ -118,14 +118,11 @@ def train(
         log = _open_log(run, start)
         stack.callback(log.close)
         if start.step and start.step % run.steps_per_epoch == 0:
-            # The run may have been cut off between saving and evaluating.
+            # The run may have been killed between saving and evaluating.
             _evaluate(run, evaluator, state, checkpoints, stop, log)
 
         # Compile, while worker processes load the first batch.
-        bad_images = BadImages(
-            run.batches.source, run.batches.pipeline.max_bad_pictures
-        )
-        batches = stack.enter_context(_load_ahead(run, start.step, bad_images))
+        batches, bad_images = stack.enter_context(_load_ahead(run, start.step))
         train_step = _mapped_train_step(run, tx)
         if start.step < run.total_steps:
             _compile(run, train_step, state, start.step, log)
@@ -134,7 +131,7 @@ def train(
         try:
             in_flight = collections.deque()
             for step in range(start.step, run.total_steps):
-                # Step.
+                # Step: the devices compute it while the host continues.
                 with profiler.step(step + 1):
                     with log.waiting_for_data():
                         batch = next(batches)
@@ -151,8 +148,8 @@ def train(
                 # Log, a few steps late so that no device waits for the host. The first
                 # step is waited for: it shows whether everything works.
                 in_flight.append((step, metrics))
-                epoch, steps_of_next_epoch = divmod(step + 1, run.steps_per_epoch)
-                epoch_ends, stopping = steps_of_next_epoch == 0, stop.requested()
+                epoch, step_in_epoch = divmod(step + 1, run.steps_per_epoch)
+                epoch_ends, stopping = step_in_epoch == 0, stop.requested()
                 wait = epoch_ends or stopping or step == start.step
                 while len(in_flight) > (0 if wait else _STEPS_AHEAD):
                     _log_step(run, *in_flight.popleft(), checkpoints, log)
@@ -200,15 +197,16 @@ def _open_log(run, start):
 
 
 @contextlib.contextmanager
-def _load_ahead(run, first_step, bad_images):
-    """Batches from `first_step` on; loading starts now, and bad images are counted."""
+def _load_ahead(run, first_step):
+    """Batches from `first_step` on, whose loading starts now; and their bad images."""
+    bad_images = BadImages(run.batches.source, run.batches.pipeline.max_bad_pictures)
     workers = run.experiment.workers_per_gpu * jax.local_device_count()
     loading = prefetch(run.batches, first_step, run.total_steps, workers)
     with (
         started(loading) as batches,
         contextlib.closing(bad_images.watch(batches)) as watched,
     ):
-        yield watched
+        yield watched, bad_images
 
 
 def _mapped_train_step(run, tx):

@@ -56,9 +56,9 @@ def test_evaluation_finds_nothing_in_a_bad_image(run_with_bad_images, capsys):
     results = json.loads(results.read_text())
     found = {result['image_id'] for result in results}
     assert ids['val'] not in found and len(found) == 8
-    # Its objects count as missed: the score is that against the whole truth.
-    truth = json.loads((workdir.parent / 'val.json').read_text())
-    again = coco_metric.evaluate(truth, results, CLASSES, CATEGORY_IDS)
+    # Its objects count as missed: the score is that against the whole ground truth.
+    ground_truth = json.loads((workdir.parent / 'val.json').read_text())
+    again = coco_metric.evaluate(ground_truth, results, CLASSES, CATEGORY_IDS)
     written = json.loads(scores.read_text())
     assert written['AP'] == pytest.approx(again.summary['AP'])
 

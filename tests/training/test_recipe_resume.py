@@ -74,7 +74,7 @@ def test_averaged_weights_are_evaluated_and_loaded(config, whole_run, tmp_path):
 
 @pytest.mark.slow
 def test_training_images_are_evaluated_whole(config, whole_run, tmp_path, capsys):
-    """eval.py --split=train of a jittered recipe: nothing is drawn."""
+    """eval.py --split=train of a jittered recipe: nothing is random."""
     copy = tmp_path / 'copy'
     shutil.copytree(whole_run[0], copy)
     evaluate_workdir(str(copy), 'train', step=4)

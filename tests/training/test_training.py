@@ -184,11 +184,13 @@ def test_evaluating_a_workdir(small_run, tmp_path, capsys):
 
     results = workdir / f'evaluation/val_{STEPS}_detections.json'
     results = json.loads(results.read_text())
-    truth = json.loads(pathlib.Path(small_run.config.data.val.ann_file).read_text())
-    again = coco_metric.evaluate(truth, results, CLASSES, CATEGORY_IDS)
+    ground_truth = json.loads(
+        pathlib.Path(small_run.config.data.val.ann_file).read_text()
+    )
+    again = coco_metric.evaluate(ground_truth, results, CLASSES, CATEGORY_IDS)
     assert again.summary == pytest.approx(scores.summary, nan_ok=True)
     assert again.per_class == pytest.approx(scores.per_class, nan_ok=True)
-    assert {r['image_id'] for r in results} <= {i['id'] for i in truth['images']}
+    assert {r['image_id'] for r in results} <= {i['id'] for i in ground_truth['images']}
 
     after = tree_of(workdir)  # nothing but results is new, all else as it was
     assert {n: x for n, x in after.items() if not n.startswith('evaluation')} == before

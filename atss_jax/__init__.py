@@ -23,10 +23,9 @@ _PUBLIC = {
     'Detector': 'atss_jax.inference.detector',
     'evaluate': 'atss_jax.evaluation.evaluate',
     'load_config': 'atss_jax.config',
-    'train': 'atss_jax.training.loop',
 }
 
-__all__ = [*_PUBLIC, '__version__']
+__all__ = [*_PUBLIC, '__version__', 'train']
 
 
 def __getattr__(name):
@@ -34,6 +33,18 @@ def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def train(config, workdir, profile=None, began=None):
+    """Trains, evaluates and saves as a config says; resumes what the workdir holds.
+
+    Arguments, result and errors are those of `atss_jax.training.loop.train`, with the
+    COCO metric as the evaluation.
+    """
+    from atss_jax.evaluation.run import make_evaluator
+    from atss_jax.training import loop
+
+    return loop.train(config, workdir, make_evaluator, profile, began)
 
 
 def __dir__():

@@ -14,10 +14,9 @@ import sys
 
 import pytest
 
-from atss_jax.commands.main import main
-from tests.commands.test_cli import Result
 from tests.conftest import ROOT
 from tests.support import documents, stand_in
+from tests.support.command_line import Result
 from tests.support.documents import PAGES, Command
 
 # Commands that cannot be run here, and why. All others are run.
@@ -82,7 +81,7 @@ def marked(page: pathlib.Path):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(call, monkeypatch, tmp_path):
     """Runs the words of a command in the folder of stand-ins."""
 
     def run_in_new_process(*words):
@@ -104,11 +103,7 @@ def run(capsys, monkeypatch, tmp_path):
             (tmp_path / word).is_file() for word in words
         )
         monkeypatch.chdir(ROOT if is_elsewhere else tmp_path)
-        try:
-            status = main(list(words))
-        except SystemExit as end:
-            status = end.code
-        return Result(status, *capsys.readouterr())
+        return call('atss', *words)
 
     return run
 

@@ -71,7 +71,7 @@ def _write_configs(folder, data):
 
 
 def _write_data(folder, data):
-    """Write the same images as COCO, as blood cells and as the reader's; and results."""
+    """Write the same images as COCO, as BCCD and as the reader's data; and results."""
     for name in ('coco', 'coco_tiny', 'bccd'):
         for split in ('train', 'val'):
             target = folder / 'data' / name

@@ -84,7 +84,7 @@ def _check_script(words):
 
 
 def _check_atss(arguments, files):
-    if arguments == ['--help']:
+    if arguments in ([], ['--help']):
         return
     name = arguments[0]
     flags, others = _parsed(lambda: main(arguments), ['atss', *arguments])

@@ -84,7 +84,7 @@ def _check_script(words):
 
 
 def _check_atss(arguments, files):
-    if arguments in ([], ['--help']):
+    if arguments in ([], ['--help'], ['--version']):
         return
     name = arguments[0]
     flags, others = _parsed(lambda: main(arguments), ['atss', *arguments])

@@ -141,9 +141,11 @@ def prepare(page, folder, run):
     for words in commands:
         if words[:2] == ['atss', 'train']:
             for path in outputs_of(words):
-                shutil.rmtree(folder / path, ignore_errors=True)
+                if f'--config={path}/config.json' not in words:  # a run to continue
+                    shutil.rmtree(folder / path, ignore_errors=True)
     if any('epoch_12.pth' in words for words in commands):
-        run('atss', 'convert', 'W', 'epoch_12.pth', '--momentum')
+        result = run('atss', 'convert', 'W', 'epoch_12.pth', '--momentum')
+        assert result.status == 0, result.err
     if page.name == 'data.md':
         words = next(words for words in commands if 'mine:1.0.0' in words)
         other = {'train': 'validation', 'mine/train.json': 'mine/val.json'}

@@ -1,6 +1,6 @@
 """Draws a table of times in a Markdown file as bars, one group for each row.
 
-    python benchmarks/bars.py docs/performance.md 'Before and after' docs/bars.png
+    python benchmarks/bars.py benchmarks/RESULTS.md 'Before and after' bars.png
 
 Draws the first table below that heading: names in the first column, times in the
 others. The longest bar of each row has full width, so that rows of milliseconds and of

@@ -1,37 +1,38 @@
-"""Whether a command of the documentation could run: parsed for real, and not run."""
+"""Whether a command of the documentation could run: parsed as its program does."""
 
 import argparse
 import contextlib
-import importlib
 import io
 import pathlib
 import re
 import runpy
 import sys
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 from atss_jax.commands import command_line
+from atss_jax.commands.main import main
 from atss_jax.config import load_config, parse_overrides
 from tests.conftest import ROOT
-from tests.support.documents import Command
+from tests.support.documents import Command, arguments_of_atss
 
 FOLDERS = ('atss_jax', 'benchmarks', 'configs', 'docs', 'launch', 'tests')
-# Programs that are not ours, whose flags nothing here knows.
+# Programs of others, whose flags are not checked.
 OTHERS = ('.', 'pip', 'gcloud', 'gsutil', 'mpirun', 'sbatch', 'kubectl')
 BASE = str(ROOT / 'configs' / 'atss_r50_1x.py')
-# Names in place of the reader's own: a letter, a word in capitals, a run's config.
+# Names that stand for the reader's own: a letter, a word in capitals, a run's config.
 _PLACEHOLDER = re.compile(r'(\.\.\.|[A-Z]+|([A-Z]+|work_dirs/\w+)/config\.json)')
 
 
 def check_command(command: Command, files: dict[str, pathlib.Path]) -> None:
-    """Parses a command as its program does, and reads its config; runs nothing.
+    """Parse a command as its program does, and load its config; run nothing.
 
     Args:
-        command: of any program in the documentation.
-        files: configs that the reader writes, by the path that the page gives them.
+        command: a command of any program in the documentation.
+        files: configs that the reader writes, by their path on the page.
 
     Raises:
-        ValueError: it could not run; says where it stands and why not.
+        ValueError: the command could not run; says where it is and why.
     """
     words = [word for word in command.words if word != '...']
     for word in words:
@@ -39,16 +40,19 @@ def check_command(command: Command, files: dict[str, pathlib.Path]) -> None:
         if path.split('/')[0] in FOLDERS and not (ROOT / path).exists():
             raise ValueError(f'{command}: no {path} in the repository')
     program = words[0]
+    arguments = arguments_of_atss(words)
     try:
-        if program == 'python':
-            _check_python(words[1:], files)
+        if arguments is not None:
+            _check_atss(arguments, files)
+        elif program == 'python':
+            _check_script(words[1:])
         elif program == 'make':
             _check_make(words[1:])
         elif program.startswith('launch/'):
             flags = [word for word in words if word.startswith('--config.')]
             load_config(BASE, parse_overrides(flags))
         elif program not in OTHERS:
-            raise ValueError('not a program of ours; output is set in ```text')
+            raise ValueError('not a program of ours; mark output as ```text')
     except ValueError as error:
         raise ValueError(f'{command}: {error}') from error
 
@@ -60,99 +64,106 @@ def _check_make(words):
         raise ValueError(f'no target {unknown} in the Makefile')
 
 
-def _check_python(words, files):
-    name, arguments = words[0], words[1:]
+def _check_script(words):
+    name, *arguments = words
     if name == '-m':
-        name, arguments = words[1], words[2:]
-        if name != 'atss_jax':
-            raise ValueError(f'-m {name} is not ours')
-    elif not (ROOT / name).is_file():
+        raise ValueError(f'-m {words[1]} is not ours')
+    script = ROOT / name
+    if not script.is_file():
         raise ValueError(f'no {name} in the repository')
-    flags, left = parse(name, arguments)
-    fields = [word for word in arguments if word.startswith('--config.')]
-    given = getattr(flags, 'config', None) or getattr(flags, 'model_config', None)
-    command = getattr(flags, 'command', None)
-    if command in ('show-config', 'flops') and given is None:
-        # Its CONFIG is among what argparse leaves over.
-        given = next((word for word in left if not word.startswith('-')), None)
-        left = [word for word in left if word != given]
-    overrides = parse_overrides([word for word in left if word not in fields])
-    overrides |= parse_overrides(fields)
-    if command == 'import-mmdet':
+    # As Python does: a script finds the modules next to it.
+    with mock.patch.object(sys, 'path', [str(script.parent), *sys.path]):
+        flags, others = _parsed(
+            lambda: runpy.run_path(str(script), run_name='__main__'),
+            [name, *arguments],
+            stop_at_once=True,
+        )
+    load_config(
+        _config_file(getattr(flags, 'config', None), {}), parse_overrides(others)
+    )
+
+
+def _check_atss(arguments, files):
+    if arguments in ([], ['--help'], ['--version']):
+        return
+    name = arguments[0]
+    flags, others = _parsed(lambda: main(arguments), ['atss', *arguments])
+    if name == 'import-mmdet':
         return  # its config is mmdetection's
-    load_config(_config_file(given, files), overrides)
+    config = getattr(flags, 'config', None) or getattr(flags, 'model_config', None)
+    if name in ('show-config', 'flops') and config is None:
+        # These take CONFIG from what argparse leaves over.
+        config = next((word for word in others if not word.startswith('-')), None)
+        others = [word for word in others if word != config]
+    # `predict` takes the overrides out before it parses.
+    overrides = [word for word in arguments if word.startswith('--config.')]
+    unknown = [word for word in others if word not in overrides]
+    load_config(_config_file(config, files), parse_overrides(overrides + unknown))
 
 
-def _config_file(given, files):
-    if given in files:
-        return str(files[given])
-    if given is None or _PLACEHOLDER.fullmatch(given):
+def _config_file(config, files):
+    if config in files:
+        return str(files[config])
+    if config is None or _PLACEHOLDER.fullmatch(config):
         return BASE
-    return str(ROOT / given)
+    shipped = ROOT / 'configs' / f'{config}.py'
+    return str(shipped if shipped.is_file() else ROOT / config)
 
 
-class _Parsed(Exception):
-    """The command line was read; what would be done now is left out."""
+class _Stop(Exception):
+    """The command line was accepted; the command itself is not run."""
 
 
-def parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What a program's own parser makes of its flags: namespace, and what is left.
+def _parsed(
+    start: Callable[[], object], words: list[str], stop_at_once: bool = False
+) -> tuple[argparse.Namespace, list[str]]:
+    """Start a program, which stops after its checks of the command line.
 
     Args:
-        name: 'atss_jax', or a script of the repository.
-        arguments: of its command line.
+        start: starts the program.
+        words: its command line, for programs that read `sys.argv`.
+        stop_at_once: stop after parsing; otherwise where `atss` begins to act.
+
+    Returns:
+        The flags, and the words that the parser left over.
 
     Raises:
-        ValueError: what the program says of flags that it does not accept.
+        ValueError: the last line that the program prints about a wrong command line.
     """
     parsed, stderr = [], io.StringIO()
-    ours = name in ('atss_jax', 'train.py', 'eval.py', 'predict.py')
     try:
         with (
-            _nothing_runs(parsed, stop_at_once=not ours),
-            mock.patch.object(sys, 'argv', [name, *arguments]),
+            _recorded(parsed, stop_at_once),
+            mock.patch.object(sys, 'argv', words),
             contextlib.redirect_stderr(stderr),
         ):
-            _start(name)
-    except _Parsed:
+            start()
+    except _Stop:
         return parsed[0]
     except SystemExit:
         pass
     raise ValueError(stderr.getvalue().strip().rpartition('\n')[2])
 
 
-def _start(name):
-    if name == 'atss_jax':
-        importlib.import_module('atss_jax.commands.main').main()
-    elif '/' in name:
-        script = ROOT / name
-        # As Python does: a script finds what lies beside it.
-        with mock.patch.object(sys, 'path', [str(script.parent), *sys.path]):
-            runpy.run_path(str(script), run_name='__main__')
-    else:
-        importlib.import_module(name.removesuffix('.py')).main()
-
-
 @contextlib.contextmanager
-def _nothing_runs(parsed, stop_at_once):
-    """Programs check their flags as ever, and then stop before they do anything."""
+def _recorded(parsed: list, stop_at_once: bool) -> Iterator[None]:
+    """Record what argparse returns to the program, and let the program do nothing."""
     depth = 0
 
     def stop(*args, **kwargs):
-        raise _Parsed
+        raise _Stop
 
-    def watch(real):
+    def recording(original):
         def parse(self, *args, **kwargs):
             nonlocal depth
-            depth += 1
+            depth += 1  # the methods of argparse call each other
             try:
-                result = real(self, *args, **kwargs)
+                result = original(self, *args, **kwargs)
             finally:
                 depth -= 1
             if depth == 0:
-                flags, left = result if isinstance(result, tuple) else (result, [])
-                parsed.append((argparse.Namespace(**vars(flags)), left))
-                flags.run = stop
+                flags, others = result if isinstance(result, tuple) else (result, [])
+                parsed.append((argparse.Namespace(**vars(flags)), others))
                 if stop_at_once:
                     stop()
             return result
@@ -161,10 +172,11 @@ def _nothing_runs(parsed, stop_at_once):
 
     with contextlib.ExitStack() as patches:
         for name in ('parse_args', 'parse_known_args', 'parse_intermixed_args'):
-            real = getattr(argparse.ArgumentParser, name)
+            original = getattr(argparse.ArgumentParser, name)
             patches.enter_context(
-                mock.patch.object(argparse.ArgumentParser, name, watch(real))
+                mock.patch.object(argparse.ArgumentParser, name, recording(original))
             )
         for name in ('run', 'guard'):
             patches.enter_context(mock.patch.object(command_line, name, stop))
+        patches.enter_context(mock.patch.object(command_line, 'use_cache'))
         yield

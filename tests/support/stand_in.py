@@ -1,6 +1,6 @@
-"""A folder in which the commands of the documentation find all that they name.
+"""A folder in which the commands of the documentation find everything they name.
 
-Recipes keep their names, kinds of data and paths; their models, images and schedules
+Configs keep their names, kinds of data and paths; their models, images and schedules
 are those of `tests/support/small_run.py`.
 """
 
@@ -18,18 +18,18 @@ from tests.support.report_data import open_data, some_results
 from tests.support.small_run import FinishedRun, small_overrides
 from tests.training.test_convert import CONFIG
 
-RECIPES = ('atss_r50_1x', 'atss_r50_1x_tfds', 'atss_r18_bccd')
+CONFIG_NAMES = ('atss_r50_1x', 'atss_r50_1x_tfds', 'atss_r18_bccd')
 
 
 def write(folder: pathlib.Path, data: pathlib.Path, run: FinishedRun) -> None:
-    """Fills a folder.
+    """Fill a folder with stand-ins.
 
     Args:
-        folder: an empty one, later the current folder of the commands.
-        data: of `small_data`.
-        run: whose copies stand for the reader's workdirs.
+        folder: an empty folder, later the current folder of the commands.
+        data: the folder of the fixture `small_data`.
+        run: a finished run; copies of it take the place of the reader's workdirs.
     """
-    _write_recipes(folder / 'configs', data)
+    _write_configs(folder / 'configs', data)
     _write_data(folder, data)
     _write_images(folder, data)
     for name in ('W', 'work_dirs/mine'):
@@ -44,7 +44,7 @@ def write(folder: pathlib.Path, data: pathlib.Path, run: FinishedRun) -> None:
     (folder / 'atss_jax').symlink_to(ROOT / 'atss_jax')
 
 
-def _write_recipes(folder, data):
+def _write_configs(folder, data):
     small = small_overrides(data)
     sections = {split: small.pop(f'data.{split}') for split in ('train', 'val', 'test')}
     fields = {
@@ -60,7 +60,7 @@ def _write_recipes(folder, data):
         'total_epochs': 1,
     }
     folder.mkdir()
-    for name in RECIPES:
+    for name in CONFIG_NAMES:
         config = load_config(
             str(ROOT / 'configs' / f'{name}.py'), small | fields | more
         )
@@ -71,7 +71,7 @@ def _write_recipes(folder, data):
 
 
 def _write_data(folder, data):
-    """The same images as COCO, as blood cells and as the reader's; and results."""
+    """Write the same images as COCO, as BCCD and as the reader's data; and results."""
     for name in ('coco', 'coco_tiny', 'bccd'):
         for split in ('train', 'val'):
             target = folder / 'data' / name
@@ -98,7 +98,7 @@ def _write_data(folder, data):
 
 
 def _write_images(folder, data):
-    """Images, a folder in a folder, and a video of three frames."""
+    """Write images, a folder in a folder, and a video of three frames."""
     first, *rest = sorted((data / 'val').glob('*.png'))
     (folder / 'holiday' / 'beach').mkdir(parents=True)
     (folder / 'shots').mkdir()

@@ -27,7 +27,7 @@ from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import atss_loss
 from atss_jax.distributed import devices
 from atss_jax.optim.sgd import global_norm, sgd
-from atss_jax.training.loop import DEVICE_FIELDS
+from atss_jax.structures import TRAIN_FIELDS
 from atss_jax.training.setup import make_batches
 from atss_jax.training.state import merge, split
 
@@ -107,7 +107,7 @@ def loop(experiment, built: programs.Programs, steps: int) -> tuple[float, float
     # The first step starts the workers and compiles, so it is not counted.
     stream = _timed(prefetch(batches, 0, steps + 1, workers))
     for number, (batch, seconds) in enumerate(stream):
-        inputs = {name: batch[name] for name in DEVICE_FIELDS}
+        inputs = {name: batch[name] for name in TRAIN_FIELDS}
         state, _ = program.function(state, devices.shard_rows(inputs, mode))
         if number == 0:
             jax.block_until_ready(state)

@@ -21,7 +21,7 @@ from atss_jax.models.resnet import ResNet, stage_channels
 from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.schedule import LrConfig, learning_rates, schedule
 from atss_jax.optim.sgd import sgd
-from atss_jax.structures import BATCH_AXIS
+from atss_jax.structures import BATCH_AXIS, PREDICT_FIELDS
 from atss_jax.training.state import (
     create_state,
     init_variables,
@@ -116,7 +116,7 @@ def inference(job: Job) -> dict:
     mapped = devices.map_rows(step, job.mapping)
     variables = devices.replicate(random_variables(model))
     batch = on_device(job)
-    batch = {name: batch[name] for name in ('image', 'image_size', 'scale')}
+    batch = {name: batch[name] for name in PREDICT_FIELDS}
 
     def run(steps):
         for _ in range(steps):

@@ -18,7 +18,7 @@ from atss_jax.data.image_file import UNUSABLE, BadImage, read
 from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.evaluation.coco_metric import coco_results
 from atss_jax.files.atomic import write_json
-from atss_jax.files.read_ahead import ahead
+from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference import image_ids
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.image_ids import Ids
@@ -180,7 +180,7 @@ def _predict_images(detector, items, folder, draw, shown, outcome):
 
     with _bar('predict', len(items)) as bar:
         images = _readable(items, outcome, bar)
-        for number, detections in ahead(draw_one, detector.stream(images)):
+        for number, detections in map_ahead(draw_one, detector.stream(images)):
             by_number[number] = detections
             bar.update()
     for number in sorted(by_number):
@@ -196,7 +196,7 @@ def _readable(items, outcome, bar) -> Iterator[tuple[tuple[int, Item], np.ndarra
         except UNUSABLE as error:
             return numbered, None, str(error)
 
-    for key, image, problem in ahead(load, enumerate(items)):
+    for key, image, problem in map_ahead(load, enumerate(items)):
         if problem is None:
             yield key, image
         else:

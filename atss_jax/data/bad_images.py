@@ -1,7 +1,7 @@
-"""Images that cannot be read: replaced in training, counted, and too many refused.
+"""Images that cannot be read: replaced in training, counted, an error if too many.
 
-Workers replace and mark them in the batch's `skipped`; the process that takes the
-batches counts them there, since what a worker says nobody sees.
+Workers replace them and mark the row in the batch's `skipped`. The process that takes
+the batches counts them there, since nobody sees what a worker prints.
 """
 
 import contextlib
@@ -13,53 +13,53 @@ import numpy as np
 
 from atss_jax.data.image_file import UNUSABLE, BadImage
 from atss_jax.data.records import Source
+from atss_jax.structures import Batch
 
-Batch = dict[str, np.ndarray]
-
-NONE = -1
-"""In `skipped`: nothing was. Record indices, unlike image ids, are never negative."""
+NOT_SKIPPED = -1
+"""In `skipped`, for rows whose own image was read. Indices are never negative."""
 
 
 def load_or_replace(
-    load: Callable[[int], Batch], own: int, others: Callable[[], np.ndarray]
+    load: Callable[[int], Batch], index: int, substitutes: Callable[[], np.ndarray]
 ) -> Batch:
-    """A row of record `own`; if its image is bad, of the first good one of `others`.
+    """The row of record `index`, or of the first readable substitute.
 
     Args:
-        load: makes a row of a record.
-        own: index of the record.
-        others: gives indices of records to try instead, in this order.
+        load: makes the row of a record.
+        index: of the record.
+        substitutes: gives the records to try if its image is bad, in this order.
 
     Raises:
-        BadImage: none of them can be read either.
+        BadImage: none of the images can be read.
     """
     try:
-        return load(own)
+        return load(index)
     except UNUSABLE as error:
-        first = error
-    tried = others()
-    for other in tried:
+        first_error = error
+    others = substitutes()
+    for other in others:
         with contextlib.suppress(*UNUSABLE):
-            return load(int(other)) | {'skipped': np.array(own, np.int64)}
+            return load(int(other)) | {'skipped': np.array(index, np.int64)}
     raise BadImage(
-        f'{first}. Of {len(tried)} other images that fit its canvas, none can be '
-        'read to take its place'
-    ) from first
+        f'{first_error}. Of {len(others)} other images that fit its canvas, none can '
+        'be read to take its place'
+    ) from first_error
 
 
 class BadImages:
     """Counts the images of a source that could not be read, and says why.
 
     Attributes:
-        reasons: of each, by record index, in the order in which they were met.
+        reasons: what is wrong with each bad image, by record index, in the order in
+            which they were met.
     """
 
     def __init__(self, source: Source, share: float):
         """Starts with none.
 
         Args:
-            source: whose records they are.
-            share: of its images that may be bad; one always may, unless it is 0.
+            source: whose images are counted.
+            share: of the images that may be bad; one always may, unless it is 0.
         """
         self.reasons: dict[int, str] = {}
         self._source, self._share = source, share
@@ -71,10 +71,10 @@ class BadImages:
     def watch(
         self, batches: Generator[Batch, None, None]
     ) -> Generator[Batch, None, None]:
-        """The same batches; warns of each bad image once.
+        """Yields the same batches; warns once about each bad image.
 
         Raises:
-            ValueError: there are more of them than may be.
+            ValueError: too many images are bad.
         """
         with contextlib.closing(batches):
             for batch in batches:
@@ -82,13 +82,13 @@ class BadImages:
                 yield batch
 
     def add(self, indices: np.ndarray) -> None:
-        """Counts records whose images are bad, as far as they are not counted yet.
+        """Counts records whose images are bad, each only once.
 
         Raises:
-            ValueError: there are more of them than may be.
+            ValueError: too many images are bad.
         """
         for index in indices.tolist():
-            if index != NONE and index not in self.reasons:
+            if index != NOT_SKIPPED and index not in self.reasons:
                 self._count(index)
 
     def _count(self, index):
@@ -96,19 +96,17 @@ class BadImages:
         count, limit = len(self.reasons), self._limit
         if count > limit:
             raise ValueError(
-                f'{count} of {len(self._source.records)} images cannot be read, and '
-                f'data.max_bad_pictures = {self._share:g} lets {limit} pass. The last '
-                f'is {reason}. Image ids: {self.image_ids}. Mend the files, or take '
-                'their records out of the annotation file, or raise '
-                'data.max_bad_pictures'
+                f'{count} of {len(self._source.records)} images cannot be read, but '
+                f'data.max_bad_pictures = {self._share:g} allows {limit}. The last is '
+                f'{reason}. Image ids: {self.image_ids}. Fix the files, remove their '
+                'records from the annotation file, or raise data.max_bad_pictures'
             )
         warnings.warn(
-            f'bad image {count} of at most {limit}, passed over: {reason}',
-            stacklevel=3,
+            f'bad image {count} of at most {limit}, skipped: {reason}', stacklevel=3
         )
 
     def _reason(self, index):
-        """Reads the image again: its worker knew the reason and could not say it."""
+        """Reads the image again, since a batch does not hold the worker's error."""
         record = self._source.records[index]
         try:
             self._source.read_image(record)
@@ -126,14 +124,14 @@ class BadImages:
 
     @property
     def image_ids(self) -> list[int]:
-        """Of the bad images, in the order in which they were met."""
+        """Ids of the bad images, in the order in which they were met."""
         return [int(self._source.records.image_ids[index]) for index in self.reasons]
 
     def report(self) -> list[str]:
-        """One line if there were any, else none."""
+        """A list of one line for the log; empty if there were no bad images."""
         if not self.reasons:
             return []
         return [
-            f'bad images passed over: {len(self.reasons)} (at most {self._limit} may '
-            f'be); image ids {self.image_ids}'
+            f'bad images skipped: {len(self.reasons)} (at most {self._limit} allowed); '
+            f'image ids {self.image_ids}'
         ]

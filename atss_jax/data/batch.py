@@ -1,4 +1,9 @@
-"""What a config's `pipeline` section says: sizes, canvases, what is drawn."""
+"""Rows of batches: an image resized, mirrored, put on a canvas, with its objects.
+
+`Pipeline` says how, in mmdet's terms; `load_view` makes a row of a training batch,
+`image_row` one without objects, and `build_batch` a batch of them. `variants` are the
+ways to show each image at evaluation: one, or several for test-time augmentation.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,26 +12,27 @@ from typing import NamedTuple
 import numpy as np
 
 from atss_jax.data import transforms
-from atss_jax.data.bad_images import NONE
+from atss_jax.data.bad_images import NOT_SKIPPED
 from atss_jax.data.plan import Canvas, canvas_of_each, default_canvases, smallest_canvas
 from atss_jax.data.records import Record, Source
 from atss_jax.data.transforms import Jitter, View, rescale_size, whole
+from atss_jax.structures import Batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """mmdet's pipeline values.
+    """How images are loaded: the values of a config's `pipeline` and `data` sections.
 
     Attributes:
         img_scale: the image is resized to fit (long, short), either way round.
         keep_ratio: if not, it becomes exactly (width, height).
-        flip_ratio: share of training images mirrored left to right.
+        flip_ratio: share of training images that are mirrored left to right.
         size_divisor: an image alone would be padded to a multiple of this.
         canvases: (height, width) of the canvases that images may be put on; None: one
             landscape and one portrait canvas that hold any image.
-        max_boxes: boxes an image, G; an image with more is an error.
-        max_bad_pictures: share of images that may be unreadable; 0: the first one is
-            an error. Batches are the same with any share above 0.
+        max_boxes: capacity for boxes per image, G; an image with more is an error.
+        max_bad_pictures: share of images that may be unreadable; with 0 the first one
+            is an error. Batches are the same with any share above 0.
         jitter: random scale and crop of training images.
     """
 
@@ -40,7 +46,7 @@ class Pipeline:
     jitter: Jitter = Jitter()  # noqa: RUF009, frozen
 
     def without_jitter(self) -> 'Pipeline':
-        """For evaluation: each image whole, at `img_scale`."""
+        """For evaluation: each image whole, at `img_scale`, not mirrored."""
         return dataclasses.replace(self, flip_ratio=0.0, jitter=Jitter())
 
     def all_canvases(self) -> tuple[Canvas, ...]:
@@ -52,7 +58,11 @@ class Pipeline:
         )
 
     def canvas_index(self, source: Source) -> np.ndarray:
-        """(N,) canvas of each record of `source`, which holds any view of it."""
+        """(N,) index of the canvas of each record, which holds any view of its image.
+
+        Raises:
+            ValueError: an image fits none of the canvases.
+        """
         return canvas_of_each(
             source.records,
             self.all_canvases(),
@@ -63,26 +73,80 @@ class Pipeline:
         )
 
     def whole(self, index: int, record: Record, flip: bool = False) -> View:
-        """All of an image at `img_scale`."""
+        """The view of all of an image at `img_scale`."""
         size = rescale_size(record.size, self.img_scale, self.keep_ratio)
         return whole(index, size, flip)
 
-    def draw(
+    def sample_view(
         self, index: int, record: Record, random: np.random.Generator
     ) -> View | None:
-        """A view of an image; None if mmdet would take another image instead."""
+        """A random view of an image; None if mmdet would take another image instead."""
         flip = random.random() < self.flip_ratio
-        scale = self.jitter.draw_scale(self.img_scale, random)
+        scale = self.jitter.sample_scale(self.img_scale, random)
         size = rescale_size(record.size, scale, self.keep_ratio)
-        view = self.jitter.draw_window(index, size, flip, random)
+        view = self.jitter.sample_window(index, size, flip, random)
         return view if self.jitter.accepts(record, view) else None
 
 
-Batch = dict[str, np.ndarray]
+# Rows --------------------------------------------------------------------------------
 
 
-def check_room(record: Record, max_boxes: int) -> None:
-    """Raises ValueError if an image has more boxes than a batch has room for."""
+def load_row(
+    source: Source, index: int, canvas: Canvas, pipeline: Pipeline, flip: bool = False
+) -> Batch:
+    """Loads a row that shows all of an image at `img_scale`; see `load_view`.
+
+    Args:
+        source: where the record comes from.
+        index: of the record.
+        canvas: height, width.
+        pipeline: how to resize.
+        flip: whether to mirror the image left to right.
+    """
+    view = pipeline.whole(index, source.records[index], flip)
+    return load_view(source, view, pipeline, new_canvas(canvas))
+
+
+def load_view(
+    source: Source, view: View, pipeline: Pipeline, canvas: np.ndarray
+) -> Batch:
+    """Loads one row of a training batch, with all of `structures.BATCH_FIELDS`.
+
+    Args:
+        source: where the record comes from.
+        view: which record, and what to show of its image.
+        pipeline: says which boxes are kept, and the capacity for boxes.
+        canvas: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
+
+    Raises:
+        ValueError: more boxes than `pipeline.max_boxes`, or a bad image.
+        OSError: the image cannot be read.
+    """
+    record, capacity = source.records[view.record], pipeline.max_boxes
+    check_capacity(record, capacity)
+    row = image_row(record, source.read_image(record), canvas, view)
+    boxes, shown = pipeline.jitter.boxes(record, view)
+    kept = pipeline.jitter.kept(boxes, shown)
+    boxes = boxes[kept]
+    if view.flip:
+        boxes = transforms.flip_boxes(boxes, view.width)
+    return row | {
+        'gt_boxes': _pad(boxes.astype(np.float32), capacity),
+        'gt_labels': _pad(record.labels[kept].astype(np.int32), capacity),
+        'gt_valid': np.arange(capacity) < len(boxes),
+        'gt_ignored': _pad(record.ignored[kept], capacity),
+    }
+
+
+def check_box_counts(source: Source, max_boxes: int) -> None:
+    """Raises ValueError if an image has more boxes than a batch has capacity for."""
+    counts = source.records.counts
+    if len(counts):
+        check_capacity(source.records[int(counts.argmax())], max_boxes)
+
+
+def check_capacity(record: Record, max_boxes: int) -> None:
+    """Raises ValueError if this image has more boxes than a batch has capacity for."""
     count = len(record.labels)
     if count > max_boxes:
         raise ValueError(
@@ -91,63 +155,16 @@ def check_room(record: Record, max_boxes: int) -> None:
         )
 
 
-def load_row(
-    source: Source,
-    index: int,
-    canvas: Canvas,
-    pipeline: Pipeline,
-    flip: bool = False,
-    view: View | None = None,
-    out: np.ndarray | None = None,
-) -> Batch:
-    """One row of a batch (no leading B); names, types and meanings as in `structures`.
-
-    Args:
-        source: where the record comes from.
-        index: of the record.
-        canvas: height, width of the result.
-        pipeline: how to resize.
-        flip: mirror left to right; not read with a `view`.
-        view: what to show of the image; None: all of it at `img_scale`.
-        out: (H,W,3) uint8 to draw the image on; None: a new array.
-
-    Raises:
-        ValueError: more boxes than `pipeline.max_boxes`, or a bad image.
-        OSError: no such image.
-    """
-    record, room = source.records[index], pipeline.max_boxes
-    check_room(record, room)
-    view = view or pipeline.whole(index, record, flip)
-    out = new_canvas(canvas) if out is None else out
-    row = image_row(record, source.read_image(record), out, view)
-    boxes, shown = pipeline.jitter.boxes(record, view)
-    kept = pipeline.jitter.kept(boxes, shown)
-    boxes = boxes[kept]
-    if view.flip:
-        boxes = transforms.flip_boxes(boxes, view.width)
-    return row | {
-        'gt_boxes': _pad(boxes.astype(np.float32), room),
-        'gt_labels': _pad(record.labels[kept].astype(np.int32), room),
-        'gt_valid': np.arange(room) < len(boxes),
-        'gt_ignored': _pad(record.ignored[kept], room),
-    }
-
-
 def _pad(values, length):
     padded = np.zeros((length, *values.shape[1:]), values.dtype)
     padded[: len(values)] = values
     return padded
 
 
-def new_canvas(canvas: Canvas) -> np.ndarray:
-    """(H,W,3) uint8 to draw a row on; what is in it is not defined."""
-    return np.empty((*canvas, 3), np.uint8)
-
-
 def image_row(
     record: Record, image: np.ndarray, canvas: np.ndarray, view: View
 ) -> Batch:
-    """What a row holds beside the truth.
+    """A row without ground truth, for evaluation and prediction.
 
     Args:
         record: the image's id and size.
@@ -155,7 +172,7 @@ def image_row(
         canvas: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
         view: what to show of the image.
     """
-    draw(image, canvas, view)
+    draw_view(image, canvas, view)
     return {
         'image': canvas,
         'image_size': np.array(view.shown, np.int32),
@@ -163,14 +180,19 @@ def image_row(
         'scale': transforms.scale_factor(record.size, view.size).astype(np.float32),
         'original_size': np.array(record.size, np.int32),
         'row_valid': np.array(True),
-        'skipped': np.array(NONE, np.int64),
+        'skipped': np.array(NOT_SKIPPED, np.int64),
     }
 
 
-def draw(image: np.ndarray, canvas: np.ndarray, view: View) -> None:
-    """Shows an image in the top left corner of a canvas; the rest turns black.
+def new_canvas(canvas: Canvas) -> np.ndarray:
+    """(H,W,3) uint8 array of undefined content, to draw an image on."""
+    return np.empty((*canvas, 3), np.uint8)
 
-    OpenCV writes to the canvas itself, without an array in between.
+
+def draw_view(image: np.ndarray, canvas: np.ndarray, view: View) -> None:
+    """Draws a view in the top left corner of a canvas; the rest turns black.
+
+    OpenCV writes to the canvas directly where it can, to save a copy.
     """
     corner = transforms.corner(canvas, view.shown)
     if view.shown == view.size:
@@ -181,19 +203,19 @@ def draw(image: np.ndarray, canvas: np.ndarray, view: View) -> None:
         if not view.flip:
             corner[:] = shown
     if view.flip:
-        # After resizing: resized mirror images differ from mirrored resized ones.
+        # After resizing: a resized mirror image differs from a mirrored resized one.
         transforms.flip_image(shown, out=corner)
 
 
 def build_batch(
     count: int, canvas: Canvas, load: Callable[[int, np.ndarray], Batch]
 ) -> Batch:
-    """A batch whose images are drawn where they stay.
+    """Stacks rows to a batch; images are drawn directly in the batch's array.
 
     Args:
-        count: rows, B.
-        canvas: height, width of all.
-        load: gives the row of a number from 0, drawn on the canvas given.
+        count: number of rows, B.
+        canvas: height, width of all rows.
+        load: `load(number, canvas)` makes row `number`, from 0, on the given canvas.
     """
     images = np.empty((count, *canvas, 3), np.uint8)
     rows = [load(number, image) for number, image in enumerate(images)]
@@ -201,14 +223,16 @@ def build_batch(
     return {'image': images} | {n: np.stack([row[n] for row in rows]) for n in names}
 
 
+# Ways to show images at evaluation ---------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
 class Tta:
     """Test-time augmentation: every scale, each also mirrored if `flip`.
 
     Attributes:
-        img_scales: as `Pipeline.img_scale`; None: the pipeline's own alone. Their order
-            does not matter.
-        flip: each scale once more, mirrored left to right.
+        img_scales: as `Pipeline.img_scale`, in any order; None: the pipeline's own.
+        flip: whether each scale is also shown mirrored left to right.
     """
 
     img_scales: tuple[tuple[int, int], ...] | None = None
@@ -223,7 +247,7 @@ class Variant(NamedTuple):
 
 
 def variants(pipeline: Pipeline, tta: Tta | None) -> tuple[Variant, ...]:
-    """The ways to show every image; without test-time augmentation one.
+    """The ways to show every image; a single one without test-time augmentation.
 
     Source: mmdet's `tta_pipeline`, TestTimeAug of Resize and RandomFlip.
     """
@@ -239,19 +263,21 @@ def variants(pipeline: Pipeline, tta: Tta | None) -> tuple[Variant, ...]:
 
 
 def for_any_image(pipeline: Pipeline) -> Pipeline:
-    """With canvases that hold an image of any shape, beside those that it has."""
-    own = pipeline.canvases or ()
+    """The pipeline with additional canvases, so that an image of any shape fits one."""
+    canvases = pipeline.canvases or ()
     scale, divisor = pipeline.img_scale, pipeline.size_divisor
-    room = default_canvases(scale, pipeline.keep_ratio, divisor)
-    return dataclasses.replace(pipeline, canvases=tuple(dict.fromkeys((*own, *room))))
+    general = default_canvases(scale, pipeline.keep_ratio, divisor)
+    return dataclasses.replace(
+        pipeline, canvases=tuple(dict.fromkeys((*canvases, *general)))
+    )
 
 
 def place(image: np.ndarray, variant: Variant) -> tuple[Canvas, Batch]:
-    """Canvas and row of an image that no data set lists.
+    """The canvas and the row of an image that belongs to no data set.
 
     Args:
         image: (H,W,3) uint8 RGB.
-        variant: its pipeline is one of `for_any_image`.
+        variant: how to show it; its pipeline is one of `for_any_image`.
     """
     size = image.shape[:2]
     none = np.zeros(0)

@@ -1,4 +1,10 @@
-"""Batches of the plan; and grain to build them ahead of time."""
+"""Loads batches: any one alone from its number, or a stream of them ahead of use.
+
+`TrainBatches` and `EvalBatches` are functions: called with the number of a batch they
+return it, the same each time, on any host and in any process. `prefetch` has grain call
+them ahead of the reader, in threads or worker processes, and yields batches in order.
+To resume a stream is therefore to start it at another number.
+"""
 
 import concurrent.futures
 import contextlib
@@ -13,42 +19,26 @@ import grain
 import numpy as np
 from absl import flags
 
-from atss_jax.data.bad_images import NONE, load_or_replace
-from atss_jax.data.batch import (
-    Batch,
-    Pipeline,
-    build_batch,
-    check_room,
-    image_row,
-    load_row,
-)
+from atss_jax.data.bad_images import NOT_SKIPPED, load_or_replace
+from atss_jax.data.batch import Pipeline, build_batch, image_row, load_view
 from atss_jax.data.image_file import UNUSABLE, BadImage
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
 from atss_jax.data.transforms import View
 from atss_jax.data.worker import (
-    check_workers,
-    deaf_children,
-    live_with_parent,
+    raise_if_killed,
+    start_worker,
+    stop_signals_blocked,
     wait_until_freed,
 )
+from atss_jax.structures import BATCH_FIELDS, TRAIN_FIELDS, Batch
 
 _MAX_TRIES = 1000  # mmengine's max_refetch
-_SHARED_BYTES = 2**16
-"""Arrays of a batch from this size on pass through shared memory, smaller ones through
-a pipe: to make and map a segment takes longer than to copy them."""
-
-
-def check_box_counts(source: Source, max_boxes: int) -> None:
-    """Raises ValueError if an image has more boxes than a batch has room for."""
-    counts = source.records.counts
-    if len(counts):
-        check_room(source.records[int(counts.argmax())], max_boxes)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches:
-    """Builds any training batch from its step, alone.
+    """Makes any training batch from the number of its step.
 
     Attributes:
         source: the records.
@@ -63,76 +53,23 @@ class TrainBatches:
     rows: tuple[int, int]
 
     def __call__(self, step: int) -> Batch:
-        """This host's rows of global batch `step`.
+        """Loads this host's rows of global batch `step`.
 
-        A row whose image is bad is filled by another record of the same canvas, which
-        (seed, step, row) decide; `skipped` then has the index of the bad one, else -1.
+        If an image is bad, its row shows another record of the same canvas, chosen as a
+        function of (seed, step, row); `skipped` then holds the index of the bad one.
+
+        Raises:
+            ValueError: an image has too many boxes; bad images that may not be skipped.
         """
         first, stop = self.rows
         load = functools.partial(self._row, step)
         return build_batch(stop - first, self.canvas(step), load)
 
-    def blank(self, step: int) -> Batch:
-        """Zeros in the shapes and types of batch `step`, to compile a program by."""
-        rows, room = self.rows[1] - self.rows[0], self.pipeline.max_boxes
-        return {
-            'image': np.zeros((rows, *self.canvas(step), 3), np.uint8),
-            'image_size': np.zeros((rows, 2), np.int32),
-            'gt_boxes': np.zeros((rows, room, 4), np.float32),
-            'gt_labels': np.zeros((rows, room), np.int32),
-            'gt_valid': np.zeros((rows, room), bool),
-            'gt_ignored': np.zeros((rows, room), bool),
-        }
-
-    def _row(self, step, number, out):
-        row, canvas = self.rows[0] + number, out.shape[:2]
-        own = self.view(step, row)
-
-        def load(index):
-            is_own = index == own.record
-            view = own if is_own else self._stand_in(step, row, own, index, canvas)
-            return load_row(
-                self.source, index, canvas, self.pipeline, view=view, out=out
-            )
-
-        if not self.pipeline.max_bad_pictures:
-            return load(own.record)
-        others = functools.partial(self.plan.substitutes, step, row)
-        return load_or_replace(load, own.record, others)
-
-    def _stand_in(self, step, row, own, index, canvas):
-        """A view of another record, which fits the canvas that the batch has."""
-        seed = np.random.SeedSequence([self.plan.seed, 3, step, row, index])
-        random, record = np.random.default_rng(seed), self.source.records[index]
-        for _ in range(_MAX_TRIES):
-            view = self.pipeline.draw(index, record, random)
-            if view is not None and np.all(np.less_equal(view.shown, canvas)):
-                return view._replace(flip=own.flip)
-        raise BadImage(f'image id {record.image_id}: no view of it fits {canvas}')
-
-    def view(self, step: int, row: int) -> View:
-        """What a row of the global batch shows.
-
-        Raises:
-            ValueError: no image can be shown as the pipeline wants it.
-        """
-        random = self.plan.random(step, row)
-        index = int(self.plan.records(step)[row])
-        for _ in range(_MAX_TRIES):
-            view = self.pipeline.draw(index, self.source.records[index], random)
-            if view is not None:
-                return view
-            index = self.plan.another(index, random)
-        raise ValueError(
-            f'{_MAX_TRIES} crops in a row were without any object of wanted size; set '
-            'allow_negative_crop=True in data.train.pipeline.random_crop'
-        )
-
     def canvas(self, step: int) -> Canvas:
         """The canvas of a batch: the smallest that holds what all its rows show.
 
-        Drawn before anything is loaded, and by each host for all rows, so that all
-        hosts run one program.
+        Each host computes it for all rows, before anything is loaded, so that all hosts
+        run the same program.
         """
         largest = self.plan.canvas(step)
         canvases, divisor = self.pipeline.all_canvases(), self.pipeline.size_divisor
@@ -142,17 +79,79 @@ class TrainBatches:
         shown = [self.view(step, row).shown for row in rows]
         return smallest_canvas(canvases, np.max(shown, axis=0), divisor) or largest
 
+    def view(self, step: int, row: int) -> View:
+        """What a row of the global batch shows; its image is not read.
+
+        Raises:
+            ValueError: no image can be shown as the pipeline wants it.
+        """
+        random = self.plan.random(step, row)
+        index = int(self.plan.records(step)[row])
+        for _ in range(_MAX_TRIES):
+            view = self.pipeline.sample_view(index, self.source.records[index], random)
+            if view is not None:
+                return view
+            index = self.plan.sample_other(index, random)
+        raise ValueError(
+            f'{_MAX_TRIES} crops in a row were without any object of wanted size; set '
+            'allow_negative_crop=True in data.train.pipeline.random_crop'
+        )
+
+    def blank(self, step: int) -> Batch:
+        """Zeros in place of what the training step reads of batch `step`.
+
+        They have its shapes and types, to compile the step while the batch is loaded.
+        """
+        height, width = self.canvas(step)
+        sizes = {'H': height, 'W': width, 'G': self.pipeline.max_boxes}
+        sizes['B'] = self.rows[1] - self.rows[0]
+        batch = {}
+        for name in TRAIN_FIELDS:
+            field = BATCH_FIELDS[name]
+            shape = [sizes.get(letter, letter) for letter in field.shape]
+            batch[name] = np.zeros(shape, field.dtype)
+        return batch
+
+    def _row(self, step, number, canvas):
+        row = self.rows[0] + number
+        view = self.view(step, row)
+
+        def load(index):
+            shown = view
+            if index != view.record:
+                shown = self._substitute_view(step, row, index, canvas.shape[:2])
+                shown = shown._replace(flip=view.flip)
+            return load_view(self.source, shown, self.pipeline, canvas)
+
+        if not self.pipeline.max_bad_pictures:
+            return load(view.record)
+        substitutes = functools.partial(self.plan.substitutes, step, row)
+        return load_or_replace(load, view.record, substitutes)
+
+    def _substitute_view(self, step, row, index, canvas):
+        """A view of record `index` that fits the canvas chosen for the batch."""
+        seed = np.random.SeedSequence([self.plan.seed, 3, step, row, index])
+        random, record = np.random.default_rng(seed), self.source.records[index]
+        for _ in range(_MAX_TRIES):
+            view = self.pipeline.sample_view(index, record, random)
+            if view is not None and np.all(np.less_equal(view.shown, canvas)):
+                return view
+        raise BadImage(f'image id {record.image_id}: no view of it fits {canvas}')
+
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """Builds any evaluation batch from its position.
+    """Makes any evaluation batch from its position.
+
+    Its rows have no ground truth: scores are computed from the annotations, and images
+    to be scored may have any number of boxes.
 
     Attributes:
         source: the records.
         pipeline: how they are loaded.
         batches: canvas and records of each batch, as from `plan.eval_batches`.
         rows: first and last+1 row that this host loads.
-        flip: mirror every image left to right.
+        flip: whether every image is mirrored left to right.
     """
 
     source: Source
@@ -162,44 +161,72 @@ class EvalBatches:
     flip: bool = False
 
     def __call__(self, position: int) -> Batch:
-        """This host's rows; a row that only fills up has `row_valid` False.
+        """Loads this host's rows of a batch.
 
-        A bad image is a black one, and `skipped` has the index of its record.
+        A row that only fills the batch up has `row_valid` False and shows the batch's
+        first image. A bad image is shown black, with its index in `skipped`.
         """
         canvas_index, records = self.batches[position]
         canvas = self.pipeline.all_canvases()[canvas_index]
-        own, blank = records[slice(*self.rows)], None
+        own = records[slice(*self.rows)]
 
-        def load(number, out):
-            nonlocal blank
-            if own[number] >= 0:
-                return self._row(int(own[number]), out)
-            # Any image will do to fill up with: what is found in it is dropped.
-            if blank is None:
-                blank = self._row(int(records[0]), out)
-            else:
-                out[:] = blank['image']
-            return blank | {'row_valid': np.array(False)}
+        def load(number, canvas):
+            is_valid = own[number] >= 0
+            index = own[number] if is_valid else records[0]
+            return self._row(int(index), canvas) | {'row_valid': np.array(is_valid)}
 
         return build_batch(len(own), canvas, load)
 
-    def _row(self, index, out):
-        # Without truth, which evaluation reads from the annotations: images to be
-        # scored may have any number of boxes.
-        record, bad = self.source.records[index], NONE
+    def _row(self, index, canvas):
+        record, skipped = self.source.records[index], NOT_SKIPPED
         try:
             image = self.source.read_image(record)
         except UNUSABLE:
             if not self.pipeline.max_bad_pictures:
                 raise
-            image, bad = np.zeros((*record.size, 3), np.uint8), index
+            image, skipped = np.zeros((*record.size, 3), np.uint8), index
         view = self.pipeline.whole(index, record, self.flip)
-        row = image_row(record, image, out, view)
-        return row | {'skipped': np.array(bad, np.int64)}
+        row = image_row(record, image, canvas, view)
+        return row | {'skipped': np.array(skipped, np.int64)}
+
+
+# Streams -----------------------------------------------------------------------------
+
+_THREADS = 2  # that load, in this process or in each worker
+_MIN_SHARED_BYTES = 2**16
+"""Workers send larger arrays through shared memory and smaller ones through a pipe: to
+make and map a segment takes longer than to copy a few bytes."""
+
+
+def prefetch(
+    build: TrainBatches | EvalBatches, start: int, stop: int, workers: int
+) -> Generator[Batch, None, None]:
+    """Yields batches start..stop-1 in order, loaded ahead of the reader.
+
+    Args:
+        build: makes a batch from its number.
+        start: first batch.
+        stop: last batch + 1.
+        workers: number of worker processes; 0 loads in threads of this process. The
+            batches are the same with any number.
+
+    Raises:
+        OSError: a worker process was killed. Whatever `build` raises is raised, too.
+    """
+    if start >= stop:
+        return
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * _THREADS)
+    dataset = grain.MapDataset.range(start, stop).map(_Load(build))
+    dataset = dataset.to_iter_dataset(options)
+    if workers:
+        yield from _from_workers(dataset, workers)
+    else:
+        with contextlib.closing(iter(dataset)) as batches:
+            yield from batches
 
 
 class _Load(grain.transforms.Map):
-    """What grain runs: a batch builder, in a thread or a worker process."""
+    """The function that grain calls, in a thread or a worker process."""
 
     def __init__(self, build):
         self.build = build
@@ -208,60 +235,53 @@ class _Load(grain.transforms.Map):
         return self.build(int(step))
 
 
-def prefetch(
-    build: TrainBatches | EvalBatches, start: int, stop: int, workers: int
-) -> Generator[Batch, None, None]:
-    """Batches start..stop-1 in order, loaded ahead.
+def _from_workers(dataset, workers):
+    """Yields the elements of a grain dataset, which worker processes compute.
 
-    Args:
-        build: makes a batch from its number.
-        start: first batch.
-        stop: last batch + 1.
-        workers: worker processes; 0 loads in threads of this one. The batches are the
-            same with any number.
-
-    Raises:
-        OSError: a worker process was killed; beside whatever `build` raises.
+    grain starts them by `spawn` on every operating system: they import what they need
+    and inherit no threads, devices or locks.
     """
-    if start >= stop:
-        return
-    threads = 2
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    dataset = grain.MapDataset.range(start, stop).map(_Load(build))
-    dataset = dataset.to_iter_dataset(options)
-    if workers:
-        dataset = grain.experimental.WithOptionsIterDataset(
-            dataset, grain.experimental.DatasetOptions(min_shm_size=_SHARED_BYTES)
-        )
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=live_with_parent,
-        )
-    shared = set()
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+    dataset = grain.experimental.WithOptionsIterDataset(
+        dataset, grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
+    )
+    dataset = dataset.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+        worker_init_fn=start_worker,
+    )
+    shared_types = set()
     try:
-        yield from _closing(iter(dataset), bool(workers), shared)
+        # Closing stops the workers, also when the reader leaves before the end.
+        with contextlib.closing(iter(dataset)) as batches:
+            with stop_signals_blocked():
+                first = iter([next(batches)])  # this starts the workers
+            for batch in itertools.chain(first, batches):
+                shared_types.update(map(type, batch.values()))
+                copy = {name: np.copy(array) for name, array in batch.items()}
+                del batch  # frees the memory shared with the worker
+                yield copy
     except Exception as error:
         traceback.clear_frames(error.__traceback__)
-        check_workers(error)
+        raise_if_killed(error)
         raise
     finally:
-        # Errors, StopIteration too, leave memory shared with workers in cycles of
-        # frames, and at interpreter exit it is too late.
+        # Errors, StopIteration included, keep shared memory alive in cycles of frames;
+        # Python's exit would be too late to free it.
         gc.collect()
-        wait_until_freed(shared)
+        wait_until_freed(shared_types)
 
 
 @contextlib.contextmanager
 def started(batches: Generator[Batch, None, None]) -> Iterator[Iterator[Batch]]:
-    """The same batches; a thread waits for the first while the caller does other work.
+    """Starts a stream now, in a thread, while the caller does something else.
 
-    Workers take seconds to start. They are stopped when the context ends.
+    Workers take seconds to start. They are stopped at the end of the `with` block,
+    which is given an iterator over all batches.
     """
     with (
         contextlib.closing(batches),
-        # Left first: what runs cannot be closed.
+        # This context is left first: a generator that runs cannot be closed.
         concurrent.futures.ThreadPoolExecutor(1) as thread,
     ):
         first = thread.submit(lambda: list(itertools.islice(batches, 1)))
@@ -271,24 +291,3 @@ def started(batches: Generator[Batch, None, None]) -> Iterator[Iterator[Batch]]:
             yield from batches
 
         yield each()
-
-
-def _closing(iterator, copy, kinds):
-    """Batches, until there are no more or the reader goes away.
-
-    Args:
-        iterator: of grain.
-        copy: whether the arrays lie in memory shared with a worker.
-        kinds: set to which the types of these arrays are added.
-    """
-    try:
-        with deaf_children() if copy else contextlib.nullcontext():
-            first = iter([next(iterator)])  # this starts the workers
-        for batch in itertools.chain(first, iterator):
-            own = {name: np.copy(x) for name, x in batch.items()} if copy else batch
-            kinds.update(map(type, batch.values()))
-            del batch
-            yield own
-    finally:
-        # Stops the workers, also when the reader goes away before the end.
-        iterator.close()

@@ -1,7 +1,7 @@
-"""Which records form global batch `step`, on which canvas, with which flips.
+"""The plan of the stream: which records form global batch `step`, on which canvas.
 
-All of it is a function of (seed, step) and of the data set, and of nothing else: not of
-the number of hosts or workers, nor of what was loaded before.
+It is a function of (seed, step) and the data set and of nothing else: neither the
+number of hosts or workers nor what was loaded before has any influence.
 """
 
 import dataclasses
@@ -16,12 +16,103 @@ Canvas = tuple[int, int]
 """Height, width in pixels."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainPlan:
+    """The training stream.
+
+    Each epoch shuffles the records of each canvas, fills up the last batch of each
+    canvas with records from the start of that order (as mmdet 2.x does for its
+    aspect-ratio groups), and shuffles the batches.
+
+    Attributes:
+        canvas_index: (N,) canvas of each record.
+        canvases: all canvases.
+        batch_size: number of rows of the global batch.
+        seed: decides everything else.
+        times: how often an epoch passes over the records (mmdet's RepeatDataset).
+    """
+
+    canvas_index: np.ndarray
+    canvases: tuple[Canvas, ...]
+    batch_size: int
+    seed: int
+    times: int = 1
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch, the same in each."""
+        counts = np.bincount(self.canvas_index, minlength=len(self.canvases))
+        counts *= self.times
+        return int(np.sum(-(-counts // self.batch_size)))
+
+    def canvas(self, step: int) -> Canvas:
+        """The canvas that holds the images of a batch at any size they may be shown."""
+        rows = self.records(step)
+        return self.canvases[self.canvas_index[rows[0]]]
+
+    def records(self, step: int) -> np.ndarray:
+        """(B,) index of each row's record in global batch `step`."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return _epoch_batches(self, epoch)[position]
+
+    def random(self, step: int, row: int) -> np.random.Generator:
+        """The source of random numbers of one row of one batch."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, 1, step, row]))
+
+    def sample_other(self, record: int, random: np.random.Generator) -> int:
+        """A random record of the same canvas, to take the place of `record`."""
+        members = np.flatnonzero(self.canvas_index == self.canvas_index[record])
+        return int(members[random.integers(len(members))])
+
+    def substitutes(self, step: int, row: int, count: int = 100) -> np.ndarray:
+        """Records of the same canvas, to try in this order if a row's own is bad."""
+        own = self.records(step)[row]
+        members = np.flatnonzero(self.canvas_index == self.canvas_index[own])
+        random = np.random.default_rng(
+            np.random.SeedSequence([self.seed, 2, step, row])
+        )
+        return random.permutation(members[members != own])[:count]
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_batches(plan, epoch):
+    """(steps, B) records of an epoch: a function of (seed, epoch), cached for speed."""
+    random = np.random.default_rng(np.random.SeedSequence([plan.seed, 0, epoch]))
+    batches = []
+    for canvas in range(len(plan.canvases)):
+        members = np.flatnonzero(plan.canvas_index == canvas)
+        members = np.tile(members, plan.times)
+        count = round_up(len(members), plan.batch_size)
+        batches.append(np.resize(random.permutation(members), count))
+    batches = np.concatenate(batches).astype(np.int64).reshape(-1, plan.batch_size)
+    return batches[random.permutation(len(batches))]
+
+
+def eval_batches(
+    canvas_index: np.ndarray, batch_size: int
+) -> list[tuple[int, np.ndarray]]:
+    """The batches of an evaluation: index of the canvas, (B,) records.
+
+    Each record occurs once; records of one canvas keep their order; -1 fills up the
+    last batch of a canvas.
+    """
+    batches = []
+    for canvas in np.unique(canvas_index):
+        members = np.flatnonzero(canvas_index == canvas)
+        rows = np.full(round_up(len(members), batch_size), -1)
+        rows[: len(members)] = members
+        batches += [(int(canvas), part) for part in rows.reshape(-1, batch_size)]
+    return batches
+
+
+# Canvases ----------------------------------------------------------------------------
+
+_NO_JITTER = Jitter()
+
+
 def round_up(size: int, divisor: int) -> int:
     """The next multiple of `divisor`."""
     return -(-size // divisor) * divisor
-
-
-_NO_JITTER = Jitter()
 
 
 def default_canvases(
@@ -30,7 +121,7 @@ def default_canvases(
     size_divisor: int,
     jitter: Jitter = _NO_JITTER,
 ) -> tuple[Canvas, ...]:
-    """Landscape and portrait canvases that hold any view of any image."""
+    """A landscape and a portrait canvas, which hold any view of any image."""
     scales = jitter.largest_scales(img_scale)
     if not keep_ratio:
         width, height = (max(sides) for sides in zip(*scales, strict=True))
@@ -48,12 +139,12 @@ def default_canvases(
 def smallest_canvas(
     canvases: tuple[Canvas, ...], size: tuple[int, int], size_divisor: int
 ) -> Canvas | None:
-    """The canvas of least area, of several the first, that holds a padded image.
+    """The canvas of least area that holds a padded image; None if none does.
 
     Args:
-        canvases: to choose from.
+        canvases: to choose from; of several with the same area the first is taken.
         size: height, width of the image.
-        size_divisor: of its padding.
+        size_divisor: sides of the image are padded to multiples of it.
     """
     height, width = (round_up(int(side), size_divisor) for side in size)
     fits = [c for c in canvases if height <= c[0] and width <= c[1]]
@@ -72,16 +163,16 @@ def canvas_of_each(
 
     Args:
         records: the images.
-        canvases: to choose from; of two with one area the first is taken.
+        canvases: to choose from; of several with the same area the first is taken.
         img_scale: mmdet's: the image fits (long, short) either way round.
         keep_ratio: if not, every image becomes exactly `img_scale` (width, height).
-        size_divisor: padding of the image alone.
+        size_divisor: sides of an image are padded to multiples of it.
         jitter: random scale and crop; the canvas holds the largest result.
 
     Raises:
-        ValueError: an image that fits none.
+        ValueError: an image fits none.
     """
-    # Sets of images have few different sizes: look each up once.
+    # Data sets have few different image sizes: each is looked up once.
     unique, first, inverse = np.unique(
         records.sizes, axis=0, return_index=True, return_inverse=True
     )
@@ -100,88 +191,3 @@ def canvas_of_each(
             )
         chosen[row] = canvases.index(canvas)
     return chosen[inverse.reshape(-1)]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TrainPlan:
-    """The training stream.
-
-    Each epoch shuffles the records of each canvas, fills the last batch of each canvas
-    up with records from the start of that order (as mmdet 2.x does for its aspect-ratio
-    groups), and shuffles the batches.
-
-    Attributes:
-        canvas_index: (N,) canvas of each record.
-        canvases: all canvases.
-        batch_size: rows of the global batch.
-        seed: decides everything else.
-        times: how often an epoch passes over the records (mmdet's RepeatDataset).
-    """
-
-    canvas_index: np.ndarray
-    canvases: tuple[Canvas, ...]
-    batch_size: int
-    seed: int
-    times: int = 1
-
-    @functools.cached_property
-    def steps_per_epoch(self) -> int:
-        """Batches an epoch; the same in each. Counted once, not for every image."""
-        counts = np.bincount(self.canvas_index, minlength=len(self.canvases))
-        counts *= self.times
-        return int(np.sum(-(-counts // self.batch_size)))
-
-    def canvas(self, step: int) -> Canvas:
-        """The canvas that holds the images of a batch, however they are drawn."""
-        rows = self.records(step)
-        return self.canvases[self.canvas_index[rows[0]]]
-
-    def records(self, step: int) -> np.ndarray:
-        """(B,) index of each row's record in global batch `step`."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        return _epoch_batches(self, epoch)[position]
-
-    def random(self, step: int, row: int) -> np.random.Generator:
-        """The random numbers of one row of one batch."""
-        return np.random.default_rng(np.random.SeedSequence([self.seed, 1, step, row]))
-
-    def another(self, record: int, random: np.random.Generator) -> int:
-        """A record of the same canvas, drawn to take the place of one."""
-        members = np.flatnonzero(self.canvas_index == self.canvas_index[record])
-        return int(members[random.integers(len(members))])
-
-    def substitutes(self, step: int, row: int, most: int = 100) -> np.ndarray:
-        """Records of the same canvas, to try in this order if a row's own is bad."""
-        own = self.records(step)[row]
-        alike = np.flatnonzero(self.canvas_index == self.canvas_index[own])
-        random = np.random.default_rng(
-            np.random.SeedSequence([self.seed, 2, step, row])
-        )
-        return random.permutation(alike[alike != own])[:most]
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch_batches(plan, epoch):
-    """(steps, B) records of an epoch. Depends on (seed, epoch) only; kept for speed."""
-    random = np.random.default_rng(np.random.SeedSequence([plan.seed, 0, epoch]))
-    batches = []
-    for canvas in range(len(plan.canvases)):
-        members = np.flatnonzero(plan.canvas_index == canvas)
-        members = np.tile(members, plan.times)
-        count = round_up(len(members), plan.batch_size)
-        batches.append(np.resize(random.permutation(members), count))
-    batches = np.concatenate(batches).astype(np.int64).reshape(-1, plan.batch_size)
-    return batches[random.permutation(len(batches))]
-
-
-def eval_batches(
-    canvas_index: np.ndarray, batch_size: int
-) -> list[tuple[int, np.ndarray]]:
-    """(canvas, (B,) records) of batches: each record once, by canvas; -1 fills up."""
-    batches = []
-    for canvas in np.unique(canvas_index):
-        members = np.flatnonzero(canvas_index == canvas)
-        rows = np.full(round_up(len(members), batch_size), -1)
-        rows[: len(members)] = members
-        batches += [(int(canvas), part) for part in rows.reshape(-1, batch_size)]
-    return batches

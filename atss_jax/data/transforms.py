@@ -1,7 +1,11 @@
-"""Resize, flip and pad: images and their boxes, in NumPy and OpenCV.
+"""Resizes, crops and mirrors images and their boxes, in NumPy and OpenCV.
+
+A `View` says what is shown of an image, and `Jitter` samples views at random. The
+functions after them do the work on arrays.
 
 Sizes are (height, width), scales (width, height), as in mmdet. Source:
-mmdet.datasets.transforms (Resize, RandomFlip, Pad) and the mmcv functions below them.
+mmdet.datasets.transforms (Resize, RandomFlip, Pad, RandomChoiceResize, RandomResize,
+RandomCrop, FilterAnnotations) and the mmcv functions below them.
 """
 
 import dataclasses
@@ -12,117 +16,21 @@ import numpy as np
 
 from atss_jax.data.records import Record
 
-
-def rescale_size(
-    size: tuple[int, int], img_scale: tuple[int, int], keep_ratio: bool = True
-) -> tuple[int, int]:
-    """The height and width that an image of `size` is resized to.
-
-    Differs from mmdet: a side never rounds to 0, where OpenCV would fail.
-
-    Args:
-        size: height, width.
-        img_scale: the longer and the shorter side that must hold the image, in either
-            order; without `keep_ratio`, the exact (width, height).
-        keep_ratio: scale both sides alike, as far as `img_scale` allows.
-
-    Raises:
-        ValueError: a size or a scale that is not positive.
-    """
-    if min(*size, *img_scale) <= 0:
-        raise ValueError(f'cannot rescale {size} to {img_scale}: not positive')
-    if not keep_ratio:
-        return img_scale[1], img_scale[0]
-    factor = min(max(img_scale) / max(size), min(img_scale) / min(size))
-    height, width = (max(int(side * factor + 0.5), 1) for side in size)
-    return height, width
-
-
-def scale_factor(old_size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
-    """(2,) float64: new over old width, then height."""
-    return np.array([new_size[1] / old_size[1], new_size[0] / old_size[0]])
-
-
-def resize(
-    image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
-) -> np.ndarray:
-    """The image at `size` (height, width), bilinear as OpenCV does it.
-
-    Args:
-        image: (H,W,3) uint8.
-        size: height, width of the result.
-        out: array of that size to write to; None: a new one.
-    """
-    wide_high = size[1], size[0]
-    return cv2.resize(image, wide_high, dst=out, interpolation=cv2.INTER_LINEAR)
-
-
-def resize_boxes(boxes: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """(G,4) float32 boxes times `scale` (width, height), in float32 as mmdet."""
-    return boxes * np.tile(np.asarray(scale, np.float32), 2)
-
-
-def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes cut to an image of `size`; coordinates reach up to width and height.
-
-    No box is removed, not even one that this leaves empty, as in mmdet.
-    """
-    height, width = size
-    return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
-
-
-def crop(image: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
-    """The window of `size` (height, width) whose first pixel is (top, left)."""
-    return image[top : top + size[0], left : left + size[1]]
-
-
-def flip_image(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """The image mirrored left to right, in `out`, which may be `image`, or anew."""
-    return cv2.flip(image, 1, dst=out)
-
-
-def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes mirrored left to right in an image `width` wide."""
-    x1, y1, x2, y2 = boxes.T
-    return np.stack([width - x2, y1, width - x1, y2], axis=1)
-
-
-def corner(canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The top left part of a canvas, to write an image to; the rest turns black.
-
-    Args:
-        canvas: (H,W,3) uint8; what is in it does not matter.
-        size: height, width of the image.
-
-    Raises:
-        ValueError: the image is larger than the canvas.
-    """
-    height, width = size
-    if height > canvas.shape[0] or width > canvas.shape[1]:
-        raise ValueError(
-            f'image of height {height}, width {width} does not fit on the canvas of '
-            f'height {canvas.shape[0]}, width {canvas.shape[1]}'
-        )
-    canvas[:height, width:] = 0
-    canvas[height:] = 0
-    return canvas[:height, :width]
-
-
 Scale = tuple[int, int]
-"""mmdet's `img_scale`: the image fits (long, short), either way round."""
+"""mmdet's `img_scale`: its longer and its shorter side must hold the image's."""
 
 
 class View(NamedTuple):
-    """What one row shows of an image.
+    """What a row of a batch shows of an image.
 
     Attributes:
         record: index of the image.
         size: height, width that the whole image is resized to.
-        top: first row of the window that is cut out of it.
+        top: first row of the window that is cut out of the resized image.
         left: first column of the window.
-        height: rows of the window: what the row of the batch shows.
-        width: columns of the window.
-        flip: the window is mirrored left to right.
+        height: number of rows of the window.
+        width: number of columns of the window.
+        flip: whether the window is mirrored left to right.
     """
 
     record: int
@@ -140,26 +48,27 @@ class View(NamedTuple):
 
 
 def whole(record: int, size: tuple[int, int], flip: bool) -> View:
-    """All of an image, resized to `size`."""
+    """The view of a whole image, resized to `size`."""
     return View(record, size, 0, 0, *size, flip)
 
 
 @dataclasses.dataclass(frozen=True)
 class Jitter:
-    """What is drawn for each training image, beside mirroring; by default nothing.
+    """Random scale and crop of training images; by default neither.
 
     Attributes:
-        img_scales: scales to draw from instead of `img_scale`; None: none.
-        multiscale_mode: 'range': both sides between those of two scales; 'value': one
-            of the scales.
-        ratio_range: factors from and below which `img_scale` is multiplied; None: 1.
-        crop_size: (width, height) of a window at a random place; a smaller image
-            stays whole; None: no window.
-        allow_negative_crop: a window may show no box at all; if not, another image
-            takes its place.
-        min_gt_bbox_wh: boxes in the window stay if wider and higher; None: all stay.
-        keep_empty: mmdet's name: if that leaves none of a window's boxes, another
+        img_scales: scales to sample from instead of `img_scale`; None: none.
+        multiscale_mode: 'range': each side between those of two scales; 'value': one of
+            the scales.
+        ratio_range: smallest and largest factor that `img_scale` is multiplied by;
+            None: 1.
+        crop_size: (width, height) of a window at a random place; a smaller image stays
+            whole; None: no window.
+        allow_negative_crop: whether a window may show no box at all; if not, another
             image takes its place.
+        min_gt_bbox_wh: boxes in the window stay if wider and higher; None: all stay.
+        keep_empty: mmdet's name, which says the opposite: if no box of a window stays,
+            another image takes its place.
     """
 
     img_scales: tuple[Scale, ...] | None = None
@@ -176,33 +85,8 @@ class Jitter:
         random = (self.img_scales, self.ratio_range, self.crop_size)
         return any(value is not None for value in random)
 
-    def largest_scales(self, img_scale: Scale) -> tuple[Scale, ...]:
-        """Scales of which one makes an image at least as large as any drawn one."""
-        if self.ratio_range is not None:
-            return (_times(img_scale, self.ratio_range[1]),)
-        if self.img_scales is None:
-            return (img_scale,)
-        if self.multiscale_mode == 'value':
-            return self.img_scales
-        return ((max(map(max, self.img_scales)), max(map(min, self.img_scales))),)
-
-    def largest(
-        self, size: tuple[int, int], img_scale: Scale, keep_ratio: bool
-    ) -> tuple[int, int]:
-        """Height, width that no view of an image of `size` goes beyond."""
-        scales = self.largest_scales(img_scale)
-        sizes = [rescale_size(size, scale, keep_ratio) for scale in scales]
-        height, width = (max(sides) for sides in zip(*sizes, strict=True))
-        return self.cropped((height, width))
-
-    def cropped(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height, width of the window in an image of `size`."""
-        if self.crop_size is None:
-            return size
-        return min(size[0], self.crop_size[1]), min(size[1], self.crop_size[0])
-
-    def draw_scale(self, img_scale: Scale, random: np.random.Generator) -> Scale:
-        """The scale of one image."""
+    def sample_scale(self, img_scale: Scale, random: np.random.Generator) -> Scale:
+        """The scale of one image, at random."""
         if self.ratio_range is not None:
             low, high = self.ratio_range
             return _times(img_scale, low + (high - low) * random.random())
@@ -216,16 +100,41 @@ class Jitter:
             int(random.integers(short[0], short[-1], endpoint=True)),
         )
 
-    def draw_window(
+    def sample_window(
         self, index: int, size: tuple[int, int], flip: bool, random: np.random.Generator
     ) -> View:
-        """A view of image `index`, which has been resized to `size`."""
+        """A view of image `index`, which is resized to `size`, at a random place."""
         if self.crop_size is None:
             return whole(index, size, flip)
         height, width = self.cropped(size)
         top = int(random.integers(size[0] - height, endpoint=True))
         left = int(random.integers(size[1] - width, endpoint=True))
         return View(index, size, top, left, height, width, flip)
+
+    def cropped(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height, width of the window in an image of `size`."""
+        if self.crop_size is None:
+            return size
+        return min(size[0], self.crop_size[1]), min(size[1], self.crop_size[0])
+
+    def largest_scales(self, img_scale: Scale) -> tuple[Scale, ...]:
+        """Scales one of which makes an image at least as large as any sampled scale."""
+        if self.ratio_range is not None:
+            return (_times(img_scale, self.ratio_range[1]),)
+        if self.img_scales is None:
+            return (img_scale,)
+        if self.multiscale_mode == 'value':
+            return self.img_scales
+        return ((max(map(max, self.img_scales)), max(map(min, self.img_scales))),)
+
+    def largest(
+        self, size: tuple[int, int], img_scale: Scale, keep_ratio: bool
+    ) -> tuple[int, int]:
+        """Height, width that no view of an image of `size` exceeds."""
+        scales = self.largest_scales(img_scale)
+        sizes = [rescale_size(size, scale, keep_ratio) for scale in scales]
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        return self.cropped((height, width))
 
     def boxes(self, record: Record, view: View) -> tuple[np.ndarray, np.ndarray]:
         """(G,4) float32 boxes in pixels of a view before mirroring; (G,) bool: shown.
@@ -243,8 +152,15 @@ class Jitter:
         shown = (x1 < view.width) & (y1 < view.height) & (x2 > 0) & (y2 > 0)
         return boxes, shown
 
+    def kept(self, boxes: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """(G,) bool: boxes of a view that are trained on; arguments as from `boxes`."""
+        if self.min_gt_bbox_wh is None:
+            return shown
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return shown & (sides > np.array(self.min_gt_bbox_wh, np.float32)).all(axis=1)
+
     def accepts(self, record: Record, view: View) -> bool:
-        """Whether a view may be trained with; else mmdet takes another image."""
+        """Whether a view may be trained on; otherwise mmdet takes another image."""
         may_be_refused = self.min_gt_bbox_wh is not None and self.keep_empty
         may_be_refused |= self.crop_size is not None and not self.allow_negative_crop
         if not may_be_refused:
@@ -254,14 +170,116 @@ class Jitter:
             return self.crop_size is None or self.allow_negative_crop
         return not self.keep_empty or bool(self.kept(boxes, shown).any())
 
-    def kept(self, boxes: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        """(G,) bool: boxes of a view that are trained with; arguments as of `boxes`."""
-        if self.min_gt_bbox_wh is None:
-            return shown
-        sides = boxes[:, 2:] - boxes[:, :2]
-        return shown & (sides > np.array(self.min_gt_bbox_wh, np.float32)).all(axis=1)
-
 
 def _times(scale, factor):
     """Rounded down, as in mmcv; but no side becomes 0, which OpenCV cannot make."""
     return max(int(scale[0] * factor), 1), max(int(scale[1] * factor), 1)
+
+
+# Sizes -------------------------------------------------------------------------------
+
+
+def rescale_size(
+    size: tuple[int, int], img_scale: Scale, keep_ratio: bool = True
+) -> tuple[int, int]:
+    """The height and width that an image of `size` is resized to.
+
+    Differs from mmdet: a side never rounds to 0, where OpenCV would fail.
+
+    Args:
+        size: height, width.
+        img_scale: the longer and the shorter side that must hold the image, in either
+            order; without `keep_ratio`, the exact (width, height).
+        keep_ratio: whether both sides are scaled alike.
+
+    Raises:
+        ValueError: a size or a scale is not positive.
+    """
+    if min(*size, *img_scale) <= 0:
+        raise ValueError(f'cannot rescale {size} to {img_scale}: not positive')
+    if not keep_ratio:
+        return img_scale[1], img_scale[0]
+    factor = min(max(img_scale) / max(size), min(img_scale) / min(size))
+    height, width = (max(int(side * factor + 0.5), 1) for side in size)
+    return height, width
+
+
+def scale_factor(old_size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+    """(2,) float64: new over old width, new over old height."""
+    return np.array([new_size[1] / old_size[1], new_size[0] / old_size[0]])
+
+
+# Images ------------------------------------------------------------------------------
+
+
+def resize(
+    image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
+) -> np.ndarray:
+    """The image at `size` (height, width), interpolated bilinearly as by OpenCV.
+
+    Args:
+        image: (H,W,3) uint8.
+        size: height, width of the result.
+        out: array of that size to write to; None: a new one.
+    """
+    wide_high = size[1], size[0]
+    return cv2.resize(image, wide_high, dst=out, interpolation=cv2.INTER_LINEAR)
+
+
+def crop(image: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
+    """The window of `size` (height, width) whose first pixel is (top, left)."""
+    return image[top : top + size[0], left : left + size[1]]
+
+
+def flip_image(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The image mirrored left to right.
+
+    Args:
+        image: (H,W,3) uint8.
+        out: array to write to, which may be `image`; None: a new one.
+    """
+    return cv2.flip(image, 1, dst=out)
+
+
+def corner(canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The top left part of a canvas, to write an image to; the rest turns black.
+
+    Args:
+        canvas: (H,W,3) uint8, of any content.
+        size: height, width of the image.
+
+    Raises:
+        ValueError: the image is larger than the canvas.
+    """
+    height, width = size
+    if height > canvas.shape[0] or width > canvas.shape[1]:
+        raise ValueError(
+            f'image of height {height}, width {width} does not fit on the canvas of '
+            f'height {canvas.shape[0]}, width {canvas.shape[1]}'
+        )
+    canvas[:height, width:] = 0
+    canvas[height:] = 0
+    return canvas[:height, :width]
+
+
+# Boxes -------------------------------------------------------------------------------
+
+
+def resize_boxes(boxes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(G,4) boxes times `scale` (width, height), in float32 as in mmdet."""
+    return boxes * np.tile(np.asarray(scale, np.float32), 2)
+
+
+def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes clipped to an image of `size`; coordinates reach up to width and height.
+
+    As in mmdet, no box is removed, not even one that this leaves empty.
+    """
+    height, width = size
+    return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Boxes mirrored left to right in an image `width` pixels wide."""
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([width - x2, y1, width - x1, y2], axis=1)

@@ -1,4 +1,9 @@
-"""Loading processes live through signals to stop, and not beyond their parent."""
+"""The worker processes that load batches: signals, their parent's end, shared memory.
+
+A worker ignores the signals that ask a program to stop, since its parent needs its data
+until the last step is done, and ends when its parent has gone. Where the operating
+system lacks a means for this (Windows), workers do without.
+"""
 
 import contextlib
 import multiprocessing
@@ -6,21 +11,24 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes started within are born with signals to stop blocked.
+def stop_signals_blocked() -> Iterator[None]:
+    """Processes started within the block inherit blocked SIGINT and SIGTERM.
 
-    Launchers signal all processes, also those that have not come to `live_with_parent`
-    yet; without the block these would die, and grain takes that for a crash.
+    Launchers signal all processes of a job, also those that have not yet reached
+    `start_worker`. Without the block such a process would die, and grain would report a
+    crash. Windows has no signal masks; there this does nothing.
     """
-    resource_tracker.ensure_running()  # at its start it would unblock them
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    resource_tracker.ensure_running()  # at its start it would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
@@ -28,48 +36,47 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def live_with_parent(number: int, count: int) -> None:
-    """A worker outlives signals to stop, which its parent still needs data for.
+def start_worker(index: int, count: int) -> None:
+    """Ignores stop signals from now on, but ends when the parent process has ended.
 
-    But not the parent itself: one that is killed cannot tell its workers.
+    A parent that is killed cannot tell its workers.
 
     Args:
-        number: of this worker; not used.
-        count: of all workers; not used.
+        index: of this worker; grain passes it, it is not used.
+        count: number of workers; not used either.
     """
-    for stop in _STOP_SIGNALS:
-        signal.signal(stop, signal.SIG_IGN)
-    # Not `getppid`: a worker takes seconds to get here, and the parent may be gone.
-    parent = multiprocessing.parent_process().pid
-    threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
+    for stop_signal in _STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
+    # Not `os.getppid`, which names another process if the parent has ended already.
+    sentinel = multiprocessing.parent_process().sentinel
+    threading.Thread(target=_exit_after, args=(sentinel,), daemon=True).start()
 
 
-def _leave_after(parent):
-    while os.getppid() == parent:
-        time.sleep(2)
+def _exit_after(parent_sentinel):
+    connection.wait([parent_sentinel])
     os._exit(1)
 
 
-def wait_until_freed(kinds: Iterable[type]) -> None:
-    """Waits until grain has freed the shared memory of arrays that are gone.
+def wait_until_freed(array_types: Iterable[type]) -> None:
+    """Waits until grain has freed the shared memory of arrays that were deleted.
 
-    It does so in one thread, which Python's exit would cut off, with a warning about
+    It does so in a thread, which Python's exit would cut off with a warning about
     leaked memory.
 
     Args:
-        kinds: types of the arrays.
+        array_types: types of the arrays, of which grain's keep the thread pool.
     """
-    for kind in kinds:
-        pool = getattr(kind, '_del_thread_pool', None)
+    for array_type in array_types:
+        pool = getattr(array_type, '_del_thread_pool', None)
         if pool is not None:
-            pool.apply(lambda: None)  # after all that waits in the queue
+            pool.apply(lambda: None)  # returns when all earlier tasks are done
 
 
-def check_workers(error: Exception) -> None:
-    """Raises OSError if `error` is how grain says that a worker was killed."""
-    found = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
-    if isinstance(error, RuntimeError) and found:
+def raise_if_killed(error: Exception) -> None:
+    """Raises OSError if `error` is grain's report that a worker process was killed."""
+    match = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
+    if isinstance(error, RuntimeError) and match:
         raise OSError(
-            f'a loading process ended with status {found[1]}: memory ran out (-9), or '
+            f'a loading process ended with status {match[1]}: memory ran out (-9), or '
             '/dev/shm is full (-7)? Fewer data.workers_per_gpu need less of both'
         ) from error

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atss_jax.config import build_experiment
-from atss_jax.data.loader import Batch, load_row
+from atss_jax.data.batch import load_row
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.assign import ATSSAssigner, assign, candidates, thresholds
 from atss_jax.detection.boxes import iou
@@ -25,6 +25,7 @@ from atss_jax.drawing.text import (
     fit_text,
     put_text,
 )
+from atss_jax.structures import Batch
 
 _LONG_SIDE = 640  # of a panel, in pixels
 

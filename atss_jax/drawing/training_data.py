@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from atss_jax.config import build_experiment
-from atss_jax.data.loader import Batch, load_row
+from atss_jax.data.batch import load_row
 from atss_jax.data.records import Source
 from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.drawing.sheets import contact_sheet
 from atss_jax.files.atomic import read_json
-from atss_jax.files.wording import counted
+from atss_jax.structures import Batch
 from atss_jax.training.setup import make_batches
 from atss_jax.training.workdir import STREAM
 
@@ -82,7 +82,7 @@ def draw_batch(
         )
     divisor = experiment.data['train'].pipeline.size_divisor
     _write_sheet(out, _rows(batches(step - 1)), source, min(4, size), divisor)
-    print(f'step {step}, {counted(size, "image")}')
+    print(f'step {step}, {size} image{"s" * (size != 1)}')
 
 
 def _batch_size(workdir):

@@ -11,7 +11,6 @@ from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation import run
 from atss_jax.evaluation.coco_metric import Scores, format_table
 from atss_jax.evaluation.run import make_evaluator
-from atss_jax.files.wording import counted
 from atss_jax.report.page import write_report
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path, trained_classes
@@ -70,7 +69,7 @@ def _write(workdir, split, step, evaluator, found, scores):
     run.write_json(results, run.to_results(found, evaluator.source.category_ids))
     bad = evaluator.bad_images
     run.write_json(numbers, run.summary(scores) | {'bad_pictures': bad.image_ids})
-    images = counted(len(found), 'image')
+    images = f'{len(found)} image{"s" * (len(found) != 1)}'
     print(f'checkpoint {step} of {workdir} on data.{split}, {images}')
     print('\n'.join([format_table(scores), *bad.report()]))
     print(f'detections: {results}\nnumbers: {numbers}')

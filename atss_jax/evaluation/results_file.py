@@ -10,7 +10,6 @@ from atss_jax.config import build_experiment, load_config
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.records import Source
 from atss_jax.evaluation import coco_metric, run
-from atss_jax.files.wording import counted
 from atss_jax.report.page import write_report
 from atss_jax.training.workdir import config_path
 
@@ -156,8 +155,8 @@ def score_results(
             truth, results, source.classes, source.category_ids, image_ids
         )
     run.write_json(numbers, run.summary(scores))
-    found = counted(len(results), 'detection')
-    print(f'{path}: {found}, {counted(len(image_ids), "image")}')
+    detections = f'{len(results)} detection{"s" * (len(results) != 1)}'
+    print(f'{path}: {detections}, {len(image_ids)} image{"s" * (len(image_ids) != 1)}')
     print(coco_metric.format_table(scores))
     other = {result['category_id'] for result in results} - set(source.category_ids)
     if other:

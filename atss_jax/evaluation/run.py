@@ -15,9 +15,9 @@ import numpy as np
 import tqdm
 
 from atss_jax.config.experiment import Experiment
-from atss_jax.data.bad_images import NONE, BadImages
-from atss_jax.data.batch import Tta, variants
-from atss_jax.data.loader import EvalBatches, Pipeline, prefetch
+from atss_jax.data.bad_images import NOT_SKIPPED, BadImages
+from atss_jax.data.batch import Pipeline, Tta, variants
+from atss_jax.data.loader import EvalBatches, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Source
 from atss_jax.detection.postprocess import DetectConfig, detect
@@ -25,7 +25,7 @@ from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.merge import Found, merge
 from atss_jax.models.preprocess import Normalizer
-from atss_jax.structures import Detections
+from atss_jax.structures import PREDICT_FIELDS, Detections
 
 
 def make_predict_step(
@@ -59,7 +59,7 @@ def predict(
     """
     waiting = collections.deque()
     for batch in batches:
-        inputs = {name: batch[name] for name in ('image', 'image_size', 'scale')}
+        inputs = {name: batch[name] for name in PREDICT_FIELDS}
         detections = step(variables, devices.shard_rows(inputs, mode))
         waiting.append((batch, detections))
         if len(waiting) > _AHEAD:
@@ -71,7 +71,7 @@ def predict(
 def _rows(batch, detections):
     boxes, scores, labels, valid = map(devices.rows_to_host, detections)
     for row in np.flatnonzero(batch['row_valid']):
-        ok = valid[row] & (batch['skipped'][row] == NONE)
+        ok = valid[row] & (batch['skipped'][row] == NOT_SKIPPED)
         found = {'boxes': boxes[row], 'scores': scores[row], 'labels': labels[row]}
         found = {name: values[ok] for name, values in found.items()}
         yield int(batch['image_id'][row]), found

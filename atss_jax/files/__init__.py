@@ -1,1 +1,1 @@
-"""Effects on disk that know nothing of detection: downloads, locks, writing."""
+"""Files, whatever is in them: atomic writes, locks, downloads, reading ahead."""

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and JSON files read with a clear error."""
+"""Files that are written whole or not at all; JSON read with a clear error."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a temporary path in the same folder, which becomes `path` at the end.
+    """Yields a temporary path in the same folder, renamed to `path` at the end.
 
-    Whatever happens inside the `with` block, `path` holds either what it held before
-    or all of the new content. The temporary name ends as `path` does, for writers that
+    Whatever happens inside the `with` block, `path` holds either its old content or all
+    of the new one. The temporary name has the extension of `path`, for writers that
     choose a format by it. Missing folders are made; permissions follow the umask.
 
     Raises:
@@ -44,15 +44,15 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
-    """Writes a JSON file, whole or not at all; it ends with a line break."""
+    """Writes a JSON file with a line break at its end, whole or not at all."""
     write_text(path, json.dumps(value, indent=indent) + '\n')
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The content of a small JSON file that this project wrote.
+    """The content of a JSON file that this package wrote.
 
     Raises:
-        ValueError: it is not JSON any more.
+        ValueError: the file is not JSON.
     """
     try:
         return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))

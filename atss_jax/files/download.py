@@ -1,4 +1,4 @@
-"""Downloads large files: resumed where they stopped, never half there."""
+"""Downloads of large files, which are resumed after a stop."""
 
 import http.client
 import os
@@ -16,7 +16,10 @@ TIMEOUT_SECONDS = 30
 
 
 def cache_folder() -> pathlib.Path:
-    """What is brought once for all runs: `$ATSS_JAX_CACHE` or `~/.cache/atss_jax`."""
+    """Folder of downloads shared by all runs: `$ATSS_JAX_CACHE` or `~/.cache/atss_jax`.
+
+    It need not exist.
+    """
     folder = os.environ.get('ATSS_JAX_CACHE') or '~/.cache/atss_jax'
     return pathlib.Path(folder).expanduser()
 
@@ -27,32 +30,34 @@ def download(
     problem: Callable[[pathlib.Path], str | None],
     size: int | None = None,
 ) -> None:
-    """Brings `url` to `target`, unless it is there; `target` is whole or not there.
+    """Downloads `url` to `target`, unless that exists.
 
-    What has come so far stands in `target` with `.part` at the end. Processes of one
-    host that start together wait for the first of them.
+    The bytes are collected in a file named `target` plus `.part`, where a later call
+    resumes; it is renamed when it is complete and `problem` finds nothing wrong.
+    Processes of one host that start together wait for the first of them.
 
     Args:
         url: http or https.
         target: file to write.
-        problem: says what is wrong with a whole file, or None.
-        size: bytes that the file must have; None if unknown.
+        problem: says what is wrong with a complete file, or returns None.
+        size: number of bytes that the file must have; None if unknown.
 
     Raises:
-        ConnectionError: no download; says which address to fetch and where to put it.
-        ValueError: what came is not what it should be; it is removed.
+        ConnectionError: the download failed; the message says which address to fetch
+            and where to put it.
+        ValueError: the downloaded file is not what it should be; it is removed.
     """
     if target.exists():
         return
     with locked(target.with_name(target.name + '.lock')):
-        if not target.exists():  # another process may have brought it meanwhile
+        if not target.exists():  # another process may have downloaded it meanwhile
             _download(url, target, problem, size)
 
 
 def _download(url, target, problem, size):
     part = target.with_name(target.name + '.part')
     if size is not None and part.exists() and part.stat().st_size > size:
-        part.unlink()  # of something else: nothing to go on with
+        part.unlink()  # it belongs to another file: there is nothing to resume
     try:
         if size is None or not part.exists() or part.stat().st_size < size:
             _fetch(url, part, size)
@@ -61,50 +66,55 @@ def _download(url, target, problem, size):
             f'cannot download {url}: {error}\nRun this again to resume. Without a '
             f'network, fetch that address elsewhere and put the file at {target}'
         ) from error
-    if found := problem(part):
-        part.unlink()  # else every later run would resume from it
-        raise ValueError(f'{url}: {found}; removed what was downloaded')
+    if reason := problem(part):
+        part.unlink()  # otherwise every later call would resume from it
+        raise ValueError(f'{url}: {reason}; removed what was downloaded')
     os.replace(part, target)
 
 
 def _fetch(url: str, part: pathlib.Path, size: int | None) -> None:
-    """Appends to `part` what it lacks; starts over where a server cannot resume."""
-    have = part.stat().st_size if part.exists() else 0
-    headers = {'Range': f'bytes={have}-'} if have else {}
+    """Appends the missing bytes to `part`; starts over if the server cannot resume."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {'Range': f'bytes={start}-'} if start else {}
     request = urllib.request.Request(url, headers=headers)
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # nothing is lacking: killed before the rename; the check will tell
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and start:
+            # Nothing is missing: the process was killed just before the rename. If
+            # not, the caller's check of the file finds out.
+            return
         raise
     with response:
         resumed = response.status == http.client.PARTIAL_CONTENT
-        have = _check_start(url, response, have) if resumed else 0
+        if resumed:
+            _check_range(url, response, start)
+        else:
+            start = 0
         length = response.headers.get('Content-Length')
-        total = have + int(length) if length else None
+        total = start + int(length) if length else None
         _check_size(url, total, size)
         with (
             open(part, 'ab' if resumed else 'wb') as file,
-            _progress(part.stem, have, total or size) as bar,
+            _progress(part.stem, start, total or size) as bar,
         ):
             while block := response.read(1 << 20):
                 file.write(block)
                 bar.update(len(block))
-    found = part.stat().st_size
-    if total is not None and found != total:
-        raise ConnectionError(f'the connection broke after {found} of {total} bytes')
+    received = part.stat().st_size
+    if total is not None and received != total:
+        raise ConnectionError(f'the connection broke after {received} of {total} bytes')
 
 
-def _check_start(url, response, have):
-    """A part that starts elsewhere, appended to what is there, would spoil it."""
-    given = response.headers.get('Content-Range', '')
-    match = re.match(r'bytes (\d+)-', given)
-    if match is None or int(match[1]) != have:
+def _check_range(url, response, start):
+    """Raises ValueError unless the server sends the bytes from `start` on."""
+    content_range = response.headers.get('Content-Range', '')
+    match = re.match(r'bytes (\d+)-', content_range)
+    if match is None or int(match[1]) != start:
         raise ValueError(
-            f'{url}: asked for the bytes from {have} on, the server sent {given!r}'
+            f'{url}: asked for the bytes from {start} on, the server sent '
+            f'{content_range!r}'
         )
-    return have
 
 
 def _check_size(url, total, size):
@@ -115,8 +125,8 @@ def _check_size(url, total, size):
         )
 
 
-def _progress(name: str, have: int, total: int | None) -> tqdm.tqdm:
-    # disable=None: a bar on a terminal, silence in a log file.
+def _progress(name: str, start: int, total: int | None) -> tqdm.tqdm:
+    # disable=None: a bar on a terminal, nothing in a log file.
     return tqdm.tqdm(
-        desc=name, initial=have, total=total, unit='B', unit_scale=True, disable=None
+        desc=name, initial=start, total=total, unit='B', unit_scale=True, disable=None
     )

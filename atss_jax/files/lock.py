@@ -1,29 +1,32 @@
-"""One process at a time."""
+"""File locks: one process at a time may work in a folder or on a file."""
 
 import contextlib
 import errno
-import fcntl
 import pathlib
 import warnings
 from collections.abc import Iterator
+
+import filelock
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def locked(file: pathlib.Path, wait: bool = True) -> Iterator[None]:
-    """Holds a lock file, until the end of this process at the latest, even by a kill.
+    """Holds a lock file within the `with` block.
 
-    Programs that this process starts do not inherit the lock.
+    The operating system frees the lock when the process ends, even if it is killed.
+    Programs that this process starts do not inherit it.
 
     Raises:
-        BlockingIOError: another one holds it and we were not to wait.
+        BlockingIOError: another process holds the lock and `wait` is False.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open('w') as stream:
+    lock = filelock.FileLock(file, timeout=-1 if wait else 0)
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            stack.enter_context(lock)
+        except filelock.Timeout:
             raise BlockingIOError(
                 f'{file}: another process is at work here; wait until it has ended'
             ) from None

@@ -1,4 +1,4 @@
-"""Work done ahead of time by threads, its results in order."""
+"""Reads ahead: work done by threads before its results are asked for."""
 
 import collections
 import concurrent.futures
@@ -8,27 +8,28 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
-def ahead(
+def map_ahead(
     function: Callable[[Any], Any], items: Iterable, threads: int | None = None
 ) -> Iterator[Any]:
-    """Like `map`, by threads that are a few items ahead of the reader.
+    """Yields `function(item)` in the order of `items`, computed ahead by threads.
 
     Args:
-        function: what is done; what it raises reaches the reader in its turn.
-        items: taken one by one, by the reader's thread.
-        threads: None: one a processor core, at most 8.
+        function: called in a thread; what it raises reaches the reader when the result
+            of that item is due.
+        items: consumed in the reader's thread, a few items ahead.
+        threads: None: one per processor core, at most 8.
     """
     threads = threads or min(os.cpu_count() or 1, 8)
     items = iter(items)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        started = collections.deque(
+        pending = collections.deque(
             pool.submit(function, item) for item in itertools.islice(items, 2 * threads)
         )
         try:
-            while started:
-                yield started.popleft().result()
+            while pending:
+                yield pending.popleft().result()
                 for item in itertools.islice(items, 1):
-                    started.append(pool.submit(function, item))
+                    pending.append(pool.submit(function, item))
         finally:
-            for future in started:
+            for future in pending:
                 future.cancel()

@@ -17,7 +17,7 @@ import numpy as np
 from atss_jax.data import image_file as image_files
 from atss_jax.data.batch import Variant, for_any_image, variants
 from atss_jax.evaluation.run import make_predict_step
-from atss_jax.files.read_ahead import ahead
+from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference import export
 from atss_jax.inference.engine import Inference, MappedStep, dividing, find_devices
 from atss_jax.inference.load import read
@@ -114,7 +114,7 @@ class Detector:
             number, image = numbered
             return number, to_array(image, number)
 
-        loaded = ahead(load, enumerate(images))
+        loaded = map_ahead(load, enumerate(images))
         found = {number: found for number, _, found in self.stream(loaded)}
         return [found[number].keep(score_thr) for number in sorted(found)]
 
@@ -129,7 +129,7 @@ class Detector:
         Args:
             images: keys of any kind, and (H,W,3) uint8 RGB arrays.
         """
-        views = ahead(lambda one: self._inference.prepare(one, one[1]), images)
+        views = map_ahead(lambda one: self._inference.prepare(one, one[1]), images)
         for (key, image), found in self._inference.run(views):
             size = image.shape[:2]
             yield (

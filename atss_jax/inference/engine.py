@@ -11,14 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from atss_jax.data.batch import Batch, Variant, place
+from atss_jax.data.batch import Variant, place
 from atss_jax.data.plan import Canvas
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.merge import Found, merge
-from atss_jax.structures import BATCH_AXIS, Detections
+from atss_jax.structures import BATCH_AXIS, PREDICT_FIELDS, Batch, Detections
 
 _AHEAD = 2  # batches that the device works on while the host reads results
-_INPUTS = ('image', 'image_size', 'scale')
 
 
 @dataclasses.dataclass
@@ -141,7 +140,7 @@ class Inference:
         """Sends a batch to the device; any row will do to fill it up."""
         rows = [row for _, _, row in bucket]
         rows += rows[-1:] * (self.batch_size - len(rows))
-        batch = {name: np.stack([row[name] for row in rows]) for name in _INPUTS}
+        batch = {name: np.stack([row[name] for row in rows]) for name in PREDICT_FIELDS}
         with self._lock:
             found = self._step(batch)
         return [(number, view) for number, view, _ in bucket], found

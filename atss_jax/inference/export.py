@@ -16,11 +16,11 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from atss_jax.data.batch import Batch, Pipeline, Tta
+from atss_jax.data.batch import Pipeline, Tta
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.run import make_predict_step
 from atss_jax.inference.load import Trained
-from atss_jax.structures import Detections
+from atss_jax.structures import Batch, Detections
 
 SUFFIX = '.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')

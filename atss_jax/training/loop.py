@@ -17,6 +17,7 @@ from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
 from atss_jax.optim.schedule import schedule
 from atss_jax.optim.sgd import sgd
+from atss_jax.structures import TRAIN_FIELDS
 from atss_jax.training import setup
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
@@ -26,14 +27,6 @@ from atss_jax.training.profile import Profile
 from atss_jax.training.state import TrainState
 from atss_jax.training.step import make_train_step
 
-DEVICE_FIELDS = (
-    'image',
-    'image_size',
-    'gt_boxes',
-    'gt_labels',
-    'gt_valid',
-    'gt_ignored',
-)
 _STEPS_AHEAD = 2  # how far the host may be ahead of the devices
 
 
@@ -139,7 +132,7 @@ def train(
                         startup.spent_on('first batch')
                     hosts.progress(f'training step {step + 1}')
                     with log.compiling(batch['image'].shape[1:3]):
-                        inputs = {name: batch[name] for name in DEVICE_FIELDS}
+                        inputs = {name: batch[name] for name in TRAIN_FIELDS}
                         inputs = devices.shard_rows(inputs, experiment.parallel)
                         state, metrics = train_step(state, inputs)
                 if profiler.finish(step + 1, state):

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from atss_jax.config import build_experiment, to_json
 from atss_jax.config.experiment import Experiment
 from atss_jax.config.sources import open_sources
-from atss_jax.data.loader import TrainBatches, check_box_counts
+from atss_jax.data.batch import check_box_counts
+from atss_jax.data.loader import TrainBatches
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts

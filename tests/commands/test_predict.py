@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from atss_jax.evaluation.evaluate import evaluate_workdir
-from atss_jax.files.read_ahead import ahead
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.image_list import find
 
@@ -214,18 +213,3 @@ def test_names_are_unique_and_results_are_not_looked_at(tmp_path):
         ('a/x.png', 'x_2.jpg'),
         ('b/x.png', 'x_3.jpg'),
     ]
-
-
-def test_ahead_keeps_order_and_stops_with_its_reader():
-    taken = []
-
-    def items():
-        for number in range(100):
-            taken.append(number)
-            yield number
-
-    assert list(ahead(lambda x: x * x, range(50), 3)) == [x * x for x in range(50)]
-    results = ahead(lambda x: 1 // (x - 3), items(), 2)
-    with pytest.raises(ZeroDivisionError):
-        list(results)
-    assert len(taken) < 12

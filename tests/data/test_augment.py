@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from atss_jax.data.batch import Pipeline
-from atss_jax.data.loader import TrainBatches, load_row, prefetch
+from atss_jax.data.batch import Pipeline, load_view, new_canvas
+from atss_jax.data.loader import TrainBatches, prefetch
 from atss_jax.data.plan import TrainPlan, default_canvases, smallest_canvas
 from atss_jax.data.records import Record, Records
 from atss_jax.data.shapes.dataset import ShapesDataset
@@ -44,7 +44,7 @@ def draws(jitter, one, count=300, img_scale=(64, 64), keep_ratio=True):
     random = np.random.default_rng(0)
     pipe = pipeline(jitter, keep_ratio=keep_ratio)
     pipe = dataclasses.replace(pipe, img_scale=img_scale)
-    return [pipe.draw(0, one, random) for _ in range(count)]
+    return [pipe.sample_view(0, one, random) for _ in range(count)]
 
 
 class OneSource(Source):
@@ -65,9 +65,9 @@ def test_ratio_range_multiplies_the_scale_and_rounds_down():
             return 0.5
 
     jitter = Jitter(ratio_range=(0.1, 2.0))
-    assert jitter.draw_scale((1024, 1000), Fixed()) == (1075, 1050)  # x 1.05
+    assert jitter.sample_scale((1024, 1000), Fixed()) == (1075, 1050)  # x 1.05
     assert jitter.largest_scales((1024, 1000)) == ((2048, 2000),)
-    assert Jitter(ratio_range=(0.001, 0.001)).draw_scale((64, 9), Fixed()) == (1, 1)
+    assert Jitter(ratio_range=(0.001, 0.001)).sample_scale((64, 9), Fixed()) == (1, 1)
 
 
 def test_ratios_are_spread_over_the_range():
@@ -82,7 +82,7 @@ def test_ratios_are_spread_over_the_range():
 def test_range_draws_both_sides_between_two_scales():
     jitter = Jitter(img_scales=((1333, 800), (640, 1301)))  # either way round
     random = np.random.default_rng(0)
-    scales = np.array([jitter.draw_scale((9, 9), random) for _ in range(2000)])
+    scales = np.array([jitter.sample_scale((9, 9), random) for _ in range(2000)])
     assert scales.min(0).tolist() == [1301, 640]
     assert scales.max(0).tolist() == [1333, 800]
     assert jitter.largest_scales((9, 9)) == ((1333, 800),)
@@ -90,7 +90,7 @@ def test_range_draws_both_sides_between_two_scales():
 
 def test_value_draws_one_of_the_scales():
     random = np.random.default_rng(0)
-    scales = [VALUES.draw_scale((9, 9), random) for _ in range(300)]
+    scales = [VALUES.sample_scale((9, 9), random) for _ in range(300)]
     assert set(scales) == set(VALUES.img_scales)
     assert min(scales.count(scale) for scale in VALUES.img_scales) > 70
 
@@ -206,7 +206,7 @@ def test_crowds_are_cropped_and_filtered_like_boxes():
     jitter = dataclasses.replace(CROP, min_gt_bbox_wh=(0.6, 0.6))
     one = record(boxes, ignored=(1, 2, 3))
     source = OneSource(one)
-    row = load_row(source, 0, (64, 64), pipeline(jitter), view=WINDOW)
+    row = load_view(source, WINDOW, pipeline(jitter), new_canvas((64, 64)))
     assert row['gt_valid'].tolist() == [True, True, False, False, False]
     assert row['gt_labels'][:2].tolist() == [0, 2]
     assert row['gt_ignored'].tolist() == [False, True, False, False, False]
@@ -277,7 +277,7 @@ def test_pixels_and_boxes_of_a_view_go_together(flip):
             return image
 
     view = View(0, (50, 100), 10, 30, 32, 40, flip)  # half size
-    row = load_row(Painted(one), 0, (32, 64), pipeline(CROP), view=view)
+    row = load_view(Painted(one), view, pipeline(CROP), new_canvas((32, 64)))
     assert row['image_size'].tolist() == [32, 40]
     expected = [40 - 20, 10, 40 - 10, 20] if flip else [10, 10, 20, 20]
     assert row['gt_boxes'][0].tolist() == expected

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from atss_jax.data import image_file
+from atss_jax.data.batch import check_box_counts, load_row
 from atss_jax.data.image_file import BadImage
-from atss_jax.data.loader import check_box_counts, load_row
 from tests.support import image_files as files
 from tests.support.bad_folder import (
     CANVAS,

@@ -33,13 +33,13 @@ def test_each_bad_image_is_warned_of_once_and_counted(folder):
     assert len(watched) == stop
     assert sorted(bad.image_ids) == [13, 15]
     lines = [str(warning.message) for warning in told]
-    assert lines[0].startswith('bad image 1 of at most 3, passed over: ')
-    assert lines[1].startswith('bad image 2 of at most 3, passed over: ')
+    assert lines[0].startswith('bad image 1 of at most 3, skipped: ')
+    assert lines[1].startswith('bad image 2 of at most 3, skipped: ')
     assert len(lines) == 2
     texts = ''.join(lines)
     assert '13.png: not an image' in texts and '15.png: No such file' in texts
     (report,) = bad.report()
-    assert 'bad images passed over: 2 (at most 3 may be)' in report
+    assert 'bad images skipped: 2 (at most 3 allowed)' in report
     assert '13' in report and '15' in report
 
 
@@ -69,7 +69,7 @@ def test_too_many_bad_images_are_an_error(folder, share, limit):
     with pytest.raises(ValueError) as caught:
         list(watched)
     assert f'{limit + 1} of 10 images cannot be read' in str(caught.value)
-    for part in (f'data.max_bad_pictures = {share}', f'lets {limit} pass', '.png'):
+    for part in (f'data.max_bad_pictures = {share}', f'allows {limit}', '.png'):
         assert part in str(caught.value)
 
 

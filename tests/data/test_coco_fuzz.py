@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from atss_jax.data.batch import Pipeline
 from atss_jax.data.coco.dataset import CocoDataset
-from atss_jax.data.loader import Pipeline
 from tests.support.coco_folder import COCO
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '150'))

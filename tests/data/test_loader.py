@@ -11,15 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from atss_jax.data.loader import (
-    EvalBatches,
-    Pipeline,
-    TrainBatches,
-    check_box_counts,
-    load_row,
-    prefetch,
-    started,
-)
+from atss_jax.data.batch import Pipeline, check_box_counts, load_row
+from atss_jax.data.loader import EvalBatches, TrainBatches, prefetch, started
 from atss_jax.data.plan import TrainPlan, eval_batches
 from atss_jax.data.records import Record, Records
 from atss_jax.data.shapes.dataset import ShapesDataset
@@ -406,7 +399,8 @@ def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):
 
 ORPHANS = """
 import os, signal, sys, threading, time
-from atss_jax.data.loader import Pipeline, TrainBatches, prefetch
+from atss_jax.data.batch import Pipeline
+from atss_jax.data.loader import TrainBatches, prefetch
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.shapes.dataset import ShapesDataset
 

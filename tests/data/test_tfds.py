@@ -14,9 +14,10 @@ from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 
 from atss_jax.config import build_experiment, load_config
+from atss_jax.data.batch import Pipeline, load_row
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.image_file import UNUSABLE, BadImage
-from atss_jax.data.loader import EvalBatches, Pipeline, TrainBatches, load_row, prefetch
+from atss_jax.data.loader import EvalBatches, TrainBatches, prefetch
 from atss_jax.data.plan import TrainPlan, eval_batches
 from atss_jax.data.tfds import index as tfds_index
 from atss_jax.data.tfds.dataset import TFDSDataset

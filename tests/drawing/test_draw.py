@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from atss_jax.config import build_experiment
-from atss_jax.data.loader import load_row
+from atss_jax.data.batch import load_row
 from atss_jax.detection.assign import assign
 from atss_jax.drawing import assignment, line_plot, runs, training_data
 from atss_jax.drawing.boxes import class_color

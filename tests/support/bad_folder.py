@@ -6,8 +6,9 @@ import json
 import cv2
 import numpy as np
 
+from atss_jax.data.batch import Pipeline, load_row
 from atss_jax.data.coco.dataset import CocoDataset
-from atss_jax.data.loader import EvalBatches, Pipeline, TrainBatches, load_row
+from atss_jax.data.loader import EvalBatches, TrainBatches
 from atss_jax.data.plan import TrainPlan, eval_batches
 
 SIZE = (40, 60)

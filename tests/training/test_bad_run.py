@@ -36,10 +36,10 @@ def test_training_passes_over_a_bad_image_and_reports_it(run_with_bad_images):
     assert len(told) == 2  # though the evaluation image was met in both epochs
     for split, line in zip(('train', 'val'), told, strict=True):
         assert f'image id {ids[split]}, ' in line and f'{split}.json' in line
-    lines = [line for line in out.splitlines() if 'bad images passed' in line]
+    lines = [line for line in out.splitlines() if 'bad images skipped' in line]
     for split, line in zip(('val', 'val', 'train'), lines, strict=True):
         assert line == (
-            f'data.{split}: bad images passed over: 1 (at most 1 may be); '
+            f'data.{split}: bad images skipped: 1 (at most 1 allowed); '
             f'image ids [{ids[split]}]'
         )
 

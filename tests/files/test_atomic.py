@@ -1,0 +1,41 @@
+"""A file holds its old content or all of the new one, whatever happens."""
+
+import os
+
+import pytest
+
+from atss_jax.files.atomic import read_json, replacing, write_bytes, write_json
+from tests.support.small_run import tree_of
+
+
+def test_an_error_leaves_the_old_content_and_nothing_else(tmp_path):
+    write_bytes(tmp_path / 'a.bin', b'old')
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / 'a.bin') as temporary:
+        temporary.write_bytes(b'half')
+        raise KeyboardInterrupt
+    assert tree_of(tmp_path) == {'a.bin': b'old'}
+
+
+def test_an_error_in_a_new_file_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError), replacing(tmp_path / 'new.png') as temporary:
+        assert temporary.suffix == '.png'
+        temporary.write_bytes(b'half')
+        raise ValueError
+    assert tree_of(tmp_path) == {}
+
+
+def test_folders_are_made_and_permissions_follow_the_umask(tmp_path):
+    write_json(tmp_path / 'deep' / 'a.json', {'x': [1, None]})
+    assert (tmp_path / 'deep' / 'a.json').read_text() == '{"x": [1, null]}\n'
+    if os.name == 'posix':
+        (tmp_path / 'usual').touch()
+        modes = [(tmp_path / name).stat().st_mode for name in ('usual', 'deep/a.json')]
+        assert modes[0] == modes[1]
+
+
+def test_json_is_read_back(tmp_path):
+    write_json(tmp_path / 'a.json', {'x': 'é'}, indent=2)
+    assert read_json(tmp_path / 'a.json') == {'x': 'é'}
+    (tmp_path / 'a.json').write_text('{"x": ')
+    with pytest.raises(ValueError, match=r'a.json is not JSON .*damaged'):
+        read_json(tmp_path / 'a.json')

@@ -1,1 +1,1 @@
-"""Data sets, transforms and the batch stream. NumPy only: workers touch no device."""
+"""Data sets, transforms and the stream of batches; nothing here touches a device."""

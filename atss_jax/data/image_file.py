@@ -1,4 +1,4 @@
-"""Decodes the content of an image file, or says why it cannot be used."""
+"""Reads and decodes image files, or says why an image cannot be used."""
 
 import math
 import os
@@ -22,32 +22,31 @@ UNUSABLE = (
 )
 """What `Source.read_image` raises for an image that is bad whenever it is read.
 
-Other errors (a disk that fails, too many open files) are the machine's: the same
-image may be read a moment later, and to pass over it would make the stream of batches
-depend on the weather.
+Other errors (a disk that fails, too many open files) are the machine's: the same image
+may be readable a moment later, and to skip it would make the stream of batches depend
+on chance.
 """
 
+_MAX_PIXELS = 2**28
+"""Limit for an image whose size is not annotated; 805 MB when decoded."""
 
-_MOST_PIXELS = 2**28
-"""Of an image whose size nobody has annotated; 805 MB when decoded."""
-
-_STRAIGHT_TO_RGB = getattr(cv2, 'IMREAD_COLOR_RGB', None)
-"""OpenCV 4.11 and newer. Only for JPEG, whose decoder orders channels as it is told: a
-test compares both ways."""
+_DIRECT_TO_RGB = getattr(cv2, 'IMREAD_COLOR_RGB', None)
+"""Flag to decode to RGB directly, from OpenCV 4.11 on; None before. It is used for JPEG
+only, whose decoder then saves the conversion; a test compares both ways."""
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
     """(H,W,3) uint8 RGB of an image file, as `decode` reads it.
 
     Raises:
-        BadImage: it is no image, not whole, or of more than 2**28 pixels.
+        BadImage: it is not an image, is cut off, or has more than 2**28 pixels.
         OSError: it cannot be read.
     """
     return decode(file_content(path), None, os.fspath(path), 'a file')
 
 
 def file_content(path: str | os.PathLike) -> bytes:
-    """All of a file.
+    """The content of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -64,18 +63,18 @@ def decode(
     Gray becomes three equal channels, 16 bits become 8, transparency is dropped, CMYK
     is converted, and the image is turned as its EXIF orientation says.
 
-    Differs from mmdet: an image that is cut off is refused, where OpenCV may fill it
-    up; so are formats other than `image_header.KINDS`.
+    Differs from mmdet: an image that is cut off is refused, where OpenCV may fill in
+    the missing part; so are formats other than `image_header.KINDS`.
 
     Args:
-        content: of the file.
+        content: bytes of the file.
         size: height, width as annotated; None: any. A file that claims another size,
-            or too large a one, is refused before memory is taken for it.
+            or too large a one, is refused before memory is allocated for it.
         name: of the file, for messages.
-        owner: what it belongs to, for messages.
+        owner: what the image belongs to, for messages.
 
     Raises:
-        BadImage: it is no image, not whole, or not of `size`.
+        BadImage: it is not an image, is cut off, or is not of `size`.
 
     Source: mmcv.imfrombytes with flag='color', backend='cv2'.
     """
@@ -103,13 +102,13 @@ def decode(
 
 
 def _check_claim(claimed, size, name, owner):
-    """Raises BadImage if a file's header claims a size that it must not have."""
+    """Raises BadImage if the size that a file's header claims is not acceptable."""
     if claimed is None:
         return
     if size is None:
-        if math.prod(claimed) > _MOST_PIXELS:
+        if math.prod(claimed) > _MAX_PIXELS:
             raise BadImage(
-                f'{name}: {_size_text(claimed)}, more than {_MOST_PIXELS:,} pixels '
+                f'{name}: {_size_text(claimed)}, more than {_MAX_PIXELS:,} pixels '
                 f'({owner})'
             )
     # Either way round: an EXIF orientation may turn it.
@@ -118,27 +117,27 @@ def _check_claim(claimed, size, name, owner):
 
 
 def _decode(content, kind):
-    """RGB image, or None; OpenCV returns None for some nonsense, raises for other."""
-    straight = kind == 'JPEG' and _STRAIGHT_TO_RGB is not None
-    flag = _STRAIGHT_TO_RGB if straight else cv2.IMREAD_COLOR
+    """The RGB image; None if OpenCV cannot decode it."""
+    direct = kind == 'JPEG' and _DIRECT_TO_RGB is not None
+    flag = _DIRECT_TO_RGB if direct else cv2.IMREAD_COLOR
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
-    except cv2.error:
+    except cv2.error:  # for some bad data it returns None instead
         return None
-    if straight or image is None:
+    if direct or image is None:
         return image
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _wrong_size(found, annotated, name, owner):
+def _wrong_size(size, annotated, name, owner):
     hint = ''
-    if found == annotated[::-1]:
+    if size == annotated[::-1]:
         hint = (
             '. Width and height are swapped: often the image carries an EXIF '
             'orientation that the annotation tool did not apply'
         )
     return BadImage(
-        f'{name}: {_size_text(found)}, but annotated as {_size_text(annotated)} '
+        f'{name}: {_size_text(size)}, but annotated as {_size_text(annotated)} '
         f'({owner}){hint}'
     )
 

@@ -1,8 +1,9 @@
-"""The size that an image file claims, and whether it was cut off, without decoding it.
+"""Image headers: the size that a file claims, and whether it is cut off.
 
-A file of a few bytes can claim an image of gigabytes, and decoders believe it: its
-claim is compared with the annotated size before any memory is taken. And OpenCV fills
-the missing part of a JPEG with gray, in some versions, and says nothing.
+Nothing is decoded. A file of a few bytes can claim to be an image of gigabytes, and
+decoders believe it; so its claim is compared with the annotated size before any memory
+is allocated. And some versions of OpenCV silently fill the missing part of a JPEG with
+gray.
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ from collections.abc import Callable
 
 KINDS = 'JPEG, PNG, WebP, BMP, TIFF or GIF'
 
-# 0xff before anything but a stuffed zero, fill, or a restart within compressed data.
+# 0xff before anything except a stuffed zero, fill, or a restart in compressed data.
 _JPEG_MARKER = re.compile(rb'\xff([^\x00\xff\xd0-\xd7])', re.DOTALL)
-_JPEG_ALONE = {0x01, 0xD8}  # markers that no length follows
+_JPEG_WITHOUT_LENGTH = {0x01, 0xD8}
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT = 256, 257, 3
@@ -22,14 +23,14 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT = 256, 257, 3
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says about itself.
+    """What the header of an image file says.
 
     Attributes:
         kind: 'JPEG', 'PNG', ...
-        size: height, width as stored, before any EXIF orientation; None where the file
+        size: height, width as stored, before any EXIF orientation; None if the file
             ends before them.
-        whole: false if the file ends before the mark that ends a file of its kind.
-            Known for JPEG and PNG; decoders refuse the others themselves.
+        whole: false if the file lacks the marker that ends a file of its kind. It is
+            looked for in JPEG and PNG; decoders refuse the others themselves.
     """
 
     kind: str
@@ -38,7 +39,7 @@ class Header:
 
 
 def read(content: bytes) -> Header | None:
-    """The header of an image file; None if it is none of `KINDS`."""
+    """The header of an image file; None if it is not one of `KINDS`."""
     for start, kind, reader in _READERS:
         if start.match(content):
             try:
@@ -54,10 +55,10 @@ def _jpeg(content: bytes) -> Header:
         marker, position = match[1][0], match.end()
         if marker == _JPEG_END:
             return Header('JPEG', size)
-        if marker in _JPEG_ALONE:
+        if marker in _JPEG_WITHOUT_LENGTH:
             continue
         if marker == _JPEG_SCAN and content.endswith(b'\xff\xd9'):
-            # Compressed data has no such bytes: no need to search all of it.
+            # Compressed data holds no such bytes, so it need not be searched.
             return Header('JPEG', size)
         if marker in _JPEG_FRAMES:
             size = struct.unpack_from('>HH', content, position + 3)
@@ -92,7 +93,7 @@ def _webp(content: bytes) -> Header:
 def _bmp(content: bytes) -> Header:
     old = struct.unpack_from('<I', content, 14)[0] == 12
     width, height = struct.unpack_from('<HH' if old else '<ii', content, 18)
-    return Header('BMP', (abs(height), width))  # below 0: rows from the top
+    return Header('BMP', (abs(height), width))  # negative: rows are stored from the top
 
 
 def _gif(content: bytes) -> Header:
@@ -103,13 +104,13 @@ def _gif(content: bytes) -> Header:
 def _tiff(content: bytes) -> Header:
     order = '<' if content.startswith(b'II') else '>'
     start = struct.unpack_from(f'{order}I', content, 4)[0]
-    found = {}
+    tags = {}
     for entry in range(struct.unpack_from(f'{order}H', content, start)[0]):
         position = start + 2 + 12 * entry
         tag, kind = struct.unpack_from(f'{order}HH', content, position)
         form = 'H' if kind == _TIFF_SHORT else 'I'
-        found[tag] = struct.unpack_from(f'{order}{form}', content, position + 8)[0]
-    return Header('TIFF', (found[_TIFF_HEIGHT], found[_TIFF_WIDTH]))
+        tags[tag] = struct.unpack_from(f'{order}{form}', content, position + 8)[0]
+    return Header('TIFF', (tags[_TIFF_HEIGHT], tags[_TIFF_WIDTH]))
 
 
 _READERS: tuple[tuple[re.Pattern[bytes], str, Callable[[bytes], Header]], ...] = (

@@ -1,4 +1,4 @@
-"""What a source lists: images and their objects, nothing decoded yet."""
+"""Records: the images of a data set and their objects, before any image is read."""
 
 import dataclasses
 import hashlib
@@ -13,9 +13,9 @@ class Record:
 
     Attributes:
         image_id: the id that results are reported under.
-        file_name: path of the image; empty for generated images.
+        file_name: path of the image; empty for a generated one.
         size: height, width in pixels.
-        boxes: (G,4) float32 xyxy, as annotated (they may reach outside).
+        boxes: (G,4) float32 xyxy, as annotated: they may reach outside the image.
         labels: (G,) int32, 0..C-1.
         ignored: (G,) bool, crowd regions: never a target.
     """
@@ -30,10 +30,20 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """All records of a source, by column.
+    """All records of a data set, as columns.
 
-    Columns, not objects: the 118,000 images of COCO are a dozen arrays to hand to a
-    worker process, not half a million small ones.
+    With columns the 118,000 images of COCO are seven arrays to send to a worker
+    process; as objects they would be half a million small ones.
+
+    Attributes:
+        image_ids: (N,) int64.
+        file_names: (N,) str.
+        sizes: (N,2) int32 height, width.
+        offsets: (N+1,) int64: rows offsets[i]:offsets[i+1] of the columns below are
+            the objects of image i.
+        boxes: (M,4) float32 xyxy.
+        labels: (M,) int32.
+        ignored: (M,) bool.
     """
 
     image_ids: np.ndarray
@@ -70,14 +80,14 @@ class Records:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Record:
-        own = slice(self.offsets[index], self.offsets[index + 1])
+        objects = slice(self.offsets[index], self.offsets[index + 1])
         return Record(
             image_id=int(self.image_ids[index]),
             file_name=str(self.file_names[index]),
             size=(int(self.sizes[index, 0]), int(self.sizes[index, 1])),
-            boxes=self.boxes[own],
-            labels=self.labels[own],
-            ignored=self.ignored[own],
+            boxes=self.boxes[objects],
+            labels=self.labels[objects],
+            ignored=self.ignored[objects],
         )
 
     def first(self, count: int) -> 'Records':
@@ -85,7 +95,7 @@ class Records:
         return self.from_list([self[i] for i in range(min(count, len(self)))])
 
     def digest(self) -> str:
-        """Hash of all that decides what is learned, but for names and images."""
+        """Hash of all columns that training depends on: of all except file names."""
         columns = dataclasses.asdict(self)
         del columns['file_names']
         content = hashlib.sha256()
@@ -96,12 +106,12 @@ class Records:
 
     @property
     def counts(self) -> np.ndarray:
-        """(N,) number of boxes of each record, crowds included."""
+        """(N,) number of boxes of each image, crowds included."""
         return np.diff(self.offsets)
 
 
 class Source(Protocol):
-    """Where records come from: `coco.CocoDataset`, `shapes.ShapesDataset`."""
+    """A data set: `CocoDataset`, `TFDSDataset` or `ShapesDataset`."""
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -112,9 +122,9 @@ class Source(Protocol):
         """(H,W,3) uint8 RGB of `record.size`.
 
         Raises:
-            ValueError, OSError: `images.UNUSABLE` of an image that is bad, others of
-                a machine that fails.
+            ValueError, OSError: `image_file.UNUSABLE` if the image is bad, others if
+                the machine fails.
         """
 
     def ground_truth(self) -> dict:
-        """The annotations as a COCO dict: what evaluation scores against."""
+        """The annotations as a COCO dict, which evaluation scores against."""

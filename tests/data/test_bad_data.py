@@ -229,7 +229,7 @@ def test_missing_iscrowd_and_area_are_filled(folder, recwarn):
 
 def test_no_annotations(folder):
     folder.content['annotations'] = []
-    with pytest.raises(ValueError, match='none of its 10 images is left'):
+    with pytest.raises(ValueError, match='none of its 10 images remains'):
         folder.load()
     source = folder.load(filter_empty_gt=False)
     assert not train_batches(source)(0)['gt_valid'].any()

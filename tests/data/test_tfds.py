@@ -395,13 +395,15 @@ def test_files_of_another_format(own_dir):
 
 def test_missing_index(own_dir):
     (own_dir / 'atss_jax-train.npz').unlink()
-    with pytest.raises(ValueError, match='missing, or not of the records beside it'):
+    with pytest.raises(
+        ValueError, match='missing, or not the index of the records next to it'
+    ):
         load(own_dir.parents[2])
 
 
 def test_index_of_another_split(own_dir):
     shutil.copy(own_dir / 'atss_jax-validation.npz', own_dir / 'atss_jax-train.npz')
-    with pytest.raises(ValueError, match='not of the records beside it'):
+    with pytest.raises(ValueError, match='not the index of the records next to it'):
         load(own_dir.parents[2])
 
 

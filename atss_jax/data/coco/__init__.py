@@ -1,1 +1,1 @@
-"""COCO annotation files: read, checked, downloaded."""
+"""The COCO format: annotation files, data sets of them, and COCO 2017 itself."""

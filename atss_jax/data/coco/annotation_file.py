@@ -1,4 +1,4 @@
-"""Names of COCO's classes."""
+"""COCO annotation files, read and checked; the names of COCO's own classes."""
 
 import dataclasses
 import json
@@ -18,52 +18,23 @@ from atss_jax.data.coco.table import (
     show,
 )
 
-# In the order of their category ids, which is that of labels.
-# fmt: off
-COCO_CLASSES = (
-    'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck',
-    'boat', 'traffic light', 'fire hydrant', 'stop sign', 'parking meter', 'bench',
-    'bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra',
-    'giraffe', 'backpack', 'umbrella', 'handbag', 'tie', 'suitcase', 'frisbee', 'skis',
-    'snowboard', 'sports ball', 'kite', 'baseball bat', 'baseball glove', 'skateboard',
-    'surfboard', 'tennis racket', 'bottle', 'wine glass', 'cup', 'fork', 'knife',
-    'spoon', 'bowl', 'banana', 'apple', 'sandwich', 'orange', 'broccoli', 'carrot',
-    'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed',
-    'dining table', 'toilet', 'tv', 'laptop', 'mouse', 'remote', 'keyboard',
-    'cell phone', 'microwave', 'oven', 'toaster', 'sink', 'refrigerator', 'book',
-    'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush',
-)
-# fmt: on
-
-
-_SECTIONS = ('images', 'annotations', 'categories')
-_IMAGE = {'id': INTEGER, 'file_name': TEXT, 'height': SIDE, 'width': SIDE}
-_ANNOTATION = {
-    'id': INTEGER,
-    'image_id': INTEGER,
-    'category_id': INTEGER,
-    'bbox': BOX,
-    'area': NUMBER_OR_NONE,
-    'iscrowd': FLAG_OR_NONE,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class CocoFile:
-    """The columns of a COCO file, in the file's order.
+    """An annotation file as columns, in the file's order.
 
     Attributes:
-        path: where it was read from.
+        path: of the file.
         image_ids: (N,) int64.
         file_names: (N,) as written in the file, relative to the image folder.
         image_sizes: (N,2) int64 height, width.
         annotation_ids: (M,) int64.
-        annotation_images: (M,) int64, the image id of each annotation.
-        annotation_categories: (M,) int64, the category id of each annotation.
+        annotation_images: (M,) int64, image id of each annotation.
+        annotation_categories: (M,) int64, category id of each annotation.
         boxes: (M,4) float64 x, y, width, height.
         areas: (M,) float64; width * height where the file gives none.
-        crowds: (M,) bool; false where the file says nothing.
-        dropped: (M,) bool, annotations marked with a non-zero `ignore`.
+        crowds: (M,) bool; False where the file gives none.
+        dropped: (M,) bool, annotations with a non-zero `ignore`.
         categories: name of each category id.
     """
 
@@ -81,7 +52,7 @@ class CocoFile:
     categories: dict[int, str]
 
     def as_dict(self) -> dict:
-        """The COCO dict again, with what box evaluation reads and nothing else."""
+        """The file's COCO dict, reduced to what the evaluation of boxes reads."""
         images = zip(
             self.image_ids.tolist(),
             self.file_names,
@@ -110,18 +81,30 @@ class CocoFile:
         }
 
 
+_SECTIONS = ('images', 'annotations', 'categories')
+_IMAGE = {'id': INTEGER, 'file_name': TEXT, 'height': SIDE, 'width': SIDE}
+_ANNOTATION = {
+    'id': INTEGER,
+    'image_id': INTEGER,
+    'category_id': INTEGER,
+    'bbox': BOX,
+    'area': NUMBER_OR_NONE,
+    'iscrowd': FLAG_OR_NONE,
+}
+
+
 def read(path: str, on_error: str = 'raise') -> CocoFile:
-    """Reads and checks a COCO annotation file (detection; masks are skipped).
+    """Reads and checks a COCO annotation file for detection; masks are ignored.
 
     Args:
         path: of the file.
-        on_error: 'raise' about the first malformed image or annotation, or 'skip': it
-            is left out, counted and warned of. A malformed category is always an error,
-            since leaving it out would renumber the classes.
+        on_error: 'raise' an error about the first malformed image or annotation, or
+            'skip': malformed ones are left out, and a warning counts them. A malformed
+            category is always an error: leaving it out would renumber the classes.
 
     Raises:
-        ValueError: it is not JSON, not COCO, or a record is malformed; the message
-            names the file, the record and what was found.
+        ValueError: the file is not JSON, not COCO, or a record is malformed; the
+            message names the file, the record and what was found.
     """
     content = _load_json(path)
     categories = Table(path, 'categories', content['categories'], 'raise')
@@ -135,9 +118,9 @@ def read(path: str, on_error: str = 'raise') -> CocoFile:
     annotations = Table(path, 'annotations', content['annotations'], on_error)
     _check(annotations, _ANNOTATION)
     annotations.require_unique('id')
-    # mmdet passes over both without a word; a file with ids off by one would train.
+    # mmdet silently skips both; a file with ids off by one would train.
     annotations.require('image_id', _one_of('images', images.column('id')))
-    # Not so rare that it may stop a run: files are cut down to some categories by hand.
+    # Too common to stop a run: people reduce files to some categories by hand.
     annotations.require('category_id', _one_of('categories', names), on_error='skip')
     return _columns(path, images, annotations, names)
 
@@ -182,8 +165,8 @@ def _columns(
 def _load_json(path: str) -> dict:
     with open(path, encoding='utf-8') as stream:
         try:
-            # Masks are most of the file and nothing here reads them: dropped as soon as
-            # they are parsed, they never pile up in memory.
+            # Masks are most of the file and are not used: dropped as soon as they are
+            # parsed, they never fill the memory.
             content = json.load(stream, object_hook=_without_mask)
         except (ValueError, RecursionError) as error:
             raise ValueError(f'{path}: not a JSON file ({error})') from error
@@ -204,3 +187,23 @@ def _load_json(path: str) -> dict:
 def _without_mask(record: dict) -> dict:
     record.pop('segmentation', None)
     return record
+
+
+# COCO's own classes -------------------------------------------------------------------
+
+# fmt: off
+COCO_CLASSES = (
+    'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck',
+    'boat', 'traffic light', 'fire hydrant', 'stop sign', 'parking meter', 'bench',
+    'bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra',
+    'giraffe', 'backpack', 'umbrella', 'handbag', 'tie', 'suitcase', 'frisbee', 'skis',
+    'snowboard', 'sports ball', 'kite', 'baseball bat', 'baseball glove', 'skateboard',
+    'surfboard', 'tennis racket', 'bottle', 'wine glass', 'cup', 'fork', 'knife',
+    'spoon', 'bowl', 'banana', 'apple', 'sandwich', 'orange', 'broccoli', 'carrot',
+    'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed',
+    'dining table', 'toilet', 'tv', 'laptop', 'mouse', 'remote', 'keyboard',
+    'cell phone', 'microwave', 'oven', 'toaster', 'sink', 'refrigerator', 'book',
+    'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush',
+)
+"""Names of the 80 classes in the order of their category ids, thus of the labels."""
+# fmt: on

@@ -1,4 +1,4 @@
-"""Brings COCO 2017 to a folder: three archives, fetched, checked and unpacked."""
+"""Downloads COCO 2017: three archives, checked and unpacked into a folder."""
 
 import dataclasses
 import os
@@ -18,12 +18,12 @@ BASE_URL = 'http://images.cocodataset.org'
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """One zip file.
+    """One zip file to download.
 
     Attributes:
-        path: below the server's address.
-        size: in bytes.
-        folder: the one that it unpacks to.
+        path: its path after the server's address.
+        size: number of bytes.
+        folder: the folder that it unpacks to.
         files: number of files in it.
     """
 
@@ -34,11 +34,11 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """File name."""
+        """Name of the file."""
         return self.path.rpartition('/')[2]
 
 
-# Small ones first: what is wrong with the network or the disk shows early.
+# Small ones first: problems with the network or the disk then show early.
 # Source of the sizes: tensorflow_datasets 4.9.10, url_checksums/coco_captions.txt and
 # datasets/lvis/checksums.tsv. Images: cocodataset.org/#download (118K and 5K), exact
 # numbers from instances_train2017.json and instances_val2017.json.
@@ -57,34 +57,36 @@ def download_coco(
 ) -> None:
     """Fills `root` with `annotations/`, `train2017/` and `val2017/`.
 
-    Whatever is there already is not fetched or unpacked again, so that a run that was
-    stopped goes on where it was.
+    Files that exist are not downloaded or unpacked again; to call this again after an
+    interruption therefore completes the folder.
 
     Args:
-        root: folder, made if need be.
-        base_url: of a mirror with the same paths.
-        keep_archives: do not delete an archive after it is unpacked.
-        archives: what to fetch.
+        root: the folder; it is made if missing.
+        base_url: address of the server, or of a mirror with the same paths.
+        keep_archives: whether to keep an archive after it is unpacked.
+        archives: what to download.
 
     Raises:
-        ConnectionError: a download did not work, or stopped.
-        ValueError: an archive is not the published one, or is damaged, or a file is in
-            the way.
-        OSError: the disk is too small, or a file cannot be written.
+        ConnectionError: a download failed or was interrupted.
+        ValueError: an archive is damaged or not the published one, or another file is
+            in the way.
+        OSError: the disk is too small, a file cannot be written, or another process is
+            at work in this folder.
     """
     root = pathlib.Path(root).expanduser()
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / '.lock', wait=False):
-        left = [archive for archive in archives if not _is_done(root, archive)]
-        _check_space(root, _bytes_needed(root, left, keep_archives))
-        for archive in left:
-            _bring(root, archive, f'{base_url.rstrip("/")}/{archive.path}')
+        missing = [archive for archive in archives if not _is_done(root, archive)]
+        _check_space(root, _bytes_needed(root, missing, keep_archives))
+        for archive in missing:
+            _complete(root, archive, f'{base_url.rstrip("/")}/{archive.path}')
             if not keep_archives:
                 (root / archive.name).unlink()
                 (root / f'{archive.name}.lock').unlink(missing_ok=True)
 
 
-def _bring(root: pathlib.Path, archive: Archive, url: str) -> None:
+def _complete(root: pathlib.Path, archive: Archive, url: str) -> None:
+    """Downloads an archive, unless it is there, and unpacks what is missing."""
     file = root / archive.name
     download(url, file, lambda part: _problem(part, archive), archive.size)
     if problem := _problem(file, archive):
@@ -100,31 +102,38 @@ def _problem(path: pathlib.Path, archive: Archive) -> str | None:
 
 
 def _is_done(root: pathlib.Path, archive: Archive) -> bool:
-    """An archive is deleted only after its last file stands in the folder."""
+    """Whether all files exist. Archives are deleted only after the last is unpacked."""
     if (root / archive.name).exists():
-        return False  # unpacking looks at each file, and does only what is lacking
+        return False  # unpacking then looks at each file, and writes what is missing
     folder = root / archive.folder
     return folder.is_dir() and len(_finished(folder)) >= archive.files
 
 
 def _finished(folder: pathlib.Path) -> list[os.DirEntry]:
+    """The files of a folder, except one whose unpacking was interrupted."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
         return [entry for entry in entries if not entry.name.endswith('.part')]
 
 
-def _bytes_needed(root: pathlib.Path, left: list[Archive], keep_archives: bool) -> int:
-    """At the peak. Images hardly shrink in an archive: each counts twice."""
-    taken = peak = 0
-    for archive in left:
+def _bytes_needed(
+    root: pathlib.Path, missing: list[Archive], keep_archives: bool
+) -> int:
+    """The largest number of bytes needed at any time, in addition to what is there.
+
+    Images hardly shrink in an archive, so its size counts twice: packed and unpacked.
+    """
+    needed = peak = 0
+    for archive in missing:
         parts = (root / archive.name, root / f'{archive.name}.part')
         have = max((part.stat().st_size for part in parts if part.exists()), default=0)
         files = _finished(root / archive.folder)
         unpacked = sum(file.stat().st_size for file in files)
-        more = max(archive.size - have, 0) + max(archive.size - unpacked, 0)
-        peak = max(peak, taken + more)
-        taken += more - (0 if keep_archives else archive.size)
+        needed += max(archive.size - have, 0) + max(archive.size - unpacked, 0)
+        peak = max(peak, needed)
+        if not keep_archives:
+            needed -= archive.size
     return peak
 
 
@@ -133,21 +142,21 @@ def _check_space(root: pathlib.Path, needed: int) -> None:
     if needed > free:
         raise OSError(
             f'{root}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; '
-            'free some, or choose another --root'
+            'free some space, or choose another --root'
         )
 
 
 # Unpacking ---------------------------------------------------------------------------
 
 
-# What zipfile raises; RuntimeError where it is encrypted or compressed in a new way.
+# What zipfile raises; RuntimeError if the file is encrypted or its compression unknown.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def _unpack(file: pathlib.Path, root: pathlib.Path, archive: Archive) -> None:
     try:
         with zipfile.ZipFile(file) as content:
-            members = _lacking(content, root, archive)
+            members = _missing_members(content, root, archive)
             _check_space(root, sum(member.file_size for member in members))
             for member in tqdm.tqdm(
                 members, f'unpack {archive.name}', unit='files', disable=None
@@ -159,28 +168,28 @@ def _unpack(file: pathlib.Path, root: pathlib.Path, archive: Archive) -> None:
         ) from error
 
 
-def _lacking(
+def _missing_members(
     content: zipfile.ZipFile, root: pathlib.Path, archive: Archive
 ) -> list[zipfile.ZipInfo]:
-    """The files to unpack; checks all names first, since they come from outside."""
-    lacking = []
+    """The files to unpack; checks all names first, since an archive is not trusted."""
+    missing = []
     for member in content.infolist():
         _check_member(content.filename, member, archive.folder)
         path = root / member.filename
         if member.is_dir():
             continue
         if not path.exists():
-            lacking.append(member)
+            missing.append(member)
         elif path.stat().st_size != member.file_size:
             raise ValueError(
                 f'{path}: has {path.stat().st_size:,} bytes, in {archive.name} it has '
                 f'{member.file_size:,}; move it away and run this again'
             )
-    return lacking
+    return missing
 
 
 def _check_member(file: str, member: zipfile.ZipInfo, folder: str) -> None:
-    """Refuses what would be written anywhere but below the archive's own folder."""
+    """Refuses a file that would be written outside of the archive's own folder."""
     parts = member.filename.rstrip('/').split('/')
     mode = member.external_attr >> 16
     plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
@@ -195,7 +204,10 @@ def _check_member(file: str, member: zipfile.ZipInfo, folder: str) -> None:
 def _extract(
     content: zipfile.ZipFile, member: zipfile.ZipInfo, path: pathlib.Path
 ) -> None:
-    """Under another name until it is whole, so that a stop leaves no broken file."""
+    """Writes one file, as `.part` until it is complete.
+
+    What a killed process leaves is then overwritten by the next one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.part')
     with content.open(member) as source, open(part, 'wb') as target:

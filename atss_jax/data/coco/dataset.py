@@ -1,4 +1,4 @@
-"""Images and boxes from a COCO annotation file and a folder."""
+"""Data sets in COCO's format: an annotation file and a folder of images."""
 
 import difflib
 import os
@@ -12,7 +12,7 @@ from atss_jax.data.coco.table import ON_ERROR
 from atss_jax.data.records import Record, Records
 
 _HINT = (
-    'To train without any data of your own, on the embedded generated images: '
+    'To train on generated images, without any data of your own: '
     'python train.py --config=configs/atss_shapes.py'
 )
 
@@ -20,15 +20,15 @@ _HINT = (
 class CocoDataset:
     """A COCO annotation file and its images, as mmdet reads them.
 
-    Kept are the annotations that mmdet keeps: no truthy `ignore`, some overlap with the
-    image, area above 0, width and height of at least 1, a category among `classes`.
-    Boxes are not clipped; crowds come out as `ignored`. Images come in the file's
-    order.
+    Annotations are kept if mmdet keeps them: `ignore` is absent or 0, the box overlaps
+    the image, the area is above 0, width and height are at least 1, and the category is
+    among `classes`. Boxes are not clipped, crowds become `ignored`, and images keep the
+    file's order.
 
     Attributes:
         classes: name of each label.
         category_ids: COCO category id of each label.
-        records: the images left after filtering.
+        records: the images that remain after filtering.
 
     Source: mmdet.datasets.CocoDataset.
     """
@@ -44,7 +44,7 @@ class CocoDataset:
         indices: int | None = None,
         on_error: str = 'raise',
     ):
-        """Reads the annotations; images are first touched by `read_image`.
+        """Reads the annotations, and no images yet.
 
         Differs from mmdet: there labels follow the order of the file's categories even
         if `classes` is ordered otherwise, which silently swaps names. Here label i is
@@ -54,19 +54,18 @@ class CocoDataset:
             ann_file: the JSON file.
             img_prefix: folder that the file's `file_name`s are relative to; empty for
                 the current one.
-            classes: names to detect; None for all of the file's, in its order.
-            filter_empty_gt: drop images without any annotation of a wanted category
-                (annotations that are themselves dropped count, as in mmdet).
+            classes: names to detect; None: all of the file's, in its order.
+            filter_empty_gt: whether to drop images without any annotation of a wanted
+                category (dropped annotations count too, as in mmdet).
             min_size: drop images whose shorter side is below this.
-            test_mode: keep every image whatever the two above say.
-            indices: only the first so many of the images that are left.
-            on_error: 'raise' about a malformed record of an image or an annotation, or
-                'skip': it is left out, counted and warned of.
+            test_mode: keep every image, whatever the two above say.
+            indices: number of images to take from the start of those that remain; None:
+                all.
+            on_error: 'raise' or 'skip' malformed records: see `annotation_file.read`.
 
         Raises:
             FileNotFoundError: `ann_file` or `img_prefix` does not exist.
-            ValueError: a malformed file, a class that it does not have, or no image
-                left.
+            ValueError: the file is malformed or lacks a class, or no image remains.
         """
         if on_error not in ON_ERROR:
             raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
@@ -87,7 +86,7 @@ class CocoDataset:
 
         Raises:
             OSError: the file is missing or cannot be read.
-            images.BadImage: it is no image, not whole, or not of this size.
+            BadImage: it is not an image, is cut off, or is not of this size.
         """
         name, owner = record.file_name, f'image id {record.image_id}, {self._file.path}'
         try:
@@ -98,16 +97,17 @@ class CocoDataset:
         return image_file.decode(content, record.size, name, owner)
 
     def ground_truth(self) -> dict:
-        """The whole file as a COCO dict, less what evaluating boxes does not need.
+        """The whole file as a COCO dict, reduced to what the evaluation of boxes reads.
 
-        Nothing is filtered: also annotations that training drops are scored against, as
-        pycocotools does with the file itself. Missing `area` and `iscrowd` are filled.
+        Nothing is filtered: annotations that training drops count in the scores, as
+        when pycocotools reads the file itself. Missing `area` and `iscrowd` are filled
+        in.
         """
         return self._file.as_dict()
 
 
 def check_paths(ann_file: str, img_prefix: str) -> None:
-    """Raises FileNotFoundError if one of the two is not there."""
+    """Raises FileNotFoundError if the file or the folder does not exist."""
     if not os.path.isfile(ann_file):
         raise FileNotFoundError(f'ann_file = {ann_file!r}: file not found. {_HINT}')
     if img_prefix and not os.path.isdir(img_prefix):
@@ -126,10 +126,10 @@ def select(
     test_mode: bool,
     indices: int | None,
 ) -> tuple[tuple[str, ...], tuple[int, ...], Records]:
-    """Classes, the category id of each, and the records; see `CocoDataset`.
+    """Classes, the category id of each, and the records; arguments as `CocoDataset`'s.
 
     Raises:
-        ValueError: a class that the file does not have, or no image left.
+        ValueError: the file lacks a class, or no image remains.
     """
     classes = _choose_classes(file, classes)
     id_of = {name: id_ for id_, name in file.categories.items()}
@@ -143,7 +143,7 @@ def select(
         wanted = _is_wanted(file, annotated, filter_empty_gt, min_size)
     if not wanted.any():
         raise ValueError(
-            f'{file.path}: none of its {len(wanted)} images is left with '
+            f'{file.path}: none of its {len(wanted)} images remains with '
             f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
             f'test_mode={test_mode}, classes={classes[:10]}'
         )
@@ -151,7 +151,7 @@ def select(
         wanted &= np.cumsum(wanted) <= indices
     chosen = (labels >= 0) & wanted[rows] & ~file.dropped
     unfit = _unfit(file, rows)
-    if not test_mode:  # where all are scored against
+    if not test_mode:  # at evaluation they count in the scores
         _warn_of_unfit(file, chosen, unfit)
     chosen &= ~np.any(list(unfit.values()), axis=0)
     records = _build_records(file, img_prefix, rows, labels, wanted, chosen)
@@ -168,9 +168,10 @@ def _choose_classes(
         raise ValueError(f'classes must be a tuple of names, found {classes!r}')
     if not classes:
         raise ValueError(f'{file.path}: no classes; the file has {available}')
-    twice = sorted({name for name in classes if classes.count(name) > 1})
-    if twice:
-        raise ValueError(f'classes lists {", ".join(map(repr, twice))} more than once')
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if repeated:
+        names = ', '.join(map(repr, repeated))
+        raise ValueError(f'classes lists {names} more than once')
     for name in classes:
         if name not in available:
             raise ValueError(
@@ -187,7 +188,7 @@ def _suggest(name: str, available: tuple[str, ...]) -> str:
 
 
 def _lookup(keys: list[int] | tuple[int, ...], values: np.ndarray) -> np.ndarray:
-    """Position of each value among the keys, -1 where it is not one of them."""
+    """Index of each value in `keys`, -1 where it is not among them."""
     position = {key: index for index, key in enumerate(keys)}
     return np.array([position.get(value, -1) for value in values.tolist()], np.int64)
 
@@ -198,7 +199,7 @@ def _is_wanted(
     filter_empty_gt: bool,
     min_size: int,
 ) -> np.ndarray:
-    """(N,) images to train on; `annotated`: image of each wanted annotation."""
+    """(N,) bool: images to train on; `annotated`: image of each wanted annotation."""
     wanted = file.image_sizes.min(axis=1) >= min_size
     if filter_empty_gt:
         wanted &= np.bincount(annotated, minlength=len(wanted)) > 0
@@ -230,7 +231,7 @@ def _build_records(
 
 
 def _unfit(file: annotation_file.CocoFile, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """(M,) bool by reason: annotations that mmdet passes over in silence."""
+    """(M,) bool by reason: annotations that mmdet silently drops."""
     x, y, width, height = file.boxes.T
     image_height, image_width = file.image_sizes[rows].T
     inside_width = np.minimum(x + width, image_width) - np.maximum(x, 0)
@@ -245,7 +246,7 @@ def _unfit(file: annotation_file.CocoFile, rows: np.ndarray) -> dict[str, np.nda
 def _warn_of_unfit(
     file: annotation_file.CocoFile, chosen: np.ndarray, unfit: dict[str, np.ndarray]
 ) -> None:
-    """Counts each annotation under the first reason that fits it."""
+    """Warns once per reason; each annotation counts under the first that applies."""
     for reason, bad in unfit.items():
         ids = file.annotation_ids[chosen & bad]
         chosen = chosen & ~bad

@@ -1,4 +1,4 @@
-"""One list of a COCO file: its records by rule, wrong ones named or left out."""
+"""A list of records in a COCO file, checked by rules: bad ones named or left out."""
 
 import dataclasses
 import re
@@ -9,17 +9,17 @@ from typing import Any
 
 ON_ERROR = ('raise', 'skip')
 
-# Far beyond any image, and nothing computed from it overflows float32.
+# Far larger than any image, and nothing computed from it overflows float32.
 _LARGEST = 1e15
 _LARGEST_SIDE = 2**20  # OpenCV's own limit
 _LONGEST_TEXT = 1024
-_NAMED = 5  # records that a warning names
+_MAX_NAMED = 5  # records that a warning lists
 _NO_TEXT = re.compile('[\0\ud800-\udfff]')  # neither a file name nor printable
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value must be, in words and in code; a missing value is None."""
+    """What a value must be, in words and as a function; a missing value is None."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -58,21 +58,21 @@ FLAG_OR_NONE = Rule(
 
 
 class Table:
-    """The records of one list that keep the rules.
+    """The records of one list that satisfy all rules so far.
 
     Attributes:
-        rows: the records, in the file's order.
+        rows: these records, in the file's order.
     """
 
     def __init__(self, path: str, name: str, rows: list, on_error: str):
-        """Takes the records of a list.
+        """Starts with all records that are JSON objects.
 
         Args:
             path: of the file, for messages.
             name: of the list, for messages.
-            rows: as parsed.
-            on_error: 'raise' about the first record that breaks a rule, or 'skip': it
-                is left out, with one warning a rule.
+            rows: the list as parsed.
+            on_error: 'raise' an error about the first record that breaks a rule, or
+                'skip': such records are left out, with one warning per rule.
         """
         self.rows = rows
         self._path, self._name, self._on_error = path, name, on_error
@@ -87,12 +87,15 @@ class Table:
         return [row.get(key) for row in self.rows]
 
     def require(self, key: str, rule: Rule, on_error: str | None = None) -> None:
-        """Raises ValueError about, or leaves out, records whose value breaks a rule.
+        """Refuses or leaves out records whose value breaks a rule.
 
         Args:
             key: of the value.
-            rule: to keep.
-            on_error: in place of the table's, for this rule.
+            rule: what the value must be.
+            on_error: for this rule, in place of the table's.
+
+        Raises:
+            ValueError: a record breaks the rule and `on_error` is 'raise'.
         """
         bad = [i for i, v in enumerate(self.column(key)) if not rule.holds(v)]
 
@@ -103,10 +106,13 @@ class Table:
         self._refuse(bad, f'{key} is not {rule.expected}', problem, on_error)
 
     def require_unique(self, key: str, alike: Sequence[str] = ()) -> None:
-        """Raises ValueError about, or leaves out, records whose value is taken.
+        """Refuses or leaves out records with a value that an earlier record has.
 
-        Of those left out the first stays; but none does if they differ in a field of
-        `alike`, since nobody knows which one a reference to them means.
+        With 'skip' the first of such a group stays. None does if they differ in a field
+        of `alike`, since nobody knows which of them a reference means.
+
+        Raises:
+            ValueError: a value occurs twice and `on_error` is 'raise'.
         """
         values = self.column(key)
         if len(set(values)) == len(values):
@@ -129,7 +135,7 @@ class Table:
             place = self._places[values.index(row[key])]
             return f'{key} {show(row[key])} is taken by {self._name}[{place}]'
 
-        # Of an error the repeat is the subject, not the first.
+        # An error is about the repeated record, not about the first.
         unclear = unclear if self._on_error == 'skip' else []
         bad = sorted(repeats + unclear)
         self._refuse(bad, f'{key} is taken by another', problem)
@@ -146,17 +152,16 @@ class Table:
         if (on_error or self._on_error) == 'raise':
             place = self._label(bad[0])
             raise ValueError(f'{self._path}: {place}: {problem(self.rows[bad[0]])}')
-        named = ', '.join(map(self._label, bad[:_NAMED]))
-        more = ', ...' if len(bad) > _NAMED else ''
+        named = ', '.join(map(self._label, bad[:_MAX_NAMED]))
+        more = ', ...' if len(bad) > _MAX_NAMED else ''
         warnings.warn(
             f'{self._path}: {len(bad)} of {len(self._places)} {self._name} left out: '
             f'{kind} ({named}{more})',
             stacklevel=2,
         )
-        gone = set(bad)
-        left = [i for i in range(len(self.rows)) if i not in gone]
-        self.rows = [self.rows[i] for i in left]
-        self._places = [self._places[i] for i in left]
+        good = sorted(set(range(len(self.rows))) - set(bad))
+        self.rows = [self.rows[i] for i in good]
+        self._places = [self._places[i] for i in good]
 
     def _label(self, index: int) -> str:
         row, place = self.rows[index], f'{self._name}[{self._places[index]}]'
@@ -165,11 +170,11 @@ class Table:
 
 
 _LONGEST_SHOWN = 80
-_SHORT = reprlib.Repr()  # looks a few levels deep only, whatever the file holds
+_SHORT = reprlib.Repr()  # looks only a few levels deep, whatever the file holds
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _LONGEST_SHOWN
 
 
 def show(value: object) -> str:
-    """A value of the file for a message: short, however large or deep it is."""
+    """A value of the file for a message, shortened if it is large or deep."""
     text = _SHORT.repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f'{text[: _LONGEST_SHOWN - 3]}...'

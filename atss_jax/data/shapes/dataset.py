@@ -1,7 +1,7 @@
-"""Generated images of colored shapes: a data set that is a formula, nothing on disk.
+"""A data set of generated images of colored shapes; nothing is stored on disk.
 
-An image has two random streams, both seeded with (seed, index): one for its scene
-(sizes, shapes, boxes), one for its paint. Records need the scene only.
+Each image has two streams of random numbers, both seeded with (seed, index): one for
+its scene (sizes, shapes, boxes), one for its paint. Records need the scene only.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from atss_jax.data.records import Record, Records
-from atss_jax.data.shapes.scene import OUTLINES, Scene, draw_scene, drawn_box, paint
+from atss_jax.data.shapes.scene import OUTLINES, Scene, drawn_box, paint, sample_scene
 
-# An object is at least this many pixels across, or nobody could name it.
+# Nobody could tell the class of an object of fewer pixels across.
 MIN_OBJECT_PIXELS = 8
 SCENE, PAINT = 0, 1
 
@@ -22,25 +22,25 @@ SCENE, PAINT = 0, 1
 class ShapesDataset:
     """Images of circles, squares, triangles, stars and crosses, as a `Source`.
 
-    Color, rotation and size are random, so only the outline gives the class away.
-    Objects hide each other and reach over the border, but each shows `min_visible` of
-    its area. A box is the tight box of the object's part inside the image, as if
-    nothing lay in front of it. Every image has at least one object.
+    Color, rotation and size are random, so that only the outline tells the class.
+    Objects overlap and reach beyond the border, but each shows `min_visible` of its
+    area. A box tightly encloses the object's part inside the image, including what
+    other objects hide. Every image has at least one object.
 
-    Image and boxes are a pure function of the fields and the index: not of the order
-    of access, the process or any global random state. Other versions of NumPy or
-    OpenCV may draw another set, since neither promises its numbers for ever.
+    Images and boxes are a pure function of the fields and the index, whatever the order
+    of access, the process or global random states. Other versions of NumPy or OpenCV
+    may generate another set, since neither guarantees the same numbers.
 
     Attributes:
-        num_images: images in the set; ids are 1..num_images.
-        seed: another seed gives another set: use one for each split.
-        min_size, max_size: each side is drawn uniformly from this range, in pixels.
+        num_images: number of images; ids are 1..num_images.
+        seed: another seed gives another set; use one for each split.
+        min_size, max_size: each side is sampled uniformly from this range, in pixels.
         max_objects: each image has 1..max_objects objects.
-        object_size: smallest and largest diameter, as parts of the shorter side;
-            small and large ones are equally likely (log-uniform).
-        min_visible: part of its area that every object shows.
-        max_rotation: an object stands upright but for up to so many degrees either way.
-        clutter: lines and specks that are no objects, per 1,000 pixels of image.
+        object_size: smallest and largest diameter relative to the shorter side; the
+            logarithm is uniform.
+        min_visible: share of its area that every object shows.
+        max_rotation: an object is turned by up to this many degrees either way.
+        clutter: number of lines and specks, which are not objects, per 1,000 pixels.
         noise: standard deviation of the noise, in gray levels out of 255.
 
     Raises:
@@ -59,7 +59,7 @@ class ShapesDataset:
     noise: float = 8.0
 
     classes: ClassVar[tuple[str, ...]] = tuple(OUTLINES)
-    # Not the labels, so that code which mixes up ids and labels fails on this set too.
+    # They differ from the labels, so that code that confuses the two fails here too.
     category_ids: ClassVar[tuple[int, ...]] = tuple(range(1, len(OUTLINES) + 1))
 
     def __post_init__(self):
@@ -86,20 +86,20 @@ class ShapesDataset:
         _expect(0 <= self.noise <= 64, '0 <= noise <= 64', self.noise)
 
     def __getstate__(self) -> dict:
-        """The fields without the records: any process can list these again."""
+        """The fields without the records, which any process can compute again."""
         fields = dataclasses.fields(self)
         return {field.name: getattr(self, field.name) for field in fields}
 
     @functools.cached_property
     def records(self) -> Records:
-        """All images and their boxes; nothing is painted."""
+        """All images and their boxes; no image is painted."""
         return Records.from_list([self._record(k) for k in range(self.num_images)])
 
     def read_image(self, record: Record) -> np.ndarray:
         """Paints the image of a record: (H,W,3) uint8 RGB.
 
         Raises:
-            ValueError: the record is none of this data set's.
+            ValueError: the record is not of this data set.
         """
         index = record.image_id - 1
         if not 0 <= index < self.num_images:
@@ -115,10 +115,10 @@ class ShapesDataset:
         return paint(scene, self._rng(index, PAINT), self.clutter, self.noise)
 
     def scene(self, index: int) -> Scene:
-        """Where the objects of image `index` (from 0) lie, the front one first."""
+        """Where the objects of image `index` (from 0) are, the frontmost first."""
         rng = self._rng(index, SCENE)
         height, width = rng.integers(self.min_size, self.max_size + 1, 2).tolist()
-        return draw_scene(
+        return sample_scene(
             rng,
             (height, width),
             self.max_objects,
@@ -128,7 +128,7 @@ class ShapesDataset:
         )
 
     def ground_truth(self) -> dict:
-        """The annotations as a COCO dict; its file names name no files."""
+        """The annotations as a COCO dict; there are no files of its file names."""
         records = [self.records[k] for k in range(self.num_images)]
         names = zip(self.category_ids, self.classes, strict=True)
         return {

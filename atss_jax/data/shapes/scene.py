@@ -1,6 +1,7 @@
-"""One generated image: where its shapes lie (`draw_scene`), their pixels (`paint`).
+"""One generated image: where its shapes are (`sample_scene`), its pixels (`paint`).
 
-The two take separate random streams, so that boxes are known without painting.
+The two use separate streams of random numbers, so that boxes are known without
+painting.
 """
 
 import dataclasses
@@ -9,15 +10,15 @@ import statistics
 import cv2
 import numpy as np
 
-# A crowded image refuses many places; it then holds fewer objects than drawn.
+# In a crowded image many places are refused; it then gets fewer objects than wanted.
 TRIES_PER_OBJECT = 8
-# cv2 draws at 1/16 pixel, counted from pixel centers; boxes count from pixel corners.
+# cv2 draws in units of 1/16 pixel and from pixel centers; boxes are from corners.
 SUBPIXEL_BITS = 4
-# cv2 also draws the pixels under a polygon's edges: it reaches this much further.
+# cv2 also fills the pixels under a polygon's edges, which reach this much further.
 GROWTH = 0.5
 RIM_SHARE = 0.5
 CANDIDATE_COLORS = 12
-# Gaussian quantiles, one per byte: noise at the price of random bytes.
+# Gaussian quantiles, one per byte: noise for the price of random bytes.
 QUANTILES = np.array(
     [statistics.NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)]
 )
@@ -26,9 +27,9 @@ QUANTILES = np.array(
 def _wheel(
     count: int, radii: tuple[float, ...] = (1.0,), turn: float = 0.0
 ) -> np.ndarray:
-    """(count, 2) points around the origin, the radii taken in turn, the first on top.
+    """(count, 2) points around the origin, with `radii` in turn, the first on top.
 
-    All are turned clockwise by `turn` steps from one point to the next.
+    All are rotated clockwise by `turn` times the angle between neighbors.
     """
     angles = (np.arange(count) + turn) * (2 * np.pi / count)
     radius = np.resize(radii, count)
@@ -43,7 +44,7 @@ def _plus(half_arm: float) -> np.ndarray:
     return points / np.hypot(half_arm, 1)
 
 
-# Outlines inside the unit circle, upright. Shape alone tells the classes apart.
+# Upright outlines inside the unit circle.
 OUTLINES = {
     'circle': _wheel(48),
     'square': _wheel(4, turn=0.5),
@@ -55,12 +56,12 @@ OUTLINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Where the objects of one image are, the front one first.
+    """Where the objects of one image are, the frontmost first.
 
     Attributes:
         size: height, width.
-        labels: one per object, an index into `OUTLINES`.
-        outlines: one (P,2) polygon per object, xy in continuous pixels, not clipped.
+        labels: index into `OUTLINES` of each object.
+        outlines: (P,2) polygon of each object, xy in continuous pixels, not clipped.
     """
 
     size: tuple[int, int]
@@ -68,7 +69,7 @@ class Scene:
     outlines: list[np.ndarray]
 
 
-def draw_scene(
+def sample_scene(
     rng: np.random.Generator,
     size: tuple[int, int],
     max_objects: int,
@@ -76,11 +77,11 @@ def draw_scene(
     min_visible: float,
     max_rotation: float,
 ) -> Scene:
-    """Draws 1..max_objects objects; the fields of `ShapesDataset` say what they mean.
+    """Places 1..max_objects random objects; arguments as the fields of `ShapesDataset`.
 
-    Objects are placed from front to back: what an object shows is known when it is
-    placed and never changes after. The front one lies whole inside the image, the
-    others may reach over its border.
+    Objects are placed from front to back, so that how much an object shows is known
+    when it is placed and does not change. The frontmost is wholly inside the image, the
+    others may reach beyond its border.
     """
     height, width = size
     shapes = [outline @ (1, 1j) for outline in OUTLINES.values()]
@@ -88,17 +89,18 @@ def draw_scene(
     wanted = int(rng.integers(1, max_objects + 1))
     taken = np.zeros(size, np.uint8)
     labels, outlines = [], []
-    draws = rng.random((TRIES_PER_OBJECT * wanted, 5))
-    radii = np.exp(low + (high - low) * draws[:, 0]) * (min(size) / 2 - 1)
-    # A complex number per draw: multiplying by it scales and turns an outline.
-    turns = (2 * draws[:, 1] + 1) % 2 - 1  # from -1 to 1
+    samples = rng.random((TRIES_PER_OBJECT * wanted, 5))
+    radii = np.exp(low + (high - low) * samples[:, 0]) * (min(size) / 2 - 1)
+    # One complex number per try: multiplying by it scales and rotates an outline.
+    turns = (2 * samples[:, 1] + 1) % 2 - 1  # from -1 to 1
     spins = radii * np.exp(1j * np.deg2rad(max_rotation) * turns)
-    for draw, radius, spin in zip(draws.tolist(), radii.tolist(), spins, strict=True):
-        label = int(draw[2] * len(shapes))
-        # One pixel of air, so that the front object is whole, thus never refused.
+    tries = zip(samples.tolist(), radii.tolist(), spins, strict=True)
+    for sample, radius, spin in tries:
+        label = int(sample[2] * len(shapes))
+        # One pixel more, so that the frontmost object is whole and thus never refused.
         margin = radius / 2 if labels else radius + 1
-        x = margin + draw[3] * (width - 2 * margin)
-        y = margin + draw[4] * (height - 2 * margin)
+        x = margin + sample[3] * (width - 2 * margin)
+        y = margin + sample[4] * (height - 2 * margin)
         outline = (shapes[label] * spin + complex(x, y)).view(np.float64).reshape(-1, 2)
         if _claim(taken, outline, min_visible):
             labels.append(label)
@@ -109,7 +111,7 @@ def draw_scene(
 
 
 def _claim(taken: np.ndarray, outline: np.ndarray, min_visible: float) -> bool:
-    """Marks an object's pixels as taken, if enough of them are free and inside."""
+    """Marks an object's pixels as taken if enough of them are free and inside."""
     left, top = np.floor(outline.min(axis=0) - GROWTH).astype(int)
     right, bottom = np.ceil(outline.max(axis=0) + GROWTH).astype(int)
     whole = np.zeros((bottom - top, right - left), np.uint8)
@@ -127,9 +129,9 @@ def _claim(taken: np.ndarray, outline: np.ndarray, min_visible: float) -> bool:
 
 
 def drawn_box(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(4,) xyxy: the tight box of a drawn polygon's part inside the image.
+    """(4,) xyxy: the tight box of the part of a drawn polygon inside the image.
 
-    Clipping the polygon's box instead would be loose: of a triangle whose tip is
+    To clip the polygon's box instead would not be tight: if the tip of a triangle is
     outside, the part inside can be much less tall than the triangle.
     """
     height, width = size
@@ -144,7 +146,7 @@ def drawn_box(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _cut(outline: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Keeps the part of a polygon with depth >= 0 (Sutherland and Hodgman)."""
+    """The part of a polygon with depth >= 0. Source: Sutherland and Hodgman, 1974."""
     after, depth_after = np.roll(outline, -1, axis=0), np.roll(depth, -1)
     crosses = (depth >= 0) != (depth_after >= 0)
     share = depth / np.where(crosses, depth - depth_after, 1)
@@ -156,7 +158,7 @@ def _cut(outline: np.ndarray, depth: np.ndarray) -> np.ndarray:
 def fill(
     image: np.ndarray, outline: np.ndarray, color, line_type: int = cv2.LINE_AA
 ) -> None:
-    """Fills a polygon in place, at sub-pixel precision."""
+    """Fills a polygon in place, with sub-pixel precision."""
     points = np.rint((outline - 0.5) * (1 << SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(image, [points], color, lineType=line_type, shift=SUBPIXEL_BITS)
 
@@ -184,7 +186,7 @@ def paint(
 
 
 def _background(rng, size: tuple[int, int], base: np.ndarray) -> np.ndarray:
-    """A smooth drift of color around `base`, with a finer mottle on it."""
+    """Colors that drift smoothly around `base`, with a finer mottle on top."""
     height, width = size
     drift = np.clip(base + rng.integers(-40, 41, (3, 3, 3)), 0, 255).astype(np.uint8)
     mottle = rng.integers(0, 30, (height // 5 + 2, width // 5 + 2, 3), np.uint8)
@@ -194,7 +196,7 @@ def _background(rng, size: tuple[int, int], base: np.ndarray) -> np.ndarray:
 
 
 def _scatter(image: np.ndarray, rng, count: int, specks: bool = True) -> None:
-    """Draws thin lines and specks, all far smaller than an object, in place."""
+    """Draws thin lines and specks in place, all far smaller than an object."""
     height, width = image.shape[:2]
     starts = rng.integers(0, (width, height), (count, 2))
     reach = max(2, min(height, width) // 3)
@@ -211,12 +213,12 @@ def _scatter(image: np.ndarray, rng, count: int, specks: bool = True) -> None:
 
 
 def _contrasting_colors(rng, base: np.ndarray, count: int) -> np.ndarray:
-    """(count, 3) colors, each far from the background's and from those before it."""
+    """(count, 3) colors, each far from the background's and from the previous ones."""
     candidates = rng.integers(0, 256, (count, CANDIDATE_COLORS, 3))
     chosen = [base]
-    for offered in candidates:
-        distances = np.abs(offered[:, None] - np.array(chosen)).sum(axis=2)
-        chosen.append(offered[distances.min(axis=1).argmax()])
+    for colors in candidates:
+        distances = np.abs(colors[:, None] - np.array(chosen)).sum(axis=2)
+        chosen.append(colors[distances.min(axis=1).argmax()])
     return np.array(chosen[1:])
 
 

@@ -1,1 +1,1 @@
-"""Data sets of TensorFlow Datasets: read, indexed and prepared."""
+"""Data sets in the format of TensorFlow Datasets: read, indexed and prepared."""

@@ -1,4 +1,4 @@
-"""Images and boxes from a data set of TensorFlow Datasets. No TensorFlow."""
+"""Data sets prepared by TensorFlow Datasets, read without TensorFlow."""
 
 import functools
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from atss_jax.data.tfds.storage import folder_of, open_builder, open_rows, recor
 
 
 class TFDSDataset:
-    """A split of a data set prepared as array_record, as a `Source`.
+    """A split of a data set that is stored as array_record, as a `Source`.
 
-    Made by `python -m atss_jax prepare-tfds` from a COCO file, it lists the same
-    records in the same order as `CocoDataset` of that file, and gives the same
-    images: training is equal bit for bit. TensorFlow Datasets' own `coco` is read
-    as well as its records allow: `tfds_scan.scan` says what they lost.
+    If `prepare-tfds` made it from a COCO file, it has the same records in the same
+    order as `CocoDataset` of that file, and the same images: training is equal bit for
+    bit. TensorFlow Datasets' own `coco` is read as exactly as its records allow; see
+    `scan.scan`.
 
-    Annotations of all records come from an index (`tfds_index`), since the plan needs
-    them; of images a process reads those that it loads and no others. Worker
-    processes get the chosen records (some 30 MB for COCO's train2017), not the index.
+    The annotations of all records come from an index (see `index`), since the plan
+    needs them; a process reads only the images that it loads. Worker processes get the
+    chosen records (some 30 MB for COCO's train2017), not the index.
 
     Attributes:
         classes: name of each label.
         category_ids: COCO category id of each label.
-        records: the images left after filtering.
+        records: the images that remain after filtering.
     """
 
     def __init__(
@@ -43,21 +43,24 @@ class TFDSDataset:
         test_mode: bool = False,
         indices: int | None = None,
     ):
-        """Reads the index; images are first touched by `read_image`.
+        """Reads the index, and no images yet.
 
         Args:
             data_dir: folder of prepared data sets, local or in a bucket (`gs://...`).
             name: dataset/config:version, such as 'coco/2017:1.1.0'.
-            split: 'train', 'validation' or what the data set has.
-            classes: as `CocoDataset`'s, and so on.
-            filter_empty_gt: drop images without any annotation of a wanted category.
+            split: 'train', 'validation' or another one of the data set.
+            classes: this and the following arguments are those of `CocoDataset`.
+            filter_empty_gt: whether to drop images without any annotation of a wanted
+                category.
             min_size: drop images whose shorter side is below this.
-            test_mode: keep every image whatever the two above say.
-            indices: only the first so many of the images that are left.
+            test_mode: keep every image, whatever the two above say.
+            indices: number of images to take from the start of those that remain; None:
+                all.
 
         Raises:
-            FileNotFoundError: nothing is prepared there.
-            ValueError: no such split or class, or no image left.
+            FileNotFoundError: there is no prepared data set.
+            ValueError: there is no such split or class, no image remains, or TensorFlow
+                Datasets is not installed.
             OSError: records cannot be read.
         """
         self.data_dir, self.name, self.split = data_dir, name, split
@@ -75,7 +78,7 @@ class TFDSDataset:
         self._rows_by_id = rows, self._index.image_ids[rows]
 
     def __getstate__(self) -> dict:
-        """Without the index and open files: any process can open these again."""
+        """Without the index and open files, which any process can open again."""
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -95,20 +98,20 @@ class TFDSDataset:
 
         Raises:
             OSError: the record cannot be read.
-            images.BadImage: it is no image, not whole, or not of this size.
-            ValueError: records and index do not go together.
+            BadImage: it is not an image, is cut off, or is not of this size.
+            ValueError: the index does not belong to the records.
         """
         owner = f'image id {record.image_id}, {self._label}'
         rows, image_ids = self._rows_by_id
         row = int(rows[np.searchsorted(image_ids, record.image_id)])
         with record_errors(f'{record.file_name} (record {row}, {owner})'):
-            found = self._rows[row]
-        if int(found['image/id']) != record.image_id:
+            stored = self._rows[row]
+        if int(stored['image/id']) != record.image_id:
             raise ValueError(
-                f'{self._label}: record {row} has image id {found["image/id"]}, its '
+                f'{self._label}: record {row} has image id {stored["image/id"]}, its '
                 f'index says {record.image_id}; prepare the data set again'
             )
-        return image_file.decode(found['image'], record.size, record.file_name, owner)
+        return image_file.decode(stored['image'], record.size, record.file_name, owner)
 
     def ground_truth(self) -> dict:
         """All annotations of the split as a COCO dict; nothing is filtered."""

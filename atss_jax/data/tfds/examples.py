@@ -1,4 +1,4 @@
-"""What a record of `prepare-tfds` holds: that of `coco/2017`, and exact numbers."""
+"""The records that `prepare-tfds` writes: those of `coco/2017` plus exact numbers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from atss_jax.data.coco.annotation_file import CocoFile
+from atss_jax.data.tfds import storage
 
 
 def features(file: CocoFile) -> Any:
     """The `tfds.features.FeaturesDict` of a record."""
-    import tensorflow_datasets as tfds
-
+    tfds = storage.library()
     number = tfds.features.Tensor(shape=(), dtype=np.float64, encoding='bytes')
     box = tfds.features.Tensor(shape=(4,), dtype=np.float64, encoding='bytes')
     return tfds.features.FeaturesDict(
         {
-            # As in coco/2017. The format is for arrays; bytes stay as they are.
+            # As in coco/2017. The encoding is for arrays; bytes are stored unchanged.
             'image': tfds.features.Image(encoding_format='jpeg'),
             'image/filename': tfds.features.Text(),
             'image/id': np.int64,
@@ -31,7 +31,7 @@ def features(file: CocoFile) -> Any:
                     'label': tfds.features.ClassLabel(
                         names=list(file.categories.values())
                     ),
-                    # Ours. Bytes, since records hold no other floats than float32.
+                    # Ours; as bytes, since records hold no floats except float32.
                     'area_exact': number,
                     'bbox_exact': box,
                     'category_id': np.int64,
@@ -43,7 +43,7 @@ def features(file: CocoFile) -> Any:
 
 
 def examples(file: CocoFile, paths: list[str]) -> Iterator[dict[str, Any]]:
-    """A record of each image, in the order of the file."""
+    """The record of each image, in the order of the file."""
     row_of = {id_: row for row, id_ in enumerate(file.image_ids.tolist())}
     rows = np.array([row_of[id_] for id_ in file.annotation_images.tolist()], np.int64)
     order = np.argsort(rows, kind='stable')
@@ -52,7 +52,7 @@ def examples(file: CocoFile, paths: list[str]) -> Iterator[dict[str, Any]]:
     labels = {id_: label for label, id_ in enumerate(file.categories)}
     for row, path in enumerate(paths):
         height, width = file.image_sizes[row].tolist()
-        own = order[starts[row] : ends[row]]
+        objects = order[starts[row] : ends[row]]
         with open(path, 'rb') as stream:
             content = stream.read()
         yield {
@@ -61,7 +61,7 @@ def examples(file: CocoFile, paths: list[str]) -> Iterator[dict[str, Any]]:
             'image/id': int(file.image_ids[row]),
             'image/height': height,
             'image/width': width,
-            'objects': [_object(file, k, labels, (height, width)) for k in own],
+            'objects': [_object(file, k, labels, (height, width)) for k in objects],
         }
 
 
@@ -72,7 +72,7 @@ def _object(
     category_id = int(file.annotation_categories[k])
     return {
         'area': int(file.areas[k]),
-        'bbox': _shares(x, y, x + width, y + height, size),
+        'bbox': _relative_box(x, y, x + width, y + height, size),
         'id': int(file.annotation_ids[k]),
         'is_crowd': bool(file.crowds[k]),
         'label': labels[category_id],
@@ -83,8 +83,8 @@ def _object(
     }
 
 
-def _shares(x1, y1, x2, y2, size):
-    """(4,) ymin, xmin, ymax, xmax in 0..1, which is all that tfds accepts."""
+def _relative_box(x1, y1, x2, y2, size):
+    """(4,) ymin, xmin, ymax, xmax within 0..1, as TensorFlow Datasets requires."""
     corners = np.array([y1, x1, y2, x2]) / np.tile(size, 2)
     corners = np.clip(corners, 0.0, 1.0)
     corners[2:] = np.maximum(corners[:2], corners[2:])

@@ -1,7 +1,7 @@
-"""Turns a COCO file and its images into a data set of TensorFlow Datasets.
+"""Converts a COCO file and its images to a data set of TensorFlow Datasets.
 
-Records are those of `coco/2017`, with exact numbers beside the rounded ones. Anyone can
-read them: `tfds.builder_from_directory(DIR).as_data_source('train')`.
+Records are those of `coco/2017`, with exact numbers in addition to the rounded ones.
+Any program can read them: `tfds.builder_from_directory(DIR).as_data_source('train')`.
 """
 
 import itertools
@@ -23,6 +23,7 @@ from atss_jax.data.tfds.storage import (
     check_name,
     folder_of,
     is_local,
+    library,
     open_builder,
     parse_name,
     record_errors,
@@ -32,7 +33,7 @@ from atss_jax.files.lock import locked
 SHARD_BYTES = 256 << 20
 _DESCRIPTION = (
     'Images and boxes of a COCO annotation file, prepared by atss-jax. Features as '
-    'in coco/2017; beside them, exactly as annotated: image/height, image/width, '
+    'in coco/2017; in addition, exactly as annotated: image/height, image/width, '
     'objects/bbox_exact (x, y, width, height in pixels), objects/area_exact, '
     'objects/category_id, objects/ignore.'
 )
@@ -47,27 +48,28 @@ def prepare(
     on_error: str = 'raise',
     shard_bytes: int = SHARD_BYTES,
 ) -> pathlib.Path:
-    """Writes one split; the data set's other splits, if any, stay as they are.
+    """Writes one split of a data set; other splits, if any, stay as they are.
 
-    Records are in the order of the annotation file; the bytes of images are not
-    touched, nor looked at. Nothing stands where it would be read until all is written.
+    Records are in the order of the annotation file. The files of images are copied
+    byte for byte and not decoded. No reader sees the split until all of it is written.
 
     Args:
         ann_file: the COCO file.
         img_prefix: folder that its `file_name`s are relative to.
         data_dir: local folder of prepared data sets.
         name: dataset/config:version.
-        split: of the data set: 'train', 'validation' or another word.
-        on_error: 'raise' about malformed records, or 'skip': see `coco_json.read`.
-        shard_bytes: images go to as many files as it takes to keep each below this.
+        split: name of the split: 'train', 'validation' or another word.
+        on_error: 'raise' or 'skip' malformed records: see `annotation_file.read`.
+        shard_bytes: images are divided over so many files that each stays below this.
 
     Returns:
         The folder of the data set.
 
     Raises:
         FileNotFoundError: annotation file or images are missing.
-        ValueError: a malformed file or name; a split that is there; other categories.
-        OSError: another process prepares this set; files cannot be written.
+        ValueError: the file or a name is malformed, the split exists, or other splits
+            have other categories; TensorFlow Datasets is not installed.
+        OSError: another process prepares this set, or files cannot be written.
     """
     folder = _local_folder(data_dir, name)
     check_name('split', split)
@@ -117,12 +119,12 @@ def _image_bytes(paths: list[str], file: annotation_file.CocoFile) -> list[int]:
 
 
 def _check_categories(file: annotation_file.CocoFile) -> None:
-    """Their names stand in a text file, one a line, without space around them."""
+    """Names of categories are stored in a text file, one per line and stripped."""
     for id_, name in file.categories.items():
         if name != name.strip() or len(name.splitlines()) != 1:
             raise ValueError(
                 f'{file.path}: category id {id_}: name {name!r} begins or ends with '
-                'space or has several lines, which TensorFlow Datasets cannot store'
+                'a space or has several lines, which TensorFlow Datasets cannot store'
             )
     if not file.categories:
         raise ValueError(f'{file.path}: has no categories')
@@ -131,7 +133,7 @@ def _check_categories(file: annotation_file.CocoFile) -> None:
 def _other_splits(
     data_dir: str, name: str, split: str, file: annotation_file.CocoFile
 ) -> list[Any]:
-    """`SplitInfo`s of what is prepared there, which must go together with `file`."""
+    """`SplitInfo` of each existing split; checks that they match `file`."""
     folder = folder_of(data_dir, name)
     if not (folder / 'dataset_info.json').exists():
         return []
@@ -159,27 +161,25 @@ def _other_splits(
 
 
 def _write(staging, file, paths, name, split, count, others):
-    """The shards, the index and the description, all in `staging`."""
-    import tensorflow_datasets as tfds
-
+    """Writes the shards, the index and the description to the folder `staging`."""
     dataset, _, _ = parse_name(name)
-    form = features(file)
-    records = (form.serialize_example(one) for one in examples(file, paths))
+    schema = features(file)
+    records = (schema.serialize_example(example) for example in examples(file, paths))
     bounds = np.linspace(0, len(paths), count + 1).round().astype(int)
     lengths, total = np.diff(bounds).tolist(), 0
     title = f'prepare {name} {split}'
     with tqdm.tqdm(total=len(paths), desc=title, unit='images', disable=None) as bar:
         for shard, length in enumerate(lengths):
             path = f'{dataset}-{split}.array_record-{shard:05d}-of-{count:05d}'
-            some = itertools.islice(records, length)
-            total += _write_shard(staging / path, some, bar)
-    splits = [*others, tfds.core.SplitInfo(split, lengths, total)]
-    info = _describe(staging, form, parse_name(name), splits)
+            part = itertools.islice(records, length)
+            total += _write_shard(staging / path, part, bar)
+    splits = [*others, library().core.SplitInfo(split, lengths, total)]
+    info = _describe(staging, schema, parse_name(name), splits)
     save(staging / index_name(split), file, fingerprint(info, split))
 
 
 def _write_shard(path: pathlib.Path, records: Iterable[bytes], bar: tqdm.tqdm) -> int:
-    """Number of bytes of the records."""
+    """Writes records to one file; returns their number of bytes."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     total = 0
@@ -194,10 +194,9 @@ def _write_shard(path: pathlib.Path, records: Iterable[bytes], bar: tqdm.tqdm) -
     return total
 
 
-def _describe(staging, form, name, splits):
-    """Writes what says how to read the records."""
-    import tensorflow_datasets as tfds
-
+def _describe(staging, schema, name, splits):
+    """Writes TensorFlow Datasets' description of how to read the records."""
+    tfds = library()
     dataset, config, version = name
     identity = tfds.core.DatasetIdentity(
         name=dataset,
@@ -209,7 +208,7 @@ def _describe(staging, form, name, splits):
     info = tfds.core.DatasetInfo(
         builder=identity,
         description=_DESCRIPTION,
-        features=form,
+        features=schema,
         disable_shuffling=True,
     )
     info.set_file_format('array_record')
@@ -219,12 +218,15 @@ def _describe(staging, form, name, splits):
 
 
 def _publish(staging: pathlib.Path, folder: pathlib.Path, split: str) -> None:
-    """Moves what is written to where it is read; `dataset_info.json` says so last."""
+    """Moves the files to where they are read, `dataset_info.json` last.
+
+    Only that file tells readers of the split.
+    """
     if not folder.exists():
         os.rename(staging, folder)
         return
-    for left in folder.glob(f'*-{split}.*'):  # of a run stopped right here
-        left.unlink()
+    for remnant in folder.glob(f'*-{split}.*'):  # of a call that was killed here
+        remnant.unlink()
     names = sorted(path.name for path in staging.iterdir())
     names.remove('dataset_info.json')
     for name in [*names, 'dataset_info.json']:

@@ -1,4 +1,4 @@
-"""The annotations of data that others prepared, read out of its records."""
+"""The annotations of data that was prepared elsewhere, read from its records."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from atss_jax.data import image_header
 from atss_jax.data.coco.annotation_file import CocoFile
 from atss_jax.data.tfds.storage import open_rows, record_errors
 
-_AT_ONCE = 64  # records that are read together, 10 MB of COCO's
+_CHUNK = 64  # records that are read together: 10 MB of COCO
 _FIELDS = ('area', 'bbox', 'id', 'is_crowd', 'label')
 # COCO numbers its 80 categories with gaps.
 _UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -17,41 +17,40 @@ COCO_IDS = tuple(id_ for id_ in range(1, 91) if id_ not in _UNUSED)
 
 
 def is_prepared_by_us(builder: Any) -> bool:
-    """Whether records hold the exact numbers of `prepare-tfds`."""
+    """Whether the records hold the exact numbers that `prepare-tfds` adds."""
     features = builder.info.features
     return 'objects' in features and 'bbox_exact' in _fields(features['objects'])
 
 
 def _fields(objects: Any) -> set[str]:
-    """Names of what a sequence of objects holds; none if it is no sequence of them."""
+    """Names of the features of an object; none if it is not a sequence of objects."""
     inner = getattr(objects, 'feature', None)
     return set(inner) if hasattr(inner, 'keys') else set()
 
 
 def scan(builder: Any, split: str, label: str) -> CocoFile:
-    """The columns that a COCO file would have had, as well as records allow.
+    """The columns of the original COCO file, as exactly as the records allow.
 
-    What TensorFlow Datasets' own `coco` loses, and what stands in its place:
+    TensorFlow Datasets' own `coco` loses information, which is filled in as follows:
 
-    - Boxes are shares of the image in float32. As pixels rounded to hundredths they
-      are COCO's own numbers again, since COCO gives two decimals; boxes with more are
-      off by up to 0.005 pixels.
-    - `area` is cut to a whole number. Half is added, the middle of what it can have
-      been: the bounds between small, medium and large fall right, and no object of
-      less than one pixel looks like one without area.
+    - Boxes are relative to the image size, in float32. As pixels rounded to hundredths
+      they are COCO's own numbers again, since COCO gives two decimals; boxes with more
+      are off by up to 0.005 pixels.
+    - `area` is truncated to an integer. 0.5 is added, the middle of the possible
+      values: areas then fall on the right side of the bounds between small, medium and
+      large, and an object of less than one pixel has an area above 0.
     - Sizes are those in the image's header.
-    - Category ids are COCO's where the data set is one of `coco` with 80 labels;
-      others are counted from 1.
-    - Marks of `ignore` are gone, and the order of images is the shuffled one of the
-      files.
+    - Category ids are COCO's if the data set is named `coco` and has 80 labels;
+      otherwise they are counted from 1.
+    - `ignore` is lost, and images are in the shuffled order of the files.
 
     Args:
         builder: of the data set.
-        split: which part.
-        label: what messages call the data.
+        split: of the data set.
+        label: name of the data for messages.
 
     Raises:
-        ValueError: records are not like those of `coco/2017`.
+        ValueError: records do not have the features of `coco/2017`.
         OSError: records cannot be read.
     """
     names = _label_names(builder, label)
@@ -59,8 +58,8 @@ def scan(builder: Any, split: str, label: str) -> CocoFile:
     images, objects = [], []
     bar = tqdm.tqdm(total=len(rows), desc=f'index {label}', unit='images', disable=None)
     with bar:
-        for start in range(0, len(rows), _AT_ONCE):
-            stop = min(start + _AT_ONCE, len(rows))
+        for start in range(0, len(rows), _CHUNK):
+            stop = min(start + _CHUNK, len(rows))
             with record_errors(label):
                 records = rows.__getitems__(list(range(start, stop)))
             for record in records:
@@ -75,13 +74,13 @@ def scan(builder: Any, split: str, label: str) -> CocoFile:
 def _label_names(builder: Any, label: str) -> list[str]:
     features = builder.info.features
     expected = f'image, image/filename, image/id, objects ({", ".join(_FIELDS)})'
-    lacks = {'image', 'image/filename', 'image/id', 'objects'} - set(features)
-    if not lacks:
-        lacks = set(_FIELDS) - _fields(features['objects'])
-    if lacks:
+    missing = {'image', 'image/filename', 'image/id', 'objects'} - set(features)
+    if not missing:
+        missing = set(_FIELDS) - _fields(features['objects'])
+    if missing:
         raise ValueError(
             f'{label}: not prepared like coco/2017: records have no '
-            f'{", ".join(sorted(lacks))}; expected {expected}'
+            f'{", ".join(sorted(missing))}; expected {expected}'
         )
     return list(features['objects'].feature['label'].names)
 
@@ -100,7 +99,7 @@ def _image(record: dict[str, Any], label: str) -> tuple[int, str, tuple[int, int
     header = image_header.read(record['image'])
     if header is None or header.size is None or min(header.size) < 1:
         raise ValueError(
-            f'{file_name}: its size is not known, since it is no image '
+            f'{file_name}: its size is not known, since it is not an image '
             f'({image_header.KINDS}), {len(record["image"])} bytes '
             f'(image id {image_id}, {label})'
         )
@@ -108,18 +107,18 @@ def _image(record: dict[str, Any], label: str) -> tuple[int, str, tuple[int, int
 
 
 def _objects(
-    found: dict[str, Any], image_id: int, size: tuple[int, int]
+    objects: dict[str, Any], image_id: int, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """Columns of the objects of one image; `label` counts from 0."""
-    corners = np.array(found['bbox'], np.float64).reshape(-1, 4)
+    corners = np.array(objects['bbox'], np.float64).reshape(-1, 4)
     y1, x1, y2, x2 = corners.T * np.array([*size, *size], np.float64)[:, None]
     return {
-        'ids': np.array(found['id'], np.int64),
+        'ids': np.array(objects['id'], np.int64),
         'images': np.full(len(corners), image_id, np.int64),
-        'labels': np.array(found['label'], np.int64),
+        'labels': np.array(objects['label'], np.int64),
         'boxes': np.round(np.stack([x1, y1, x2 - x1, y2 - y1], 1), 2),
-        'areas': np.array(found['area'], np.float64) + 0.5,
-        'crowds': np.array(found['is_crowd'], bool),
+        'areas': np.array(objects['area'], np.float64) + 0.5,
+        'crowds': np.array(objects['is_crowd'], bool),
     }
 
 
@@ -128,7 +127,7 @@ def _columns(images, objects, categories: dict[int, str], label: str) -> CocoFil
     if len(np.unique(image_ids)) != len(image_ids):
         raise ValueError(f'{label}: image ids are not unique')
     column = {name: np.concatenate([x[name] for x in objects]) for name in objects[0]}
-    ids = np.array([*categories, -1], np.int64)  # label -1: none
+    ids = np.array([*categories, -1], np.int64)  # -1 for label -1: no class
     return CocoFile(
         path=label,
         image_ids=image_ids,

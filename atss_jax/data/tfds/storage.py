@@ -1,27 +1,48 @@
-"""Data sets in TensorFlow Datasets' folders: names, features, rows. No TensorFlow.
+"""Folders of TensorFlow Datasets: names, builders, records. TensorFlow is not used.
 
-TensorFlow Datasets is imported where it is used only: it takes half a second, which
-every program and worker process would pay.
+TensorFlow Datasets and its companions are imported where they are used: they are an
+optional part of an installation, and the import takes half a second, which every
+program and worker process would spend.
 """
 
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from etils import epath
+if TYPE_CHECKING:
+    from etils import epath
 
 _NAME = re.compile(r'([a-z][a-z0-9_]*)(/\w[\w.+-]*)?:(\d+\.\d+\.\d+)')
+
+
+def library() -> ModuleType:
+    """The module `tensorflow_datasets`, imported now.
+
+    Raises:
+        ValueError: it, or a library that it is used with, is not installed.
+    """
+    try:
+        import array_record  # noqa: F401
+        import tensorflow_datasets
+        from etils import epath  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            'data sets of TensorFlow Datasets need more libraries: '
+            f"pip install 'atss-jax[tfds]' ({error})"
+        ) from error
+    return tensorflow_datasets
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
     """Data set, config ('' if there is none) and version of 'coco/2017:1.1.0'.
 
-    The version must be given: without it TensorFlow Datasets runs the data set's code,
-    which needs TensorFlow.
+    The version is required: without it TensorFlow Datasets would run the data set's
+    code, which needs TensorFlow.
 
     Raises:
-        ValueError: a name of another form.
+        ValueError: the name has another form.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -33,27 +54,33 @@ def parse_name(name: str) -> tuple[str, str, str]:
     return dataset, (config or '/')[1:], version
 
 
-def folder_of(data_dir: str, name: str) -> epath.Path:
-    """Where a data set lies: `DATA_DIR/dataset/config/version`.
+def folder_of(data_dir: str, name: str) -> 'epath.Path':
+    """The folder of a data set: `DATA_DIR/dataset/config/version`.
 
     Args:
         data_dir: local folder, or one in a bucket (`gs://...`).
         name: as for `parse_name`.
+
+    Raises:
+        ValueError: the name has another form; TensorFlow Datasets is not installed.
     """
+    library()
+    from etils import epath
+
     dataset, config, version = parse_name(name)
     return epath.Path(data_dir).expanduser() / dataset / config / version
 
 
 def check_name(what: str, name: str) -> None:
-    """Raises ValueError if a split could not be part of a file name."""
+    """Raises ValueError if the name of a split cannot be part of a file name."""
     if re.fullmatch(r'[a-z][a-z0-9_]*', name) is None:
         raise ValueError(
             f'{what} = {name!r}: expected lower case letters, digits and _'
         )
 
 
-def is_local(path: epath.Path) -> bool:
-    """Whether a path is of this machine's file system, not of a bucket."""
+def is_local(path: 'epath.Path') -> bool:
+    """Whether a path is on this machine's file system, not in a bucket."""
     return '://' not in str(path)
 
 
@@ -61,47 +88,43 @@ def open_builder(data_dir: str, name: str) -> Any:
     """The `tfds.core.DatasetBuilder` of a data set prepared as array_record.
 
     Raises:
-        FileNotFoundError: nothing is prepared there.
-        ValueError: it cannot be read without TensorFlow or at random.
+        FileNotFoundError: there is no prepared data set.
+        ValueError: it cannot be read without TensorFlow, or not in random order.
     """
-    import tensorflow_datasets as tfds
-
     path = folder_of(data_dir, name)
     try:
-        found = (path / 'dataset_info.json').exists()
+        exists = (path / 'dataset_info.json').exists()
     except ImportError as error:
         raise ValueError(
             f'{path}: reading from a bucket needs one more library: pip install gcsfs '
             f'({error})'
         ) from error
-    if not found:
+    if not exists:
         raise FileNotFoundError(
             f'{path}: no data set is prepared here (no dataset_info.json). Prepare one '
             f'with python -m atss_jax prepare-tfds --data_dir={data_dir} --name={name}'
         )
-    builder = tfds.builder_from_directory(path)
+    builder = library().builder_from_directory(path)
     formats = {str(form.value) for form in builder.info.available_file_formats()}
     if 'array_record' not in formats:
         raise ValueError(
             f'{path}: prepared as {", ".join(sorted(formats))}, which cannot be read '
-            "at random; prepare it with file_format='array_record', or with python -m "
-            'atss_jax prepare-tfds'
+            "in random order; prepare it with file_format='array_record', or with "
+            'python -m atss_jax prepare-tfds'
         )
     return builder
 
 
 def open_rows(builder: Any, split: str) -> Sequence[dict[str, Any]]:
-    """Random access to the records of a split; images stay bytes.
+    """Random access to the records of a split; images are not decoded.
 
     Raises:
         ValueError: there is no such split.
     """
-    import tensorflow_datasets as tfds
-
     check_split(builder, split)
     return builder.as_data_source(
         split,
-        decoders={'image': tfds.decode.SkipDecoding()},
+        decoders={'image': library().decode.SkipDecoding()},
         file_format='array_record',
     )
 
@@ -117,12 +140,12 @@ def check_split(builder: Any, split: str) -> None:
 
 @contextlib.contextmanager
 def record_errors(what: str) -> Iterator[None]:
-    """Says whose record it was when one cannot be read, parsed or written.
+    """Names the record, or the file, in errors of reading, parsing or writing it.
 
     Raises:
-        OSError: what array_record found wrong with a file.
-        ValueError: a record is not what the data set's features say; array_record
-            gives an empty one where a file has fewer than it should.
+        OSError: array_record found the file damaged, or could not write it.
+        ValueError: a record does not have the data set's features; array_record gives
+            an empty one if a file has fewer records than it should.
     """
     try:
         yield

@@ -168,14 +168,14 @@ class EvalBatches:
         """
         canvas_index, records = self.batches[position]
         canvas = self.pipeline.all_canvases()[canvas_index]
-        own = records[slice(*self.rows)]
+        rows = records[slice(*self.rows)]
 
         def load(number, canvas):
-            is_valid = own[number] >= 0
-            index = own[number] if is_valid else records[0]
+            is_valid = rows[number] >= 0
+            index = rows[number] if is_valid else records[0]
             return self._row(int(index), canvas) | {'row_valid': np.array(is_valid)}
 
-        return build_batch(len(own), canvas, load)
+        return build_batch(len(rows), canvas, load)
 
     def _row(self, index, canvas):
         record, skipped = self.source.records[index], NOT_SKIPPED

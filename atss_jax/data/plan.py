@@ -66,12 +66,12 @@ class TrainPlan:
 
     def substitutes(self, step: int, row: int, count: int = 100) -> np.ndarray:
         """Records of the same canvas, to try in this order if a row's own is bad."""
-        own = self.records(step)[row]
-        members = np.flatnonzero(self.canvas_index == self.canvas_index[own])
+        record = self.records(step)[row]
+        members = np.flatnonzero(self.canvas_index == self.canvas_index[record])
         random = np.random.default_rng(
             np.random.SeedSequence([self.seed, 2, step, row])
         )
-        return random.permutation(members[members != own])[:count]
+        return random.permutation(members[members != record])[:count]
 
 
 @functools.lru_cache(maxsize=2)

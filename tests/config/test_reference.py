@@ -54,7 +54,7 @@ def test_fields_of_another_type_say_when():
     assert row.meaning.startswith('if lr_config.policy is CosineAnnealing: final over')
     smallest = row_of('data.train.min_size', 'if data.train.type is ShapesDataset')
     assert smallest.expected == 'an integer of at least 1'
-    assert 'drawn uniformly' in smallest.meaning
+    assert 'sampled uniformly' in smallest.meaning
     assert 'shorter side' in row_of('data.train.min_size', 'drop').meaning
 
 

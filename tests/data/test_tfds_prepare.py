@@ -224,7 +224,9 @@ def interrupted(data, monkeypatch, where, **kwargs):
         data.prepare(**kwargs)
 
 
-@pytest.mark.parametrize('where', ['examples', '_write_shard', '_describe', '_write'])
+@pytest.mark.parametrize(
+    'where', ['examples', '_write_shard', '_write_shards', '_describe']
+)
 @pytest.mark.parametrize('has_other_split', [False, True])
 def test_an_interruption_leaves_nothing(data, monkeypatch, where, has_other_split):
     if has_other_split:
@@ -260,7 +262,7 @@ def test_killed_while_moving_a_second_split(data, monkeypatch, moved):
     real, calls = tfds_prepare.os.replace, []
 
     def replace(source, target):
-        if '.incomplete' in str(source) and '.part' not in str(source):
+        if '.incomplete' in str(source) and not source.name.startswith('.'):
             if len(calls) == moved:
                 raise KeyboardInterrupt
             calls.append(target)

@@ -1,5 +1,6 @@
 """Data sets in COCO's format: an annotation file and a folder of images."""
 
+import dataclasses
 import difflib
 import os
 import warnings
@@ -13,8 +14,18 @@ from atss_jax.data.records import Record, Records
 
 _HINT = (
     'To train on generated images, without any data of your own: '
-    'python train.py --config=configs/atss_shapes.py'
+    'atss train --config=atss_shapes'
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFilter:
+    """Which images of a file become records; fields as arguments of `CocoDataset`."""
+
+    filter_empty_gt: bool = True
+    min_size: int = 32
+    test_mode: bool = False
+    indices: int | None = None
 
 
 class CocoDataset:
@@ -59,9 +70,10 @@ class CocoDataset:
                 category (dropped annotations count too, as in mmdet).
             min_size: drop images whose shorter side is below this.
             test_mode: keep every image, whatever the two above say.
-            indices: number of images to take from the start of those that remain; None:
-                all.
-            on_error: 'raise' or 'skip' malformed records: see `annotation_file.read`.
+            indices: use only so many images from the start of those that remain.
+            on_error: 'raise' an error about the first malformed record of an image or an
+                annotation, or 'skip': malformed ones are left out, and a warning counts
+                them.
 
         Raises:
             FileNotFoundError: `ann_file` or `img_prefix` does not exist.
@@ -71,14 +83,9 @@ class CocoDataset:
             raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
         check_paths(ann_file, img_prefix)
         self._file = annotation_file.read(ann_file, on_error)
+        images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
         self.classes, self.category_ids, self.records = select(
-            self._file,
-            img_prefix,
-            classes,
-            filter_empty_gt=filter_empty_gt,
-            min_size=min_size,
-            test_mode=test_mode,
-            indices=indices,
+            self._file, img_prefix, classes, images
         )
 
     def read_image(self, record: Record) -> np.ndarray:
@@ -121,12 +128,15 @@ def select(
     file: annotation_file.CocoFile,
     img_prefix: str,
     classes: tuple[str, ...] | None,
-    filter_empty_gt: bool,
-    min_size: int,
-    test_mode: bool,
-    indices: int | None,
+    images: ImageFilter,
 ) -> tuple[tuple[str, ...], tuple[int, ...], Records]:
-    """Classes, the category id of each, and the records; arguments as `CocoDataset`'s.
+    """Classes, the category id of each, and the records of a file.
+
+    Args:
+        file: the annotations.
+        img_prefix: folder that the file's `file_name`s are relative to.
+        classes: names to detect; None: all of the file's, in its order.
+        images: which images to take.
 
     Raises:
         ValueError: the file lacks a class, or no image remains.
@@ -137,21 +147,18 @@ def select(
 
     labels = _lookup(category_ids, file.annotation_categories)
     rows = _lookup(file.image_ids.tolist(), file.annotation_images)
-    wanted = np.ones(len(file.image_ids), bool)
-    if not test_mode:
-        annotated = rows[labels >= 0]
-        wanted = _is_wanted(file, annotated, filter_empty_gt, min_size)
+    wanted = _is_wanted(file, rows[labels >= 0], images)
     if not wanted.any():
         raise ValueError(
             f'{file.path}: none of its {len(wanted)} images remains with '
-            f'filter_empty_gt={filter_empty_gt}, min_size={min_size}, '
-            f'test_mode={test_mode}, classes={classes[:10]}'
+            f'filter_empty_gt={images.filter_empty_gt}, min_size={images.min_size}, '
+            f'test_mode={images.test_mode}, classes={classes[:10]}'
         )
-    if indices is not None:
-        wanted &= np.cumsum(wanted) <= indices
+    if images.indices is not None:
+        wanted &= np.cumsum(wanted) <= images.indices
     chosen = (labels >= 0) & wanted[rows] & ~file.dropped
     unfit = _unfit(file, rows)
-    if not test_mode:  # at evaluation they count in the scores
+    if not images.test_mode:  # at evaluation they count in the scores
         _warn_of_unfit(file, chosen, unfit)
     chosen &= ~np.any(list(unfit.values()), axis=0)
     records = _build_records(file, img_prefix, rows, labels, wanted, chosen)
@@ -194,14 +201,13 @@ def _lookup(keys: list[int] | tuple[int, ...], values: np.ndarray) -> np.ndarray
 
 
 def _is_wanted(
-    file: annotation_file.CocoFile,
-    annotated: np.ndarray,
-    filter_empty_gt: bool,
-    min_size: int,
+    file: annotation_file.CocoFile, annotated: np.ndarray, images: ImageFilter
 ) -> np.ndarray:
-    """(N,) bool: images to train on; `annotated`: image of each wanted annotation."""
-    wanted = file.image_sizes.min(axis=1) >= min_size
-    if filter_empty_gt:
+    """(N,) bool: images to keep; `annotated`: row of each wanted annotation's image."""
+    if images.test_mode:
+        return np.ones(len(file.image_ids), bool)
+    wanted = file.image_sizes.min(axis=1) >= images.min_size
+    if images.filter_empty_gt:
         wanted &= np.bincount(annotated, minlength=len(wanted)) > 0
     return wanted
 

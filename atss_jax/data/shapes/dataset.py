@@ -36,8 +36,8 @@ class ShapesDataset:
         seed: another seed gives another set; use one for each split.
         min_size, max_size: each side is sampled uniformly from this range, in pixels.
         max_objects: each image has 1..max_objects objects.
-        object_size: smallest and largest diameter relative to the shorter side; the
-            logarithm is uniform.
+        object_size: smallest and largest diameter relative to the shorter side; small
+            and large ones are equally likely (log-uniform).
         min_visible: share of its area that every object shows.
         max_rotation: an object is turned by up to this many degrees either way.
         clutter: number of lines and specks, which are not objects, per 1,000 pixels.

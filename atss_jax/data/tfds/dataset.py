@@ -8,7 +8,7 @@ import numpy as np
 
 from atss_jax.data import image_file
 from atss_jax.data.coco.annotation_file import CocoFile
-from atss_jax.data.coco.dataset import select
+from atss_jax.data.coco.dataset import ImageFilter, select
 from atss_jax.data.records import Record
 from atss_jax.data.tfds.index import read_index
 from atss_jax.data.tfds.storage import folder_of, open_builder, open_rows, record_errors
@@ -49,13 +49,12 @@ class TFDSDataset:
             data_dir: folder of prepared data sets, local or in a bucket (`gs://...`).
             name: dataset/config:version, such as 'coco/2017:1.1.0'.
             split: 'train', 'validation' or another one of the data set.
-            classes: this and the following arguments are those of `CocoDataset`.
+            classes: names to detect; None: all of the data set's, in its order.
             filter_empty_gt: whether to drop images without any annotation of a wanted
                 category.
             min_size: drop images whose shorter side is below this.
             test_mode: keep every image, whatever the two above say.
-            indices: number of images to take from the start of those that remain; None:
-                all.
+            indices: use only so many images from the start of those that remain.
 
         Raises:
             FileNotFoundError: there is no prepared data set.
@@ -65,14 +64,9 @@ class TFDSDataset:
         """
         self.data_dir, self.name, self.split = data_dir, name, split
         self._label = f'{folder_of(data_dir, name)} {split}'
+        images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
         self.classes, self.category_ids, self.records = select(
-            self._index,
-            '',
-            classes,
-            filter_empty_gt=filter_empty_gt,
-            min_size=min_size,
-            test_mode=test_mode,
-            indices=indices,
+            self._index, '', classes, images
         )
         rows = np.argsort(self._index.image_ids)
         self._rows_by_id = rows, self._index.image_ids[rows]

@@ -4,11 +4,12 @@ Records are those of `coco/2017`, with exact numbers in addition to the rounded 
 Any program can read them: `tfds.builder_from_directory(DIR).as_data_source('train')`.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -80,15 +81,14 @@ def prepare(
     _check_categories(file)
     with locked(folder.with_name(f'.{folder.name}.lock'), wait=False):
         splits = _other_splits(data_dir, name, split, file)
-        staging = folder.with_name(f'{folder.name}.incomplete')
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        try:
-            count = max(1, min(-(-sum(sizes) // shard_bytes), len(paths)))
-            _write(staging, file, paths, name, split, count, splits)
+        shards = max(1, min(-(-sum(sizes) // shard_bytes), len(paths)))
+        with _staging(folder) as staging:
+            prefix = staging / f'{parse_name(name)[0]}-{split}'
+            lengths, total = _write_shards(prefix, file, paths, shards)
+            splits.append(library().core.SplitInfo(split, lengths, total))
+            info = _describe(staging, name, features(file), splits)
+            save(staging / index_name(split), file, fingerprint(info, split))
             _publish(staging, folder, split)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 
@@ -160,22 +160,37 @@ def _other_splits(
 # Writing -----------------------------------------------------------------------------
 
 
-def _write(staging, file, paths, name, split, count, others):
-    """Writes the shards, the index and the description to the folder `staging`."""
-    dataset, _, _ = parse_name(name)
+@contextlib.contextmanager
+def _staging(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty folder to write to, next to `folder`; it is removed in the end."""
+    staging = folder.with_name(f'{folder.name}.incomplete')
+    shutil.rmtree(staging, ignore_errors=True)  # of a call that was killed
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_shards(
+    prefix: pathlib.Path, file: annotation_file.CocoFile, paths: list[str], count: int
+) -> tuple[list[int], int]:
+    """Writes all records to `count` files.
+
+    Returns:
+        The number of records in each file, and the number of bytes of all records.
+    """
     schema = features(file)
     records = (schema.serialize_example(example) for example in examples(file, paths))
     bounds = np.linspace(0, len(paths), count + 1).round().astype(int)
     lengths, total = np.diff(bounds).tolist(), 0
-    title = f'prepare {name} {split}'
+    title = f'prepare {prefix.name}'
     with tqdm.tqdm(total=len(paths), desc=title, unit='images', disable=None) as bar:
         for shard, length in enumerate(lengths):
-            path = f'{dataset}-{split}.array_record-{shard:05d}-of-{count:05d}'
+            name = f'{prefix.name}.array_record-{shard:05d}-of-{count:05d}'
             part = itertools.islice(records, length)
-            total += _write_shard(staging / path, part, bar)
-    splits = [*others, library().core.SplitInfo(split, lengths, total)]
-    info = _describe(staging, schema, parse_name(name), splits)
-    save(staging / index_name(split), file, fingerprint(info, split))
+            total += _write_shard(prefix.with_name(name), part, bar)
+    return lengths, total
 
 
 def _write_shard(path: pathlib.Path, records: Iterable[bytes], bar: tqdm.tqdm) -> int:
@@ -194,10 +209,10 @@ def _write_shard(path: pathlib.Path, records: Iterable[bytes], bar: tqdm.tqdm) -
     return total
 
 
-def _describe(staging, schema, name, splits):
+def _describe(staging, name, schema, splits):
     """Writes TensorFlow Datasets' description of how to read the records."""
     tfds = library()
-    dataset, config, version = name
+    dataset, config, version = parse_name(name)
     identity = tfds.core.DatasetIdentity(
         name=dataset,
         version=tfds.core.Version(version),

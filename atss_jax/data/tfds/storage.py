@@ -102,7 +102,7 @@ def open_builder(data_dir: str, name: str) -> Any:
     if not exists:
         raise FileNotFoundError(
             f'{path}: no data set is prepared here (no dataset_info.json). Prepare one '
-            f'with python -m atss_jax prepare-tfds --data_dir={data_dir} --name={name}'
+            f'with: atss prepare-tfds --data_dir={data_dir} --name={name}'
         )
     builder = library().builder_from_directory(path)
     formats = {str(form.value) for form in builder.info.available_file_formats()}
@@ -110,7 +110,7 @@ def open_builder(data_dir: str, name: str) -> Any:
         raise ValueError(
             f'{path}: prepared as {", ".join(sorted(formats))}, which cannot be read '
             "in random order; prepare it with file_format='array_record', or with "
-            'python -m atss_jax prepare-tfds'
+            'atss prepare-tfds'
         )
     return builder
 

@@ -17,13 +17,13 @@ class TestBadFiles:
         with pytest.raises(FileNotFoundError) as caught:
             CocoDataset(missing, str(tmp_path))
         assert missing in str(caught.value)
-        assert 'python train.py --config=configs/atss_shapes.py' in str(caught.value)
+        assert 'atss train --config=atss_shapes --workdir=' in str(caught.value)
 
     def test_no_image_folder(self, folder):
         folder.images.rmdir()
         folder.rejects(
             str(folder.images),
-            'configs/atss_shapes.py',
+            '--config=atss_shapes',
             error=FileNotFoundError,
         )
 

@@ -14,7 +14,7 @@ from atss_jax.data.records import Record, Records
 
 _HINT = (
     'To train on generated images, without any data of your own: '
-    'atss train --config=atss_shapes'
+    'atss train --config=atss_shapes --workdir=shapes'
 )
 
 
@@ -71,9 +71,8 @@ class CocoDataset:
             min_size: drop images whose shorter side is below this.
             test_mode: keep every image, whatever the two above say.
             indices: use only so many images from the start of those that remain.
-            on_error: 'raise' an error about the first malformed record of an image or an
-                annotation, or 'skip': malformed ones are left out, and a warning counts
-                them.
+            on_error: 'raise' an error about the first malformed image or annotation, or
+                'skip': malformed ones are left out, and a warning counts them.
 
         Raises:
             FileNotFoundError: `ann_file` or `img_prefix` does not exist.

@@ -104,11 +104,11 @@ def load_row(
         flip: whether to mirror the image left to right.
     """
     view = pipeline.whole(index, source.records[index], flip)
-    return load_view(source, view, pipeline, new_canvas(canvas))
+    return load_view(source, view, pipeline, empty_pixels(canvas))
 
 
 def load_view(
-    source: Source, view: View, pipeline: Pipeline, canvas: np.ndarray
+    source: Source, view: View, pipeline: Pipeline, pixels: np.ndarray
 ) -> Batch:
     """Loads one row of a training batch, with all of `structures.BATCH_FIELDS`.
 
@@ -116,7 +116,7 @@ def load_view(
         source: where the record comes from.
         view: which record, and what to show of its image.
         pipeline: says which boxes are kept, and the capacity for boxes.
-        canvas: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
+        pixels: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
 
     Raises:
         ValueError: more boxes than `pipeline.max_boxes`, or a bad image.
@@ -124,7 +124,7 @@ def load_view(
     """
     record, capacity = source.records[view.record], pipeline.max_boxes
     check_capacity(record, capacity)
-    row = image_row(record, source.read_image(record), canvas, view)
+    row = image_row(record, source.read_image(record), pixels, view)
     boxes, shown = pipeline.jitter.boxes(record, view)
     kept = pipeline.jitter.kept(boxes, shown)
     boxes = boxes[kept]
@@ -162,19 +162,19 @@ def _pad(values, length):
 
 
 def image_row(
-    record: Record, image: np.ndarray, canvas: np.ndarray, view: View
+    record: Record, image: np.ndarray, pixels: np.ndarray, view: View
 ) -> Batch:
     """A row without ground truth, for evaluation and prediction.
 
     Args:
         record: the image's id and size.
         image: (H,W,3) uint8 RGB of that size.
-        canvas: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
+        pixels: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
         view: what to show of the image.
     """
-    draw_view(image, canvas, view)
+    draw_view(image, pixels, view)
     return {
-        'image': canvas,
+        'image': pixels,
         'image_size': np.array(view.shown, np.int32),
         'image_id': np.array(record.image_id, np.int64),
         'scale': transforms.scale_factor(record.size, view.size).astype(np.float32),
@@ -184,17 +184,17 @@ def image_row(
     }
 
 
-def new_canvas(canvas: Canvas) -> np.ndarray:
+def empty_pixels(canvas: Canvas) -> np.ndarray:
     """(H,W,3) uint8 array of undefined content, to draw an image on."""
     return np.empty((*canvas, 3), np.uint8)
 
 
-def draw_view(image: np.ndarray, canvas: np.ndarray, view: View) -> None:
-    """Draws a view in the top left corner of a canvas; the rest turns black.
+def draw_view(image: np.ndarray, pixels: np.ndarray, view: View) -> None:
+    """Draws a view in the top left corner of `pixels`; the rest turns black.
 
-    OpenCV writes to the canvas directly where it can, to save a copy.
+    OpenCV writes there directly where it can, to save a copy.
     """
-    corner = transforms.corner(canvas, view.shown)
+    corner = transforms.corner(pixels, view.shown)
     if view.shown == view.size:
         shown = transforms.resize(image, view.size, out=corner)
     else:
@@ -215,7 +215,7 @@ def build_batch(
     Args:
         count: number of rows, B.
         canvas: height, width of all rows.
-        load: `load(number, canvas)` makes row `number`, from 0, on the given canvas.
+        load: `load(number, pixels)` makes row `number`, from 0, on the given pixels.
     """
     images = np.empty((count, *canvas, 3), np.uint8)
     rows = [load(number, image) for number, image in enumerate(images)]
@@ -285,4 +285,4 @@ def place(image: np.ndarray, variant: Variant) -> tuple[Canvas, Batch]:
     pipeline = variant.pipeline
     view = pipeline.whole(0, record, variant.flip)
     canvas = smallest_canvas(pipeline.all_canvases(), view.size, pipeline.size_divisor)
-    return canvas, image_row(record, image, new_canvas(canvas), view)
+    return canvas, image_row(record, image, empty_pixels(canvas), view)

@@ -4,6 +4,10 @@
 return it, the same each time, on any host and in any process. `prefetch` has grain call
 them ahead of the reader, in threads or worker processes, and yields batches in order.
 To resume a stream is therefore to start it at another number.
+
+A record is an image and its objects. The plan says which records form a batch. A view
+says what a row shows of its image: at which size, which window, mirrored or not. All
+images of a batch are padded to its canvas, (height, width).
 """
 
 import concurrent.futures
@@ -71,7 +75,7 @@ class TrainBatches:
         Each host computes it for all rows, before anything is loaded, so that all hosts
         run the same program.
         """
-        largest = self.plan.canvas(step)
+        largest = self.plan.canvas(step)  # it would hold any view of the images
         canvases, divisor = self.pipeline.all_canvases(), self.pipeline.size_divisor
         if not self.pipeline.jitter.changes_size or len(canvases) == 1:
             return largest
@@ -112,16 +116,17 @@ class TrainBatches:
             batch[name] = np.zeros(shape, field.dtype)
         return batch
 
-    def _row(self, step, number, canvas):
+    def _row(self, step, number, pixels):
+        """Loads row `number` of this host; its image is drawn on `pixels`."""
         row = self.rows[0] + number
         view = self.view(step, row)
 
         def load(index):
             shown = view
             if index != view.record:
-                shown = self._substitute_view(step, row, index, canvas.shape[:2])
+                shown = self._substitute_view(step, row, index, pixels.shape[:2])
                 shown = shown._replace(flip=view.flip)
-            return load_view(self.source, shown, self.pipeline, canvas)
+            return load_view(self.source, shown, self.pipeline, pixels)
 
         if not self.pipeline.max_bad_pictures:
             return load(view.record)
@@ -170,14 +175,14 @@ class EvalBatches:
         canvas = self.pipeline.all_canvases()[canvas_index]
         rows = records[slice(*self.rows)]
 
-        def load(number, canvas):
+        def load(number, pixels):
             is_valid = rows[number] >= 0
             index = rows[number] if is_valid else records[0]
-            return self._row(int(index), canvas) | {'row_valid': np.array(is_valid)}
+            return self._row(int(index), pixels) | {'row_valid': np.array(is_valid)}
 
         return build_batch(len(rows), canvas, load)
 
-    def _row(self, index, canvas):
+    def _row(self, index, pixels):
         record, skipped = self.source.records[index], NOT_SKIPPED
         try:
             image = self.source.read_image(record)
@@ -186,7 +191,7 @@ class EvalBatches:
                 raise
             image, skipped = np.zeros((*record.size, 3), np.uint8), index
         view = self.pipeline.whole(index, record, self.flip)
-        row = image_row(record, image, canvas, view)
+        row = image_row(record, image, pixels, view)
         return row | {'skipped': np.array(skipped, np.int64)}
 
 

@@ -2,6 +2,11 @@
 
 It is a function of (seed, step) and the data set and of nothing else: neither the
 number of hosts or workers nor what was loaded before has any influence.
+
+Random numbers have seeds of their own for each purpose, which the second number names:
+(seed, 0, epoch) for the order of an epoch, (seed, 1, step, row) for the view of a row,
+(seed, 2, step, row) for the records that replace a bad image, and in the loader
+(seed, 3, step, row, record) for their views.
 """
 
 import dataclasses

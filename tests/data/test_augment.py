@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from atss_jax.data.batch import Pipeline, load_view, new_canvas
+from atss_jax.data.batch import Pipeline, empty_pixels, load_view
 from atss_jax.data.loader import TrainBatches, prefetch
 from atss_jax.data.plan import TrainPlan, default_canvases, smallest_canvas
 from atss_jax.data.records import Record, Records
@@ -206,7 +206,7 @@ def test_crowds_are_cropped_and_filtered_like_boxes():
     jitter = dataclasses.replace(CROP, min_gt_bbox_wh=(0.6, 0.6))
     one = record(boxes, ignored=(1, 2, 3))
     source = OneSource(one)
-    row = load_view(source, WINDOW, pipeline(jitter), new_canvas((64, 64)))
+    row = load_view(source, WINDOW, pipeline(jitter), empty_pixels((64, 64)))
     assert row['gt_valid'].tolist() == [True, True, False, False, False]
     assert row['gt_labels'][:2].tolist() == [0, 2]
     assert row['gt_ignored'].tolist() == [False, True, False, False, False]
@@ -277,7 +277,7 @@ def test_pixels_and_boxes_of_a_view_go_together(flip):
             return image
 
     view = View(0, (50, 100), 10, 30, 32, 40, flip)  # half size
-    row = load_view(Painted(one), view, pipeline(CROP), new_canvas((32, 64)))
+    row = load_view(Painted(one), view, pipeline(CROP), empty_pixels((32, 64)))
     assert row['image_size'].tolist() == [32, 40]
     expected = [40 - 20, 10, 40 - 10, 20] if flip else [10, 10, 20, 20]
     assert row['gt_boxes'][0].tolist() == expected

@@ -205,7 +205,7 @@ def test_too_many_boxes(train):
     train({'data.max_boxes': 1}).refuses('data.max_boxes = 1', 'image id', '2 boxes')
 
 
-def test_no_canvas_holds_a_image(train):
+def test_no_canvas_holds_an_image(train):
     train({'data.canvases': ((32, 64),)}).refuses(
         'data.canvases', 'image id 986', '80x40', '64x32'
     )

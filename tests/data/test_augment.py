@@ -11,7 +11,7 @@ from atss_jax.data.plan import TrainPlan, default_canvases, smallest_canvas
 from atss_jax.data.records import Record, Records
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.transforms import Jitter, View, rescale_size
-from tests.data.test_loader import Source, assert_same, run_script
+from tests.support.batches import Source, assert_same, run_script
 
 LSJ = Jitter(
     ratio_range=(0.1, 2.0),

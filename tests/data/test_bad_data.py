@@ -236,7 +236,7 @@ def test_no_annotations(folder):
     assert len(folder.load(test_mode=True).records) == 10
 
 
-def test_a_image_without_objects(folder):
+def test_an_image_without_objects(folder):
     del folder.content['annotations'][0]
     assert 10 not in folder.load().records.image_ids
     row = first_record(folder.load(filter_empty_gt=False))

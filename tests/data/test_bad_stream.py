@@ -73,7 +73,7 @@ def test_too_many_bad_images_are_an_error(folder, share, limit):
         assert part in str(caught.value)
 
 
-def test_a_image_that_only_a_worker_could_not_read(folder):
+def test_an_image_that_only_a_worker_could_not_read(folder):
     source = folder.load()
     bad = BadImages(source, 0.5)
     with pytest.warns(UserWarning, match=r'image id 12 .*can be read now'):

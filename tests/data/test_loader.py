@@ -1,25 +1,19 @@
 """Rows and batches: the contract table, and the same bits however they are loaded."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 import threading
-import time
 
 import cv2
 import numpy as np
 import pytest
 
-from atss_jax.data.batch import Pipeline, check_box_counts, load_row
-from atss_jax.data.loader import EvalBatches, TrainBatches, prefetch, started
-from atss_jax.data.plan import TrainPlan, eval_batches
-from atss_jax.data.records import Record, Records
-from atss_jax.data.shapes.dataset import ShapesDataset
-from tests.conftest import ROOT
+from atss_jax.data.batch import check_box_counts, load_row
+from atss_jax.data.loader import EvalBatches, prefetch, started
+from atss_jax.data.plan import eval_batches
+from atss_jax.data.records import Records
+from atss_jax.structures import BATCH_FIELDS
+from tests.support.batches import PIPELINE, G, Source, assert_same, train_batches
 
-G = 5
-PIPELINE = Pipeline((64, 32), flip_ratio=0.5, max_boxes=G)
 TRUTH = {
     'gt_boxes': ((G, 4), np.float32),
     'gt_labels': ((G,), np.int32),
@@ -36,57 +30,12 @@ IMAGE = {
 }
 
 
-class Source:
-    """Images of noise in memory, of two shapes, with 0 to 4 boxes each."""
-
-    classes, category_ids = ('a', 'b'), (3, 9)
-
-    def __init__(self, count=11):
-        random = np.random.default_rng(0)
-        self.records = Records.from_list(
-            [self._record(random, k) for k in range(count)]
-        )
-
-    def _record(self, random, index):
-        height, width = size = ((40, 80), (70, 35))[index % 2]
-        corner = random.uniform(0, [width / 2, height / 2], (index % 5, 2))
-        boxes = np.concatenate(
-            [corner, corner + random.uniform(5, 30, corner.shape)], 1
-        )
-        return Record(
-            image_id=500 - index,
-            file_name=f'{index}.png',
-            size=size,
-            boxes=boxes.astype(np.float32),
-            labels=random.integers(0, 2, index % 5).astype(np.int32),
-            ignored=np.arange(index % 5) == 3,
-        )
-
-    def read_image(self, record):
-        random = np.random.default_rng(record.image_id)
-        return random.integers(1, 256, (*record.size, 3)).astype(np.uint8)
-
-
-def train_batches(source=None, rows=(0, 4), pipeline=PIPELINE):
-    source = source or Source()
-    index = pipeline.canvas_index(source)
-    plan = TrainPlan(index, pipeline.all_canvases(), 4, seed=1)
-    return TrainBatches(source, plan, pipeline, rows)
-
-
 def check_batch(batch, fields, rows, canvas):
     expected = fields | {'image': ((*canvas, 3), np.uint8)}
     assert set(batch) == set(expected)
     for name, (shape, dtype) in expected.items():
         assert batch[name].shape == (*rows, *shape), name
         assert batch[name].dtype == dtype, name
-
-
-def assert_same(one, other):
-    assert set(one) == set(other)
-    for name in one:
-        assert one[name].dtype == other[name].dtype, name
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @pytest.mark.parametrize('flip', [False, True])
@@ -162,13 +111,13 @@ def test_flip_ratio_is_the_share_of_flipped_rows():
         assert set(flips) == expected
 
 
-def test_a_image_without_objects():
+def test_an_image_without_objects():
     row = load_row(Source(), 5, (64, 64), PIPELINE, flip=True)
     check_batch(row, IMAGE | TRUTH, (), (64, 64))
     assert not any(row[name].any() for name in TRUTH)
 
 
-def test_a_image_that_just_fits_has_no_padding():
+def test_an_image_that_just_fits_has_no_padding():
     row = load_row(Source(), 4, (32, 64), PIPELINE, flip=False)
     assert row['image'].min() > 0
 
@@ -203,6 +152,15 @@ def test_a_training_batch_keeps_the_contract():
         ids = batches.source.records.image_ids[batches.plan.records(step)]
         np.testing.assert_array_equal(batch['image_id'], ids)
         assert batch['row_valid'].all()
+
+
+def test_the_declared_fields_are_those_of_a_batch():
+    batch = train_batches()(0)
+    sizes = dict(zip('BHWG', (*batch['image'].shape[:3], G), strict=True))
+    assert set(batch) == set(BATCH_FIELDS)
+    for name, field in BATCH_FIELDS.items():
+        assert batch[name].shape == tuple(sizes.get(n, n) for n in field.shape), name
+        assert batch[name].dtype == field.dtype, name
 
 
 def test_a_blank_batch_has_the_shapes_and_types_of_the_real_one():
@@ -299,170 +257,3 @@ def test_an_error_at_the_start_reaches_the_reader():
     stream = prefetch(build, 0, 5, workers=0)
     with pytest.raises(ValueError, match='no batch'), started(stream) as batches:
         next(batches)
-
-
-# Worker processes: started by scripts of their own, so that what they leave behind at
-# exit shows in stderr.
-
-PREAMBLE = """
-import sys
-import numpy as np
-from atss_jax.data.loader import prefetch, started
-from tests.data.test_loader import Broken, shapes_batches
-
-def main():
-    batches = shapes_batches()
-"""
-
-
-def shapes_batches(source=None):
-    source = source or ShapesDataset(21, min_size=64, max_size=80, max_objects=G)
-    return train_batches(source)
-
-
-class Broken(ShapesDataset):
-    """One of its images cannot be read."""
-
-    def read_image(self, record):
-        if record.image_id == 3:
-            raise FileNotFoundError('3.png: No such file (image id 3)')
-        return super().read_image(record)
-
-
-def run_script(body, path):
-    code = PREAMBLE + body + "\nif __name__ == '__main__':\n    main()\n"
-    (path / 'script.py').write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(path / 'script.py')],
-        cwd=ROOT,
-        env={'PYTHONPATH': str(ROOT), 'PATH': '/usr/bin:/bin'},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_workers_change_nothing_and_leave_nothing(tmp_path):
-    """0, 1 and 2 workers: the same bits. The readers stop early; nothing is left."""
-    body = """
-    expected = [batches(step) for step in range(3, 8)]
-    for workers in (0, 1, 2):
-        stream = prefetch(batches, 3, 100, workers)
-        for one in expected:
-            other = next(stream)
-            assert set(one) == set(other)
-            for name in one:
-                assert type(other[name]) is np.ndarray
-                assert one[name].dtype == other[name].dtype
-                assert np.array_equal(one[name], other[name]), (workers, name)
-        stream.close()
-    assert len(list(prefetch(batches, 0, 4, 2))) == 4  # to the end, that too
-    with started(prefetch(batches, 0, 100, 2)):
-        pass  # not even one was asked for
-    import multiprocessing
-    assert not multiprocessing.active_children()
-"""
-    assert run_script(body, tmp_path).stderr == ''
-
-
-def test_an_error_in_a_worker_reaches_the_reader(tmp_path):
-    body = """
-    batches = shapes_batches(Broken(21, min_size=64, max_size=80, max_objects=5))
-    try:
-        for batch in prefetch(batches, 0, 1000, workers=2):
-            pass
-    except FileNotFoundError as error:
-        print(error)
-    import multiprocessing
-    assert not multiprocessing.active_children()
-"""
-    done = run_script(body, tmp_path)
-    assert done.stdout == '3.png: No such file (image id 3)\n'
-    assert 'Traceback' not in done.stderr
-
-
-def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):
-    body = """
-    import multiprocessing
-    try:
-        for batch in prefetch(batches, 0, 1000, workers=1):
-            for worker in multiprocessing.active_children():
-                worker.kill()
-    except OSError as error:
-        print(error)
-"""
-    done = run_script(body, tmp_path)
-    assert 'a loading process ended with status -9: memory ran out' in done.stdout
-
-
-ORPHANS = """
-import os, signal, sys, threading, time
-from atss_jax.data.batch import Pipeline
-from atss_jax.data.loader import TrainBatches, prefetch
-from atss_jax.data.plan import TrainPlan
-from atss_jax.data.shapes.dataset import ShapesDataset
-
-def workers():
-    tasks = os.listdir('/proc/self/task')
-    files = [open(f'/proc/self/task/{task}/children') for task in tasks]
-    pids = {int(pid) for file in files for pid in file.read().split()}
-    return [p for p in pids if 'spawn_main' in open(f'/proc/{p}/cmdline').read()]
-
-def terminate(pids):
-    for pid in pids:
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGINT)
-
-def at_birth():
-    while len(workers()) < 2:
-        time.sleep(0.01)
-    print(*workers(), flush=True)
-    terminate(workers())
-    if sys.argv[1] == 'die early':
-        time.sleep(0.3)  # until they have read what to do
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def main():
-    source = ShapesDataset(40, min_size=64, max_size=64)
-    pipeline = Pipeline((64, 64), max_boxes=6)
-    canvases = pipeline.canvas_index(source)
-    plan = TrainPlan(canvases, pipeline.all_canvases(), 4, 0)
-    batches = TrainBatches(source, plan, pipeline, (0, 4))
-    threading.Thread(target=at_birth, daemon=True).start()
-    for step, batch in enumerate(prefetch(batches, 0, 10**6, 2)):
-        if step == 3:
-            terminate(workers())
-        if step == 40:
-            print('fed', flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-if __name__ == '__main__':
-    main()
-"""
-
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-@pytest.mark.parametrize('when', ['die early', 'die late'])
-def test_workers_outlive_signals_but_not_their_parent(tmp_path, when):
-    """Launchers signal all processes; what the workers load is still needed then.
-
-    They are signalled when they are just born, and later once more.
-    """
-    program = tmp_path / 'orphans.py'
-    program.write_text(ORPHANS)
-    done = subprocess.run(
-        [sys.executable, str(program), when],
-        env=os.environ | {'PYTHONPATH': str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=200,
-    )
-    pids, *fed = done.stdout.splitlines()
-    assert len(pids.split()) == 2
-    assert fed == ([] if when == 'die early' else ['fed'])
-    until = time.monotonic() + 30
-    while alive := [pid for pid in pids.split() if os.path.exists(f'/proc/{pid}')]:
-        assert time.monotonic() < until, alive
-        time.sleep(0.2)

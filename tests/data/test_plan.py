@@ -90,7 +90,7 @@ def test_the_padded_image_must_fit_not_only_the_image():
         choose([(32, 33)], ((32, 48),), (33, 32))
 
 
-def test_a_image_that_fits_no_canvas_is_named():
+def test_an_image_that_fits_no_canvas_is_named():
     with pytest.raises(ValueError) as caught:
         choose([(480, 640), (640, 480)], ((800, 1344),))
     for part in ('image id 101', '1.png', '640x480', '1088x800', 'data.canvases'):

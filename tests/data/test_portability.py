@@ -21,7 +21,7 @@ del os.getppid
 """
 BATCHES = """
 import multiprocessing
-from tests.data.test_loader import assert_same, shapes_batches
+from tests.support.batches import assert_same, shapes_batches
 from atss_jax.data.loader import prefetch
 
 if __name__ == '__main__':

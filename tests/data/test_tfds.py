@@ -25,7 +25,7 @@ from atss_jax.data.tfds.prepare import prepare
 from atss_jax.data.tfds.scan import COCO_IDS
 from atss_jax.evaluation import coco_metric
 from tests.conftest import ROOT
-from tests.data.test_loader import assert_same
+from tests.support.batches import assert_same
 from tests.support.file_server import serving
 from tests.support.tfds_data import write_official
 

@@ -1,0 +1,150 @@
+"""Worker processes change nothing, leave nothing, and end in time.
+
+They are started by scripts of their own, so that what they leave behind at exit shows
+in stderr.
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from atss_jax.data.shapes.dataset import ShapesDataset
+from tests.conftest import ROOT
+from tests.support.batches import run_script
+
+
+class Broken(ShapesDataset):
+    """One of its images cannot be read."""
+
+    def read_image(self, record):
+        if record.image_id == 3:
+            raise FileNotFoundError('3.png: No such file (image id 3)')
+        return super().read_image(record)
+
+
+def test_workers_change_nothing_and_leave_nothing(tmp_path):
+    """0, 1 and 2 workers: the same bits. The readers stop early; nothing is left."""
+    body = """
+    expected = [batches(step) for step in range(3, 8)]
+    for workers in (0, 1, 2):
+        stream = prefetch(batches, 3, 100, workers)
+        for one in expected:
+            other = next(stream)
+            assert set(one) == set(other)
+            for name in one:
+                assert type(other[name]) is np.ndarray
+                assert one[name].dtype == other[name].dtype
+                assert np.array_equal(one[name], other[name]), (workers, name)
+        stream.close()
+    assert len(list(prefetch(batches, 0, 4, 2))) == 4  # to the end, that too
+    with started(prefetch(batches, 0, 100, 2)):
+        pass  # not even one was asked for
+    import multiprocessing
+    assert not multiprocessing.active_children()
+"""
+    assert run_script(body, tmp_path).stderr == ''
+
+
+def test_an_error_in_a_worker_reaches_the_reader(tmp_path):
+    body = """
+    from tests.data.test_worker import Broken
+    batches = shapes_batches(Broken(21, min_size=64, max_size=80, max_objects=5))
+    try:
+        for batch in prefetch(batches, 0, 1000, workers=2):
+            pass
+    except FileNotFoundError as error:
+        print(error)
+    import multiprocessing
+    assert not multiprocessing.active_children()
+"""
+    done = run_script(body, tmp_path)
+    assert done.stdout == '3.png: No such file (image id 3)\n'
+    assert 'Traceback' not in done.stderr
+
+
+def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):
+    body = """
+    import multiprocessing
+    try:
+        for batch in prefetch(batches, 0, 1000, workers=1):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+    except OSError as error:
+        print(error)
+"""
+    done = run_script(body, tmp_path)
+    assert 'a loading process ended with status -9: memory ran out' in done.stdout
+
+
+ORPHANS = """
+import os, signal, sys, threading, time
+from atss_jax.data.batch import Pipeline
+from atss_jax.data.loader import TrainBatches, prefetch
+from atss_jax.data.plan import TrainPlan
+from atss_jax.data.shapes.dataset import ShapesDataset
+
+def workers():
+    tasks = os.listdir('/proc/self/task')
+    files = [open(f'/proc/self/task/{task}/children') for task in tasks]
+    pids = {int(pid) for file in files for pid in file.read().split()}
+    return [p for p in pids if 'spawn_main' in open(f'/proc/{p}/cmdline').read()]
+
+def terminate(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+
+def at_birth():
+    while len(workers()) < 2:
+        time.sleep(0.01)
+    print(*workers(), flush=True)
+    terminate(workers())
+    if sys.argv[1] == 'die early':
+        time.sleep(0.3)  # until they have read what to do
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def main():
+    source = ShapesDataset(40, min_size=64, max_size=64)
+    pipeline = Pipeline((64, 64), max_boxes=6)
+    canvases = pipeline.canvas_index(source)
+    plan = TrainPlan(canvases, pipeline.all_canvases(), 4, 0)
+    batches = TrainBatches(source, plan, pipeline, (0, 4))
+    threading.Thread(target=at_birth, daemon=True).start()
+    for step, batch in enumerate(prefetch(batches, 0, 10**6, 2)):
+        if step == 3:
+            terminate(workers())
+        if step == 40:
+            print('fed', flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == '__main__':
+    main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.parametrize('when', ['die early', 'die late'])
+def test_workers_outlive_signals_but_not_their_parent(tmp_path, when):
+    """Launchers signal all processes; what the workers load is still needed then.
+
+    They are signalled when they are just born, and later once more.
+    """
+    program = tmp_path / 'orphans.py'
+    program.write_text(ORPHANS)
+    done = subprocess.run(
+        [sys.executable, str(program), when],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    pids, *fed = done.stdout.splitlines()
+    assert len(pids.split()) == 2
+    assert fed == ([] if when == 'die early' else ['fed'])
+    until = time.monotonic() + 30
+    while alive := [pid for pid in pids.split() if os.path.exists(f'/proc/{pid}')]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.2)

@@ -42,7 +42,9 @@ def hold(tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
 
 
 def test_a_second_process_is_refused_at_once(hold, tmp_path):
@@ -58,10 +60,11 @@ def test_the_same_process_is_refused_too(tmp_path):
         pass
 
 
-@pytest.mark.parametrize('end', ['kill', 'communicate'])
-def test_waits_until_the_holder_ends_however_it_ends(hold, tmp_path, end):
+@pytest.mark.parametrize('is_killed', [False, True])
+def test_waits_until_the_holder_ends_however_it_ends(hold, tmp_path, is_killed):
     holder = hold()
-    threading.Timer(0.5, getattr(holder, end)).start()
+    end = holder.kill if is_killed else holder.stdin.close
+    threading.Timer(0.5, end).start()
     began = time.monotonic()
     with locked(tmp_path / 'lock'):
         assert time.monotonic() - began > 0.3

@@ -67,7 +67,7 @@ def test_workers_without_posix_signals_and_fcntl(tmp_path):
 
 
 TRAIN = """
-from atss_jax.training.loop import train
+from atss_jax import train
 from tests.support.small_run import small_config
 import pathlib, sys
 

@@ -64,10 +64,10 @@ def test_the_same_as_the_evaluation(detector, small_run, paths):
     assert sum(map(len, best)) > 50
     sizes = {}
     for path, one in zip(paths, best, strict=True):
-        truth = expected[int(path.stem)]
-        assert one.labels.tolist() == truth['labels'].tolist()
-        np.testing.assert_allclose(one.scores, truth['scores'], atol=1e-5)
-        np.testing.assert_allclose(one.boxes, truth['boxes'], atol=1e-3)
+        theirs = expected[int(path.stem)]
+        assert one.labels.tolist() == theirs.labels.tolist()
+        np.testing.assert_allclose(one.scores, theirs.scores, atol=1e-5)
+        np.testing.assert_allclose(one.boxes, theirs.boxes, atol=1e-3)
         assert one.names == [CLASSES[label] for label in one.labels]
         sizes[path] = one.size
     assert sizes == {path: read(path).shape[:2] for path in paths}

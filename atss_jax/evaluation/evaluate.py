@@ -88,7 +88,8 @@ def evaluate(
     )
     scores = evaluator.score(detections)
     bad = evaluator.bad_images
-    stem = pathlib.Path(workdir, 'evaluation', f'{split}_{step}' + '_tta' * tta)
+    folder = pathlib.Path(workdir, 'evaluation')
+    name = f'{split}_{step}_tta' if tta else f'{split}_{step}'
     evaluation = Evaluation(
         scores,
         to_results(detections, source.category_ids) if devices.is_first() else [],
@@ -97,12 +98,12 @@ def evaluate(
         f'{counted(len(detections), "image")}',
         notes=bad.report(),
         files={
-            'detections': stem.with_name(f'{stem.name}_detections.json'),
-            'numbers': stem.with_name(f'{stem.name}_scores.json'),
+            'detections': folder / f'{name}_detections.json',
+            'numbers': folder / f'{name}_scores.json',
         },
         title=f'{pathlib.Path(workdir).absolute().name}, checkpoint {step}, '
         f'data.{split}',
-        report_path=stem.with_name(f'{stem.name}_report.html'),
+        report_path=folder / f'{name}_report.html',
     )
     if devices.is_first():
         write_json(evaluation.files['detections'], evaluation.results, indent=1)
@@ -111,4 +112,4 @@ def evaluate(
     return evaluation
 
 
-evaluate_workdir = evaluate
+evaluate_workdir = evaluate  # its former name

@@ -26,10 +26,8 @@ class Detector:
         from atss_jax import Detector
 
         detector = Detector.load('work_dirs/atss_r50_1x')
-        (detections,) = detector.predict(['street.jpg'])
-        for box, score, name in zip(
-            detections.boxes, detections.scores, detections.names
-        ):
+        (street,) = detector.predict(['street.jpg'])
+        for box, score, name in zip(street.boxes, street.scores, street.names):
             print(name, score, box)
 
     Attributes:
@@ -190,7 +188,7 @@ def _infer(trained, local, tta, batch_size):
         batch_size = experiment.samples_per_gpu * len(local)
     _check(batch_size)
     step = make_predict_step(experiment.model, data.normalizer, detect)
-    step = _on(devices.for_batch(local, batch_size), step, trained.variables)
+    step = _mapped(step, trained.variables, devices.for_batch(local, batch_size))
     views = _views(data.pipeline, experiment.tta if tta else None)
     return Inference(step, views, detect, batch_size)
 
@@ -199,12 +197,12 @@ def _infer_exported(exported, local, tta, batch_size):
     """On one device, since the program is for one."""
     batch_size = exported.samples_per_gpu if batch_size is None else batch_size
     _check(batch_size)
-    step = _on(local[:1], lambda _, batch: exported.step(batch), {})
+    step = _mapped(lambda _, batch: exported.step(batch), {}, local[:1])
     views = _views(exported.pipeline, exported.tta if tta else None)
     return Inference(step, views, exported.detect, batch_size)
 
 
-def _on(chosen, step, variables):
+def _mapped(step, variables, chosen):
     """The step as a function of host batches, divided over devices of this process."""
     mesh = devices.device_mesh(chosen)
     mapped = devices.map_rows(step, 'shard_map', mesh)

@@ -72,7 +72,7 @@ def write(
     """
     path = pathlib.Path(out)
     if not is_exported(path):
-        raise ValueError(f'expected a name that ends in {SUFFIX} or .onnx, got {out}')
+        raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
     if unknown := set(platforms) - {*PLATFORMS, 'rocm'}:
         raise ValueError(f'no platform {sorted(unknown)}; there are {PLATFORMS}, rocm')
     program = _program(trained, platforms)

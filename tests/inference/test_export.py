@@ -69,16 +69,7 @@ def test_what_is_refused(exported, small_run, tmp_path, capsys):
     words = ['export', '--workdir', str(small_run.workdir), '--out']
     assert commands.main([*words, str(tmp_path / 'model.bin')]) == 1
     assert 'ends in .stablehlo' in capsys.readouterr().err
-    words_onnx = [*words, str(tmp_path / 'model.onnx')]
-    assert commands.main([*words_onnx, '--platforms=cpu']) == 1
-    assert '--platforms does not go with --out' in capsys.readouterr().err
-    assert commands.main([*words_onnx, '--canvas=64x80']) == 1
-    assert 'multiples of 32' in capsys.readouterr().err
-    assert commands.main([*words_onnx, '--batch_size=0']) == 1
-    assert 'a batch of at least 1' in capsys.readouterr().err
     out = str(tmp_path / 'model.stablehlo')
-    assert commands.main([*words, out, '--canvas=64x96']) == 1
-    assert '--canvas does not go with --out' in capsys.readouterr().err
     assert commands.main([*words, out, '--platforms', 'gpu']) == 1
     assert "no platform ['gpu']" in capsys.readouterr().err
     with pytest.raises(ValueError, match='no exported detector at'):

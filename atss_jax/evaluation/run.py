@@ -56,13 +56,14 @@ def predict(
     step: Callable[[Batch], Detections],
     batches: Iterable[tuple[list[Any], Batch]],
 ) -> Iterator[tuple[Any, Detections]]:
-    """Runs batches through a detector, a few batches ahead of the reader.
+    """Runs batches through a detector, a few of them ahead of the reader.
 
-    The devices so work on the next batches while the host reads results and loads.
+    The devices then work on the next batches while the host reads detections.
 
     Args:
-        step: sends a batch to the devices, without waiting for the detections.
-        batches: a key of each row, None for rows that are only padding; and a batch.
+        step: sends a batch to the devices, without waiting for its detections.
+        batches: pairs of a list with a key for each row, None for rows that are only
+            padding, and the batch.
 
     Yields:
         Key and detections (without padding, on the host) of each row that has a key,
@@ -154,15 +155,15 @@ class Evaluator:
         def step(batch):
             return self.step(variables, devices.shard_rows(batch, self.mode))
 
-        total, detections = len(load.batches), {}
+        total, by_image = len(load.batches), {}
         batches = self.bad_images.watch(prefetch(load, 0, total, self.workers))
         with contextlib.closing(batches):
             keyed = _with_keys(_with_progress(batches, total, stop))
-            for (image_id, is_bad), found in predict(step, keyed):
-                detections[image_id] = EMPTY if is_bad else found
+            for (image_id, is_bad), detections in predict(step, keyed):
+                by_image[image_id] = EMPTY if is_bad else detections
                 bar.update(jax.process_count())
         hosts.progress('collecting detections of all hosts')
-        return _of_all_processes(detections)
+        return _of_all_processes(by_image)
 
     def score(self, detections: Mapping[int, Detections]) -> coco_metric.Scores:
         """COCO numbers of detections by image id, on all processes."""
@@ -233,19 +234,19 @@ def _with_keys(batches):
         yield [k if v else None for k, v in zip(keys, valid, strict=True)], batch
 
 
-def _of_all_processes(detections):
+def _of_all_processes(by_image):
     """The images of all processes; a collective."""
-    columns = concatenate(list(detections.values()))._asdict()
-    columns['ids'] = np.array(list(detections), np.int64)
-    columns['counts'] = np.array([len(d.valid) for d in detections.values()], int)
-    by_image = {}
+    columns = concatenate(list(by_image.values()))._asdict()
+    columns['ids'] = np.array(list(by_image), np.int64)
+    columns['counts'] = np.array([len(d.valid) for d in by_image.values()], int)
+    merged = {}
     for part in devices.gather(columns):
         ids, counts = part.pop('ids').tolist(), part.pop('counts')
         ends = np.cumsum(counts)
         for image_id, start, end in zip(ids, ends - counts, ends, strict=True):
             rows = {name: column[start:end] for name, column in part.items()}
-            by_image[image_id] = Detections(**rows)
-    return by_image
+            merged[image_id] = Detections(**rows)
+    return merged
 
 
 # Results -----------------------------------------------------------------------------
@@ -257,9 +258,9 @@ def to_results(
     """Detections by image id as COCO results."""
     return [
         result
-        for image_id, found in detections.items()
+        for image_id, (boxes, scores, labels, _) in detections.items()
         for result in coco_metric.coco_results(
-            image_id, found.boxes, found.scores, found.labels, category_ids
+            image_id, boxes, scores, labels, category_ids
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: merged by hand, and on the small run."""
+"""Test-time augmentation: views merged by hand, and on the small run."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_classes_do_not_suppress_each_other_and_the_best_are_kept():
     assert merged.labels.tolist() == [0, 1, 2]
 
 
-def test_nothing_found_in_any_view():
+def test_no_detections_in_any_view():
     assert rows_of(merge([detections(), detections()], [False, True], 50, CONFIG)) == []
 
 
@@ -70,7 +70,7 @@ def test_views_are_every_scale_each_mirrored():
 
 
 def test_views_do_not_depend_on_the_order_of_scales():
-    """Nor on one that is named twice; the authors' thirteen scales, mirrored too."""
+    """Nor on a duplicate; with the authors' thirteen scales, also mirrored."""
     config = load_config(str(ROOT / 'configs' / 'atss_x101_64x4d_dcn_2x_ms.py'))
     experiment = build_experiment(config)
     pipeline, tta = experiment.data['test'].pipeline, experiment.tta

@@ -1,6 +1,7 @@
 """Evaluates the checkpoint of a workdir."""
 
 import dataclasses
+import os
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(
-    workdir: str,
+    workdir: str | os.PathLike,
     split: str = 'val',
     step: int | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -73,6 +74,7 @@ def evaluate(
             malformed.
         Stopped: SIGTERM came.
     """
+    workdir = os.fspath(workdir)
     experiment = build_experiment(load_config(config_path(workdir), overrides))
     checkpoints = Checkpoints.open(workdir)
     step = checkpoints.best_step() if step is None else step

@@ -75,13 +75,7 @@ def evaluate(
         Stopped: SIGTERM came.
     """
     workdir = os.fspath(workdir)
-    experiment = build_experiment(load_config(config_path(workdir), overrides))
-    checkpoints = Checkpoints.open(workdir)
-    step = checkpoints.best_step() if step is None else step
-    if step not in checkpoints.steps():
-        raise ValueError(f'no checkpoint {step} in {workdir}: {checkpoints.steps()}')
-    hosts.progress('reading weights')
-    variables = checkpoints.restore_variables(experiment.model, step)
+    experiment, step, variables = _read_checkpoint(workdir, step, overrides)
     source = open_sources(experiment, (split,), trained_classes(workdir))[split]
     evaluator = make_evaluator(experiment, source, split, tta)
     # With several processes SIGTERM reaches only those that ask for it; see `hosts`.
@@ -112,6 +106,17 @@ def evaluate(
         numbers = summary(scores) | {'bad_pictures': bad.image_ids}
         write_json(evaluation.files['numbers'], numbers, indent=1)
     return evaluation
+
+
+def _read_checkpoint(workdir, step, overrides):
+    """The config as objects, the step of the checkpoint, and its weights."""
+    experiment = build_experiment(load_config(config_path(workdir), overrides))
+    checkpoints = Checkpoints.open(workdir)
+    step = checkpoints.best_step() if step is None else step
+    if step not in checkpoints.steps():
+        raise ValueError(f'no checkpoint {step} in {workdir}: {checkpoints.steps()}')
+    hosts.progress('reading weights')
+    return experiment, step, checkpoints.restore_variables(experiment.model, step)
 
 
 evaluate_workdir = evaluate  # its former name

@@ -172,6 +172,16 @@ class Evaluator:
         fields = devices.from_first(scores and dataclasses.asdict(scores))
         return coco_metric.Scores(**fields)
 
+    def evaluate(
+        self, variables: Any, stop: hosts.StopSignal | None = None
+    ) -> tuple[dict[str, Any], str]:
+        """COCO numbers of weights as for a JSON file, and a table of them to print.
+
+        Arguments and errors are those of `detections`.
+        """
+        scores = self.score(self.detections(variables, stop=stop))
+        return summary(scores), coco_metric.format_table(scores)
+
     @functools.cached_property
     def _ground_truth(self):
         return self.source.ground_truth()

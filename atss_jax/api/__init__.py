@@ -1,4 +1,4 @@
-"""The Python API by its former name: `from atss_jax.api import Detector` goes on."""
+"""The former place of the Python API, kept for `from atss_jax.api import Detector`."""
 
 from atss_jax.inference.detector import Detector
 

@@ -88,21 +88,19 @@ def _check_flags(parse, flags):
 
 def _evaluate(flags, overrides):
     from atss_jax.config import parse_overrides
-    from atss_jax.evaluation.evaluate import evaluate_workdir
+    from atss_jax.evaluation.evaluate import evaluate
 
     options = parse_overrides(overrides)
-    min_score = flags.min_score if flags.report else None
-    evaluate_workdir(
-        flags.workdir, flags.split, flags.step, options, flags.tta, min_score
-    )
+    evaluation = evaluate(flags.workdir, flags.split, flags.step, options, flags.tta)
+    _show(evaluation, flags)
 
 
 def _score_results(flags, overrides):
     from atss_jax.config import parse_overrides
     from atss_jax.distributed import devices
-    from atss_jax.evaluation.results_file import data_of, score_results
+    from atss_jax.evaluation.results_file import open_ground_truth, score_results
 
-    source = data_of(
+    source = open_ground_truth(
         flags.split,
         flags.workdir,
         flags.config,
@@ -111,4 +109,23 @@ def _score_results(flags, overrides):
         parse_overrides(overrides),
     )
     if devices.is_first():
-        score_results(flags.results, source, flags.report, flags.min_score)
+        _show(score_results(flags.results, source), flags)
+
+
+def _show(evaluation, flags):
+    """Prints an evaluation, on the first process, and writes its report."""
+    from atss_jax.distributed import devices
+    from atss_jax.report.page import write_report
+
+    if not devices.is_first():
+        return
+    print(evaluation.text())
+    if flags.report:
+        write_report(
+            evaluation.report_path,
+            evaluation.source,
+            evaluation.results,
+            evaluation.title,
+            flags.min_score,
+        )
+        print(f'report: {evaluation.report_path}')

@@ -34,9 +34,10 @@ def main(arguments: list[str], program: str = 'atss export') -> int:
 
     def action():
         from atss_jax.config import parse_overrides
-        from atss_jax.inference import export, load
+        from atss_jax.inference import export
+        from atss_jax.inference.trained_model import load_trained
 
-        trained = load.read(
+        trained = load_trained(
             flags.workdir,
             flags.model_config,
             flags.step,

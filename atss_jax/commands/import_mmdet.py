@@ -169,8 +169,7 @@ def describe(config: ConfigDict, translation: Translation) -> str:
     ]
     return '\n'.join(
         [
-            f'a config of mmdetection {translation.style}; different from '
-            f'{DEFAULTS}:',
+            f'a config of mmdetection {translation.style}; different from {DEFAULTS}:',
             *(differing or ['  nothing']),
             'left out, since it changes no number here:',
             *(left_out or ['  nothing']),

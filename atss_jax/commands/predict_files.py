@@ -19,11 +19,9 @@ from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.evaluation.coco_metric import coco_results
 from atss_jax.files.atomic import write_json
 from atss_jax.files.read_ahead import map_ahead
-from atss_jax.inference import image_ids
 from atss_jax.inference.detector import Detector
-from atss_jax.inference.image_ids import Ids
-from atss_jax.inference.image_list import Item, find
-from atss_jax.inference.results import ImageDetections
+from atss_jax.inference.image_detections import ImageDetections
+from atss_jax.inference.input_files import Ids, InputFile, choose_ids, find_files
 
 _SMALLEST_SIDE = 320  # smaller images are enlarged: names would hide them
 
@@ -62,7 +60,7 @@ class Outcome:
     detections: dict[int, ImageDetections] = dataclasses.field(default_factory=dict)
     unreadable: list[str] = dataclasses.field(default_factory=list)
 
-    def add(self, detections: ImageDetections, item: Item, **extra: Any) -> None:
+    def add(self, detections: ImageDetections, item: InputFile, **extra: Any) -> None:
         """Adds an image and its detections; `extra` are more fields of its entry."""
         image_id = len(self.images) + 1
         if self.ids.images is not None:
@@ -76,7 +74,7 @@ class Outcome:
 
 
 def predict_files(
-    detector: Detector, items: Sequence[Item], out: str, options: Options
+    detector: Detector, items: Sequence[InputFile], out: str, options: Options
 ) -> Outcome:
     """Writes `detections.json`, `detections.csv`, `pictures.json` and drawn images.
 
@@ -94,7 +92,7 @@ def predict_files(
         OSError: nothing can be written to `out`.
     """
     labels = choose_labels(detector.classes, options.classes)
-    ids = image_ids.choose(detector.classes, items, options.ann_file)
+    ids = choose_ids(detector.classes, items, options.ann_file)
     folder, outcome = pathlib.Path(out), Outcome(ids)
     folder.mkdir(parents=True, exist_ok=True)
     shown = functools.partial(
@@ -130,7 +128,7 @@ def predict_and_report(
     Returns:
         Exit status: 0, or 3 if some files could not be read.
     """
-    items = find(inputs, out)
+    items = find_files(inputs, out)
     detector = Detector.load(source, **loading)
     if loading['tta']:
         mirrored = ', each also mirrored' if detector.flip else ''
@@ -187,7 +185,9 @@ def _predict_images(detector, items, folder, draw, shown, outcome):
         outcome.add(by_number[number], items[number])
 
 
-def _readable(items, outcome, bar) -> Iterator[tuple[tuple[int, Item], np.ndarray]]:
+def _readable(
+    items, outcome, bar
+) -> Iterator[tuple[tuple[int, InputFile], np.ndarray]]:
     """The images that can be read; the others are named and counted."""
 
     def load(numbered):

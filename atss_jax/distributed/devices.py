@@ -1,9 +1,10 @@
-"""One per-device function, mapped over all devices of all hosts; arrays to and fro."""
+"""Maps a function over the devices of all hosts, and moves arrays to and from them."""
 
 import glob
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,20 +25,22 @@ def start(
     start_timeout: int = 300,
     collective_timeout: int = 600,
 ) -> None:
-    """Joins the other processes of a run, if there are any; before any use of JAX.
+    """Joins the other processes of a run, if there are any.
 
-    On Cloud TPU, under SLURM's `srun`, Open MPI's `mpirun` and in a Kubernetes job all
-    is found out; elsewhere the first three arguments say it. One process needs none.
+    Call it before JAX is used. On Cloud TPU, under SLURM's `srun` or Open MPI's
+    `mpirun`, and in a Kubernetes job, the first three arguments are found
+    automatically; elsewhere give them. A run of one process needs none of them.
 
     Args:
         coordinator: `host:port` of process 0.
-        num_processes: how many there are; 1 looks for no others.
-        process_id: which one this is, from 0.
-        start_timeout: seconds to wait for the others.
-        collective_timeout: seconds that anything may take from then on; see `hosts`.
+        num_processes: number of processes; 1: do not look for others.
+        process_id: number of this process, from 0.
+        start_timeout: seconds to wait for the other processes.
+        collective_timeout: seconds without progress after which a process gives up;
+            see `hosts.watch`.
 
     Raises:
-        ValueError: the others are not there in time, or disagree.
+        ValueError: the other processes do not come in time, or disagree.
     """
     member = cluster.find(coordinator, num_processes, process_id)
     arguments = {}
@@ -50,7 +53,7 @@ def start(
         jax.distributed.initialize(
             **arguments,
             initialization_timeout=start_timeout,
-            # Much shorter: a thread of its own beats, however long a step takes.
+            # Short, since a thread sends heartbeats however long a step takes.
             heartbeat_timeout_seconds=max(10, min(60, collective_timeout // 4)),
         )
     except (ValueError, RuntimeError) as error:
@@ -61,11 +64,11 @@ def start(
     if jax.process_count() > 1:
         hosts.watch(collective_timeout)
         _check_device_counts()
-        _meet()
+        _connect_devices()
 
 
 def _arguments_of(member):
-    """What tells JAX who we are, so that it does not look for itself."""
+    """Arguments that stop JAX from detecting the cluster itself."""
     arguments = {
         'coordinator_address': member.coordinator,
         'num_processes': member.num_processes,
@@ -73,15 +76,15 @@ def _arguments_of(member):
         'cluster_detection_method': 'deactivate',
     }
     if not member.alone_on_host:
-        arguments['local_device_ids'] = _own_devices()
+        arguments['local_device_ids'] = _own_gpu()
     return arguments
 
 
-def _own_devices():
-    """The GPU of one of several processes on a host; None: all that it can see.
+def _own_gpu():
+    """The GPU of this process, where a host runs several; None: all visible GPUs.
 
-    A launcher that binds GPUs to tasks shows each its own; one that does not shows all,
-    and the task's number on the host tells them apart.
+    A launcher that binds GPUs to tasks makes only one visible to each. Without binding
+    all are visible, and the task's number on the host says which one to use.
     """
     local = os.environ.get(
         'SLURM_LOCALID', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK')
@@ -91,12 +94,12 @@ def _own_devices():
     return None if local is None or gpus <= 1 else [int(local)]
 
 
-def _meet():
-    """All devices talk to each other once, right after all processes came together.
+def _connect_devices():
+    """Runs one collective over all devices, right after all processes have joined.
 
-    The first time that a group of devices does is when it connects, and some libraries
-    wait 30 s for that: not enough where one host compiles its first step longer than
-    another, or another finds it in its cache.
+    Devices connect at their first collective, and some libraries wait only 30 s for
+    that. Hosts that compile their first step, or read it from a cache, may be further
+    apart.
     """
     ones = {'one': np.ones((jax.local_device_count(), 1), np.float32)}
     total = map_over_devices(
@@ -113,21 +116,21 @@ def _check_device_counts():
         counts[device.process_index] += 1
     if len(set(counts)) > 1:
         raise ValueError(
-            f'the hosts have {counts} devices: a batch does not divide equally over '
-            'them; use hosts that are alike'
+            f'the hosts have {counts} devices, so a batch does not divide equally; '
+            'use hosts with the same number of devices'
         )
 
 
 def is_first() -> bool:
-    """Whether this is process 0, the one that writes and prints."""
+    """Whether this is process 0, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def local_rows(batch_size: int) -> tuple[int, int]:
-    """First and last+1 row of a global batch that this process loads.
+    """First row of a global batch that this process loads, and the one after its last.
 
     Raises:
-        ValueError: the rows do not divide by the devices.
+        ValueError: the batch size is not a multiple of the number of devices.
     """
     if batch_size % jax.device_count():
         raise ValueError(
@@ -137,8 +140,33 @@ def local_rows(batch_size: int) -> tuple[int, int]:
     return jax.process_index() * share, (jax.process_index() + 1) * share
 
 
-def device_mesh() -> Mesh:
-    """All devices on the one axis `'batch'`."""
+def find_local(kind: str | None = None) -> list[jax.Device]:
+    """Devices of this process.
+
+    Args:
+        kind: 'cpu', 'gpu' or 'tpu'; None: the best kind that there is.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    try:
+        return jax.local_devices(backend=kind)
+    except RuntimeError as error:
+        raise ValueError(
+            f'no {kind or "device"} that JAX can use; it sees '
+            f'{sorted({d.platform for d in jax.local_devices()})} ({error})'
+        ) from error
+
+
+def for_batch(devices: Sequence[jax.Device], batch_size: int) -> list[jax.Device]:
+    """As many of the devices as divide a batch equally."""
+    return list(devices[: math.gcd(batch_size, len(devices))])
+
+
+def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices, by default all of all hosts, on the one axis `'batch'`."""
+    if devices is not None:
+        return Mesh(np.array(devices), (BATCH_AXIS,))
     shape = (jax.device_count(),)
     return jax.make_mesh(shape, (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
@@ -148,43 +176,55 @@ def map_over_devices(
 ) -> Callable[..., Any]:
     """Maps `function(replicated, local_batch)` over all devices.
 
-    The function sees its share of the batch (leading axis B / devices) and may reduce
-    over axis `'batch'`. Its outputs must be the same on all devices, except under
-    `gather` (see `map_rows`). Both modes run one function and give the same numbers.
+    The function sees its device's rows of the batch (leading axis B / devices) and may
+    reduce over axis `'batch'`. Its outputs must be equal on all devices. Both modes run
+    the same function and give the same numbers.
 
     Args:
         function: what one device does.
         mode: 'pmap', or 'shard_map' for `jit(shard_map)`.
-        donate_first: gives the memory of the first argument to the outputs.
+        donate_first: reuse the memory of the first argument for the outputs.
     """
-    return _map(function, mode, PartitionSpec(), donate_first)
-
-
-def map_rows(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-    """Like `map_over_devices`, for outputs that have one row an input row."""
-    return _map(function, mode, PartitionSpec(BATCH_AXIS), False)
-
-
-def _map(function, mode, out_spec, donate_first):
     donate = (0,) if donate_first else ()
-    by_row = out_spec != PartitionSpec()
     if mode == 'pmap':
-        mapped = jax.pmap(
-            function,
-            axis_name=BATCH_AXIS,
-            in_axes=(None, 0),
-            out_axes=0 if by_row else None,
-            donate_argnums=donate,
-        )
-        if not by_row:
-            return mapped
+        return _pmap(function, None, donate)
+    return _shard_map(function, device_mesh(), PartitionSpec(), donate)
+
+
+def map_rows(
+    function: Callable[..., Any], mode: str, mesh: Mesh | None = None
+) -> Callable[..., Any]:
+    """Maps a function like `map_over_devices`; its outputs have one row per input row.
+
+    Args:
+        function: what one device does.
+        mode: 'pmap' or 'shard_map'.
+        mesh: devices of this process, for 'shard_map' only; None: all of all hosts.
+    """
+    if mode == 'pmap':
+        mapped = _pmap(function, 0, ())
         return lambda first, batch: jax.tree.map(_merge_devices, mapped(first, batch))
-    # check_vma would make pmean(grad(local loss)) larger by the number of devices.
+    mesh = device_mesh() if mesh is None else mesh
+    return _shard_map(function, mesh, PartitionSpec(BATCH_AXIS), ())
+
+
+def _pmap(function, out_axes, donate):
+    return jax.pmap(
+        function,
+        axis_name=BATCH_AXIS,
+        in_axes=(None, 0),
+        out_axes=out_axes,
+        donate_argnums=donate,
+    )
+
+
+def _shard_map(function, mesh, out_specs, donate):
     mapped = jax.shard_map(
         function,
-        mesh=device_mesh(),
+        mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXIS)),
-        out_specs=out_spec,
+        out_specs=out_specs,
+        # With it, pmean(grad(local loss)) is too large by the number of devices.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=donate)
@@ -195,20 +235,30 @@ def _merge_devices(x):
     return x.reshape(-1, *x.shape[2:])
 
 
-def replicate(tree: Any) -> Any:
-    """Puts a copy of every array on every device."""
-    return jax.device_put(tree, NamedSharding(device_mesh(), PartitionSpec()))
+def replicate(tree: Any, mesh: Mesh | None = None) -> Any:
+    """Puts a copy of every array on every device of a mesh, by default on all."""
+    mesh = device_mesh() if mesh is None else mesh
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard_rows(batch: dict[str, np.ndarray], mode: str) -> dict[str, Any]:
-    """Sends each device of this process its part of `local_rows` of a batch."""
-    devices = jax.local_device_count()
+def shard_rows(
+    batch: Mapping[str, np.ndarray], mode: str, mesh: Mesh | None = None
+) -> dict[str, Any]:
+    """Sends each device of this process its rows of a batch, for a mapped function.
+
+    Args:
+        batch: the rows of this process, as by `local_rows`.
+        mode: 'pmap' or 'shard_map'.
+        mesh: as for `map_rows`.
+    """
     if mode == 'pmap':
+        count = jax.local_device_count()
         return {
-            name: value.reshape(devices, len(value) // devices, *value.shape[1:])
+            name: value.reshape(count, len(value) // count, *value.shape[1:])
             for name, value in batch.items()
         }
-    sharding = NamedSharding(device_mesh(), PartitionSpec(BATCH_AXIS))
+    mesh = device_mesh() if mesh is None else mesh
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
     return {
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()
@@ -228,16 +278,20 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(read, tree)
 
 
-def rows_to_host(x: jax.Array) -> np.ndarray:
-    """The rows of this process of an output of `map_rows`, in order."""
-    if x.is_fully_addressable:
-        return np.asarray(x)
-    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+def rows_to_host(tree: Any) -> Any:
+    """The rows of this process of the outputs of `map_rows`, in order, as NumPy."""
+
+    def read(x):
+        if x.is_fully_addressable:
+            return x
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    return jax.device_get(jax.tree.map(read, tree))
 
 
 def from_first(value: Any) -> Any:
-    """What process 0 has, on every process; a collective. JSON values only."""
+    """The JSON value that process 0 has, on every process; a collective."""
     if jax.process_count() == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -247,16 +301,16 @@ def from_first(value: Any) -> Any:
 
 
 def gather(columns: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The columns of every process, by process; a collective.
+    """The columns of every process, in order of processes; a collective.
 
-    Columns may differ in length between processes, not in their other axes or types.
+    The length of a column may differ between processes, its other axes and type not.
     """
     if jax.process_count() == 1:
         return [dict(columns)]
     parts = {}
     for name, column in columns.items():
         counts = np.asarray(multihost_utils.process_allgather(np.int32(len(column))))
-        # As bytes: JAX would make 64-bit numbers 32-bit ones.
+        # As bytes, since JAX would turn 64-bit numbers into 32-bit ones.
         width = column.dtype.itemsize * int(np.prod(column.shape[1:]))
         padded = np.zeros((int(counts.max()), width), np.uint8)
         padded[: len(column)] = (
@@ -276,5 +330,5 @@ def gather(columns: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 def all_of(values: np.ndarray) -> np.ndarray:
-    """The values of all processes, one process after the other; a collective."""
+    """The values of all processes, concatenated in their order; a collective."""
     return np.concatenate([part['values'] for part in gather({'values': values})])

@@ -58,13 +58,13 @@ def draw_detections(
     sheet = detection_sheet(
         [source.read_image(record) for record in records],
         [_ground_truth(record) for record in records],
-        [(d['boxes'], d['labels'], d['scores']) for d in detections],
+        [(d.boxes, d.labels, d.scores) for d in detections],
         source.classes,
         columns=columns,
         min_score=min_score,
     )
     write_image(out, sheet)
-    scores = np.concatenate([d['scores'] for d in detections])
+    scores = np.concatenate([d.scores for d in detections])
     return describe(scores, len(records), min_score)
 
 

@@ -1,1 +1,1 @@
-"""COCO metric, and running it on a model or a workdir."""
+"""COCO numbers, and evaluating a model, a workdir or a file of detections."""

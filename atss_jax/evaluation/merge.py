@@ -1,4 +1,4 @@
-"""One image shown in several ways: its detections as one list."""
+"""Detections of one image: rows without padding, and several views as one list."""
 
 import functools
 from collections.abc import Sequence
@@ -9,9 +9,25 @@ import numpy as np
 from atss_jax.data.transforms import flip_boxes
 from atss_jax.detection.nms import class_wise_nms
 from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.structures import Detections
 
-Found = dict[str, np.ndarray]
-"""Detections of one image: `boxes` (n,4) xyxy original pixels, `scores`, `labels`."""
+EMPTY = Detections(
+    boxes=np.zeros((0, 4), np.float32),
+    scores=np.zeros(0, np.float32),
+    labels=np.zeros(0, np.int32),
+    valid=np.zeros(0, bool),
+)
+"""No detections."""
+
+
+def without_padding(detections: Detections) -> Detections:
+    """The valid rows of the detections of one image, as NumPy arrays on the host."""
+    return Detections(*(column[detections.valid] for column in detections))
+
+
+def concatenate(several: Sequence[Detections]) -> Detections:
+    """All rows, in order; of nothing `EMPTY`."""
+    return Detections(*map(np.concatenate, zip(EMPTY, *several, strict=True)))
 
 
 @functools.partial(jax.jit, static_argnames=('iou_threshold', 'max_per_img'))
@@ -20,45 +36,44 @@ def _nms(*arrays, iou_threshold, max_per_img):
 
 
 def merge(
-    views: Sequence[Found], flips: Sequence[bool], width: int, config: DetectConfig
-) -> Found:
-    """What is found in any view of an image, each object once.
+    views: Sequence[Detections],
+    flips: Sequence[bool],
+    width: int,
+    config: DetectConfig,
+) -> Detections:
+    """Merges the detections in several views of an image (test-time augmentation).
 
-    Boxes of mirrored views are mirrored back, and one class-wise NMS keeps the best
-    `max_per_img` of all. One view that is not mirrored comes out as it is: nothing in
-    it is left to suppress.
+    Boxes of mirrored views are mirrored back, then one class-wise NMS keeps the best
+    `max_per_img` of all. A single view that is not mirrored is returned unchanged,
+    since NMS has nothing to suppress in it.
 
     Args:
-        views: detections in each view, in pixels of the original image.
-        flips: whether the view was mirrored.
-        width: of the original image.
+        views: detections in each view, without padding, boxes in original pixels.
+        flips: whether each view was mirrored.
+        width: width of the original image.
         config: NMS threshold and number of detections.
 
     Source: mmdet DetTTAModel.
     """
     if len(views) == 1 and not flips[0]:
         return views[0]
-    boxes = [
-        flip_boxes(view['boxes'], width).astype(np.float32) if flip else view['boxes']
-        for view, flip in zip(views, flips, strict=True)
-    ]
-    boxes = np.concatenate(boxes)
-    scores, labels = (
-        np.concatenate([view[name] for view in views]) for name in ('scores', 'labels')
+    merged = concatenate(
+        [
+            view._replace(boxes=flip_boxes(view.boxes, width).astype(np.float32))
+            if flip
+            else view
+            for view, flip in zip(views, flips, strict=True)
+        ]
     )
-    # Always as many rows, so that one program serves all images.
-    room = len(views) * config.max_per_img - len(boxes)
+    # Padded to the same length for all images, so that they share one program.
+    padding = len(views) * config.max_per_img - len(merged.scores)
+    padded = [
+        np.pad(column, ((0, padding), *((0, 0),) * (column.ndim - 1)))
+        for column in merged
+    ]
     merged = _nms(
-        np.pad(boxes, ((0, room), (0, 0))),
-        np.pad(scores, (0, room)),
-        np.pad(labels, (0, room)),
-        np.arange(len(boxes) + room) < len(boxes),
+        *padded,
         iou_threshold=config.iou_threshold,
         max_per_img=config.max_per_img,
     )
-    merged = jax.device_get(merged)
-    return {
-        'boxes': merged.boxes[merged.valid],
-        'scores': merged.scores[merged.valid],
-        'labels': merged.labels[merged.valid],
-    }
+    return without_padding(jax.device_get(merged))

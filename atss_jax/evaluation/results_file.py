@@ -1,7 +1,8 @@
-"""A COCO results file, as any detector may have written it, read and checked."""
+"""A COCO results file of any detector: read, checked and scored."""
 
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,24 +10,26 @@ from typing import Any
 from atss_jax.config import build_experiment, load_config
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.records import Source
-from atss_jax.evaluation import coco_metric, run
-from atss_jax.report.page import write_report
+from atss_jax.evaluation import coco_metric
+from atss_jax.evaluation.evaluate import Evaluation
+from atss_jax.evaluation.run import summary
+from atss_jax.files.atomic import write_json
 from atss_jax.training.workdir import config_path
 
 _FIELDS = ('image_id', 'category_id', 'bbox', 'score')
 
 
-def read_results(path: str | pathlib.Path, ground_truth: dict) -> list[dict]:
-    """The detections of a results file.
+def read_results(path: str | os.PathLike, ground_truth: dict) -> list[dict]:
+    """Reads the detections of a results file.
 
     Args:
         path: JSON, a list of `{'image_id', 'category_id', 'bbox': [x, y, w, h],
-            'score'}`; more fields are passed over.
-        ground_truth: COCO dict that must have their images and categories.
+            'score'}`; other fields are ignored.
+        ground_truth: COCO dict, which must have all their images and categories.
 
     Raises:
-        ValueError: the file is no such list, or does not belong to `ground_truth`.
-        OSError: it cannot be read.
+        ValueError: the file is not such a list, or does not belong to `ground_truth`.
+        OSError: the file cannot be read.
     """
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f'{path}: no such file of results')
@@ -88,7 +91,7 @@ def _check_known(path, results, field, known):
         )
 
 
-def data_of(
+def open_ground_truth(
     split: str,
     workdir: str | None = None,
     config: str | None = None,
@@ -96,23 +99,23 @@ def data_of(
     img_prefix: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Source:
-    """The data that results are scored on, which one of three things names.
+    """Opens the data that results are scored on, given in one of three ways.
 
     Args:
-        split: of the config's data; not read with `ann_file`.
+        split: section of the config's data; not used with `ann_file`.
         workdir: folder of a run, for its config.
         config: a config file.
         ann_file: annotations in COCO's format.
-        img_prefix: folder of its images; the current one if not given.
-        overrides: of config fields.
+        img_prefix: folder of their images; None: the current one.
+        overrides: config fields to change.
 
     Raises:
-        ValueError: not one of the three is given, or files are malformed.
+        ValueError: not exactly one of the three is given, or files are malformed.
     """
     if sum(name is not None for name in (workdir, config, ann_file)) != 1:
         raise ValueError(
             '--results needs one of --workdir, --config and --ann_file, to say what '
-            'the truth is'
+            'the ground truth is'
         )
     if ann_file is None:
         if img_prefix is not None:
@@ -126,42 +129,34 @@ def data_of(
     return CocoDataset(ann_file, img_prefix or '', test_mode=True)
 
 
-def score_results(
-    path: str, source: Source, report: bool, min_score: float
-) -> coco_metric.Scores:
-    """Prints the numbers and writes them beside the results file.
-
-    `x.json` gives `x_scores.json` and, with `report`, `x_report.html`.
+def score_results(path: str | os.PathLike, source: Source) -> Evaluation:
+    """Scores a results file; the numbers of `x.json` are written to `x_scores.json`.
 
     Args:
         path: COCO results.
-        source: the truth.
-        report: write the report as well.
-        min_score: as of `write_report`.
+        source: images and ground truth.
 
     Raises:
-        ValueError: the file is no COCO results, or of other data.
+        ValueError: the file is not COCO results, or is of other data.
     """
-    truth = source.ground_truth()
-    results = read_results(path, truth)
-    image_ids = source.records.image_ids
+    ground_truth, image_ids = source.ground_truth(), source.records.image_ids
+    results = read_results(path, ground_truth)
+    scores = coco_metric.evaluate(
+        ground_truth, results, source.classes, source.category_ids, image_ids
+    )
     file = pathlib.Path(path)
     numbers = file.with_name(f'{file.stem}_scores.json')
-    page = file.with_name(f'{file.stem}_report.html')
-    if report:
-        scores = write_report(page, source, results, file.name, min_score).scores
-    else:
-        scores = coco_metric.evaluate(
-            truth, results, source.classes, source.category_ids, image_ids
-        )
-    run.write_json(numbers, run.summary(scores))
-    detections = f'{len(results)} detection{"s" * (len(results) != 1)}'
-    print(f'{path}: {detections}, {len(image_ids)} image{"s" * (len(image_ids) != 1)}')
-    print(coco_metric.format_table(scores))
+    write_json(numbers, summary(scores), indent=1)
     other = {result['category_id'] for result in results} - set(source.category_ids)
-    if other:
-        print(f'not looked at, of other classes: categories {sorted(other)}')
-    print(f'numbers: {numbers}')
-    if report:
-        print(f'report: {page}')
-    return scores
+    notes = [f'not scored, of other classes: categories {sorted(other)}']
+    return Evaluation(
+        scores,
+        results,
+        source,
+        heading=f'{path}: {len(results)} detection{"s" * (len(results) != 1)}, '
+        f'{len(image_ids)} image{"s" * (len(image_ids) != 1)}',
+        notes=notes if other else [],
+        files={'numbers': numbers},
+        title=file.name,
+        report_path=file.with_name(f'{file.stem}_report.html'),
+    )

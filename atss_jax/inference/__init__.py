@@ -1,1 +1,1 @@
-"""A trained detector on any images: loading, batching, results, export."""
+"""A trained detector in use: the Python API, batching, export."""

@@ -1,12 +1,4 @@
-"""A trained detector, for use in other programs.
-
-from atss_jax.inference.detector import Detector
-
-detector = Detector.load('work_dirs/atss_r50_1x')
-(found,) = detector.predict(['street.jpg'])
-for box, name, score in zip(found.boxes, found.names, found.scores):
-    print(name, score, box)
-"""
+"""The Python API: a trained detector for use in other programs."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,27 +6,35 @@ from typing import Any
 
 import numpy as np
 
-from atss_jax.data import image_file as image_files
+from atss_jax.data import image_file
 from atss_jax.data.batch import Variant, for_any_image, variants
+from atss_jax.distributed import devices
 from atss_jax.evaluation.run import make_predict_step
 from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference import export
-from atss_jax.inference.engine import Inference, MappedStep, dividing, find_devices
-from atss_jax.inference.load import read
-from atss_jax.inference.results import ImageDetections
+from atss_jax.inference.engine import Inference
+from atss_jax.inference.image_detections import ImageDetections
+from atss_jax.inference.trained_model import load_trained
 
 Image = str | os.PathLike | np.ndarray | Any
-"""A path, an (H,W,3) uint8 RGB array, or an image of PIL."""
+"""A path, an (H,W,3) uint8 RGB array, or a PIL image."""
 
 
 class Detector:
-    """Finds objects in images; made by `Detector.load`. Threads may share one.
+    """Detects objects in images. Threads may share one.
+
+        from atss_jax import Detector
+
+        detector = Detector.load('work_dirs/atss_r50_1x')
+        (street,) = detector.predict(['street.jpg'])
+        for box, score, name in zip(street.boxes, street.scores, street.names):
+            print(name, score, box)
 
     Attributes:
         classes: name of each label.
-        batch_size: images that are looked at together.
-        img_scales: sizes that images are resized to fit, (long, short) side.
-        flip: whether each image is looked at mirrored too.
+        batch_size: number of images in a batch.
+        img_scales: sizes that images are resized to fit, (long side, short side).
+        flip: whether each image is also shown mirrored (test-time augmentation).
     """
 
     def __init__(self, inference: Inference, classes: Sequence[str]):
@@ -58,53 +58,54 @@ class Detector:
         device: str | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> 'Detector':
-        """Reads weights; images are prepared and judged as `data.test` is.
+        """Loads a trained detector; images are prepared as `data.test` says.
 
         Args:
             source: workdir of a run, a `.pth` or `.safetensors` file with mmdet's
-                names, or an exported `.stablehlo` file, which says all the rest itself.
-            config: of a file of weights: a `.py` or `.json` file.
-            classes: names of the labels, where the weights do not say them.
-            step: a checkpoint of a workdir; None: the one with the best AP.
+                names, or an exported `.stablehlo` file.
+            config: config of a `.pth` or `.safetensors` file.
+            classes: names of the labels, if the weights do not include them.
+            step: step of the checkpoint of a workdir; None: the one with the best AP.
             tta: test-time augmentation, as `test_cfg.tta` says.
-            batch_size: images that are looked at together, on as many devices as it
-                divides by. Every batch is computed whole, however few are asked for.
-                None: `data.samples_per_gpu` on every device, for many images.
-            device: 'cpu', 'gpu', 'tpu'; None: the best that there is.
-            overrides: of config fields: `{'test_cfg.score_thr': 0.3}`.
+            batch_size: images in a batch, which is divided over as many devices as
+                divide it. Every batch is computed whole, so a batch with fewer images
+                takes as long. None: `data.samples_per_gpu` per device, for many images.
+            device: 'cpu', 'gpu' or 'tpu'; None: the best that there is.
+            overrides: config fields to change: `{'test_cfg.score_thr': 0.3}`.
 
         Raises:
-            ValueError: weights, config or classes are not there or do not fit.
+            ValueError: weights, config or classes are missing or do not fit.
         """
-        devices, how = find_devices(device), (tta, batch_size)
+        local = devices.find_local(device)
         if export.is_exported(source):
             if config or step is not None or classes or overrides:
                 raise ValueError(
                     f'{source} is exported: nothing in it can be set; leave out '
-                    'config, step, the names of its classes and overrides'
+                    'config, step, classes and overrides'
                 )
-            found = export.read(source)
-            return cls(_infer_exported(found, devices, *how), found.classes)
-        trained = read(source, config, step, classes, overrides)
-        inference = _infer(trained.experiment, trained.variables, devices, *how)
+            exported = export.read(source)
+            inference = _infer_exported(exported, local, tta, batch_size)
+            return cls(inference, exported.classes)
+        trained = load_trained(source, config, step, classes, overrides)
+        inference = _infer(trained, local, tta, batch_size)
         return cls(inference, trained.classes)
 
     def predict(
         self, images: Image | Iterable[Image], score_thr: float = 0.0
     ) -> list[ImageDetections]:
-        """What is found in each image, in their order.
+        """Detections in each image, in the order of the images.
 
         The first image of a canvas (by default there are two, landscape and portrait)
         waits until the model is compiled for it, later ones do not.
 
         Args:
-            images: paths, (H,W,3) uint8 RGB arrays or images of PIL, mixed as you
-                like; or one alone. Files are turned as their EXIF orientation says;
-                images of PIL are taken as they are.
-            score_thr: objects with lower scores are left out.
+            images: paths, (H,W,3) uint8 RGB arrays or PIL images, in any mixture; or a
+                single one. Files are rotated as their EXIF orientation says, PIL
+                images are not.
+            score_thr: lowest score of the detections.
 
         Raises:
-            ValueError: something is no image; it is named.
+            ValueError: an entry, which is named, is not an image.
             OSError: a file cannot be read.
         """
         if _is_image(images):
@@ -115,53 +116,54 @@ class Detector:
             return number, to_array(image, number)
 
         loaded = map_ahead(load, enumerate(images))
-        found = {number: found for number, _, found in self.stream(loaded)}
-        return [found[number].keep(score_thr) for number in sorted(found)]
+        by_number = {
+            number: detections.keep(score_thr)
+            for number, _, detections in self.stream(loaded)
+        }
+        return [by_number[number] for number in sorted(by_number)]
 
     def stream(
         self, images: Iterable[tuple[Any, np.ndarray]]
     ) -> Iterator[tuple[Any, np.ndarray, ImageDetections]]:
-        """(key, image, found) of each (key, image), as soon as it is known.
+        """(key, image, detections) of each (key, image), as soon as they are known.
 
-        Images on one canvas come in their order, others when a batch is full. No more
-        than a few batches are held at a time.
+        Images on one canvas keep their order, others come when their batch is full.
+        Only a few batches are in memory at a time.
 
         Args:
             images: keys of any kind, and (H,W,3) uint8 RGB arrays.
         """
-        views = map_ahead(lambda one: self._inference.prepare(one, one[1]), images)
-        for (key, image), found in self._inference.run(views):
+        prepared = map_ahead(
+            lambda pair: self._inference.prepare(pair, pair[1]), images
+        )
+        for (key, image), (boxes, scores, labels, _) in self._inference.run(prepared):
             size = image.shape[:2]
-            yield (
-                key,
-                image,
-                ImageDetections(**found, classes=self.classes, size=size),
-            )
+            yield key, image, ImageDetections(boxes, scores, labels, self.classes, size)
 
 
 def to_array(image: Image, name: Any = '') -> np.ndarray:
-    """(H,W,3) uint8 RGB of a path, an array or an image of PIL.
+    """Reads or checks an image; gives an (H,W,3) uint8 RGB array.
 
     Args:
-        image: one of them.
-        name: what an array is called in messages.
+        image: a path, an array or a PIL image.
+        name: name of the image in messages.
 
     Raises:
-        ValueError: it is none of them.
-        OSError: a file cannot be read.
+        ValueError: it is none of the three, or an array of another shape or type.
+        OSError: the file cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         if os.path.isdir(image):
             raise IsADirectoryError(f'{image} is a folder; give its images')
-        return image_files.read(image)
+        return image_file.read(image)
     if _is_pil(image):
         return np.asarray(image.convert('RGB'))
     shape, dtype = getattr(image, 'shape', None), getattr(image, 'dtype', None)
     if not isinstance(image, np.ndarray) or dtype != np.uint8:
         found = type(image).__name__ if shape is None else f'{dtype}{list(shape)}'
         raise ValueError(
-            f'image {name}: expected a path, an (H,W,3) uint8 RGB array or an image '
-            f'of PIL, got {found}'
+            f'image {name}: expected a path, an (H,W,3) uint8 RGB array or a PIL '
+            f'image, got {found}'
         )
     if len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise ValueError(
@@ -181,30 +183,33 @@ def _is_image(value):
     return isinstance(value, str | os.PathLike) or _is_pil(value)
 
 
-def _infer(experiment, variables, devices, tta, batch_size):
+def _infer(trained, local, tta, batch_size):
+    experiment = trained.experiment
     data, detect = experiment.data['test'], experiment.detect
     if batch_size is None:
-        batch_size = experiment.samples_per_gpu * len(devices)
+        batch_size = experiment.samples_per_gpu * len(local)
     _check(batch_size)
     step = make_predict_step(experiment.model, data.normalizer, detect)
-    return Inference(
-        MappedStep(step, variables, dividing(devices, batch_size)),
-        _views(data.pipeline, experiment.tta if tta else None),
-        detect,
-        batch_size,
-    )
+    step = _mapped(step, trained.variables, devices.for_batch(local, batch_size))
+    views = _views(data.pipeline, experiment.tta if tta else None)
+    return Inference(step, views, detect, batch_size)
 
 
-def _infer_exported(found, devices, tta, batch_size):
-    """On one device: the program is that of one."""
-    batch_size = found.samples_per_gpu if batch_size is None else batch_size
+def _infer_exported(exported, local, tta, batch_size):
+    """On one device, since the program is for one."""
+    batch_size = exported.samples_per_gpu if batch_size is None else batch_size
     _check(batch_size)
-    return Inference(
-        MappedStep(lambda _, batch: found.step(batch), {}, devices[:1]),
-        _views(found.pipeline, found.tta if tta else None),
-        found.detect,
-        batch_size,
-    )
+    step = _mapped(lambda _, batch: exported.step(batch), {}, local[:1])
+    views = _views(exported.pipeline, exported.tta if tta else None)
+    return Inference(step, views, exported.detect, batch_size)
+
+
+def _mapped(step, variables, chosen):
+    """The step as a function of host batches, divided over devices of this process."""
+    mesh = devices.device_mesh(chosen)
+    mapped = devices.map_rows(step, 'shard_map', mesh)
+    variables = devices.replicate(variables, mesh)
+    return lambda batch: mapped(variables, devices.shard_rows(batch, 'shard_map', mesh))
 
 
 def _check(batch_size):
@@ -213,6 +218,6 @@ def _check(batch_size):
 
 
 def _views(pipeline, tta):
-    """The ways in which each image is shown, whatever its shape."""
+    """The views in which each image is shown, whatever its shape."""
     views = variants(pipeline, tta)
     return [Variant(for_any_image(view.pipeline), view.flip) for view in views]

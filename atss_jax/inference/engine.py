@@ -1,23 +1,19 @@
-"""A detector on images of any size: put on canvases, looked at in batches."""
+"""A detector on a stream of images of any size: canvases, batches, views."""
 
 import collections
 import dataclasses
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from atss_jax.data.batch import Variant, place
 from atss_jax.data.plan import Canvas
 from atss_jax.detection.postprocess import DetectConfig
-from atss_jax.evaluation.merge import Found, merge
-from atss_jax.structures import BATCH_AXIS, PREDICT_FIELDS, Batch, Detections
-
-_AHEAD = 2  # batches that the device works on while the host reads results
+from atss_jax.evaluation.merge import merge
+from atss_jax.evaluation.run import predict
+from atss_jax.structures import PREDICT_FIELDS, Batch, Detections
 
 
 @dataclasses.dataclass
@@ -25,9 +21,9 @@ class Views:
     """An image in all its views, ready for the device.
 
     Attributes:
-        key: whatever the caller knows it by.
-        width: of the original image.
-        rows: canvas and row of each view.
+        key: the caller's key of the image.
+        width: width of the original image.
+        rows: canvas and batch row of each view.
     """
 
     key: Any
@@ -35,129 +31,73 @@ class Views:
     rows: list[tuple[Canvas, Batch]]
 
 
-class MappedStep:
-    """`step(variables, batch)` as a function of batches, divided over the devices.
-
-    Args:
-        step: as from `make_predict_step`.
-        variables: NumPy arrays.
-        devices: of this process; a batch has a multiple of as many rows.
-    """
-
-    def __init__(self, step: Callable, variables: Any, devices: Sequence):
-        mesh = Mesh(np.array(devices), (BATCH_AXIS,))
-        everywhere, by_row = PartitionSpec(), PartitionSpec(BATCH_AXIS)
-        if len(devices) > 1:
-            step = jax.shard_map(
-                step,
-                mesh=mesh,
-                in_specs=(everywhere, by_row),
-                out_specs=by_row,
-                check_vma=False,
-            )
-        self._step, self._rows = jax.jit(step), NamedSharding(mesh, by_row)
-        self._variables = jax.device_put(variables, NamedSharding(mesh, everywhere))
-
-    def __call__(self, batch: Batch) -> Detections:
-        """Detections of each row; returns before they are computed."""
-        return self._step(self._variables, jax.device_put(batch, self._rows))
-
-
-def dividing(devices: list, batch_size: int) -> list:
-    """As many of the devices as a batch divides by."""
-    return devices[: math.gcd(batch_size, len(devices))]
-
-
-def find_devices(kind: str | None) -> list:
-    """This host's devices of a kind.
-
-    Args:
-        kind: 'cpu', 'gpu', 'tpu'; None: the best that there are.
-
-    Raises:
-        ValueError: there are none.
-    """
-    try:
-        # Other hosts' devices are not ours to use.
-        return jax.local_devices(backend=kind)
-    except RuntimeError as error:
-        raise ValueError(
-            f'no {kind or "device"} that JAX can use; it sees '
-            f'{sorted({d.platform for d in jax.local_devices()})} ({error})'
-        ) from error
-
-
 class Inference:
-    """Finds objects in streams of images. Threads may share it.
+    """Detects objects in streams of images. Threads may share one.
 
-    A canvas is compiled when an image first needs it, and never again.
+    A program is compiled when the first image needs its canvas, and only then.
 
     Args:
-        step: batch of images, their sizes and scales to `structures.Detections`.
-        variants: the ways in which each image is shown.
-        config: NMS of the views together.
-        batch_size: rows of every batch.
+        step: sends a batch of images, their sizes and scales to the devices.
+        variants: the views in which each image is shown.
+        config: NMS of several views.
+        batch_size: number of rows of every batch.
     """
 
     def __init__(
         self,
-        step: Callable[[Batch], Any],
+        step: Callable[[Batch], Detections],
         variants: Sequence[Variant],
         config: DetectConfig,
         batch_size: int,
     ):
         self.variants, self.config, self.batch_size = variants, config, batch_size
         self._step = step
-        # Two threads that need one canvas at once would both compile it.
+        # Without it, two threads that need a new canvas at once would both compile.
         self._lock = threading.Lock()
 
     def prepare(self, key: Any, image: np.ndarray) -> Views:
-        """Resizes an image (H,W,3) uint8 RGB for all its views; touches no device."""
+        """Resizes an image, (H,W,3) uint8 RGB, for all its views; uses no device."""
         rows = [place(image, variant) for variant in self.variants]
         return Views(key, image.shape[1], rows)
 
-    def run(self, images: Iterable[Views]) -> Iterator[tuple[Any, Found]]:
-        """(key, what was found) of every image; images of one shape keep order.
+    def run(self, images: Iterable[Views]) -> Iterator[tuple[Any, Detections]]:
+        """Key and detections (without padding) of every image.
 
-        Batches are filled by canvas; what is left at the end goes in last batches.
+        Images of one canvas keep their order. A batch is run as soon as it is full;
+        at the end the remaining images fill up their last batches.
         """
-        buckets = collections.defaultdict(list)
-        waiting, parts = collections.deque(), {}
-        for number, image in enumerate(images):
-            parts[number] = image, [None] * len(image.rows)
-            for view, (canvas, row) in enumerate(image.rows):
-                buckets[canvas].append((number, view, row))
-                if len(buckets[canvas]) == self.batch_size:
-                    waiting.append(self._start(buckets.pop(canvas)))
-            image.rows = []
-            while len(waiting) > _AHEAD:
-                yield from self._finish(waiting.popleft(), parts)
-        waiting.extend(self._start(bucket) for bucket in buckets.values())
-        for started in waiting:
-            yield from self._finish(started, parts)
-
-    def _start(self, bucket):
-        """Sends a batch to the device; any row will do to fill it up."""
-        rows = [row for _, _, row in bucket]
-        rows += rows[-1:] * (self.batch_size - len(rows))
-        batch = {name: np.stack([row[name] for row in rows]) for name in PREDICT_FIELDS}
-        with self._lock:
-            found = self._step(batch)
-        return [(number, view) for number, view, _ in bucket], found
-
-    def _finish(self, started, parts):
-        """Reads a batch back; yields the images of which all views are there."""
-        places, found = started
-        boxes, scores, labels, valid = jax.device_get(tuple(found))
         flips = [variant.flip for variant in self.variants]
-        for index, (number, view) in enumerate(places):
-            ok = valid[index]
-            image, views = parts[number]
-            views[view] = {
-                'boxes': boxes[index][ok],
-                'scores': scores[index][ok],
-                'labels': labels[index][ok],
-            }
-            if all(one is not None for one in views):
-                del parts[number]
+        waiting = {}  # by number of the image: its views, detections so far
+        batches = self._batches(images, waiting)
+        for (number, view), detections in predict(self._locked_step, batches):
+            image, by_view = waiting[number]
+            by_view[view] = detections
+            if len(by_view) == len(flips):
+                del waiting[number]
+                views = [by_view[index] for index in range(len(flips))]
                 yield image.key, merge(views, flips, image.width, self.config)
+
+    def _locked_step(self, batch):
+        with self._lock:
+            return self._step(batch)
+
+    def _batches(self, images, waiting):
+        """Batches of one canvas each, with (image number, view) as the rows' keys."""
+        by_canvas = collections.defaultdict(list)
+        for number, image in enumerate(images):
+            waiting[number] = image, {}
+            rows, image.rows = image.rows, []
+            for view, (canvas, row) in enumerate(rows):
+                by_canvas[canvas].append(((number, view), row))
+                if len(by_canvas[canvas]) == self.batch_size:
+                    yield self._batch(by_canvas.pop(canvas))
+        for keyed_rows in by_canvas.values():
+            yield self._batch(keyed_rows)
+
+    def _batch(self, keyed_rows):
+        """(keys, batch), padded with copies of the last row."""
+        keys, rows = map(list, zip(*keyed_rows, strict=True))
+        padding = self.batch_size - len(rows)
+        rows += rows[-1:] * padding
+        batch = {name: np.stack([row[name] for row in rows]) for name in PREDICT_FIELDS}
+        return keys + [None] * padding, batch

@@ -1,7 +1,7 @@
-"""A detector in one file that needs none of its code: StableHLO, and a page of JSON.
+"""A detector as a StableHLO program that needs none of this code, and a JSON page.
 
-The program takes images on a canvas and gives detections; the page beside it says how
-images come on the canvas, and what the labels are called.
+The program takes images on a canvas and returns detections. The page next to it says
+how images are put on a canvas, and names the labels.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from atss_jax.data.batch import Pipeline, Tta
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.run import make_predict_step
-from atss_jax.inference.load import Trained
+from atss_jax.files.atomic import write_bytes, write_json
+from atss_jax.inference.trained_model import TrainedModel
 from atss_jax.structures import Batch, Detections
 
 SUFFIX = '.stablehlo'
@@ -28,15 +29,15 @@ _FORMAT = 1
 
 
 class ExportedDetector(NamedTuple):
-    """What `read` finds.
+    """A detector that was read from a file.
 
     Attributes:
-        step: batch of images, their sizes and scales to detections of each row.
+        step: batch of images, their sizes and scales to the detections in each row.
         classes: name of each label.
-        pipeline: how images come on a canvas.
-        tta: test-time augmentation, if it is asked for.
-        detect: NMS of several views; the rest of it is in the program.
-        samples_per_gpu: images at a time, where many are to be looked at.
+        pipeline: how images are put on a canvas.
+        tta: the views of test-time augmentation.
+        detect: NMS of several views; its other fields are in the program.
+        samples_per_gpu: number of images in a batch, where there are many.
     """
 
     step: Callable[[Batch], Detections]
@@ -48,22 +49,22 @@ class ExportedDetector(NamedTuple):
 
 
 def is_exported(path: str | os.PathLike) -> bool:
-    """Whether the name is that of an exported detector."""
+    """Whether a path is that of an exported detector, by its suffix."""
     return os.fspath(path).endswith(SUFFIX)
 
 
 def write(
-    out: str | os.PathLike, trained: Trained, platforms: Sequence[str] = PLATFORMS
+    out: str | os.PathLike, trained: TrainedModel, platforms: Sequence[str] = PLATFORMS
 ) -> None:
-    """Writes `OUT` and, beside it, `OUT.json`.
+    """Writes the program to `OUT` and its page to `OUT.json`.
 
-    The program has the weights in it, normalizes, detects and does NMS. Batch size,
-    height and width are free; the latter are multiples of 32.
+    The program contains the weights, normalization and NMS. Batch size, height and
+    width are free; height and width must be multiples of 32.
 
     Args:
         out: file to write; its name ends in `.stablehlo`.
-        trained: what to export; images are prepared as `data.test` says.
-        platforms: that the program is for: 'cpu', 'cuda', 'rocm', 'tpu'.
+        trained: the model; images are prepared as `data.test` says.
+        platforms: platforms that the program runs on: 'cpu', 'cuda', 'rocm', 'tpu'.
 
     Raises:
         ValueError: the name ends otherwise, or there is no such platform.
@@ -71,14 +72,13 @@ def write(
     """
     path = pathlib.Path(out)
     if not is_exported(path):
-        raise ValueError(f'expected a name that ends in {SUFFIX} or .onnx, got {out}')
+        raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
     if unknown := set(platforms) - {*PLATFORMS, 'rocm'}:
         raise ValueError(f'no platform {sorted(unknown)}; there are {PLATFORMS}, rocm')
     program = _program(trained, platforms)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(program)
+    write_bytes(path, program)
     page = _page(trained) | {'sha256': hashlib.sha256(program).hexdigest()}
-    _page_path(path).write_text(json.dumps(page, indent=1) + '\n')
+    write_json(_page_path(path), page, indent=1)
 
 
 def _program(trained, platforms):
@@ -86,7 +86,7 @@ def _program(trained, platforms):
     normalizer = experiment.data['test'].normalizer
     step = make_predict_step(experiment.model, normalizer, experiment.detect)
 
-    # A dict, so that the file can be read without this package.
+    # A dict, since Detections would need this package to read the file.
     def detect(batch):
         return step(trained.variables, batch)._asdict()
 
@@ -122,26 +122,26 @@ def _page_path(path):
 
 
 def read(source: str | os.PathLike) -> ExportedDetector:
-    """Reads what `write` wrote.
+    """Reads a detector that `write` wrote.
 
     Raises:
-        ValueError: one of the two files is not there, was altered, or is of a later
+        ValueError: one of the two files is missing, was changed, or is of a later
             version of this package.
     """
     path = pathlib.Path(source)
-    beside = _page_path(path)
-    for file in (path, beside):
+    page_path = _page_path(path)
+    for file in (path, page_path):
         if not file.is_file():
             raise ValueError(f'no exported detector at {source}: no file {file}')
     try:
-        page = json.loads(beside.read_text())
+        page = json.loads(page_path.read_text())
     except ValueError as error:
-        raise ValueError(f'{beside}: not a JSON file ({error})') from error
+        raise ValueError(f'{page_path}: not a JSON file ({error})') from error
     if not isinstance(page, dict) or page.get('format') != _FORMAT:
-        raise ValueError(f'{beside}: not the page of an export of format {_FORMAT}')
+        raise ValueError(f'{page_path}: not the page of an export of format {_FORMAT}')
     program = path.read_bytes()
     if hashlib.sha256(program).hexdigest() != page['sha256']:
-        raise ValueError(f'{path} is not the file that {beside} was written with')
+        raise ValueError(f'{path} is not the file that {page_path} was written with')
     call = jax.export.deserialize(bytearray(program)).call
     return ExportedDetector(
         step=lambda batch: Detections(**call(batch)),
@@ -161,5 +161,5 @@ def read(source: str | os.PathLike) -> ExportedDetector:
 
 
 def _pairs(values):
-    """JSON has lists where there were tuples."""
+    """Pairs as tuples, which JSON turned into lists; None as it is."""
     return None if values is None else tuple(tuple(pair) for pair in values)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from atss_jax.evaluation.evaluate import evaluate_workdir
+from atss_jax.evaluation.evaluate import evaluate
 from atss_jax.inference.detector import Detector
-from atss_jax.inference.image_list import find
+from atss_jax.inference.input_files import find_files
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_ids_of_a_coco_file(predict, small_data, small_run, tmp_path):
         'blue': 11,
     }
     workdir = shutil.copytree(small_run.workdir, tmp_path / 'run')
-    evaluate_workdir(str(workdir))
+    evaluate(str(workdir))
     (file,) = (workdir / 'evaluation').glob('val_*_detections.json')
 
     def rows(results):
@@ -161,7 +161,7 @@ def test_test_time_augmentation_and_overrides_with_spaces(predict, images, tmp_p
     [
         (('EMPTY',), ('no images in', 'empty', '.jpg')),
         (('EMPTY/none.jpg',), ('no image or folder at',)),
-        (('EMPTY/*.jpg',), ('no file is like',)),
+        (('EMPTY/*.jpg',), ('no file matches',)),
         (('IMAGES', '--classes=red,gren'), ("'gren'", "did you mean 'green'?")),
         (('IMAGES', '--device=tpu'), ('no tpu',)),
         (('IMAGES', '--config.test_cfg.scor_thr=1'), ('test_cfg.scor_thr',)),
@@ -207,7 +207,7 @@ def test_names_are_unique_and_results_are_not_looked_at(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     inputs = [str(tmp_path / 'a'), str(tmp_path / 'b/*'), str(tmp_path / 'a/x.png')]
-    found = find(inputs, tmp_path / 'a' / 'out')
+    found = find_files(inputs, tmp_path / 'a' / 'out')
     assert [(str(i.path.relative_to(tmp_path)), i.name) for i in found] == [
         ('a/x.jpg', 'x.jpg'),
         ('a/x.png', 'x_2.jpg'),

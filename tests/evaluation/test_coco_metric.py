@@ -15,7 +15,7 @@ from atss_jax.evaluation import coco_metric
 CLASSES, CATEGORY_IDS = ('cat', 'dog'), (9, 4)
 
 
-def truth(*objects):
+def annotated(*objects):
     """COCO dict of images 1 and 2, of (image id, category id, xywh[, crowd])."""
     return {
         'images': [{'id': i, 'height': 400, 'width': 400} for i in (1, 2)],
@@ -34,7 +34,7 @@ def truth(*objects):
     }
 
 
-def found(image_id, category_id, box, score=0.9):
+def result(image_id, category_id, box, score=0.9):
     return {
         'image_id': image_id,
         'category_id': category_id,
@@ -75,8 +75,8 @@ class TestEvaluate:
     def test_perfect(self):
         # The first annotation has id 0, which pycocotools alone would never match.
         scores = evaluate(
-            truth((1, 9, self.small), (2, 4, self.large)),
-            [found(1, 9, self.small), found(2, 4, self.large)],
+            annotated((1, 9, self.small), (2, 4, self.large)),
+            [result(1, 9, self.small), result(2, 4, self.large)],
         )
         exact = {name: pytest.approx(1, abs=1e-12) for name in scores.summary}
         exact['APm'] = exact['ARm'] = pytest.approx(math.nan, nan_ok=True)
@@ -86,7 +86,7 @@ class TestEvaluate:
     def test_iou_of_three_quarters(self):
         # 200x200 against 200x150 inside it: IoU 0.75, so right at 6 of 10 thresholds.
         scores = evaluate(
-            truth((1, 9, self.large)), [found(1, 9, (50, 50, 200, 150))]
+            annotated((1, 9, self.large)), [result(1, 9, (50, 50, 200, 150))]
         ).summary
         assert scores['AP'] == pytest.approx(0.6)
         assert scores['AP50'] == scores['AP75'] == pytest.approx(1)
@@ -94,53 +94,54 @@ class TestEvaluate:
 
     def test_false_alarm_above_the_hit_halves_precision(self):
         scores = evaluate(
-            truth((1, 9, self.large)),
-            [found(2, 9, self.large, 0.95), found(1, 9, self.large, 0.9)],
+            annotated((1, 9, self.large)),
+            [result(2, 9, self.large, 0.95), result(1, 9, self.large, 0.9)],
         )
         assert scores.summary['AP'] == pytest.approx(0.5)
         assert scores.summary['AR1'] == pytest.approx(1)
 
     def test_crowd_is_neither_hit_nor_missed(self):
         scores = evaluate(
-            truth((1, 9, self.small), (1, 9, self.large, True)),
-            [found(1, 9, self.small, 0.5), found(1, 9, (60, 60, 50, 50), 0.9)],
+            annotated((1, 9, self.small), (1, 9, self.large, True)),
+            [result(1, 9, self.small, 0.5), result(1, 9, (60, 60, 50, 50), 0.9)],
         )
         assert scores.summary['AP'] == pytest.approx(1)
 
     def test_per_class_is_in_label_order(self):
         # Category ids 9, 4: pycocotools sorts them, which would swap the names.
         scores = evaluate(
-            truth((1, 9, self.large), (1, 4, self.small)), [found(1, 9, self.large)]
+            annotated((1, 9, self.large), (1, 4, self.small)),
+            [result(1, 9, self.large)],
         )
         assert scores.per_class == pytest.approx({'cat': 1, 'dog': 0})
         assert list(scores.per_class) == ['cat', 'dog']
 
     def test_no_detections(self):
-        scores = evaluate(truth((1, 9, self.large)), [])
+        scores = evaluate(annotated((1, 9, self.large)), [])
         assert scores.summary['AP'] == scores.summary['AR100'] == 0
         assert math.isnan(scores.summary['APs'])
         assert scores.per_class['cat'] == 0
         assert math.isnan(scores.per_class['dog'])
 
     def test_no_objects(self):
-        scores = evaluate(truth(), [found(1, 9, self.small)])
+        scores = evaluate(annotated(), [result(1, 9, self.small)])
         assert all(map(math.isnan, scores.summary.values()))
         mmdet = scores.as_mmdet()
         assert mmdet['coco/bbox_mAP'] == mmdet['coco/bbox_mAP_s'] == -1
         assert math.isnan(mmdet['coco/cat_precision'])
-        assert all(map(math.isnan, evaluate(truth(), []).summary.values()))
+        assert all(map(math.isnan, evaluate(annotated(), []).summary.values()))
 
     def test_only_some_images(self):
-        ground_truth = truth((1, 9, self.large), (2, 9, self.large))
-        results = [found(1, 9, self.large), found(2, 9, self.small, 0.99)]
+        ground_truth = annotated((1, 9, self.large), (2, 9, self.large))
+        results = [result(1, 9, self.large), result(2, 9, self.small, 0.99)]
         scores = evaluate(ground_truth, results, image_ids=np.array([1]))
         assert scores.summary['AP'] == pytest.approx(1)
         assert evaluate(ground_truth, results).summary['AP'] < 0.5
 
     def test_only_some_classes(self):
         scores = coco_metric.evaluate(
-            truth((1, 9, self.large), (1, 4, self.small)),
-            [found(1, 9, self.large)],
+            annotated((1, 9, self.large), (1, 4, self.small)),
+            [result(1, 9, self.large)],
             ('cat',),
             (9,),
         )
@@ -148,8 +149,8 @@ class TestEvaluate:
         assert list(scores.per_class) == ['cat']
 
     def test_arguments_are_left_alone_and_nothing_is_printed(self, capsys):
-        ground_truth = truth((1, 9, self.large))
-        results = [found(1, 9, self.large)]
+        ground_truth = annotated((1, 9, self.large))
+        results = [result(1, 9, self.large)]
         before = copy.deepcopy((ground_truth, results))
         evaluate(ground_truth, results)
         assert (ground_truth, results) == before
@@ -157,17 +158,17 @@ class TestEvaluate:
 
     def test_unknown_images(self):
         with pytest.raises(ValueError, match=r'results: 1 image ids .* such as 8'):
-            evaluate(truth(), [found(8, 9, self.small)])
+            evaluate(annotated(), [result(8, 9, self.small)])
         with pytest.raises(ValueError, match=r'image_ids: 1 image ids .* such as 8'):
-            evaluate(truth(), [], image_ids=[1, 8])
+            evaluate(annotated(), [], image_ids=[1, 8])
         with pytest.raises(ValueError, match='no images to score'):
-            evaluate(truth(), [], image_ids=[])
+            evaluate(annotated(), [], image_ids=[])
 
     def test_more_than_a_hundred_detections(self):
         # 150 false alarms before the hit: COCO stops at 100, mmdet's AP50 does not.
-        results = [found(1, 9, self.small, 0.9) for _ in range(150)]
+        results = [result(1, 9, self.small, 0.9) for _ in range(150)]
         scores = evaluate(
-            truth((1, 9, self.large)), [*results, found(1, 9, self.large, 0.1)]
+            annotated((1, 9, self.large)), [*results, result(1, 9, self.large, 0.1)]
         )
         assert scores.summary['AP50'] == 0
         assert scores.as_mmdet()['coco/bbox_mAP'] == 0
@@ -233,7 +234,7 @@ class TestGolden:
 
 class TestTable:
     def test_small(self):
-        ground_truth = truth((1, 9, (50, 50, 200, 200)))
+        ground_truth = annotated((1, 9, (50, 50, 200, 200)))
         table = coco_metric.format_table(evaluate(ground_truth, []))
         assert table.splitlines() == [
             '      AP    AP50    AP75     APs     APm     APl',

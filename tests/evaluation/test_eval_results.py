@@ -1,4 +1,4 @@
-"""`eval.py --results` and `eval.py --report`."""
+"""Scoring a results file, and reports: `eval.py --results`, `eval.py --report`."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from tests.support.small_run import CLASSES
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """Path, analysis."""
+    """Path of a report, and its analysis."""
     return written_report(tmp_path_factory.mktemp('report'))
 
 
@@ -30,12 +30,14 @@ class TestResultsFile:
             path = tmp_path / 'detections.json'
             text = content if isinstance(content, str) else json.dumps(content)
             path.write_text(text)
-            truth = f'--ann_file={data / "val.json"}'
-            return call('eval', f'--results={path}', truth, *flags)
+            ann_file = f'--ann_file={data / "val.json"}'
+            return call('eval', f'--results={path}', ann_file, *flags)
 
         return run
 
-    def test_scores_and_report_lie_beside_it(self, score, data, tmp_path, written):
+    def test_scores_and_report_are_written_next_to_it(
+        self, score, data, tmp_path, written
+    ):
         results = some_results(open_data(data).ground_truth())
         result = score(results, '--report', f'--img_prefix={data / "val"}')
         assert result.status == 0, result.err
@@ -90,7 +92,7 @@ class TestResultsFile:
             (['--workdir=x', '--ann_file=x'], '--ann_file goes with --results'),
             (['--workdir=x', '--min_score=0.1'], '--min_score goes with --report'),
             (['--workdir=x', '--report', '--min_score=2'], 'from 0 to 1'),
-            ([], '--workdir, or --results'),
+            ([], '--workdir or --results is required'),
         ],
     )
     def test_flags_that_are_refused(self, call, flags, part):

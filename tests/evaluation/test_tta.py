@@ -1,4 +1,4 @@
-"""Test-time augmentation: merged by hand, and on the small run."""
+"""Test-time augmentation: views merged by hand, and on the small run."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.distributed import devices
 from atss_jax.evaluation.merge import merge
 from atss_jax.evaluation.run import make_evaluator
+from atss_jax.structures import Detections
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path
 from tests.conftest import ROOT
@@ -17,25 +18,23 @@ from tests.conftest import ROOT
 CONFIG = DetectConfig(iou_threshold=0.5, max_per_img=3)
 
 
-def found(*rows):
+def detections(*rows):
     """Detections from (x1, y1, x2, y2, score, label)."""
     rows = np.array(rows, np.float32).reshape(-1, 6)
-    return {
-        'boxes': rows[:, :4],
-        'scores': rows[:, 4],
-        'labels': rows[:, 5].astype(np.int32),
-    }
+    labels, valid = rows[:, 5].astype(np.int32), np.ones(len(rows), bool)
+    return Detections(rows[:, :4], rows[:, 4], labels, valid)
 
 
-def rows_of(one):
-    columns = one['boxes'], one['scores'][:, None], one['labels'][:, None]
+def rows_of(detections):
+    boxes, scores, labels, _ = detections
+    columns = boxes, scores[:, None], labels[:, None]
     return np.concatenate(columns, axis=1).round(4).tolist()
 
 
 def test_mirrored_boxes_come_back_and_the_better_one_stays():
-    plain = found((10, 0, 30, 20, 0.5, 0), (60, 60, 70, 70, 0.4, 1))
+    plain = detections((10, 0, 30, 20, 0.5, 0), (60, 60, 70, 70, 0.4, 1))
     # In an image 100 wide the first box, mirrored, is at 70..90.
-    mirrored = found((70, 0, 90, 20, 0.75, 0), (0, 40, 8, 48, 0.25, 1))
+    mirrored = detections((70, 0, 90, 20, 0.75, 0), (0, 40, 8, 48, 0.25, 1))
     assert rows_of(merge([plain, mirrored], [False, True], 100, CONFIG)) == [
         [10, 0, 30, 20, 0.75, 0],
         [60, 60, 70, 70, pytest.approx(0.4), 1],
@@ -44,14 +43,14 @@ def test_mirrored_boxes_come_back_and_the_better_one_stays():
 
 
 def test_classes_do_not_suppress_each_other_and_the_best_are_kept():
-    one = found((0, 0, 9, 9, 0.5, 0), (0, 0, 9, 9, 0.4, 1), (20, 0, 29, 9, 0.1, 0))
-    other = found((0, 0, 9, 9, 0.3, 2), (0, 0, 9, 9, 0.2, 1))
+    one = detections((0, 0, 9, 9, 0.5, 0), (0, 0, 9, 9, 0.4, 1), (20, 0, 29, 9, 0.1, 0))
+    other = detections((0, 0, 9, 9, 0.3, 2), (0, 0, 9, 9, 0.2, 1))
     merged = merge([one, other], [False, False], 50, CONFIG)
-    assert merged['labels'].tolist() == [0, 1, 2]
+    assert merged.labels.tolist() == [0, 1, 2]
 
 
-def test_nothing_found_in_any_view():
-    assert rows_of(merge([found(), found()], [False, True], 50, CONFIG)) == []
+def test_no_detections_in_any_view():
+    assert rows_of(merge([detections(), detections()], [False, True], 50, CONFIG)) == []
 
 
 def test_views_are_every_scale_each_mirrored():
@@ -71,7 +70,7 @@ def test_views_are_every_scale_each_mirrored():
 
 
 def test_views_do_not_depend_on_the_order_of_scales():
-    """Nor on one that is named twice; the authors' thirteen scales, mirrored too."""
+    """Nor on a duplicate; with the authors' thirteen scales, also mirrored."""
     config = load_config(str(ROOT / 'configs' / 'atss_x101_64x4d_dcn_2x_ms.py'))
     experiment = build_experiment(config)
     pipeline, tta = experiment.data['test'].pipeline, experiment.tta
@@ -88,7 +87,7 @@ def test_views_do_not_depend_on_the_order_of_scales():
 
 @pytest.fixture(scope='module')
 def evaluate(small_run):
-    """`evaluate(test_cfg.tta)` gives what is found on data.val, by image id."""
+    """`evaluate(test_cfg.tta)` gives the detections on data.val, by image id."""
     workdir = str(small_run.workdir)
 
     def run(tta, use=True):
@@ -105,15 +104,13 @@ def evaluate(small_run):
 def assert_same(one, other, tolerance=0.0):
     assert list(one) == list(other)
     for image_id in one:
-        for name in ('boxes', 'scores', 'labels'):
-            np.testing.assert_allclose(
-                one[image_id][name], other[image_id][name], rtol=0, atol=tolerance
-            )
+        for ours, theirs in zip(one[image_id], other[image_id], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
 def test_one_scale_without_flip_equals_plain(evaluate):
     plain = evaluate(None, use=False)
-    assert sum(len(one['labels']) for one in plain.values()) > 50
+    assert sum(len(one.labels) for one in plain.values()) > 50
     assert_same(evaluate({'img_scales': ((64, 32),), 'flip': False}), plain)
 
 
@@ -122,6 +119,6 @@ def test_scales_in_any_order_and_more_than_plain(evaluate):
     one = evaluate({'img_scales': scales, 'flip': False})
     assert_same(evaluate({'img_scales': scales[::-1], 'flip': False}), one)
     plain = evaluate(None, use=False)
-    best = {id_: views['scores'][0] for id_, views in one.items()}
-    assert all(best[id_] >= plain[id_]['scores'][0] for id_ in plain)
-    assert any(best[id_] > plain[id_]['scores'][0] for id_ in plain)
+    best = {id_: views.scores[0] for id_, views in one.items()}
+    assert all(best[id_] >= plain[id_].scores[0] for id_ in plain)
+    assert any(best[id_] > plain[id_].scores[0] for id_ in plain)

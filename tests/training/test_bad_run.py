@@ -9,7 +9,7 @@ import pytest
 
 from atss_jax.data.image_file import BadImage
 from atss_jax.evaluation import coco_metric
-from atss_jax.evaluation.evaluate import evaluate_workdir
+from atss_jax.evaluation.evaluate import evaluate
 from tests.support.small_run import CATEGORY_IDS, CLASSES, small_config, train
 
 
@@ -44,11 +44,11 @@ def test_training_passes_over_a_bad_image_and_reports_it(run_with_bad_images):
         )
 
 
-def test_evaluation_finds_nothing_in_a_bad_image(run_with_bad_images, capsys):
+def test_evaluation_finds_nothing_in_a_bad_image(run_with_bad_images):
     workdir, ids, *_ = run_with_bad_images
     with pytest.warns(UserWarning, match=f'image id {ids["val"]}, '):
-        evaluate_workdir(str(workdir))
-    assert f'image ids [{ids["val"]}]' in capsys.readouterr().out
+        evaluation = evaluate(str(workdir))
+    assert f'image ids [{ids["val"]}]' in evaluation.text()
     folder = workdir / 'evaluation'
     (scores,) = folder.glob('*_scores.json')
     assert json.loads(scores.read_text())['bad_pictures'] == [ids['val']]
@@ -63,4 +63,4 @@ def test_evaluation_finds_nothing_in_a_bad_image(run_with_bad_images, capsys):
     assert written['AP'] == pytest.approx(again.summary['AP'])
 
     with pytest.raises(BadImage, match=f'image id {ids["val"]}, '):
-        evaluate_workdir(str(workdir), overrides={'data.max_bad_pictures': 0})
+        evaluate(str(workdir), overrides={'data.max_bad_pictures': 0})

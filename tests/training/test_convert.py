@@ -11,7 +11,7 @@ import pytest
 from atss_jax.commands import main as commands
 from atss_jax.config import as_dict, build_experiment, load_config, to_json
 from atss_jax.config.sections import flatten
-from atss_jax.evaluation.evaluate import evaluate_workdir
+from atss_jax.evaluation.evaluate import evaluate
 from atss_jax.mmdet_config.section import plain
 from atss_jax.optim.sgd import sgd
 from atss_jax.training.checkpoint import Checkpoints
@@ -324,7 +324,7 @@ def test_a_run_of_mmdet_becomes_ours(call, theirs, small_run, tmp_path):
     step = Checkpoints.open(str(small_run.workdir)).best_step()
     ours = shutil.copytree(small_run.workdir, tmp_path / 'ours')
     numbers = [
-        evaluate_workdir(str(folder), step=number).summary
+        evaluate(str(folder), step=number).scores.summary
         for folder, number in ((workdir, 0), (ours, step))
     ]
     assert numbers[0] == numbers[1]

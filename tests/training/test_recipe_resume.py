@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from atss_jax.config import build_model
-from atss_jax.evaluation.evaluate import evaluate_workdir
+from atss_jax.evaluation.evaluate import evaluate
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
 from tests.config.test_recipes import reduced
@@ -67,18 +67,18 @@ def test_averaged_weights_are_evaluated_and_loaded(config, whole_run, tmp_path):
     assert_equal(initial_variables(model, 0, None, str(workdir))['params'], state.ema)
     copy = tmp_path / 'copy'
     shutil.copytree(workdir, copy)
-    scores = evaluate_workdir(str(copy), step=4)
+    scores = evaluate(str(copy), step=4).scores
     logged = (workdir / 'metrics.jsonl').read_text().splitlines()[-1]
     assert f'"AP": {scores.summary["AP"]}' in logged
 
 
 @pytest.mark.slow
-def test_training_images_are_evaluated_whole(config, whole_run, tmp_path, capsys):
+def test_training_images_are_evaluated_whole(config, whole_run, tmp_path):
     """eval.py --split=train of a jittered recipe: nothing is random."""
     copy = tmp_path / 'copy'
     shutil.copytree(whole_run[0], copy)
-    evaluate_workdir(str(copy), 'train', step=4)
-    assert 'data.train, 2 images' in capsys.readouterr().out
+    evaluation = evaluate(str(copy), 'train', step=4)
+    assert 'data.train, 2 images' in evaluation.text()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from atss_jax.config import build_experiment, to_json
 from atss_jax.data.plan import TrainPlan
 from atss_jax.evaluation import coco_metric
-from atss_jax.evaluation.evaluate import evaluate_workdir
+from atss_jax.evaluation.evaluate import evaluate
 from atss_jax.training import initial
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
@@ -167,13 +167,13 @@ def test_a_finished_run_started_again_changes_nothing(small_run, tmp_path, capsy
 # Evaluation ---------------------------------------------------------------------------
 
 
-def test_evaluating_a_workdir(small_run, tmp_path, capsys):
+def test_evaluating_a_workdir(small_run, tmp_path):
     """The score is that of the JSON it writes, and that of training's log."""
     workdir = tmp_path / 'workdir'
     shutil.copytree(small_run.workdir, workdir)
     before = tree_of(workdir)
-    scores = evaluate_workdir(str(workdir), step=STEPS)
-    out = capsys.readouterr().out
+    evaluation = evaluate(str(workdir), step=STEPS)
+    scores, out = evaluation.scores, evaluation.text()
     assert 'AP50' in out and str(workdir / 'evaluation') in out
 
     record = metrics_of(workdir, 'eval')[-1]
@@ -198,10 +198,10 @@ def test_evaluating_a_workdir(small_run, tmp_path, capsys):
 
 def test_evaluation_falls_back_on_nothing(small_run, tmp_path):
     with pytest.raises(ValueError, match='is not the workdir of a run'):
-        evaluate_workdir(str(tmp_path))
+        evaluate(str(tmp_path))
     assert not tree_of(tmp_path)
     with pytest.raises(ValueError, match=r'no checkpoint 4 in .*6\]'):
-        evaluate_workdir(str(small_run.workdir), step=4)
+        evaluate(str(small_run.workdir), step=4)
 
 
 # Going on -----------------------------------------------------------------------------
@@ -494,7 +494,7 @@ def test_weights_of_many_devices_load_on_one(small_run):
 def test_evaluation_on_classes_in_another_order_is_refused(small_run):
     other = {'data.val.classes': CLASSES[::-1]}
     with pytest.raises(ValueError, match='classes differ in name or order'):
-        evaluate_workdir(str(small_run.workdir), 'val', overrides=other)
+        evaluate(str(small_run.workdir), 'val', overrides=other)
 
 
 def test_resume_from_a_run_of_other_batches_is_refused(small_run, small_data, tmp_path):

@@ -1,4 +1,4 @@
-"""`Detector`: the same detections as the evaluation, from any form of image."""
+"""`Detector`: the same detections as the evaluation, from every kind of image."""
 
 import sys
 import threading
@@ -41,7 +41,7 @@ def read(path):
 
 
 class Image:
-    """What is used of an image of PIL."""
+    """The interface of PIL images that is used."""
 
     def __init__(self, array):
         self.array = array
@@ -55,7 +55,7 @@ class Image:
 
 
 def test_the_same_as_the_evaluation(detector, small_run, paths):
-    """Of nine images of two canvases, in batches of two: not all are full."""
+    """Nine images of two canvases, in batches of two, some of which are not full."""
     experiment = build_experiment(small_run.config)
     source = open_sources(experiment, ('test',))['test']
     evaluator = make_evaluator(experiment, source, 'test')
@@ -64,10 +64,10 @@ def test_the_same_as_the_evaluation(detector, small_run, paths):
     assert sum(map(len, best)) > 50
     sizes = {}
     for path, one in zip(paths, best, strict=True):
-        truth = expected[int(path.stem)]
-        assert one.labels.tolist() == truth['labels'].tolist()
-        np.testing.assert_allclose(one.scores, truth['scores'], atol=1e-5)
-        np.testing.assert_allclose(one.boxes, truth['boxes'], atol=1e-3)
+        theirs = expected[int(path.stem)]
+        assert one.labels.tolist() == theirs.labels.tolist()
+        np.testing.assert_allclose(one.scores, theirs.scores, atol=1e-5)
+        np.testing.assert_allclose(one.boxes, theirs.boxes, atol=1e-3)
         assert one.names == [CLASSES[label] for label in one.labels]
         sizes[path] = one.size
     assert sizes == {path: read(path).shape[:2] for path in paths}
@@ -94,13 +94,13 @@ def test_thresholds_and_classes(detector, paths):
 
 
 @pytest.mark.parametrize('labels', [['star'], [3], [-1]])
-def test_labels_that_are_none(detector, paths, labels):
-    (found,) = detector.predict(paths[0])
+def test_unknown_labels_are_refused(detector, paths, labels):
+    (detections,) = detector.predict(paths[0])
     with pytest.raises(ValueError, match='expected indices into `classes`, 0 to 2'):
-        found.keep(0.0, labels)
+        detections.keep(0.0, labels)
 
 
-def test_one_program_a_canvas_and_threads_may_share(small_run, paths, monkeypatch):
+def test_one_program_per_canvas_and_threads_may_share(small_run, paths, monkeypatch):
     traces = []
 
     def counted(*arguments):
@@ -113,10 +113,10 @@ def test_one_program_a_canvas_and_threads_may_share(small_run, paths, monkeypatc
         return traced
 
     monkeypatch.setattr(api, 'make_predict_step', counted)
-    detector, found = Detector.load(small_run.workdir), {}
+    detector, detections = Detector.load(small_run.workdir), {}
 
     def work(number):
-        found[number] = detector.predict(paths[:4])
+        detections[number] = detector.predict(paths[:4])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -124,9 +124,9 @@ def test_one_program_a_canvas_and_threads_may_share(small_run, paths, monkeypatc
     for thread in threads:
         thread.join()
     assert len(traces) == 2  # landscape, portrait
-    assert sorted(found) == [0, 1, 2, 3]
-    for one in found.values():
-        for a, b in zip(one, found[0], strict=True):
+    assert sorted(detections) == [0, 1, 2, 3]
+    for one in detections.values():
+        for a, b in zip(one, detections[0], strict=True):
             assert_same(a, b, 1e-6)
     detector.predict(paths)
     assert len(traces) == 2
@@ -149,22 +149,22 @@ def test_from_files_of_weights(detector, small_run, paths, tmp_path):
     for name in ('weights.pth', 'weights.safetensors'):
         file = str(tmp_path / name)
         convert(str(small_run.workdir), file)
-        (found,) = Detector.load(file, config).predict(paths[0])
-        assert found.classes == CLASSES
-        assert_same(found, expected)
+        (detections,) = Detector.load(file, config).predict(paths[0])
+        assert detections.classes == CLASSES
+        assert_same(detections, expected)
 
 
 def test_to_supervision(detector, paths, monkeypatch):
-    """What is handed over; `supervision` itself need not be installed."""
+    """The arguments passed on; `supervision` itself need not be installed."""
     module = types.ModuleType('supervision')
     module.Detections = types.SimpleNamespace
     monkeypatch.setitem(sys.modules, 'supervision', module)
-    (found,) = detector.predict(paths[0])
-    theirs = found.to_supervision()
-    np.testing.assert_array_equal(theirs.xyxy, found.boxes)
-    np.testing.assert_array_equal(theirs.confidence, found.scores)
-    np.testing.assert_array_equal(theirs.class_id, found.labels)
-    assert theirs.data['class_name'].tolist() == found.names
+    (detections,) = detector.predict(paths[0])
+    theirs = detections.to_supervision()
+    np.testing.assert_array_equal(theirs.xyxy, detections.boxes)
+    np.testing.assert_array_equal(theirs.confidence, detections.scores)
+    np.testing.assert_array_equal(theirs.class_id, detections.labels)
+    assert theirs.data['class_name'].tolist() == detections.names
 
 
 # Bad input ---------------------------------------------------------------------------
@@ -180,13 +180,13 @@ def test_to_supervision(detector, paths, monkeypatch):
         ([1, 2], 'got list'),
     ],
 )
-def test_what_is_no_image(detector, image, part):
+def test_what_is_not_an_image(detector, image, part):
     with pytest.raises(ValueError, match='image 0') as caught:
         detector.predict([image])
     assert part in str(caught.value)
 
 
-def test_files_that_are_no_images(detector, tmp_path, paths):
+def test_files_that_are_not_images(detector, tmp_path, paths):
     file = tmp_path / 'notes.jpg'
     file.write_text('not an image')
     with pytest.raises(ValueError, match=r'notes\.jpg: not an image \(JPEG'):

@@ -1,4 +1,4 @@
-"""What is found in one image, as a user of the package gets it."""
+"""The detections in one image, as a user of the package gets them."""
 
 import dataclasses
 from collections.abc import Collection
@@ -9,14 +9,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageDetections:
-    """Objects found in one image, best first.
+    """The objects detected in one image, best first.
 
     Attributes:
-        boxes: (N,4) float32 xyxy in pixels of the image as it was given.
+        boxes: (N,4) float32 xyxy in pixels of the given image.
         scores: (N,) float32.
         labels: (N,) int32 indices into `classes`.
         classes: names of all classes that the detector knows.
-        size: height, width of the image.
+        size: height and width of the image.
     """
 
     boxes: np.ndarray
@@ -36,7 +36,11 @@ class ImageDetections:
     def keep(
         self, score_thr: float = 0.0, labels: Collection[int] | None = None
     ) -> 'ImageDetections':
-        """Those with scores of at least `score_thr`, of some labels or of all.
+        """The detections with a score of at least `score_thr` and one of `labels`.
+
+        Args:
+            score_thr: lowest score.
+            labels: indices into `classes`; None: all.
 
         Raises:
             ValueError: a label is not an index into `classes`.
@@ -58,7 +62,7 @@ class ImageDetections:
         )
 
     def to_supervision(self) -> Any:
-        """As `supervision.Detections`, with names in `data['class_name']`.
+        """The same as `supervision.Detections`, names in `data['class_name']`.
 
         Raises:
             ImportError: the package supervision is not installed.

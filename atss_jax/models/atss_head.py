@@ -78,7 +78,7 @@ class ATSSHead(nn.Module):
             for cls_conv, reg_conv in zip(*towers.values(), strict=True):
                 cls_x = cls_conv(cls_x, size, train)
                 reg_x = reg_conv(reg_x, size, train)
-            deltas, center = reg.beside(centerness, reg_x, size)
+            deltas, center = reg.together_with(centerness, reg_x, size)
             deltas = Scale(name=f'scales_{index}')(deltas)
             levels.append((cls(cls_x, size), deltas, center))
         return HeadOutputs(*(tuple(output) for output in zip(*levels, strict=True)))

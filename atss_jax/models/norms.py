@@ -1,7 +1,7 @@
 """Norms whose statistics count an image's valid cells only.
 
-Besides the features (B,H,W,C) they take `size` (B,2): the valid rows and columns of each
-image at this resolution.
+Besides the features (B,H,W,C) they take `size` (B,2): the valid rows and columns of
+each image at this resolution.
 """
 
 import functools

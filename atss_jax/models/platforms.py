@@ -85,9 +85,7 @@ _primitive.multiple_results = True
 
 
 def _bind(cpu, accelerator, results, operands):
-    return _primitive.bind(
-        *operands, cpu=cpu, accelerator=accelerator, results=results
-    )
+    return _primitive.bind(*operands, cpu=cpu, accelerator=accelerator, results=results)
 
 
 def _results(function, operands):
@@ -105,15 +103,18 @@ def _run(*operands, cpu, accelerator, results):
 
 
 def _lower(ctx, *operands, cpu, accelerator, results):
-    return _lowered(accelerator)(ctx, *operands)
+    return _lower_function(accelerator, ctx, operands)
 
 
 def _lower_for_cpu(ctx, *operands, cpu, accelerator, results):
-    return _lowered(function_on_cpu(cpu, accelerator))(ctx, *operands)
+    return _lower_function(function_on_cpu(cpu, accelerator), ctx, operands)
 
 
-def _lowered(function):
-    return mlir.lower_fun(lambda *operands: jax.tree.leaves(function(*operands)))
+def _lower_function(function, ctx, operands):
+    rule = mlir.lower_fun(lambda *operands: jax.tree.leaves(function(*operands)))
+    # In a program for several platforms, JAX would lower the function for some of them,
+    # but operations within look up their platform by its place among all.
+    return rule(ctx.replace(platforms=None), *operands)
 
 
 mlir.register_lowering(_primitive, _lower)

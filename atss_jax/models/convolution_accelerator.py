@@ -60,7 +60,7 @@ def convolve_blocks(
 
 # A norm by stored statistics is a factor and a summand of each channel. The factor goes
 # into the kernel, which is smaller than the map: cuDNN then computes convolution,
-# summand, short cut and ReLU in one pass, nothing in between is kept for the gradient,
+# summand, shortcut and ReLU in one pass, nothing in between is kept for the gradient,
 # and the gradient of the factor is a sum over the kernel. A step takes 53.6 instead of
 # 58.5 ms, together with `layers.relu` and 1x1 convolutions that are no matrix products.
 def convolve_scaled(

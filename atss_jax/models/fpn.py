@@ -15,7 +15,7 @@ class FPN(nn.Module):
     Source: arXiv 1612.03144; mmdet `models/necks/fpn.py`.
 
     Attributes:
-        in_channels: channels of the backbone's outputs; checked against what comes in.
+        in_channels: channels of the backbone's outputs; checked against the inputs.
         out_channels: channels of every output.
         start_level: first backbone output that is used.
         add_extra_convs: False (levels above by max pooling at stride 2), or the source
@@ -36,7 +36,7 @@ class FPN(nn.Module):
         inputs: tuple[Float[Array, 'B _h _w _c'], ...],
         sizes: list[Int[Array, 'B 2']],
     ) -> tuple[Float[Array, 'B _h _w D'], ...]:
-        """`sizes`: the valid size of each input."""
+        """Features of `num_outs` levels; `sizes`: the valid size of each input."""
         channels = tuple(x.shape[-1] for x in inputs)
         if channels != tuple(self.in_channels):
             raise ValueError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from atss_jax.models.fpn import level_sizes
+from atss_jax.models.region import level_sizes
 from atss_jax.structures import HeadOutputs, round_up
 
 

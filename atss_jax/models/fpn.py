@@ -6,7 +6,6 @@ from jaxtyping import Array, Float, Int
 from atss_jax.models.initializers import XAVIER
 from atss_jax.models.layers import ConvModule
 from atss_jax.models.region import halve
-from atss_jax.structures import ceil_divide
 
 
 class FPN(nn.Module):
@@ -80,8 +79,3 @@ class FPN(nn.Module):
             x = self._conv(f'fpn_convs_{len(outputs)}', 3, stride=2)(x, size)
             size = halve(size)
             outputs.append(x)
-
-
-def level_sizes(size: Int[Array, 'B 2'], strides: tuple[int, ...]) -> list[Array]:
-    """Valid rows and columns at each stride, for an image region of `size` pixels."""
-    return [ceil_divide(size, stride) for stride in strides]

@@ -11,6 +11,11 @@ def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:
     return ceil_divide(size, 2)
 
 
+def level_sizes(size: Int[Array, 'B 2'], strides: tuple[int, ...]) -> list[Array]:
+    """Valid sizes at each stride, for image regions of `size` pixels."""
+    return [ceil_divide(size, stride) for stride in strides]
+
+
 def inside(size: Int[Array, 'B 2'], height: int, width: int) -> Bool[Array, 'B H W 1']:
     """Validity mask of the cells of a (height, width) canvas."""
     rows = jnp.arange(height) < size[:, :1]

@@ -18,6 +18,7 @@ from atss_jax.inference import export
 from atss_jax.inference.load import Trained
 from atss_jax.models.platforms import by_platform
 from atss_jax.training.state import init_variables
+from tests.conftest import ROOT
 from tests.support.small import random_variables, small_model
 from tests.support.small_run import small_config
 
@@ -137,6 +138,11 @@ def test_training_step_for_one_platform(machine, platform):
     traced = jax.jit(jax.grad(loss)).trace(variables['params'], images)
     program = traced.lower(lowering_platforms=(platform,)).as_text()
     assert operations(program) == EXPECTED[platform]
+
+
+def test_nothing_asks_for_the_platform_of_this_machine():
+    for path in (ROOT / 'atss_jax').rglob('*.py'):
+        assert 'default_backend' not in path.read_text(), path
 
 
 # The switch itself -------------------------------------------------------------------

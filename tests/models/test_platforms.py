@@ -128,14 +128,12 @@ def test_training_step_for_one_platform(machine, platform):
     """Its backward pass too: no gradient goes through the other platform's way."""
     model = small_model()
     variables = random_variables(model)
-    sizes = np.full((1, 2), 32, np.int32)
 
-    def loss(params, images):
+    def loss(params, images, sizes):
         outputs = model.apply({**variables, 'params': params}, images, sizes, True)
         return sum(level.sum() for levels in outputs for level in levels)
 
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    traced = jax.jit(jax.grad(loss)).trace(variables['params'], images)
+    traced = jax.jit(jax.grad(loss)).trace(variables['params'], *FORWARD_ARGUMENTS)
     program = traced.lower(lowering_platforms=(platform,)).as_text()
     assert operations(program) == EXPECTED[platform]
 

@@ -218,4 +218,4 @@ def test_what_flops_refuses(capsys, words, part):
 def test_a_canvas_that_is_none(capsys, canvas):
     with pytest.raises(SystemExit):
         main(['flops', R50, f'--canvas={canvas}'])
-    assert 'expected one like 800x1280' in capsys.readouterr().err
+    assert 'expected HEIGHTxWIDTH such as 800x1280' in capsys.readouterr().err

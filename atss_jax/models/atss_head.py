@@ -1,4 +1,4 @@
-"""The ATSS head: two towers shared by all levels, three outputs a cell."""
+"""The ATSS head: two towers shared by all levels, three outputs per cell."""
 
 import math
 from collections.abc import Mapping
@@ -13,34 +13,34 @@ from atss_jax.structures import HeadOutputs
 
 NORMAL = Normal(0.01)
 PRIOR_BIAS = Constant(-math.log(99))
-"""So that every class starts at probability 0.01 (focal loss, arXiv 1708.02002)."""
+"""Every class starts at probability 0.01 (focal loss, arXiv 1708.02002)."""
 
 
 class Scale(nn.Module):
-    """One learnable factor."""
+    """A learnable factor."""
 
     @nn.compact
     def __call__(self, x: Float[Array, '*any']) -> Float[Array, '*any']:
-        """Multiplies by the factor, which starts at 1, in float32."""
+        """Multiplies in float32 by the factor, which starts at 1."""
         return x * self.param('scale', ONES, ())
 
 
 class ATSSHead(nn.Module):
     """Class logits, box deltas and centerness for each anchor.
 
-    No `exp` on the box branch: a learnable scale a level, then the box coder's deltas.
+    No `exp` on the box branch: a learnable scale per level gives the deltas.
     Source: arXiv 1912.02424; mmdet `models/dense_heads/atss_head.py`.
 
     Attributes:
         num_classes: C.
-        in_channels: channels of every pyramid level; checked against what comes in.
-        num_anchors: anchors a cell.
-        stacked_convs: convolutions in each tower; 0: the features as they are.
+        in_channels: channels of every pyramid level; checked against the features.
+        num_anchors: anchors per cell.
+        stacked_convs: convolutions in each tower; 0: no towers.
         feat_channels: channels of the towers.
         norm_cfg: norm of the towers.
-        pred_kernel_size: side of the kernels behind the towers, odd.
+        pred_kernel_size: side of the kernels after the towers, odd.
         dcn_on_last_conv: the last convolution of each tower is deformable (DCNv2), as
-            the paper's authors have it; the field is mmdet's of its FCOS.
+            in the code of the paper's authors; mmdet's FCOS head has this field.
     """
 
     num_classes: int
@@ -61,7 +61,7 @@ class ATSSHead(nn.Module):
         sizes: list[Int[Array, 'B 2']],
         train: bool = False,
     ) -> HeadOutputs:
-        """`sizes`: the valid size of each level."""
+        """Head outputs of all levels, whose valid sizes are `sizes`."""
         if features[0].shape[-1] != self.in_channels:
             raise ValueError(
                 f'model.bbox_head.in_channels = {self.in_channels}, but the neck gives '
@@ -69,18 +69,18 @@ class ATSSHead(nn.Module):
             )
         towers = {name: self._tower(name) for name in ('cls_convs', 'reg_convs')}
         a = self.num_anchors
-        cls = self._output('atss_cls', a * self.num_classes, PRIOR_BIAS)
-        reg = self._output('atss_reg', a * 4)
-        centerness = self._output('atss_centerness', a)
+        atss_cls = self._output('atss_cls', a * self.num_classes, PRIOR_BIAS)
+        atss_reg = self._output('atss_reg', a * 4)
+        atss_centerness = self._output('atss_centerness', a)
         levels = []
         for index, (x, size) in enumerate(zip(features, sizes, strict=True)):
             cls_x = reg_x = x
             for cls_conv, reg_conv in zip(*towers.values(), strict=True):
                 cls_x = cls_conv(cls_x, size, train)
                 reg_x = reg_conv(reg_x, size, train)
-            deltas, center = reg.beside(centerness, reg_x, size)
+            deltas, centerness = atss_reg.together_with(atss_centerness, reg_x, size)
             deltas = Scale(name=f'scales_{index}')(deltas)
-            levels.append((cls(cls_x, size), deltas, center))
+            levels.append((atss_cls(cls_x, size), deltas, centerness))
         return HeadOutputs(*(tuple(output) for output in zip(*levels, strict=True)))
 
     def _tower(self, name):
@@ -96,7 +96,7 @@ class ATSSHead(nn.Module):
         ]
 
     def _output(self, name, features, bias_init=ZEROS):
-        # Around the prior of -4.6 bfloat16 has steps of 0.03: too coarse for a logit.
+        # Near the prior of -4.6, bfloat16 has steps of 0.03: too coarse for a logit.
         return Conv(
             features,
             self.pred_kernel_size,

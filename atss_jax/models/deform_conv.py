@@ -1,4 +1,4 @@
-"""Deformable convolution: gathers and matrix products, which XLA compiles anywhere."""
+"""Deformable convolution by gathers and matrix products, for every platform."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-# DyHead calls it 78 times with a dozen shapes, each of which is traced once so.
+# Jitted, since DyHead calls it 78 times with a dozen shapes: each is traced once.
 @functools.partial(jax.jit, static_argnames='stride')
 def modulated_deform_conv(
     x: Float[Array, 'B H W C'],
@@ -17,52 +17,53 @@ def modulated_deform_conv(
     size: Int[Array, 'B 2'],
     stride: int = 1,
 ) -> Float[Array, 'B h w D']:
-    """Convolution whose every tap reads between the cells, shifted and weighted.
+    """Convolution whose taps read between the cells, each shifted and weighted.
 
     Tap (i, j) of the output cell (r, s) reads `x` at row `r * stride + i - k // 2 + dy`
-    and column `s * stride + j - k // 2 + dx`, bilinearly, times its mask. Outside the
-    valid region is 0, as if the image had been padded alone, and the output is void.
+    and column `s * stride + j - k // 2 + dx`, bilinearly, and multiplies by its mask.
+    Outside the valid region it reads 0, as if the image had been padded alone, and the
+    output means nothing there.
 
-    Memory: taps are read one by one, so that the four corners of one are held, or
-    4*B*h*w*C numbers; the backward pass reads them again. It scatters into the gradient
-    of `x`, on GPUs in no fixed order without `--xla_gpu_deterministic_ops=true`.
+    Memory: one tap is read at a time, and its four corners are kept, 4*B*h*w*C numbers;
+    the backward pass reads them again. It scatters into the gradient of `x`, on GPUs in
+    no fixed order unless `--xla_gpu_deterministic_ops=true` is set.
+
+    Positions, masks and sums are at least float32; the output has the type of `x`.
 
     Args:
         x: features.
         offset: (dy, dx) in cells for each tap, tap by tap within each of G groups of
             channels: 2*k*k*G. Its rows and columns are those of the output.
-        mask: factor of each tap, likewise: k*k*G.
-        kernel: C / c groups of channels that do not see each other.
+        mask: factor of each tap, in the same order: k*k*G.
+        kernel: C / c groups of channels are convolved separately.
         size: valid rows and columns of each image in `x`.
         stride: step in both directions.
-
-    Positions, masks and sums have float32 at least; the output has the type of `x`.
 
     Source: arXiv 1811.11168, equation 1; mmcv `modulated_deform_conv2d`.
     """
     grid = (*mask.shape[:3], -1, len(kernel) ** 2)
     row, column = _positions(offset.reshape(*grid, 2), len(kernel), stride)
     size = jnp.minimum(size, jnp.array(x.shape[1:3]))
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
     weights = kernel.astype(x.dtype).reshape(-1, *kernel.shape[2:])
 
-    # Recomputed in the backward pass: the samples of all taps would be k*k times x.
+    # Computed again in the backward pass: samples of all taps would be k*k times `x`.
     @jax.checkpoint
     def product(row, column, mask, weight):
         samples = _sample(x, row, column, mask, size).astype(x.dtype)
         samples = samples.reshape(*mask.shape[:3], x.shape[-1])
-        return _grouped_product(samples, weight, wide)
+        return _grouped_product(samples, weight, sum_dtype)
 
     def add_tap(total, tap):
         return total + product(*tap), None
 
     by_tap = [jnp.moveaxis(z, -1, 0) for z in (row, column, mask.reshape(grid))]
-    zero = jnp.zeros((*mask.shape[:3], kernel.shape[-1]), wide)
+    zero = jnp.zeros((*mask.shape[:3], kernel.shape[-1]), sum_dtype)
     return jax.lax.scan(add_tap, zero, (*by_tap, weights))[0].astype(x.dtype)
 
 
 def _positions(offset, k, stride):
-    """Row and column that each tap reads: (B,h,w,G,taps) each, of (B,h,w,G,taps,2)."""
+    """Rows and columns that taps read, (B,h,w,G,taps), from offsets (...,taps,2)."""
     height, width = offset.shape[1:3]
     tap_row, tap_column = jnp.divmod(jnp.arange(k * k), k)
     rows = jnp.arange(height) * stride - k // 2
@@ -76,41 +77,41 @@ def _positions(offset, k, stride):
 def _sample(x, row, column, mask, size):
     """Bilinear samples (B,h,w,G,C/G) of x (B,H,W,C), times masks (B,h,w,G).
 
-    At positions (B,h,w,G); what lies outside the valid `size` is 0.
+    `row` and `column` are (B,h,w,G). Cells outside the valid `size` are 0.
     """
     batch, height, width, _ = x.shape
     groups = row.shape[-1]
     rows, columns = (size[:, None, None, None, side] for side in (0, 1))
-    # Beyond, all four corners are outside. mmcv's gradient is 0 on the border too.
+    # Otherwise all four corners are outside. mmcv's gradient is 0 on the border, too.
     near = (row > -1) & (row < rows) & (column > -1) & (column < columns)
     row, column = jnp.where(near, row, 0), jnp.where(near, column, 0)
     top, left = jnp.floor(row), jnp.floor(column)
     below, right = row - top, column - left
-    # The four cells around it, and the share of each: (B,h,w,G,4).
+    # The four cells around each position, and the share of each: (B,h,w,G,4).
     down, across = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 0, 1])
     i = top.astype(jnp.int32)[..., None] + down
     j = left.astype(jnp.int32)[..., None] + across
-    ok = near[..., None] & (i >= 0) & (i < rows[..., None])
-    ok = ok & (j >= 0) & (j < columns[..., None])
+    is_valid = near[..., None] & (i >= 0) & (i < rows[..., None])
+    is_valid = is_valid & (j >= 0) & (j < columns[..., None])
     image = jnp.arange(batch)[:, None, None, None, None] * height
-    cell = jnp.where(ok, (image + i) * width + j, 0)
+    cell = jnp.where(is_valid, (image + i) * width + j, 0)
     place = cell * groups + jnp.arange(groups)[:, None]
     vertical = jnp.stack([1 - below, 1 - below, below, below], -1)
     horizontal = jnp.stack([1 - right, right, 1 - right, right], -1)
-    weights = jnp.where(ok, vertical * horizontal, 0) * mask[..., None]
-    # Else XLA on CPU would compute them anew for every channel.
+    weights = jnp.where(is_valid, vertical * horizontal, 0) * mask[..., None]
+    # Otherwise XLA on CPU would compute them anew for every channel.
     place, weights = jax.lax.optimization_barrier((place, weights))
-    # One list of cells, of which rows are read: the gather that is fast everywhere.
+    # Reading rows of one list of cells is the gather that is fast on every platform.
     cells = x.reshape(batch * height * width * groups, -1)
     values = cells.at[place].get(mode='promise_in_bounds')
-    # As a product of matrices: XLA on CPU would fuse a sum, and the sum that is its
-    # gradient, with the gather, which then reads one number at a time.
+    # A matrix product: XLA on CPU would fuse a sum, and the sum that is its gradient,
+    # with the gather, which would then read one number at a time.
     values = values.astype(weights.dtype)
     return jnp.einsum('bhwgk,bhwgkc->bhwgc', weights, values, precision='highest')
 
 
 def _grouped_product(samples, weight, dtype):
-    """(B,h,w,C) times (c,D) for each of C / c groups; sums of `dtype`."""
+    """(B,h,w,C) times (c,D) for each of C / c groups, summed in `dtype`."""
     inputs, outputs = weight.shape
     groups = samples.shape[-1] // inputs
     if groups == 1:

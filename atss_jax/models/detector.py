@@ -7,24 +7,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from atss_jax.models.fpn import level_sizes
+from atss_jax.models.region import level_sizes
 from atss_jax.structures import HeadOutputs, round_up
 
 
 class ATSS(nn.Module):
     """Normalized images in, head outputs out.
 
-    What is said about an image depends on neither its canvas nor its batch mates.
+    The outputs of an image depend on neither its canvas nor its batch mates.
 
     Attributes:
         backbone: ResNet.
-        neck: FPN, or (FPN, DyHead): each takes what the one before gives.
+        neck: FPN, or (FPN, DyHead), of which DyHead takes the FPN's outputs.
         bbox_head: ATSSHead.
-        strides: pixels a cell of each pyramid level.
+        strides: pixels per cell of each pyramid level.
         size_divisor: an image's valid region is its size rounded up to a multiple of
             this, the padding that mmdet would give the image alone.
-        dtype: type the network computes in; parameters, norm statistics and outputs are
-            float32 in any case.
+        dtype: type in which the network computes; parameters, norm statistics and
+            outputs are float32 in any case.
     """
 
     backbone: nn.Module
@@ -58,7 +58,7 @@ class ATSS(nn.Module):
 
 
 def parameter_count(model: ATSS) -> int:
-    """Number of parameters, frozen ones too; running statistics are none."""
+    """Number of parameters, frozen ones included, running statistics not."""
     images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
     sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, sizes)

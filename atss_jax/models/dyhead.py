@@ -1,4 +1,4 @@
-"""DyHead: attention over scales, places and channels, behind an FPN."""
+"""DyHead: attention over scales, positions and channels, after an FPN."""
 
 import flax.linen as nn
 import jax
@@ -12,18 +12,18 @@ from atss_jax.models.norms import GroupNorm
 from atss_jax.models.region import halve, inside
 
 _NORMAL = Normal(0.01)
-_OFFSETS = 2 * 3 * 3  # and half as many masks, for one group of a 3x3 kernel
+_OFFSETS = 2 * 3 * 3  # of a 3x3 kernel with one group; there are half as many masks
 
 
 class DyHead(nn.Module):
-    """A stack of blocks, each of which mixes every level with its neighbors.
+    """A stack of blocks that mix every level with its neighbors.
 
     Source: arXiv 2106.08322; mmdet `models/necks/dyhead.py`.
 
     Attributes:
-        in_channels: channels of every level; checked against what comes in.
+        in_channels: channels of every level; checked against the inputs.
         out_channels: channels of every output.
-        num_blocks: blocks.
+        num_blocks: number of blocks.
         zero_init_offset: the deformable convolutions start as ordinary ones.
     """
 
@@ -38,7 +38,7 @@ class DyHead(nn.Module):
         inputs: tuple[Float[Array, 'B _h _w _c'], ...],
         sizes: list[Int[Array, 'B 2']],
     ) -> tuple[Float[Array, 'B _h _w D'], ...]:
-        """`sizes`: the valid size of each level, half that of the one before."""
+        """`sizes`: the valid size of each level, half that of the level before."""
         if inputs[0].shape[-1] != self.in_channels:
             raise ValueError(
                 f'model.neck.1.in_channels = {self.in_channels}, but the FPN gives '
@@ -53,10 +53,10 @@ class DyHead(nn.Module):
 
 
 class DyHeadBlock(nn.Module):
-    """Each level, the one below and the one above: convolved, weighted, averaged.
+    """Averages each level and the levels below and above, convolved and weighted.
 
     Attributes:
-        channels: of the outputs.
+        channels: channels of the outputs.
         zero_init_offset: see `DyHead`.
     """
 
@@ -74,7 +74,7 @@ class DyHeadBlock(nn.Module):
             _DeformConvNorm(self.channels, stride, name=f'spatial_conv_{name}')
             for name, stride in (('high', 1), ('mid', 1), ('low', 2))
         )
-        where = Conv(
+        offset_conv = Conv(
             _OFFSETS + _OFFSETS // 2,
             kernel_init=ZEROS if self.zero_init_offset else _NORMAL,
             float32_output=True,
@@ -88,25 +88,26 @@ class DyHeadBlock(nn.Module):
 
         outputs = []
         for level, (x, size) in enumerate(zip(features, sizes, strict=True)):
-            offset, mask = jnp.split(where(x, size), [_OFFSETS], axis=-1)
-            read = offset, jax.nn.sigmoid(mask)
-            parts = [weighted(mid(x, *read, size), size)]
+            offset, mask = jnp.split(offset_conv(x, size), [_OFFSETS], axis=-1)
+            taps = offset, jax.nn.sigmoid(mask)
+            terms = [weighted(mid(x, *taps, size), size)]
             if level > 0:
-                y = low(features[level - 1], *read, sizes[level - 1])
-                parts.append(weighted(y, size))
+                y = low(features[level - 1], *taps, sizes[level - 1])
+                terms.append(weighted(y, size))
             if level + 1 < len(features):
-                above, small = features[level + 1], sizes[level + 1]
+                above, size_above = features[level + 1], sizes[level + 1]
                 grid = above.shape[1:3]
-                read = [reread(z, size, small, grid) for z in read]
-                y = stretch(high(above, *read, small), small, size, x.shape[1:3])
-                parts.append(weighted(y, size))
-            total = sum(parts) / len(parts)
-            outputs.append(relu(total.astype(x.dtype), size))
+                taps = [reread(z, size, size_above, grid) for z in taps]
+                y = high(above, *taps, size_above)
+                y = stretch(y, size_above, size, x.shape[1:3])
+                terms.append(weighted(y, size))
+            mean = sum(terms) / len(terms)
+            outputs.append(relu(mean.astype(x.dtype), size))
         return tuple(outputs)
 
 
 class _DeformConvNorm(nn.Module):
-    """Deformable convolution by given offsets, then GroupNorm."""
+    """Deformable convolution with given offsets, then GroupNorm."""
 
     features: int
     stride: int
@@ -119,7 +120,7 @@ class _DeformConvNorm(nn.Module):
 
 
 class _DeformConv(nn.Module):
-    """Holds the kernel; offsets are computed elsewhere."""
+    """Deformable convolution with given offsets: only the kernel is a parameter."""
 
     features: int
     stride: int
@@ -132,12 +133,12 @@ class _DeformConv(nn.Module):
 
 
 class DyReLU(nn.Module):
-    """The larger of two lines, whose slopes and intercepts depend on the image.
+    """The maximum of two linear functions, whose coefficients depend on the image.
 
     Source: arXiv 2003.10027; mmdet `models/layers/se_layer.py`.
 
     Attributes:
-        channels: of input and output.
+        channels: channels of input and output.
     """
 
     channels: int
@@ -146,14 +147,14 @@ class DyReLU(nn.Module):
     def __call__(
         self, x: Float[Array, 'B H W D'], size: Int[Array, 'B 2']
     ) -> Float[Array, 'B H W D']:
-        """`size`: the valid cells, over whose mean the lines are chosen."""
+        """`size`: the valid cells, whose mean determines the coefficients."""
+        conv1 = ConvModule(self.channels // 4, 1, kernel_init=_NORMAL, name='conv1')
+        conv2 = ConvModule(4 * self.channels, 1, kernel_init=_NORMAL, name='conv2')
         mean = _mean(x, size)
-        y = ConvModule(self.channels // 4, 1, kernel_init=_NORMAL, name='conv1')
-        lines = ConvModule(4 * self.channels, 1, kernel_init=_NORMAL, name='conv2')
-        found = _hard_sigmoid(lines(nn.relu(y(mean, size)), size)) - 0.5
-        slope_1, start_1, slope_2, start_2 = jnp.split(found, 4, axis=-1)
-        one = x * (2 * slope_1 + 1) + start_1
-        return jnp.maximum(one, x * (2 * slope_2) + start_2).astype(x.dtype)
+        coefficients = _hard_sigmoid(conv2(nn.relu(conv1(mean, size)), size)) - 0.5
+        slope_1, bias_1, slope_2, bias_2 = jnp.split(coefficients, 4, axis=-1)
+        first, second = x * (2 * slope_1 + 1) + bias_1, x * (2 * slope_2) + bias_2
+        return jnp.maximum(first, second).astype(x.dtype)
 
 
 def _hard_sigmoid(x):
@@ -174,21 +175,21 @@ def reread(
     other: Int[Array, 'B 2'],
     grid: tuple[int, int],
 ) -> Float[Array, 'B h w C']:
-    """The same numbers in PyTorch's order, taken for a map of `other` size.
+    """Reads the numbers of a map in PyTorch's order as if it had the size `other`.
 
-    DyHead gives the offsets of one level to the convolution of the next, which has a
-    quarter of the cells; mmcv's kernel then reads the first of these numbers, channel
-    by channel and row by row, with the smaller map's row length. Weights are trained
-    with it, so that it is done here too.
+    DyHead passes the offsets of one level to the convolution of the next, which has a
+    quarter of the cells. mmcv's kernel then reads the first of these numbers, channel
+    by channel and row by row, with the row length of the smaller map. Weights are
+    trained with this, so it is reproduced here.
 
     Args:
         x: the map.
         size: its valid rows and columns.
-        other: valid rows and columns that it is read with; no more cells than `size`.
+        other: valid rows and columns to read it with; no more cells than `size`.
         grid: rows and columns of the result, which means nothing outside `other`.
     """
 
-    def one(x, size, other):
+    def of_image(x, size, other):
         row, column, channel = jnp.meshgrid(
             *(jnp.arange(n) for n in (*grid, x.shape[-1])), indexing='ij'
         )
@@ -197,7 +198,7 @@ def reread(
         row, column = jnp.divmod(cell, size[1])
         return x.at[row, column, channel].get(mode='clip')
 
-    return jax.vmap(one)(x, size, other)
+    return jax.vmap(of_image)(x, size, other)
 
 
 def stretch(
@@ -206,19 +207,19 @@ def stretch(
     other: Int[Array, 'B 2'],
     grid: tuple[int, int],
 ) -> Float[Array, 'B H W C']:
-    """Bilinear resize of the valid `size` to `other`, corner cell on corner cell.
+    """Resizes the valid region from `size` to `other`, bilinearly, aligning corners.
 
     Args:
         x: features.
         size: valid rows and columns.
-        other: those of the result.
+        other: valid rows and columns of the result.
         grid: rows and columns of the result, which means nothing outside `other`.
 
     Source: PyTorch `interpolate(mode='bilinear', align_corners=True)`.
     """
     rows = _weights(size[:, 0], other[:, 0], x.shape[1], grid[0])
     columns = _weights(size[:, 1], other[:, 1], x.shape[2], grid[1])
-    # A product of matrices, whose gradient is one too.
+    # Matrix products, whose gradients are matrix products, too.
     x = jnp.where(inside(size, *x.shape[1:3]), x, 0)
     x = jnp.einsum('bih,bhwc->biwc', rows.astype(x.dtype), x)
     return jnp.einsum('bjw,biwc->bijc', columns.astype(x.dtype), x)

@@ -6,7 +6,6 @@ from jaxtyping import Array, Float, Int
 from atss_jax.models.initializers import XAVIER
 from atss_jax.models.layers import ConvModule
 from atss_jax.models.region import halve
-from atss_jax.structures import ceil_divide
 
 
 class FPN(nn.Module):
@@ -15,7 +14,7 @@ class FPN(nn.Module):
     Source: arXiv 1612.03144; mmdet `models/necks/fpn.py`.
 
     Attributes:
-        in_channels: channels of the backbone's outputs; checked against what comes in.
+        in_channels: channels of the backbone's outputs; checked against the inputs.
         out_channels: channels of every output.
         start_level: first backbone output that is used.
         add_extra_convs: False (levels above by max pooling at stride 2), or the source
@@ -36,7 +35,7 @@ class FPN(nn.Module):
         inputs: tuple[Float[Array, 'B _h _w _c'], ...],
         sizes: list[Int[Array, 'B 2']],
     ) -> tuple[Float[Array, 'B _h _w D'], ...]:
-        """`sizes`: the valid size of each input."""
+        """Features of `num_outs` levels; `sizes`: the valid size of each input."""
         channels = tuple(x.shape[-1] for x in inputs)
         if channels != tuple(self.in_channels):
             raise ValueError(
@@ -80,8 +79,3 @@ class FPN(nn.Module):
             x = self._conv(f'fpn_convs_{len(outputs)}', 3, stride=2)(x, size)
             size = halve(size)
             outputs.append(x)
-
-
-def level_sizes(size: Int[Array, 'B 2'], strides: tuple[int, ...]) -> list[Array]:
-    """Valid rows and columns at each stride, for an image region of `size` pixels."""
-    return [ceil_divide(size, stride) for stride in strides]

@@ -1,8 +1,8 @@
-"""How parameters start; drawn by NumPy on request, which compiles nothing.
+"""Initial values of parameters, sampled by JAX, or by NumPy without compiling.
 
-A program of JAX that draws every parameter of a detector takes longer to compile than
-its drawing takes by a hundred times. Within `drawn_by` the same distributions come from
-a NumPy generator instead, as NumPy arrays, even where JAX only traces.
+A JAX program that samples every parameter of a detector takes a hundred times as long
+to compile as to run. Within `sampled_by`, a NumPy generator samples from the same
+distributions instead. It returns NumPy arrays, even while JAX only traces.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ _generator: contextvars.ContextVar[np.random.Generator | None] = contextvars.Con
 
 
 @contextlib.contextmanager
-def drawn_by(generator: np.random.Generator) -> Iterator[None]:
-    """Within, parameters come from this generator, one after the other."""
+def sampled_by(generator: np.random.Generator) -> Iterator[None]:
+    """Within the context, this generator samples the parameters one after another."""
     token = _generator.set(generator)
     try:
         yield
@@ -34,37 +34,37 @@ def drawn_by(generator: np.random.Generator) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """All equal."""
+    """The same value everywhere."""
 
     value: float
 
     def __call__(self, key: Any, shape: Sequence[int], dtype: Any = np.float32):
-        """The key is not looked at."""
+        """An array of the value; the key is not used."""
         return np.full(shape, self.value, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Normal:
-    """Of mean 0 and this standard deviation."""
+    """Normal distribution of mean 0 and standard deviation `std`."""
 
     std: float
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32):
-        """By the key, or the generator of `drawn_by`."""
+        """Samples by the key, or by the generator of `sampled_by`."""
         generator = _generator.get()
         if generator is None:
-            return _by_key(self, key, tuple(shape), dtype)
+            return _sample_by_key(self, key, tuple(shape), dtype)
         return generator.standard_normal(shape, np.float32) * np.float32(self.std)
 
 
 @dataclasses.dataclass(frozen=True)
 class VarianceScaling:
-    """Of mean 0 and variance scale / fan.
+    """Distribution of mean 0 and variance scale / fan.
 
     Attributes:
-        scale: numerator.
-        mode: 'fan_in', 'fan_out' or 'fan_avg': inputs or outputs of a kernel, times its
-            positions, or the mean of both.
+        scale: numerator of the variance.
+        mode: 'fan_in', 'fan_out' or 'fan_avg': input or output channels of a kernel
+            times its positions, or the mean of both.
         distribution: 'normal' or 'uniform'.
     """
 
@@ -73,10 +73,10 @@ class VarianceScaling:
     distribution: str
 
     def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32):
-        """By the key, or the generator of `drawn_by`."""
+        """Samples by the key, or by the generator of `sampled_by`."""
         generator = _generator.get()
         if generator is None:
-            return _by_key(self, key, tuple(shape), dtype)
+            return _sample_by_key(self, key, tuple(shape), dtype)
         positions = np.prod(shape[:-2])
         fans = {'fan_in': shape[-2] * positions, 'fan_out': shape[-1] * positions}
         fans['fan_avg'] = (fans['fan_in'] + fans['fan_out']) / 2
@@ -87,14 +87,14 @@ class VarianceScaling:
         return (2 * generator.random(shape, np.float32) - 1) * limit
 
 
-# Flax traces the drawing wherever a parameter is used, to compare shapes: each one is
-# traced once, so.
+# Flax traces the initializer wherever a parameter is used, to compare shapes. Jitted,
+# each one is traced once.
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _by_key(how, key, shape, dtype):
-    if isinstance(how, Normal):
-        return nn.initializers.normal(how.std)(key, shape, dtype)
-    draw = nn.initializers.variance_scaling(*dataclasses.astuple(how))
-    return draw(key, shape, dtype)
+def _sample_by_key(distribution, key, shape, dtype):
+    if isinstance(distribution, Normal):
+        return nn.initializers.normal(distribution.std)(key, shape, dtype)
+    sample = nn.initializers.variance_scaling(*dataclasses.astuple(distribution))
+    return sample(key, shape, dtype)
 
 
 ZEROS, ONES = Constant(0.0), Constant(1.0)

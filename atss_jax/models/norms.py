@@ -1,7 +1,7 @@
-"""Norms over an image's valid region only.
+"""Norms whose statistics count an image's valid cells only.
 
-They take, beside the features (B,H,W,C), `size` (B,2): the valid rows and columns of
-each image at this resolution. Cells outside are left out of all statistics.
+Besides the features (B,H,W,C) they take `size` (B,2): the valid rows and columns of
+each image at this resolution.
 """
 
 import functools
@@ -16,90 +16,38 @@ from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import ONES, ZEROS
 from atss_jax.models.region import inside
+from atss_jax.structures import BATCH_AXIS
 
 
-# JAX's own gradient goes through the variance back to the mean, where nothing comes of
-# it, and sums over the map six times instead of two.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def group_norm(
-    x: Float[Array, 'B H W C'],
-    size: Int[Array, 'B 2'],
-    scale: Float[Array, 'C'],
-    bias: Float[Array, 'C'],
-    num_groups: int,
-    epsilon: float,
-) -> Float[Array, 'B H W C']:
-    """All cells are normalized, by mean and variance of the valid ones, in float32.
+def make_norm(
+    norm_cfg: Mapping[str, Any],
+    name: str,
+    features: int,
+    scale_init: Callable[..., Any] = ONES,
+) -> nn.Module:
+    """Builds the norm of `features` channels that mmdet's `norm_cfg` names.
 
-    Args:
-        x: features.
-        size: valid rows and columns of each image.
-        scale: of each channel, behind the normalization.
-        bias: of each channel.
-        num_groups: groups of channels that share statistics.
-        epsilon: added to the variance.
+    Types: BN, SyncBN, GN.
     """
-    return _forward(x, size, scale, bias, num_groups, epsilon)[0]
+    if norm_cfg['type'] == 'GN':
+        return GroupNorm(norm_cfg['num_groups'], scale_init, name=name)
+    synced = norm_cfg['type'] == 'SyncBN'
+    return BatchNorm(features, synced, scale_init, name=name)
 
 
-def _forward(x, size, scale, bias, num_groups, epsilon):
-    cells, count = _valid(x, size, num_groups)
-    valid = jnp.where(cells, x, 0).astype(jnp.float32)
-    mean = _over_group(valid.sum((1, 2)), num_groups) / count
-    # Not E[x^2] - mean^2, which loses all digits where the mean is large.
-    centered = jnp.where(cells, _centered(x, mean), 0)
-    var = _over_group((centered * centered).sum((1, 2)), num_groups) / count
-    inverse = jax.lax.rsqrt(var + epsilon)
-    y = _centered(x, mean) * (scale * inverse)[:, None, None] + bias
-    return y.astype(x.dtype), (x, size, scale, mean, inverse)
+def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:
+    """Prefix of this norm's parameter names in mmdet: 'bn' or 'gn'."""
+    return 'gn' if norm_cfg['type'] == 'GN' else 'bn'
 
 
-def _backward(num_groups, epsilon, saved, dy):
-    x, size, scale, mean, inverse = saved
-    cells, count = _valid(x, size, num_groups)
-    wide, centered = dy.astype(jnp.float32), _centered(x, mean)
-    total, product = wide.sum((1, 2)), (wide * centered).sum((1, 2))
-    factor = scale * inverse
-    # What mean and variance, which are of the valid cells, give back to each of these.
-    by_mean = _over_group(total * factor, num_groups) / count
-    by_var = _over_group(product * factor, num_groups) * inverse**2 / count
-    shared = by_mean[:, None, None] + centered * by_var[:, None, None]
-    dx = wide * factor[:, None, None] - jnp.where(cells, shared, 0)
-    return dx.astype(x.dtype), None, (product * inverse).sum(0), total.sum(0)
-
-
-group_norm.defvjp(_forward, _backward)
-group_norm = jax.jit(group_norm, static_argnums=(4, 5))
-
-
-def _centered(x, mean):
-    return x.astype(jnp.float32) - mean[:, None, None]
-
-
-def _valid(x, size, num_groups):
-    """Cells that count, and how many numbers of each image and group do."""
-    height, width, channels = x.shape[1:]
-    count = jnp.clip(size, max=jnp.array([height, width])).prod(-1)
-    count = (count * (channels // num_groups)).astype(jnp.float32)
-    return inside(size, height, width), count[:, None]
-
-
-def _over_group(x, num_groups):
-    """(B,C) sums over the group of each channel."""
-    per_group = x.shape[-1] // num_groups
-    total = x.reshape(x.shape[0], num_groups, per_group).sum(-1)
-    return jnp.repeat(total, per_group, axis=-1)
-
-
-Affine = tuple[Float[Array, ' D'], Float[Array, ' D']]
-"""Factor and summand of each channel."""
+# Batch norm --------------------------------------------------------------------------
 
 
 class BatchNorm(nn.Module):
     """Batch normalization over valid cells, with PyTorch's running statistics.
 
     Differs from mmdet: padding never counts; and after a training step on several
-    devices the running statistics are the mean over devices, so that all hold the same
+    devices the running statistics are the mean over devices, so that all have the same
     (mmdet saves those of rank 0).
 
     Attributes:
@@ -117,13 +65,13 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     def setup(self) -> None:
-        """Several methods read these."""
+        """Creates the parameters and statistics, which several methods read."""
         channels = (self.features,)
         self.scale = self.param('scale', self.scale_init, channels)
         self.bias = self.param('bias', ZEROS, channels)
         self.mean = self.variable('batch_stats', 'mean', ZEROS, None, channels)
         self.var = self.variable('batch_stats', 'var', ONES, None, channels)
-        # Read by nothing here; kept because PyTorch's checkpoints carry it.
+        # Not read here; kept because PyTorch's checkpoints contain it.
         self.num_batches_tracked = self.variable(
             'batch_stats', 'num_batches_tracked', ZEROS, None, (), np.int32
         )
@@ -132,14 +80,23 @@ class BatchNorm(nn.Module):
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool
     ) -> Float[Array, 'B H W C']:
         """Normalizes by batch statistics if `train`, else by the stored ones."""
-        if self.is_initializing():
-            return x
-        mean, var = self.mean.value, self.var.value
-        if train:
-            axis_name = BATCH_AXIS if self.synced else None
-            mean, var, count = _statistics(x, size, axis_name)
-            self._update(mean, var, count)
-        return _normalized(x, mean, var, self.scale, self.bias, self.epsilon)
+        if not train:
+            return normalize(x, *self.stored())
+        axis_name = BATCH_AXIS if self.synced else None
+        mean, var, count = _statistics(x, size, axis_name)
+        self._update(mean, var, count)
+        return normalize(x, mean, self._factor(var), self.bias)
+
+    def stored(self) -> tuple[Array, Array, Array]:
+        """Mean, factor and bias of each channel, as `normalize` takes them."""
+        return (
+            jnp.asarray(self.mean.value),
+            self._factor(self.var.value),
+            jnp.asarray(self.bias),
+        )
+
+    def _factor(self, var):
+        return self.scale * jax.lax.rsqrt(var + self.epsilon)
 
     def _update(self, mean, var, count):
         m = self.momentum
@@ -148,15 +105,11 @@ class BatchNorm(nn.Module):
         self.var.value = (1 - m) * self.var.value + m * unbiased
         self.num_batches_tracked.value = self.num_batches_tracked.value + 1
 
-    def affine(self) -> Affine:
-        """What normalizing by the stored statistics does to each channel."""
-        factor = self.scale * jax.lax.rsqrt(self.var.value + self.epsilon)
-        return factor, self.bias - self.mean.value * factor
 
-
+# Jitted functions are traced once for all layers of the same shapes.
 @functools.partial(jax.jit, static_argnames='axis_name')
 def _statistics(x, size, axis_name):
-    """Mean, biased variance and count over valid cells, in float32."""
+    """Mean, biased variance and count of valid cells, in float32."""
     valid = inside(size, *x.shape[1:3])
     x = jnp.where(valid, x, 0).astype(jnp.float32)
     total, count = jnp.sum(x, (0, 1, 2)), jnp.sum(valid).astype(jnp.float32)
@@ -169,10 +122,18 @@ def _statistics(x, size, axis_name):
     return mean, squares / count, count
 
 
-@functools.partial(jax.jit, static_argnames='epsilon')
-def _normalized(x, mean, var, scale, bias, epsilon):
-    factor = scale * jax.lax.rsqrt(var + epsilon)
+@jax.jit
+def normalize(
+    x: Float[Array, 'B H W C'],
+    mean: Float[Array, ' C'],
+    factor: Float[Array, ' C'],
+    bias: Float[Array, ' C'],
+) -> Float[Array, 'B H W C']:
+    """Returns `(x - mean) * factor + bias`: computed in float32, in the type of `x`."""
     return ((x - mean) * factor + bias).astype(x.dtype)
+
+
+# Group norm --------------------------------------------------------------------------
 
 
 class GroupNorm(nn.Module):
@@ -195,27 +156,81 @@ class GroupNorm(nn.Module):
         """The same in training and evaluation; statistics in float32."""
         scale = self.param('scale', self.scale_init, x.shape[-1:])
         bias = self.param('bias', ZEROS, x.shape[-1:])
-        if self.is_initializing():
-            return x
         return group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
 
 
-def norm_prefix(norm_cfg: Mapping[str, Any]) -> str:
-    """How mmdet names this norm's parameters: 'bn' or 'gn'."""
-    return 'gn' if norm_cfg['type'] == 'GN' else 'bn'
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def group_norm(
+    x: Float[Array, 'B H W C'],
+    size: Int[Array, 'B 2'],
+    scale: Float[Array, 'C'],
+    bias: Float[Array, 'C'],
+    num_groups: int,
+    epsilon: float,
+) -> Float[Array, 'B H W C']:
+    """Normalizes all cells, by mean and variance of the valid ones, in float32.
 
-
-def make_norm(
-    norm_cfg: Mapping[str, Any],
-    name: str,
-    features: int,
-    scale_init: Callable[..., Any] = ONES,
-) -> nn.Module:
-    """Builds the norm of so many channels that an mmdet `norm_cfg` names.
-
-    Types: BN, SyncBN, GN.
+    Args:
+        x: features.
+        size: valid rows and columns of each image.
+        scale: factor of each channel after the normalization.
+        bias: added to each channel then.
+        num_groups: groups of channels that share statistics.
+        epsilon: added to the variance.
     """
-    if norm_cfg['type'] == 'GN':
-        return GroupNorm(norm_cfg['num_groups'], scale_init, name=name)
-    synced = norm_cfg['type'] == 'SyncBN'
-    return BatchNorm(features, synced, scale_init, name=name)
+    return _group_norm(x, size, scale, bias, num_groups, epsilon)
+
+
+# JAX's own gradient goes through the variance back to the mean, which contributes
+# nothing, and sums over the map six times instead of two.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _group_norm(x, size, scale, bias, num_groups, epsilon):
+    return _forward(x, size, scale, bias, num_groups, epsilon)[0]
+
+
+def _forward(x, size, scale, bias, num_groups, epsilon):
+    valid, count = _valid(x, size, num_groups)
+    values = jnp.where(valid, x, 0).astype(jnp.float32)
+    mean = _over_group(values.sum((1, 2)), num_groups) / count
+    # Not E[x^2] - mean^2, which loses all digits where the mean is large.
+    centered = jnp.where(valid, _centered(x, mean), 0)
+    var = _over_group((centered * centered).sum((1, 2)), num_groups) / count
+    inverse = jax.lax.rsqrt(var + epsilon)
+    y = _centered(x, mean) * (scale * inverse)[:, None, None] + bias
+    return y.astype(x.dtype), (x, size, scale, mean, inverse)
+
+
+def _backward(num_groups, epsilon, saved, dy):
+    x, size, scale, mean, inverse = saved
+    valid, count = _valid(x, size, num_groups)
+    dy, centered = dy.astype(jnp.float32), _centered(x, mean)
+    total, product = dy.sum((1, 2)), (dy * centered).sum((1, 2))
+    factor = scale * inverse
+    # The gradients of mean and variance, shared by the valid cells.
+    by_mean = _over_group(total * factor, num_groups) / count
+    by_var = _over_group(product * factor, num_groups) * inverse**2 / count
+    shared = by_mean[:, None, None] + centered * by_var[:, None, None]
+    dx = dy * factor[:, None, None] - jnp.where(valid, shared, 0)
+    return dx.astype(x.dtype), None, (product * inverse).sum(0), total.sum(0)
+
+
+_group_norm.defvjp(_forward, _backward)
+
+
+def _centered(x, mean):
+    return x.astype(jnp.float32) - mean[:, None, None]
+
+
+def _valid(x, size, num_groups):
+    """Validity mask of the cells; count of valid numbers in a group of each image."""
+    height, width, channels = x.shape[1:]
+    count = jnp.clip(size, max=jnp.array([height, width])).prod(-1)
+    count = (count * (channels // num_groups)).astype(jnp.float32)
+    return inside(size, height, width), count[:, None]
+
+
+def _over_group(x, num_groups):
+    """(B,C) sums over the group of each channel."""
+    per_group = x.shape[-1] // num_groups
+    total = x.reshape(x.shape[0], num_groups, per_group).sum(-1)
+    return jnp.repeat(total, per_group, axis=-1)

@@ -1,4 +1,4 @@
-"""From uint8 images on a canvas to what the model reads; runs on the device."""
+"""Normalization of uint8 images on a canvas, on the device."""
 
 import dataclasses
 
@@ -13,8 +13,8 @@ class Normalizer:
     """mmdet's `img_norm_cfg`.
 
     Attributes:
-        mean: subtracted, by channel in the order that the model reads.
-        std: divided by, likewise.
+        mean: subtracted from each channel, in the order that the model reads them.
+        std: each channel is divided by it.
         to_rgb: the model reads RGB; if False, BGR (caffe weights).
     """
 
@@ -25,7 +25,7 @@ class Normalizer:
     def __call__(
         self, images: UInt8[Array, 'B H W 3'], image_sizes: Int[Array, 'B 2']
     ) -> Float[Array, 'B H W 3']:
-        """Normalized images, 0 outside each image: mmdet pads after normalizing."""
+        """Normalizes; 0 outside each image, since mmdet pads after normalizing."""
         pixels = images.astype(jnp.float32)
         if not self.to_rgb:
             pixels = pixels[..., ::-1]

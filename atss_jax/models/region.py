@@ -7,12 +7,17 @@ from atss_jax.structures import ceil_divide
 
 
 def halve(size: Int[Array, 'B 2']) -> Int[Array, 'B 2']:
-    """Valid size behind a layer of stride 2, which keeps every second cell."""
+    """Valid size after a layer of stride 2, which keeps every second cell."""
     return ceil_divide(size, 2)
 
 
+def level_sizes(size: Int[Array, 'B 2'], strides: tuple[int, ...]) -> list[Array]:
+    """Valid sizes at each stride, for image regions of `size` pixels."""
+    return [ceil_divide(size, stride) for stride in strides]
+
+
 def inside(size: Int[Array, 'B 2'], height: int, width: int) -> Bool[Array, 'B H W 1']:
-    """True on the cells of a (height, width) canvas that are valid."""
+    """Validity mask of the cells of a (height, width) canvas."""
     rows = jnp.arange(height) < size[:, :1]
     columns = jnp.arange(width) < size[:, 1:]
     return rows[:, :, None, None] & columns[:, None, :, None]
@@ -23,14 +28,3 @@ def zero_outside(
 ) -> Float[Array, 'B H W C']:
     """Replaces all cells outside the valid region by exact zeros."""
     return jnp.where(inside(size, *x.shape[1:3]), x, 0)
-
-
-def blank(x: Float[Array, 'B H W C'], features: int, stride: int) -> Array:
-    """Zeros in the shape of a convolution's output.
-
-    Layers give it, or their input, while parameters are drawn. Nobody looks at the
-    outputs then, and to trace how they are computed took most of the time.
-    """
-    batch, height, width, _ = x.shape
-    rows, columns = -(-height // stride), -(-width // stride)
-    return jnp.zeros((batch, rows, columns, features), x.dtype)

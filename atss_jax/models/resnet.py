@@ -28,12 +28,12 @@ def stage_channels(depth: int) -> tuple[int, ...]:
 
 
 def bottleneck_width(planes: int, groups: int, base_width: int) -> int:
-    """Channels of a bottleneck's 3x3; one group is a ResNet's, whatever the width."""
+    """Channels of a bottleneck's 3x3; `base_width` counts only with several groups."""
     return planes if groups == 1 else planes * base_width // 64 * groups
 
 
 class _Block(nn.Module):
-    """What both residual blocks share: their fields and the short cut."""
+    """The fields and the shortcut of both residual blocks."""
 
     planes: int
     stride: int
@@ -75,12 +75,13 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """1x1, 3x3, 1x1 (R50 and deeper); stride in the 3x3, or for caffe the first.
+    """1x1, 3x3, 1x1 (R50 and deeper); stride in the 3x3, or in the first for caffe.
 
     Attributes:
-        groups: of the 3x3.
-        base_width: channels a group of the 3x3, at 64 planes.
-        deform_groups: of the 3x3 if it is deformable (DCNv2); 0: it is not.
+        groups: groups of the 3x3.
+        base_width: channels per group of the 3x3, at 64 planes.
+        deform_groups: groups with offsets of their own in a deformable 3x3 (DCNv2); 0:
+            the 3x3 is not deformable.
     """
 
     groups: int = 1
@@ -101,11 +102,9 @@ class Bottleneck(_Block):
         conv, norm = self._middle(width, strides[1]), self._norm(width, 2)
         y = relu(convolve_and_norm(conv, norm, y, size_mid, train))
         features = 4 * self.planes
-        # mmdet zeroes it in its ResNet's blocks alone, of which ResNeXt's are none.
-        conv, norm = (
-            self._conv(features, 1, 1, 3),
-            self._norm(features, 3, zero=self.groups == 1),
-        )
+        # mmdet starts the scale at zero in ResNet's blocks, not in ResNeXt's.
+        zero = self.groups == 1
+        conv, norm = self._conv(features, 1, 1, 3), self._norm(features, 3, zero)
         y = convolve_and_norm(conv, norm, y, size_out, train)
         return relu(y + self._shortcut(x, size, features, train))
 
@@ -121,31 +120,31 @@ class Bottleneck(_Block):
 def max_pool(
     x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
 ) -> Float[Array, 'B h w C']:
-    """3x3 maximum at stride 2 behind a ReLU.
+    """3x3 maximum at stride 2, after a ReLU.
 
-    All inputs are at least 0 and each window holds a valid cell, so zeros outside the
-    valid region act like the minus infinity that PyTorch pads with.
+    All inputs are at least 0 and each window contains a valid cell, so zeros outside
+    the valid region act like the minus infinity that PyTorch pads with.
     """
     padding = ((1, 1), (1, 1))
     return nn.max_pool(zero_outside(x, size), (3, 3), (2, 2), padding)
 
 
 class ResNet(nn.Module):
-    """mmdet's ResNet, and ResNeXt: field names, parameter names and numbers.
+    """ResNet and ResNeXt, with mmdet's field names, parameter names and numbers.
 
     Source: arXiv 1512.03385, 1611.05431; mmdet `models/backbones/resnet.py` and
     `resnext.py`.
 
     Attributes:
-        depth: 18, 34, 50, 101 or 152; 50 and more with `groups` or `dcn`.
-        num_stages: stages built, 1..4.
-        out_indices: stages whose features come out, 0..num_stages-1.
-        frozen_stages: -1 none, 0 the stem, n the stem and the first n stages.
-            Frozen parts use stored statistics; training leaves their parameters alone.
+        depth: 18, 34, 50, 101 or 152; at least 50 with `groups` or `dcn`.
+        num_stages: number of stages, 1..4.
+        out_indices: stages whose features are returned, 0..num_stages-1.
+        frozen_stages: -1: none; 0: the stem; n: the stem and the first n stages.
+            Frozen parts use stored statistics, and training keeps their parameters.
         norm_cfg: type BN, SyncBN or GN (with num_groups), requires_grad.
-        norm_eval: stored statistics in training too.
+        norm_eval: stored statistics in training, too.
         style: 'pytorch' or 'caffe'.
-        groups: of the 3x3 convolutions; more than one makes a ResNeXt.
+        groups: groups of the 3x3 convolutions; more than one makes a ResNeXt.
         base_width: channels of each group in the first stage.
         dcn: type DCNv2, deform_groups; None: no stage is deformable.
         stage_with_dcn: stages whose 3x3 convolutions are deformable, if `dcn` is given.

@@ -11,7 +11,7 @@ from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Int
 
-from atss_jax.models.initializers import drawn_by
+from atss_jax.models.initializers import sampled_by
 from atss_jax.optim.optimizer import Params
 
 
@@ -105,7 +105,7 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Params]:
     def init(*inputs):
         variables.update(model.init(jax.random.key(0), *inputs))
 
-    with drawn_by(np.random.default_rng(seed)):
+    with sampled_by(np.random.default_rng(seed)):
         jax.eval_shape(init, *_inputs())
     return variables
 

@@ -54,10 +54,10 @@ def convolve(x, kernel, stride=1, groups=1):
 def test_convolutions(stride, groups, inputs, expected):
     outputs = {1: 5, 4: 12, 8: 16}[groups]
     kernel = shape(3, 3, inputs // groups, outputs)
-    found = total(
+    counted = total(
         lambda x, k: convolve(x, k, stride, groups), shape(1, 8, 8, inputs), kernel
     )
-    assert found == expected
+    assert counted == expected
 
 
 @pytest.mark.parametrize('stride', [1, 2])
@@ -67,8 +67,8 @@ def test_gradients_of_convolutions(stride):
     forward = 64 // stride**2 * 5 * 9 * 4
     for argument in (0, 1):
         gradient = jax.grad(lambda x, k: convolve(x, k, stride).sum(), argnums=argument)
-        found = total(gradient, shape(1, 8, 8, 4), kernel)
-        assert found == 2 * forward
+        counted = total(gradient, shape(1, 8, 8, 4), kernel)
+        assert counted == 2 * forward
 
 
 def test_products():
@@ -133,14 +133,14 @@ def test_r50_at_1280x800():
     head = cells * 9 * 256 * (8 * 256 + 80 + 4 + 1)
 
     model = ATSS(ResNet(), FPN(), ATSSHead(80))
-    found = cost(model, [(800, 1280)])
+    counted = cost(model, [(800, 1280)])
     expected = {'backbone': backbone, 'neck': neck, 'bbox_head': head}
-    assert found.multiply_adds == {(800, 1280): expected}
+    assert counted.multiply_adds == {(800, 1280): expected}
     rounded = [round(count / 1e9, 1) for count in expected.values()]
     assert rounded == [83.4, 16.3, 104.8]
     assert round(sum(expected.values()) / 1e9, 1) == 204.5
     # The first is torchvision's R50, 25,557,032, less its classifier, 2,049,000.
-    assert found.parameters == {
+    assert counted.parameters == {
         'backbone': 23_508_032,
         'neck': 918_272 + 5 * (9 * 256 * 256 + 256),
         'bbox_head': 32_295_322 - 23_508_032 - 3_868_672,
@@ -149,19 +149,19 @@ def test_r50_at_1280x800():
 
 def test_two_necks_are_one_part():
     config = load_config(str(ROOT / 'configs' / 'atss_r50_dyhead_1x.py'))
-    found = cost(build_model(config), [(128, 128)])
-    assert sum(found.parameters.values()) == 39_071_682
-    assert list(found.parameters) == ['backbone', 'neck', 'bbox_head']
-    assert list(found.multiply_adds[128, 128]) == list(found.parameters)
+    counted = cost(build_model(config), [(128, 128)])
+    assert sum(counted.parameters.values()) == 39_071_682
+    assert list(counted.parameters) == ['backbone', 'neck', 'bbox_head']
+    assert list(counted.multiply_adds[128, 128]) == list(counted.parameters)
     # No towers: class, box and centerness, 3x3.
     cells = 16**2 + 8**2 + 4**2 + 2**2 + 1
-    head = found.multiply_adds[128, 128]['bbox_head']
+    head = counted.multiply_adds[128, 128]['bbox_head']
     assert head == cells * 9 * 256 * 85
 
 
 def test_cost_grows_with_the_canvas():
-    found = cost(small_model(), [(64, 64), (64, 128), (128, 64)]).multiply_adds
-    one, wide, tall = found.values()
+    counted = cost(small_model(), [(64, 64), (64, 128), (128, 64)]).multiply_adds
+    one, wide, tall = counted.values()
     assert wide == tall == {part: 2 * count for part, count in one.items()}
 
 
@@ -175,7 +175,7 @@ def test_a_canvas_that_no_image_has(canvas):
 
 
 def test_flops(capsys):
-    """The config's canvases beside the customary one; CONFIG named either way."""
+    """The customary canvas and those of the config; CONFIG in either place."""
     fields = (
         '--config.data.canvases=((64, 96),)',
         '--config.data.max_boxes=2',
@@ -218,4 +218,4 @@ def test_what_flops_refuses(capsys, words, part):
 def test_a_canvas_that_is_none(capsys, canvas):
     with pytest.raises(SystemExit):
         main(['flops', R50, f'--canvas={canvas}'])
-    assert 'expected one like 800x1280' in capsys.readouterr().err
+    assert 'expected HEIGHTxWIDTH such as 800x1280' in capsys.readouterr().err

@@ -175,10 +175,10 @@ def test_the_canvas_does_not_matter():
     }
     for row, (height, width) in enumerate(SIZES):
         larger['x'][row, height:] = larger['x'][row, :, width:] = np.nan
-    found = deform_conv(**{**arguments, **larger})
+    padded = deform_conv(**{**arguments, **larger})
     for row, (height, width) in enumerate(SIZES):
         part = np.s_[row, :height, :width]
-        np.testing.assert_allclose(found[part], plain[part], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(padded[part], plain[part], rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_keeps_positions_exact():
@@ -219,7 +219,7 @@ def test_offsets_come_before_masks():
     assert relative_error(layer.apply(variables, x, size), expected) < 1e-5
 
 
-def test_in_a_conv_module_the_offsets_are_drawn_as_the_head_has_them():
+def test_a_conv_module_initializes_offsets_as_mmdets_head_does():
     norm_cfg = {'type': 'GN', 'num_groups': 2, 'requires_grad': True}
     normal = jax.nn.initializers.normal(0.01)
     module = ConvModule(6, norm_cfg=norm_cfg, kernel_init=normal, deformable=True)

@@ -21,17 +21,17 @@ def noise(seed, *shape):
 def test_reread_by_hand():
     """Two channels of 2 x 2 cells, read as maps of 1 x 2: the first four numbers."""
     x = jnp.array([[[0, 10], [1, 11]], [[2, 12], [3, 13]]], jnp.float32)[None]
-    found = reread(x, jnp.array([[2, 2]]), jnp.array([[1, 2]]), (1, 2))
-    np.testing.assert_array_equal(found[0, 0], [[0, 2], [1, 3]])
+    result = reread(x, jnp.array([[2, 2]]), jnp.array([[1, 2]]), (1, 2))
+    np.testing.assert_array_equal(result[0, 0], [[0, 2], [1, 3]])
 
 
 def test_reread_is_pytorchs_memory_read_with_another_shape():
     x = noise(0, 2, 6, 8, 5)
-    found = reread(jnp.asarray(x), jnp.asarray(SIZES), jnp.asarray(SMALL), (3, 4))
+    result = reread(jnp.asarray(x), jnp.asarray(SIZES), jnp.asarray(SMALL), (3, 4))
     for row, ((h, w), (small_h, small_w)) in enumerate(zip(SIZES, SMALL, strict=True)):
         memory = x[row, :h, :w].transpose(2, 0, 1).ravel()
         expected = memory[: 5 * small_h * small_w].reshape(5, small_h, small_w)
-        ours = found[row, :small_h, :small_w].transpose(2, 0, 1)
+        ours = result[row, :small_h, :small_w].transpose(2, 0, 1)
         np.testing.assert_array_equal(ours, expected)
 
 
@@ -52,16 +52,16 @@ def test_stretch_equals_loops_and_reads_no_padding(small):
     x = noise(1, 2, 3, 4, 5)
     for row, (height, width) in enumerate(small):
         x[row, height:] = x[row, :, width:] = np.nan
-    found = stretch(jnp.asarray(x), jnp.array(small), jnp.asarray(SIZES), (6, 8))
+    result = stretch(jnp.asarray(x), jnp.array(small), jnp.asarray(SIZES), (6, 8))
     for row, ((h, w), (small_h, small_w)) in enumerate(zip(SIZES, small, strict=True)):
         expected = interpolated(x[row, :small_h, :small_w], h, w)
-        np.testing.assert_allclose(found[row, :h, :w], expected, atol=1e-5)
+        np.testing.assert_allclose(result[row, :h, :w], expected, atol=1e-5)
 
 
 def test_stretch_to_one_cell_takes_the_first():
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    found = stretch(x, jnp.array([[2, 2]]), jnp.array([[1, 1]]), (1, 1))
-    assert found.tolist() == [[[[0]]]]
+    result = stretch(x, jnp.array([[2, 2]]), jnp.array([[1, 1]]), (1, 1))
+    assert result.tolist() == [[[[0]]]]
 
 
 def test_dynamic_relu_by_hand():
@@ -102,8 +102,8 @@ def test_neither_canvas_nor_padding_matters():
     loose = [
         jnp.pad(x, pad, constant_values=1e4) for x, pad in zip(tight, room, strict=True)
     ]
-    expected, found = run(tuple(tight), sizes), run(tuple(loose), sizes)
-    for ours, x in zip(found, expected, strict=True):
+    expected, outputs = run(tuple(tight), sizes), run(tuple(loose), sizes)
+    for ours, x in zip(outputs, expected, strict=True):
         height, width = x.shape[1:3]
         assert relative_error(ours[:, :height, :width], x) < 1e-5
 

@@ -127,13 +127,13 @@ def test_names_and_shapes_are_mmdets(name):
     """Of every parameter and statistic, to our variables and back, bit for bit."""
     model, wanted = model_of(name), shapes_of(name)
     assert parameter_count(model) == PARAMETERS[name]
-    found = {
+    shapes = {
         mmdet.torch_name(path): (shape[3], shape[2], shape[0], shape[1])
         if len(shape) == 4
         else shape
         for path, shape in mmdet.variable_shapes(model).items()
     }
-    assert found == {key: tuple(shape) for key, shape in wanted.items()}
+    assert shapes == {key: tuple(shape) for key, shape in wanted.items()}
 
 
 @pytest.mark.parametrize('name', ['dcn', 'dyhead'])
@@ -164,7 +164,7 @@ def test_grouped_convolution_equals_one_of_each_group():
 # How training starts -----------------------------------------------------------------
 
 
-def test_offsets_start_at_zero_beside_pretrained_weights(tmp_path):
+def test_offsets_start_at_zero_with_pretrained_weights(tmp_path):
     """No classifier's file has them."""
     model = small_model(
         {
@@ -185,15 +185,15 @@ def test_offsets_start_at_zero_beside_pretrained_weights(tmp_path):
         if name.startswith('backbone.') and 'conv_offset' not in name
     }
     pth.save(tmp_path / 'x.pth', backbone)
-    found = initial_variables(model, 0, str(tmp_path / 'x.pth'), None)
-    found = mmdet.to_state_dict(found)
+    loaded = initial_variables(model, 0, str(tmp_path / 'x.pth'), None)
+    loaded = mmdet.to_state_dict(loaded)
     for name, value in backbone.items():
-        np.testing.assert_array_equal(found[f'backbone.{name}'], value)
+        np.testing.assert_array_equal(loaded[f'backbone.{name}'], value)
     offset = 'layer1.0.conv2.conv_offset'
-    assert not found[f'backbone.{offset}.weight'].any()
-    assert not found[f'backbone.{offset}.bias'].any()
-    # The head's are drawn, as mmdet draws all its convolutions.
-    assert found['bbox_head.cls_convs.0.conv.conv_offset.weight'].std() > 0.005
+    assert not loaded[f'backbone.{offset}.weight'].any()
+    assert not loaded[f'backbone.{offset}.bias'].any()
+    # The head's are sampled, as mmdet samples all its convolutions.
+    assert loaded['bbox_head.cls_convs.0.conv.conv_offset.weight'].std() > 0.005
     # mmdet does not zero the last norm of a ResNeXt's blocks.
     plain = mmdet.to_state_dict(initial_variables(model, 0, None, None))
     assert (plain['backbone.layer1.0.bn3.weight'] == 1).all()

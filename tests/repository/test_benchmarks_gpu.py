@@ -107,8 +107,7 @@ def test_operations_of_a_large_canvas():
     assert 2.7 < training / forward < 3
 
 
-def test_operations_are_those_of_the_program_for_a_gpu(monkeypatch):
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+def test_operations_are_those_of_the_program_for_a_gpu():
     model, canvas = gpu_jax.build(18, 'float32'), (256, 256)
     shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, zero_variables(model)))
     trained, frozen = split(shapes['params'], model)

@@ -14,8 +14,8 @@ def accumulate(
     total_steps: int | None,
     accumulated: Params | None,
     grads: Params,
-) -> tuple[Params, Bool[Array, ''] | bool, Params | None]:
-    """Adds the gradients of a step to those since the last update.
+) -> tuple[Params, Bool[Array, ''] | bool]:
+    """Sum of the gradients since the last update, and whether an update is due.
 
     Each gradient is divided by the number of batches of its update: `cumulative_iters`,
     or the remainder at the end of the run, where an update is always due.
@@ -24,18 +24,14 @@ def accumulate(
         cumulative_iters: number of batches of an update.
         step: number of finished steps.
         total_steps: number of steps of the run; None: a run without end.
-        accumulated: sum of the gradients since the last update; None if every step
-            updates.
+        accumulated: sum before this step; None if every step updates.
         grads: gradients of this step.
-
-    Returns:
-        The sum, whether an update is due, and what the next step accumulates on.
 
     Source: mmcv 1.x `GradientCumulativeOptimizerHook`.
     Differs from mmdet: a run that is stopped and resumed keeps the sum.
     """
     if accumulated is None:
-        return grads, True, None
+        return grads, True
     count = cumulative_iters
     batches, is_due = jnp.array(count), (step + 1) % count == 0
     if total_steps is not None:
@@ -43,7 +39,14 @@ def accumulate(
         batches = jnp.where(step < total_steps - remainder, count, max(remainder, 1))
         is_due |= step + 1 == total_steps
     total = jax.tree.map(lambda old, new: old + new / batches, accumulated, grads)
-    return total, is_due, jax.tree.map(lambda g: jnp.where(is_due, 0, g), total)
+    return total, is_due
+
+
+def clear_if_due(is_due: Bool[Array, ''] | bool, total: Params) -> Params | None:
+    """Sum that the next step adds to: zeros after an update; None without any sum."""
+    if is_due is True:
+        return None
+    return jax.tree.map(lambda g: jnp.where(is_due, 0, g), total)
 
 
 def apply_if_due(

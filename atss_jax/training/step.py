@@ -10,7 +10,12 @@ from jaxtyping import Array
 
 from atss_jax.detection.losses import LossConfig, atss_loss
 from atss_jax.models.preprocess import Normalizer
-from atss_jax.optim.accumulation import accumulate, apply_if_due, average
+from atss_jax.optim.accumulation import (
+    accumulate,
+    apply_if_due,
+    average,
+    clear_if_due,
+)
 from atss_jax.optim.optimizer import OptimizerConfig, update_if
 from atss_jax.optim.sgd import clip_by_norm, global_norm
 from atss_jax.structures import BATCH_AXIS
@@ -48,7 +53,7 @@ def make_train_step(
 
     def train_step(state, batch):
         grads, metrics, updated = _mean_over_devices(gradients(state, batch))
-        grads, is_due, accumulated = accumulate(
+        grads, is_due = accumulate(
             optimizer.cumulative_iters,
             state.step,
             total_steps,
@@ -70,7 +75,7 @@ def make_train_step(
                 params=params,
                 batch_stats=updated.get('batch_stats', state.batch_stats),
                 momentum=momentum,
-                accumulated=accumulated,
+                accumulated=clear_if_due(is_due, grads),
                 ema=average(optimizer.ema_momentum, state.step, state.ema, params),
             )
 

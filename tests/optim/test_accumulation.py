@@ -6,7 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from atss_jax.optim.accumulation import accumulate, apply_if_due, average
+from atss_jax.optim.accumulation import (
+    accumulate,
+    apply_if_due,
+    average,
+    clear_if_due,
+)
 from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.sgd import sgd
 
@@ -15,9 +20,10 @@ def sums(count, total_steps, grads):
     """Sum at each step where an update is due, None at the others."""
     accumulated, out = {'w': jnp.zeros(())}, []
     for step, grad in enumerate(grads):
-        total, is_due, accumulated = accumulate(
+        total, is_due = accumulate(
             count, jnp.array(step), total_steps, accumulated, {'w': jnp.array(grad)}
         )
+        accumulated = clear_if_due(is_due, total)
         out.append(float(total['w']) if is_due else None)
         assert accumulated['w'] == (0 if is_due else total['w'])
     return out
@@ -41,7 +47,8 @@ def test_without_an_end_every_third_step_updates():
 
 def test_without_accumulation_every_step_updates_with_its_own_gradients():
     grads = {'w': jnp.ones(())}
-    assert accumulate(1, jnp.array(0), 5, None, grads) == (grads, True, None)
+    assert accumulate(1, jnp.array(0), 5, None, grads) == (grads, True)
+    assert clear_if_due(True, grads) is None
 
 
 @pytest.mark.parametrize('is_due', [True, False])

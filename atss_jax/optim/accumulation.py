@@ -1,5 +1,7 @@
 """Over several steps: gradients summed up for one update, and averaged parameters."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -51,27 +53,21 @@ def clear_if_due(is_due: Bool[Array, ''] | bool, total: Params) -> Params | None
 
 def apply_if_due(
     is_due: Bool[Array, ''] | bool,
-    tx: optax.GradientTransformation,
-    grads: Params,
+    update: Callable[[Params, optax.OptState], tuple[Params, optax.OptState]],
     params: Params,
     optimizer_state: optax.OptState,
 ) -> tuple[Params, optax.OptState]:
-    """Parameters and optimizer state after a step, which updates them if it is due.
+    """Returns `update(params, optimizer_state)` if an update is due, else the same two.
 
     The schedule's counter advances in any case: learning rates are by step.
     """
+    if is_due is True:
+        return update(params, optimizer_state)
 
-    def apply(before):
-        params, optimizer_state = before
-        updates, optimizer_state = tx.update(grads, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state
-
-    def skip(before):
-        params, optimizer_state = before
+    def skip(params, optimizer_state):
         return params, jax.tree.map(_advance, optimizer_state, is_leaf=_is_schedule)
 
-    before = params, optimizer_state
-    return apply(before) if is_due is True else update_if(is_due, apply, skip, before)
+    return update_if(is_due, update, skip, params, optimizer_state)
 
 
 def _is_schedule(state):

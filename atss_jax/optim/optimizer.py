@@ -37,23 +37,23 @@ class OptimizerConfig:
 
 def update_if(
     condition: Bool[Array, ''],
-    update: Callable[[Tree], Tree],
-    otherwise: Callable[[Tree], Tree],
-    state: Tree,
+    update: Callable[..., Tree],
+    otherwise: Callable[..., Tree],
+    *state: Any,
 ) -> Tree:
-    """Returns `update(state)` if the condition holds, else `otherwise(state)`."""
+    """Returns `update(*state)` if the condition holds, else `otherwise(*state)`."""
 
-    def select(state):
+    def select(*state):
         return jax.tree.map(
             lambda new, old: jax.lax.select(condition, new, old),
-            update(state),
-            otherwise(state),
+            update(*state),
+            otherwise(*state),
         )
 
-    def branch(state):
-        return jax.lax.cond(condition, update, otherwise, state)
+    def branch(*state):
+        return jax.lax.cond(condition, update, otherwise, *state)
 
     # To select, XLA on CPU copies parameters and momentum, since each is computed from
     # both old ones; a branch overwrites them in place. XLA on GPU does not copy, and a
     # branch would make the host wait for the condition in every step.
-    return jax.lax.platform_dependent(state, cpu=branch, default=select)
+    return jax.lax.platform_dependent(*state, cpu=branch, default=select)

@@ -63,11 +63,15 @@ def make_train_step(
         norm = global_norm(grads)
         healthy = state.healthy & jnp.isfinite(metrics['loss']) & jnp.isfinite(norm)
 
-        def update(state):
+        def update_trained(trained, momentum):
             clipped = clip_by_norm(grads, norm, optimizer.max_norm)
+            updates, momentum = tx.update(clipped, momentum, trained)
+            return optax.apply_updates(trained, updates), momentum
+
+        def update(state):
             trained, frozen = split(state.params, model)
             trained, momentum = apply_if_due(
-                is_due, tx, clipped, trained, state.momentum
+                is_due, update_trained, trained, state.momentum
             )
             params = merge(trained, frozen)
             return state.replace(
@@ -79,6 +83,7 @@ def make_train_step(
                 ema=average(optimizer.ema_momentum, state.step, state.ema, params),
             )
 
+        # The only place that decides whether this step has an effect.
         state = update_if(healthy, update, lambda state: state, state)
         return state.replace(healthy=healthy), {**metrics, 'grad_norm': norm}
 

@@ -57,11 +57,14 @@ def test_only_an_update_changes_weights_and_momentum_by_hand(is_due):
     tx = sgd(OptimizerConfig(weight_decay=0.5), lambda step: 0.1 * (step + 1))
     decay, _, schedule = tx.init({'w': jnp.array(2.0)})
     before = decay, optax.TraceState({'w': jnp.array(1.0)}), schedule
+
+    def update(params, state):
+        updates, state = tx.update({'w': jnp.array(3.0)}, state, params)
+        return optax.apply_updates(params, updates), state
+
     params, (_, momentum, schedule) = jax.jit(
-        lambda is_due, grads: apply_if_due(
-            is_due, tx, grads, {'w': jnp.array(2.0)}, before
-        )
-    )(is_due, {'w': jnp.array(3.0)})
+        lambda is_due: apply_if_due(is_due, update, {'w': jnp.array(2.0)}, before)
+    )(is_due)
     assert schedule.count == 1  # rates are by step
     expected = (2 - 0.1 * 4.9, 4.9) if is_due else (2, 1)
     np.testing.assert_allclose((params['w'], momentum.trace['w']), expected, 1e-6)

@@ -135,12 +135,12 @@ def _best_pairs(logits, maxima, max_anchors, max_pairs, config):
     """Anchor index, label and class score of the best (anchor, class) pairs of a level.
 
     The n best pairs lie in the n anchors with the best single class, so that all other
-    anchors drop out first. The order of logits is that of scores.
+    anchors drop out first. Logits are in the same order as scores.
 
     Args:
         logits: (n,C) of all anchors.
         maxima: (n,) from `_maxima`, possibly with padding.
-        max_anchors: number of anchors to keep; at least as many as pairs are wanted.
+        max_anchors: number of anchors that may have pairs.
         max_pairs: number of pairs to keep.
         config: for `score_thr`.
     """

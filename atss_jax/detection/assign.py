@@ -205,8 +205,8 @@ def _near_anchors(gt_centers, anchors, topk, grid_sizes, bounds):
 def _cell_by_rank(position, first, stop, rank, length):
     """Cell of one axis that is the rank-th nearest (from 0) to a position.
 
-    Of two cells at the same distance the lower comes first. A result of `stop` or more
-    means that there are not so many cells. All arguments broadcast.
+    Of two cells at the same distance the lower comes first. The result is `stop` or
+    more if there are too few valid cells. All arguments broadcast.
 
     The n nearest cells lie side by side, in a window. The rank-th nearest is the cell
     that the window of rank + 1 cells has in addition to the window of rank cells.
@@ -231,7 +231,7 @@ def _cell_by_rank(position, first, stop, rank, length):
 
 
 def _nearest(index, distance, count):
-    """Index of the `count` nearest anchors of each box, and whether there are so many.
+    """Index of the `count` nearest anchors of each box, and whether each one exists.
 
     Takes (L,n,G) and returns (L,G,count). Of equal distances the lowest index comes
     first.

@@ -30,6 +30,10 @@ def few_first(
     An image seldom has many (anchor, class) pairs above the score threshold. So this
     takes few candidates and checks whether any that were left out could matter.
 
+    On one image of 800 x 1344 pixels and 80 classes, on a CPU: 1.9 ms instead of 3.6
+    with 150 pairs above the threshold; 11 instead of 7 with 9,500 pairs, which an
+    untrained model gives.
+
     Args:
         candidates: (maxima, max_anchors, max_pairs) to the best pairs of each level.
         suppress: candidates to detections.

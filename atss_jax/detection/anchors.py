@@ -1,4 +1,4 @@
-"""Anchors on the grids of the pyramid: constants, known before anything is traced."""
+"""Anchors on the grids of the pyramid: NumPy constants when a program is traced."""
 
 import dataclasses
 import math
@@ -12,15 +12,15 @@ from jaxtyping import Array, Float, Int
 class AnchorGenerator:
     """mmdet's AnchorGenerator with octave scales.
 
-    The anchors of a cell are listed ratio by ratio, scale by scale, and sit at
-    `(column * stride, row * stride)`: the cell's corner, not its middle.
+    The anchors of a cell are listed ratio by ratio, then scale by scale. Their center
+    is `(column * stride, row * stride)`: the corner of the cell, not its middle.
 
     Attributes:
-        strides: pixels a cell, of each level.
+        strides: pixels per cell, of each level.
         ratios: height over width.
         octave_base_scale: side of the first square anchor, in strides.
-        scales_per_octave: n sizes `octave_base_scale * 2**(i/n)`.
-        center_offset: shifts the anchors, in strides.
+        scales_per_octave: number n of sizes, `octave_base_scale * 2**(i/n)`.
+        center_offset: shift of the centers, in strides.
     """
 
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
@@ -31,11 +31,11 @@ class AnchorGenerator:
 
     @property
     def num_anchors(self) -> int:
-        """Anchors a cell."""
+        """Number of anchors per cell."""
         return len(self.ratios) * self.scales_per_octave
 
     def base_anchors(self, level: int) -> Float[np.ndarray, 'a 4']:
-        """Anchors of the cell in row 0, column 0. float32 throughout, as in mmdet."""
+        """Anchors of the cell in row 0, column 0; computed in float32, as in mmdet."""
         stride = np.float32(self.strides[level])
         octave = 2 ** (np.arange(self.scales_per_octave) / self.scales_per_octave)
         scales = np.float32(octave * self.octave_base_scale)
@@ -49,7 +49,7 @@ class AnchorGenerator:
         return np.stack(corners, -1)
 
     def grid(self, level: int, height: int, width: int) -> Float[np.ndarray, 'n 4']:
-        """All anchors of a level with (height, width) cells: row, column, anchor."""
+        """All anchors of a level of (height, width) cells, by row, column, anchor."""
         stride = self.strides[level]
         y, x = np.meshgrid(
             np.arange(height, dtype=np.float32) * stride,
@@ -62,20 +62,20 @@ class AnchorGenerator:
     def at(
         self, level: int, index: Int[Array, '*p'], width: int
     ) -> Float[Array, '*p 4']:
-        """Some anchors of a level, by their index in `grid`: the same numbers.
+        """The anchors of a level with the given indices in its `grid`.
 
         Args:
-            level: of the pyramid.
-            index: of each anchor.
-            width: cells in a row, which need not be known before the program runs.
+            level: index of the pyramid level.
+            index: index of each anchor.
+            width: cells per row; may be known only when the program runs.
         """
-        cell, which = jnp.divmod(index, self.num_anchors)
+        cell, anchor_of_cell = jnp.divmod(index, self.num_anchors)
         row, column = jnp.divmod(cell, width)
-        corner = jnp.stack([column, row, column, row], -1) * self.strides[level]
+        shift = jnp.stack([column, row, column, row], -1) * self.strides[level]
         base = jnp.asarray(self.base_anchors(level))
-        # One anchor a cell needs no look-up.
-        own = base[which] if self.num_anchors > 1 else base[0]
-        return corner.astype(base.dtype) + own
+        # One anchor per cell needs no look-up.
+        base = base[anchor_of_cell] if self.num_anchors > 1 else base[0]
+        return shift.astype(base.dtype) + base
 
     def grid_sizes(self, canvas: tuple[int, int]) -> list[tuple[int, int]]:
         """Rows and columns of each level on a canvas of (height, width) pixels."""

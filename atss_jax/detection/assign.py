@@ -1,18 +1,22 @@
 """Adaptive training sample selection: which anchors learn which box.
 
-For each box (arXiv 1912.02424, algorithm 1):
+For each ground truth box (arXiv 1912.02424, algorithm 1):
 
-1. Candidates: on every level the `topk` anchors whose centers are nearest to the box's.
+1. Candidates: on every level, the `topk` anchors whose centers are nearest to the
+   center of the box.
 2. Threshold: mean plus standard deviation of the candidates' IoU with the box. A box
-   that fits one level well has high mean and deviation: only that level's anchors pass.
+   that fits one level well has a high deviation: only that level's anchors pass.
 3. Positives: candidates at or above the threshold whose center lies inside the box.
 
-An anchor that several boxes claim goes to the one with the highest IoU.
+An anchor that is positive for several boxes goes to the one with the highest IoU.
 
-Anchors form a grid. The cell in the p-th nearest row and the q-th nearest column of a
-box's center has p*q - 1 others at least as near, in these rows and columns; so the k
-nearest have p*q <= k: 23 cells for k = 9. Only these are looked at, never all anchors;
-memory is O(boxes * k log k * levels).
+mmdetection computes the distance and the IoU of every box and anchor. Here only those
+anchors are looked at that can be candidates. Anchors form a grid, so the `topk` nearest
+lie in a window of topk x topk cells around the center of the box, shifted to stay
+inside the valid grid. Of this window only a part matters: the cell in the p-th nearest
+row and the q-th nearest column has p*q - 1 others that are at least as near, so the
+topk nearest have p*q <= topk. These are 23 of the 81 cells for topk = 9. Time and
+memory are O(boxes * levels * topk log topk), whatever the number of anchors.
 """
 
 import dataclasses
@@ -26,7 +30,7 @@ from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import centers, iou
 from atss_jax.structures import ceil_divide, round_up
 
-_MIN_INSIDE = 0.01  # pixels between an anchor's center and each side of its box
+_MIN_INSIDE = 0.01  # pixels between the center of an anchor and each side of its box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,151 +38,13 @@ class ATSSAssigner:
     """mmdet's settings of the assignment.
 
     Attributes:
-        topk: candidates a level.
-        allowed_border: pixels an anchor may reach beyond the image; -1: any number.
+        topk: number of candidates per level.
+        allowed_border: pixels by which an anchor may reach beyond the image to be used;
+            -1: any number.
     """
 
     topk: int = 9
     allowed_border: float = -1
-
-
-def valid_cells(
-    anchors: AnchorGenerator,
-    assigner: ATSSAssigner,
-    level: int,
-    image_size: Int[Array, '2'],
-    valid_size: Int[Array, '2'],
-) -> Int[Array, 'a 2 2']:
-    """First and last+1 (row, column) at which each anchor of a cell may be used.
-
-    Cells within the valid region, and, with `allowed_border >= 0`, anchors that reach
-    no further than that beyond the image: a rectangle of cells for each base anchor.
-
-    Args:
-        anchors: the grid.
-        assigner: for `allowed_border`.
-        level: index into the pyramid.
-        image_size: height, width of the image.
-        valid_size: height, width of its padded region (mmdet's `pad_shape`).
-    """
-    stride = anchors.strides[level]
-    base = anchors.base_anchors(level)
-    stop = jnp.broadcast_to(ceil_divide(valid_size, stride), (len(base), 2))
-    start = jnp.zeros_like(stop)
-    if assigner.allowed_border >= 0:
-        border = assigner.allowed_border
-        low, high = base[:, 1::-1], base[:, :1:-1]  # (y, x) corners
-        # low + cell*stride >= -border   and   high + cell*stride < image_size + border
-        first = np.maximum(np.ceil((-border - low) / stride), 0)
-        start = jnp.asarray(first, jnp.int32)
-        room = image_size + border - high
-        stop = jnp.minimum(stop, jnp.ceil(room / stride).astype(jnp.int32))
-    return jnp.stack([start, jnp.maximum(stop, start)], axis=1)
-
-
-def _cells_by_rank(position, bounds, rank, length):
-    """The cell of an axis that is so many-th nearest to a position, and whether it is.
-
-    Of two at the same distance the lower comes first. Args, which broadcast: position
-    in cells; bounds: first and last+1; rank, from 0; length: cells of the canvas.
-    """
-    first, stop = bounds
-
-    def window(width):
-        """First of the `width` nearest cells, which lie side by side."""
-        start = jnp.ceil(position - width / 2)
-        # In float32 first: a far box must not overflow the integer.
-        start = jnp.clip(start, -1, length + 1).astype(jnp.int32)
-        return jnp.clip(start, first, jnp.maximum(stop - width, first))
-
-    # The window that has one cell more has grown down or up.
-    start = window(rank + 1)
-    cell = jnp.where(start < window(rank), start, start + rank)
-    return cell, cell < stop
-
-
-def _near_anchors(gt_centers, anchors, topk, sizes, bounds):
-    """Squared distance and index within the level of all that may be candidates.
-
-    Returns (L,n,G) each; the distance is inf where there is no anchor.
-    """
-    ranks = np.arange(1, topk + 1)
-    near = np.nonzero(np.outer(ranks, ranks) <= topk)
-    base = np.stack([anchors.base_anchors(i) for i in range(len(sizes))])
-    stride = np.array(anchors.strides)[:, None, None, None]
-    axes = []
-    for axis in (0, 1):  # x, y
-        side = base[:, :, None, axis, None], base[:, :, None, axis + 2, None]
-        center = gt_centers[:, axis]
-        cells, ok = _cells_by_rank(
-            (center - (side[0] + side[1]) / 2) / stride,
-            (bounds[:, :, i, 1 - axis, None, None] for i in (0, 1)),
-            near[1 - axis][:, None],
-            np.array(sizes)[:, 1 - axis, None, None, None],
-        )
-        shift = (cells * stride).astype(jnp.float32)
-        square = (((shift + side[0]) + (shift + side[1])) / 2 - center) ** 2
-        axes.append((cells, jnp.where(ok, square, jnp.inf)))
-    (columns, x), (rows, y) = axes
-    width = np.array(sizes)[:, 1, None, None, None]
-    which = np.arange(anchors.num_anchors)[:, None, None]
-    index = (rows * width + columns) * anchors.num_anchors + which
-    shape = len(sizes), -1, len(gt_centers)
-    return (x + y).reshape(shape), index.reshape(shape)
-
-
-def _nearest(square, index, count):
-    """Index and is-one of the `count` smallest of (L,n,G) distances: (count,L,G).
-
-    Of equal distances the lowest index comes first. Boxes are the last axis, so that
-    many are compared at a time; `top_k` sorts box by box.
-    """
-
-    def pick(left, _):
-        distance = left.min(1, keepdims=True)
-        nearest = jnp.where(left == distance, index, np.iinfo(np.int32).max).min(1)
-        left = jnp.where(index == nearest[:, None], jnp.inf, left)
-        return left, (nearest, distance[:, 0] < jnp.inf)
-
-    return jax.lax.scan(pick, square, length=min(count, square.shape[1]))[1]
-
-
-def candidates(
-    gt_boxes: Float[Array, 'G 4'],
-    image_size: Int[Array, '2'],
-    valid_size: Int[Array, '2'],
-    canvas: tuple[int, int],
-    anchors: AnchorGenerator,
-    assigner: ATSSAssigner,
-) -> tuple[Int[Array, 'G K'], Float[Array, 'G K 4'], Bool[Array, 'G K']]:
-    """Step 1: index among the canvas's anchors, box, and whether there is one."""
-    sizes = anchors.grid_sizes(canvas)
-    bounds = jnp.stack(
-        [
-            valid_cells(anchors, assigner, level, image_size, valid_size)
-            for level in range(len(sizes))
-        ]
-    )
-    near = _near_anchors(centers(gt_boxes), anchors, assigner.topk, sizes, bounds)
-    index, ok = (part.transpose(1, 2, 0) for part in _nearest(*near, assigner.topk))
-    boxes, indices, start = [], [], 0
-    for level, (height, width) in enumerate(sizes):
-        boxes.append(anchors.at(level, index[level], width))
-        indices.append(index[level] + start)
-        start += height * width * anchors.num_anchors
-    parts = indices, boxes, list(ok)
-    return tuple(jnp.concatenate(part, 1) for part in parts)
-
-
-def thresholds(
-    iou_GK: Float[Array, 'G K'], ok: Bool[Array, 'G K']
-) -> Float[Array, 'G']:
-    """Step 2: mean + standard deviation (ddof 1) of each box's candidates."""
-    count = ok.sum(1)
-    mean = jnp.where(ok, iou_GK, 0).sum(1) / count
-    squares = jnp.where(ok, iou_GK - mean[:, None], 0) ** 2
-    # NaN with fewer than two candidates, as in PyTorch: then nothing passes.
-    return mean + jnp.sqrt(squares.sum(1) / (count - 1))
 
 
 def assign(
@@ -191,49 +57,233 @@ def assign(
     anchors: AnchorGenerator = AnchorGenerator(),  # noqa: B008, frozen
     assigner: ATSSAssigner = ATSSAssigner(),
 ) -> Int[Array, 'A']:
-    """Index of the box that each anchor is assigned to, -1 for none.
+    """Index of the box that each anchor of one image is assigned to, -1 for none.
 
     Args:
-        gt_boxes: the boxes of one image; rows with `gt_valid` False are never assigned.
+        gt_boxes: ground truth boxes; rows with `gt_valid` False are never assigned.
         gt_valid: True for objects; False for padding and for crowd regions.
         image_size: height, width of the image on the canvas.
-        canvas: height, width; decides the order and number of anchors.
-        valid_size: height, width of the padded image whose anchors count (mmdet's
+        canvas: height, width; decides the number and the order of anchors.
+        valid_size: height, width of the region whose anchors may be used (mmdet's
             `pad_shape`); by default `image_size` rounded up to a multiple of 32.
-        anchors: the grid.
+        anchors: the anchor grid.
         assigner: settings.
 
-    Differs from mmdet: of anchors at exactly the same distance the lowest index is a
-    candidate (there, any). Source: mmdet `ATSSAssigner`.
+    Source: mmdet `ATSSAssigner`.
+    Differs from mmdet: of several anchors at exactly the same distance, those with the
+    lowest index are the candidates. In mmdet the order in which `torch.topk` happens
+    to sort them decides. On the boxes of BCCD's first 160 training images at half
+    scale (320 x 240), whose corners are multiples of 0.5, 141 anchors in 58 images are
+    assigned differently, of 18,832 positives (0.75 %). Every one of them is at exactly
+    the distance of the last candidate of its level.
     """
-    num_anchors = (
-        sum(h * w for h, w in anchors.grid_sizes(canvas)) * anchors.num_anchors
-    )
-    num_boxes = len(gt_boxes)
-    if num_boxes == 0:
+    num_anchors = sum(h * w for h, w in anchors.grid_sizes(canvas))
+    num_anchors *= anchors.num_anchors
+    if len(gt_boxes) == 0:
         return jnp.full(num_anchors, -1)
     if valid_size is None:
         valid_size = round_up(image_size, 32)
-    index, box, ok = candidates(
+    index_GK, boxes_GK, is_candidate = candidates(
         gt_boxes, image_size, valid_size, canvas, anchors, assigner
     )
-    ok = ok & gt_valid[:, None]
-    iou_GK = iou(gt_boxes[:, None], box)
-    center = centers(box)
-    near, far = center - gt_boxes[:, None, :2], gt_boxes[:, None, 2:] - center
+    is_candidate &= gt_valid[:, None]
+    iou_GK = iou(gt_boxes[:, None], boxes_GK)
+    is_positive = (
+        is_candidate
+        & (iou_GK >= thresholds(iou_GK, is_candidate)[:, None])
+        & _is_inside(centers(boxes_GK), gt_boxes[:, None])
+    )
+    return _resolve_conflicts(index_GK, iou_GK, is_positive, num_anchors)
+
+
+def candidates(
+    gt_boxes: Float[Array, 'G 4'],
+    image_size: Int[Array, '2'],
+    valid_size: Int[Array, '2'],
+    canvas: tuple[int, int],
+    anchors: AnchorGenerator,
+    assigner: ATSSAssigner,
+) -> tuple[Int[Array, 'G K'], Float[Array, 'G K 4'], Bool[Array, 'G K']]:
+    """Step 1: the candidates of each box, on all levels.
+
+    Returns:
+        Index of each candidate among all anchors of the canvas, its box, and whether
+        the entry is a candidate; a level may have fewer than `topk` valid anchors.
+    """
+    grid_sizes = anchors.grid_sizes(canvas)
+    levels = range(len(grid_sizes))
+    bounds = jnp.stack(
+        [valid_cells(anchors, assigner, i, image_size, valid_size) for i in levels]
+    )
+    index, distance = _near_anchors(
+        centers(gt_boxes), anchors, assigner.topk, grid_sizes, bounds
+    )
+    index, is_candidate = _nearest(index, distance, assigner.topk)
+    boxes, indices, first = [], [], 0
+    for level, (height, width) in enumerate(grid_sizes):
+        boxes.append(anchors.at(level, index[level], width))
+        indices.append(index[level] + first)
+        first += height * width * anchors.num_anchors
+    by_level = indices, boxes, list(is_candidate)
+    return tuple(jnp.concatenate(arrays, 1) for arrays in by_level)
+
+
+def valid_cells(
+    anchors: AnchorGenerator,
+    assigner: ATSSAssigner,
+    level: int,
+    image_size: Int[Array, '2'],
+    valid_size: Int[Array, '2'],
+) -> Int[Array, 'a 2 2']:
+    """First and last+1 (row, column) in which each anchor of a cell may be used.
+
+    These are the cells of the valid region; with `allowed_border >= 0`, only those
+    whose anchor reaches no further than that beyond the image. Both are rectangles.
+
+    Args:
+        anchors: the anchor grid.
+        assigner: for `allowed_border`.
+        level: index of the pyramid level.
+        image_size: height, width of the image.
+        valid_size: height, width of the valid region (mmdet's `pad_shape`).
+    """
+    stride = anchors.strides[level]
+    base = anchors.base_anchors(level)
+    stop = jnp.broadcast_to(ceil_divide(valid_size, stride), (len(base), 2))
+    first = jnp.zeros_like(stop)
+    if assigner.allowed_border >= 0:
+        border = assigner.allowed_border
+        low, high = base[:, 1::-1], base[:, :1:-1]  # (y, x) corners
+        # low + cell*stride >= -border   and   high + cell*stride < image_size + border
+        first = jnp.asarray(np.maximum(np.ceil((-border - low) / stride), 0), jnp.int32)
+        limit = jnp.ceil((image_size + border - high) / stride)
+        stop = jnp.minimum(stop, limit.astype(jnp.int32))
+    return jnp.stack([first, jnp.maximum(stop, first)], axis=1)
+
+
+def _near_anchors(gt_centers, anchors, topk, grid_sizes, bounds):
+    """Anchors that may be candidates: index within their level, squared distance.
+
+    Both are (L,n,G), with n = 23 for topk = 9 and one anchor per cell. The distance is
+    inf where there is no valid anchor. Computed with the axes: level, anchor of the
+    cell, (row, column) by rank of nearness, box.
+
+    Args:
+        gt_centers: (G,2) x, y of the center of each box.
+        anchors: the anchor grid.
+        topk: number of candidates per level.
+        grid_sizes: (rows, columns) of each level on the canvas.
+        bounds: (L,a,2,2) from `valid_cells`.
+    """
+    base = np.stack([anchors.base_anchors(i) for i in range(len(grid_sizes))])
+    stride = np.array(anchors.strides)[:, None, None, None]
+    lengths = np.array(grid_sizes)[:, :, None, None, None]
+    p = np.arange(1, topk + 1)
+    row_ranks, column_ranks = np.nonzero(np.outer(p, p) <= topk)
+
+    def along(axis, ranks):
+        """Cells of these ranks along x (0) or y (1), and their squared distance."""
+        low, high = base[:, :, None, axis, None], base[:, :, None, axis + 2, None]
+        first, stop = (bounds[:, :, i, 1 - axis, None, None] for i in (0, 1))
+        center = gt_centers[:, axis]
+        position = (center - (low + high) / 2) / stride
+        cells = _cell_by_rank(
+            position, first, stop, ranks[:, None], lengths[:, 1 - axis]
+        )
+        shift = (cells * stride).astype(jnp.float32)
+        squares = (((shift + low) + (shift + high)) / 2 - center) ** 2
+        return cells, jnp.where(cells < stop, squares, jnp.inf)
+
+    columns, x_squares = along(0, column_ranks)
+    rows, y_squares = along(1, row_ranks)
+    anchor_of_cell = np.arange(anchors.num_anchors)[:, None, None]
+    index = (rows * lengths[:, 1] + columns) * anchors.num_anchors + anchor_of_cell
+    shape = len(grid_sizes), -1, len(gt_centers)
+    return index.reshape(shape), (x_squares + y_squares).reshape(shape)
+
+
+def _cell_by_rank(position, first, stop, rank, length):
+    """Cell of one axis that is the rank-th nearest (from 0) to a position.
+
+    Of two cells at the same distance the lower comes first. The result is `stop` or
+    more if there are too few valid cells. All arguments broadcast.
+
+    The n nearest cells lie side by side, in a window. The rank-th nearest is the cell
+    that the window of rank + 1 cells has in addition to the window of rank cells.
+
+    Args:
+        position: in cells.
+        first: first valid cell.
+        stop: last valid cell + 1.
+        rank: from 0.
+        length: cells of the canvas along this axis.
+    """
+
+    def window_start(size):
+        start = jnp.ceil(position - size / 2)
+        # Clipped before the cast: far outside the image it would overflow an integer.
+        start = jnp.clip(start, -1, length + 1).astype(jnp.int32)
+        return jnp.clip(start, first, jnp.maximum(stop - size, first))
+
+    start = window_start(rank + 1)
+    grew_at_its_start = start < window_start(rank)
+    return jnp.where(grew_at_its_start, start, start + rank)
+
+
+def _nearest(index, distance, count):
+    """Index of the `count` nearest anchors of each box, and whether each one exists.
+
+    Takes (L,n,G) and returns (L,G,count). Of equal distances the lowest index comes
+    first.
+    """
+
+    def take_nearest(remaining, _):
+        minimum = remaining.min(1, keepdims=True)
+        is_nearest = remaining == minimum
+        nearest = jnp.where(is_nearest, index, np.iinfo(np.int32).max).min(1)
+        remaining = jnp.where(index == nearest[:, None], jnp.inf, remaining)
+        return remaining, (nearest, minimum[:, 0] < jnp.inf)
+
+    # Not `top_k`: it sorts box by box, whereas this compares all boxes at once.
+    count = min(count, distance.shape[1])
+    _, results = jax.lax.scan(take_nearest, distance, length=count)
+    return tuple(array.transpose(1, 2, 0) for array in results)
+
+
+def thresholds(
+    iou_GK: Float[Array, 'G K'], is_candidate: Bool[Array, 'G K']
+) -> Float[Array, 'G']:
+    """Step 2: mean + standard deviation of the IoU of each box with its candidates.
+
+    The standard deviation is that of a sample (divided by the number - 1), as
+    `torch.std` computes it. With fewer than two candidates the threshold is NaN, as in
+    mmdet, and no anchor passes it.
+    """
+    count = is_candidate.sum(1)
+    mean = jnp.where(is_candidate, iou_GK, 0).sum(1) / count
+    squares = jnp.where(is_candidate, iou_GK - mean[:, None], 0) ** 2
+    return mean + jnp.sqrt(squares.sum(1) / (count - 1))
+
+
+def _is_inside(points, boxes):
+    """Whether points are inside boxes, more than 0.01 pixels away from every side."""
+    to_low, to_high = points - boxes[..., :2], boxes[..., 2:] - points
     # By axis: XLA on CPU is slow at reductions over axes as short as this.
-    margin_x, margin_y = (jnp.minimum(near[..., a], far[..., a]) for a in (0, 1))
-    is_inside = jnp.minimum(margin_x, margin_y) > _MIN_INSIDE
-    positive = ok & is_inside & (iou_GK >= thresholds(iou_GK, ok)[:, None])
-    return _resolve(index, iou_GK, positive, num_anchors)
+    margin_x, margin_y = (
+        jnp.minimum(to_low[..., axis], to_high[..., axis]) for axis in (0, 1)
+    )
+    return jnp.minimum(margin_x, margin_y) > _MIN_INSIDE
 
 
-def _resolve(index, iou_GK, positive, num_anchors):
-    """Gives each anchor to the claim with highest IoU, then lowest box index."""
-    num_boxes = len(index)
-    index = jnp.where(positive, index, num_anchors)  # out of range: dropped
-    best = jnp.full(num_anchors, -1.0).at[index].max(iou_GK, mode='drop')
-    wins = iou_GK == best.at[index].get(mode='fill', fill_value=2.0)
-    claims = jnp.where(wins, jnp.arange(num_boxes)[:, None], num_boxes)
-    owner = jnp.full(num_anchors, num_boxes).at[index].min(claims, mode='drop')
-    return jnp.where(owner == num_boxes, -1, owner)
+def _resolve_conflicts(index_GK, iou_GK, is_positive, num_anchors):
+    """Assigns each anchor to the box with the highest IoU of those it is positive for.
+
+    Of equal IoUs the box with the lowest index wins.
+    """
+    num_boxes = len(index_GK)
+    index_GK = jnp.where(is_positive, index_GK, num_anchors)  # out of range: dropped
+    highest = jnp.full(num_anchors, -1.0).at[index_GK].max(iou_GK, mode='drop')
+    wins = iou_GK == highest.at[index_GK].get(mode='fill', fill_value=2.0)
+    box_index = jnp.where(wins, jnp.arange(num_boxes)[:, None], num_boxes)
+    assigned = jnp.full(num_anchors, num_boxes).at[index_GK].min(box_index, mode='drop')
+    return jnp.where(assigned == num_boxes, -1, assigned)

@@ -1,7 +1,7 @@
-"""Boxes as arrays: centers, IoU in its four forms, and the delta coder.
+"""Boxes as arrays: centers, areas, four forms of IoU, and the delta coder.
 
-All boxes are float32 xyxy in continuous pixels. Pairs run over the leading axes, which
-broadcast: `iou(boxes[:, None], others[None])` is the matrix of all pairs.
+All boxes are float32 xyxy in continuous pixels. Leading axes broadcast:
+`iou(boxes[:, None], others[None])` is the matrix of all pairs.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ _MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
 
 def centers(boxes: Float[Array, '*n 4']) -> Float[Array, '*n 2']:
-    """x, y of the middle of each box."""
+    """Center (x, y) of each box."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
 def area(boxes: Float[Array, '*n 4']) -> Float[Array, '*n']:
-    """Area; negative or zero for a box that is turned inside out."""
+    """Area of each box; can be negative if a box is inverted."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def _overlap(a, b):
-    """Intersection and union."""
+    """Areas of intersection and union."""
     corner = jnp.maximum(a[..., :2], b[..., :2])
     sides = jnp.maximum(jnp.minimum(a[..., 2:], b[..., 2:]) - corner, 0)
     intersection = sides[..., 0] * sides[..., 1]
@@ -34,6 +34,7 @@ def _overlap(a, b):
 
 
 def _enclosing_sides(a, b):
+    """Width and height of the smallest box that contains both."""
     corner = jnp.minimum(a[..., :2], b[..., :2])
     return jnp.maximum(jnp.maximum(a[..., 2:], b[..., 2:]) - corner, 0)
 
@@ -62,16 +63,16 @@ def _iou_and_center_penalty(a, b):
 
 
 def diou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n']:
-    """IoU less the squared normalized distance of centers. Source: arXiv 1911.08287."""
+    """IoU minus normalized squared distance of centers. Source: arXiv 1911.08287."""
     overlap, penalty = _iou_and_center_penalty(a, b)
     return overlap - penalty
 
 
 def ciou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n']:
-    """DIoU less a penalty on the aspect ratio, clipped to -1..1.
+    """DIoU minus a penalty on different aspect ratios, clipped to -1..1.
 
-    Source: arXiv 2005.03572; mmdet `ciou_loss`, which takes the weight of the penalty
-    as a constant for the gradient and applies it only above IoU 0.5.
+    Source: arXiv 2005.03572; mmdet `ciou_loss`, where the weight of the penalty is a
+    constant for the gradient, and 0 up to an IoU of 0.5.
     """
     overlap, penalty = _iou_and_center_penalty(a, b)
 
@@ -89,11 +90,12 @@ def ciou(a: Float[Array, '*#n 4'], b: Float[Array, '*#n 4']) -> Float[Array, '*n
 class DeltaXYWHBBoxCoder:
     """Turns the head's deltas, relative to anchors, into boxes.
 
-    Source: mmdet `DeltaXYWHBBoxCoder`; width and height ratios are clipped at 1000/16.
+    Ratios of widths and heights are clipped at 1000/16. Source: mmdet
+    `DeltaXYWHBBoxCoder`.
 
     Attributes:
-        target_means: added to the deltas after their scaling.
-        target_stds: deltas are multiplied by these.
+        target_means: added to the deltas after they are scaled.
+        target_stds: factors by which the deltas are scaled.
     """
 
     target_means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
@@ -102,7 +104,7 @@ class DeltaXYWHBBoxCoder:
     def decode(
         self, anchors: Float[Array, '*#n 4'], deltas: Float[Array, '*#n 4']
     ) -> Float[Array, '*n 4']:
-        """Boxes, not yet clipped to any image."""
+        """Decoded boxes, not clipped to the image."""
         deltas = deltas * jnp.array(self.target_stds) + jnp.array(self.target_means)
         sides = anchors[..., 2:] - anchors[..., :2]
         center = (anchors[..., :2] + anchors[..., 2:]) * 0.5 + sides * deltas[..., :2]

@@ -1,4 +1,4 @@
-"""The three losses of ATSS, normalized over the global batch."""
+"""The focal, box and centerness losses, normalized over the global batch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ BBOX_LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """What the losses need to know; the defaults are mmdet's for ATSS.
+    """Settings of the losses; the defaults are mmdet's for ATSS.
 
     Attributes:
-        anchors: the grid.
+        anchors: the anchor grid.
         assigner: settings of the assignment.
         coder: turns deltas into boxes.
         gamma: focusing exponent of the focal loss.
@@ -38,7 +38,7 @@ class LossConfig:
         bbox_loss: a key of `BBOX_LOSSES`.
         bbox_weight: weight of the box loss.
         centerness_weight: weight of the centerness loss.
-        pos_weight: factor on positive anchors in the focal loss; not positive: 1.
+        pos_weight: weight of positive anchors in the focal loss; 0 or less means 1.
         size_divisor: the valid region is the image size rounded up to a multiple of it.
     """
 
@@ -59,11 +59,11 @@ def focal_loss(
     logits: Float[Array, '*n'], is_target: Bool[Array, '*n'], gamma: float, alpha: float
 ) -> Float[Array, '*n']:
     """Binary focal loss of each logit. Source: arXiv 1708.02002, equation 5."""
-    # z is the logit of being wrong: loss = weight * sigmoid(z)^gamma * softplus(z).
+    # z is the logit of the wrong answer: weight * sigmoid(z)^gamma * softplus(z).
     z = jnp.where(is_target, -logits, logits)
     weight = jnp.where(is_target, alpha, 1 - alpha)
     if gamma == int(gamma):
-        # An integer power is a product, which is far cheaper than a general one.
+        # An integer power is a product, much cheaper than a general power.
         focus = jax.nn.sigmoid(z) ** int(gamma)
     else:
         # The gradient of a power below 1 is infinite at 0; this one is not.
@@ -74,9 +74,9 @@ def focal_loss(
 def centerness_targets(
     anchor_boxes: Float[Array, '*#n 4'], gt_boxes: Float[Array, '*#n 4']
 ) -> Float[Array, '*n']:
-    """1 where the anchor's center is the box's, 0 on its sides; center must lie inside.
+    """Centerness of the anchor's center in its box: 1 in the middle, 0 on a side.
 
-    Source: arXiv 1904.01355, equation 3, at the anchor's center.
+    The center must lie inside the box. Source: arXiv 1904.01355, equation 3.
     """
     center = centers(anchor_boxes)
     near, far = center - gt_boxes[..., :2], gt_boxes[..., 2:] - center
@@ -98,49 +98,66 @@ def _by_anchor(levels, width):
 def counted_anchors(
     image_size: Int[Array, '2'], canvas: tuple[int, int], config: LossConfig
 ) -> Bool[Array, 'A']:
-    """Anchors of one image that count in the focal loss: valid, within the border."""
+    """Anchors of one image that count in the focal loss: those that may be used."""
     valid_size = round_up(image_size, config.size_divisor)
     levels = []
     for level, (height, width) in enumerate(config.anchors.grid_sizes(canvas)):
-        start, stop = valid_cells(
+        first, stop = valid_cells(
             config.anchors, config.assigner, level, image_size, valid_size
         ).transpose(1, 2, 0)
         rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[:, None]
-        rows = (rows >= start[0]) & (rows < stop[0])
-        columns = (columns >= start[1]) & (columns < stop[1])
+        rows = (rows >= first[0]) & (rows < stop[0])
+        columns = (columns >= first[1]) & (columns < stop[1])
         levels.append((rows[:, None] & columns[None]).reshape(-1))
     return jnp.concatenate(levels)
 
 
-def _image_losses(cls_logits, deltas, centerness, anchors, example, canvas, config):
-    """Losses of each anchor of one image (A,), and its two normalizers."""
-    is_object = example['gt_valid'] & ~example['gt_ignored']
-    size = example['image_size']
-    owner = assign(
+def _image_losses(outputs, example, canvas, config):
+    """Losses of one image, not yet weighted and normalized.
+
+    Args:
+        outputs: class logits (A,C), deltas (A,4) and centerness (A,).
+        example: the image's row of the batch.
+        canvas: height, width.
+        config: settings.
+
+    Returns:
+        The three losses of each anchor (A,), and what they are normalized by: number of
+        positives, at least 1, and sum of centerness targets.
+    """
+    class_logits, deltas, centerness = outputs
+    anchors = jnp.asarray(config.anchors.all(canvas))
+    image_size = example['image_size']
+    assigned = assign(
         example['gt_boxes'],
-        is_object,
-        size,
+        example['gt_valid'] & ~example['gt_ignored'],
+        image_size,
         canvas,
-        valid_size=round_up(size, config.size_divisor),
+        valid_size=round_up(image_size, config.size_divisor),
         anchors=config.anchors,
         assigner=config.assigner,
     )
-    positive = owner >= 0
-    # Rows without an owner read the last box; what comes of it is masked below.
-    labels = jnp.where(positive, example['gt_labels'][owner], -1)
-    is_target = labels[:, None] == jnp.arange(cls_logits.shape[-1])
-    weight = counted_anchors(size, canvas, config).astype(jnp.float32)
+    is_positive = assigned >= 0
+
+    # Index -1 reads the last box; what comes of it is masked.
+    labels = jnp.where(is_positive, example['gt_labels'][assigned], -1)
+    is_target = labels[:, None] == jnp.arange(class_logits.shape[-1])
+    weight = counted_anchors(image_size, canvas, config).astype(jnp.float32)
     if config.pos_weight > 0:
-        weight = jnp.where(positive, config.pos_weight, weight)
-    cls = focal_loss(cls_logits, is_target, config.gamma, config.alpha).sum(-1) * weight
+        weight = jnp.where(is_positive, config.pos_weight, weight)
+    loss_cls = focal_loss(class_logits, is_target, config.gamma, config.alpha)
+    loss_cls = loss_cls.sum(-1) * weight
 
     # Other anchors get harmless numbers: a NaN times zero is still a NaN gradient.
-    target = jnp.where(positive[:, None], example['gt_boxes'][owner], anchors)
-    predicted = config.coder.decode(anchors, jnp.where(positive[:, None], deltas, 0))
-    center = jnp.where(positive, centerness_targets(anchors, target), 0)
-    box = BBOX_LOSSES[config.bbox_loss](predicted, target) * center
-    centerness = jnp.where(positive, binary_cross_entropy(centerness, center), 0)
-    return (cls, box, centerness), (jnp.maximum(positive.sum(), 1), center.sum())
+    target = jnp.where(is_positive[:, None], example['gt_boxes'][assigned], anchors)
+    deltas = jnp.where(is_positive[:, None], deltas, 0)
+    predicted = config.coder.decode(anchors, deltas)
+    center_target = jnp.where(is_positive, centerness_targets(anchors, target), 0)
+    loss_bbox = BBOX_LOSSES[config.bbox_loss](predicted, target) * center_target
+    loss_centerness = binary_cross_entropy(centerness, center_target)
+    loss_centerness = jnp.where(is_positive, loss_centerness, 0)
+    normalizers = jnp.maximum(is_positive.sum(), 1), center_target.sum()
+    return (loss_cls, loss_bbox, loss_centerness), normalizers
 
 
 def level_losses(
@@ -149,49 +166,46 @@ def level_losses(
     config: LossConfig = LossConfig(),
     axis_name: str | None = None,
 ) -> dict[str, Float[Array, 'L']]:
-    """The losses by pyramid level, weighted; `atss_loss` is their sum.
+    """The three losses of each pyramid level, weighted; `atss_loss` sums them up.
 
-    See `atss_loss` for arguments.
+    See `atss_loss` for the arguments.
     """
-    canvas = tuple(side * config.anchors.strides[0] for side in _grid(outputs))
-    anchors = jnp.asarray(config.anchors.all(canvas))
+    grid = outputs.cls_logits[0].shape[1:3]
+    canvas = tuple(side * config.anchors.strides[0] for side in grid)
     num_classes = outputs.cls_logits[0].shape[-1] // config.anchors.num_anchors
-    examples = {
-        name: batch[name]
-        for name in ('image_size', 'gt_boxes', 'gt_labels', 'gt_valid', 'gt_ignored')
-    }
-    losses, (positives, center_sum) = jax.vmap(
-        lambda *inputs: _image_losses(*inputs[:3], anchors, inputs[3], canvas, config)
-    )(
+    by_anchor = (
         _by_anchor(outputs.cls_logits, num_classes),
         _by_anchor(outputs.deltas, 4),
         _by_anchor(outputs.centerness, 1)[..., 0],
-        examples,
     )
-    total = positives.sum().astype(jnp.float32), center_sum.sum()
-    devices = 1
+    fields = ('image_size', 'gt_boxes', 'gt_labels', 'gt_valid', 'gt_ignored')
+    examples = {name: batch[name] for name in fields}
+    losses, (positives, center_sum) = jax.vmap(
+        lambda outputs, example: _image_losses(outputs, example, canvas, config)
+    )(by_anchor, examples)
+    positives, center_sum = positives.sum().astype(jnp.float32), center_sum.sum()
+    num_devices = 1
     if axis_name is not None:
-        total, devices = jax.lax.psum((total, 1), axis_name)
-    # Means over devices: after a mean over devices of losses and gradients, N devices
-    # give what one device with the whole batch gives.
-    positives, center_sum = total[0] / devices, jnp.maximum(total[1], 1) / devices
+        sums = positives, center_sum, 1
+        positives, center_sum, num_devices = jax.lax.psum(sums, axis_name)
+    # Means over devices: once losses and gradients are averaged over devices too, N
+    # devices give what one device with the whole batch gives.
+    positives /= num_devices
+    center_sum = jnp.maximum(center_sum, 1) / num_devices
     sizes = [
         h * w * config.anchors.num_anchors for h, w in config.anchors.grid_sizes(canvas)
     ]
-    splits = np.cumsum(sizes)[:-1]
 
     def by_level(loss):
-        return jnp.stack([part.sum() for part in jnp.split(loss, splits, axis=1)])
+        levels = jnp.split(loss, np.cumsum(sizes)[:-1], axis=1)
+        return jnp.stack([level.sum() for level in levels])
 
+    loss_cls, loss_bbox, loss_centerness = map(by_level, losses)
     return {
-        'loss_cls': config.cls_weight * by_level(losses[0]) / positives,
-        'loss_bbox': config.bbox_weight * by_level(losses[1]) / center_sum,
-        'loss_centerness': config.centerness_weight * by_level(losses[2]) / positives,
+        'loss_cls': config.cls_weight * loss_cls / positives,
+        'loss_bbox': config.bbox_weight * loss_bbox / center_sum,
+        'loss_centerness': config.centerness_weight * loss_centerness / positives,
     }
-
-
-def _grid(outputs):
-    return outputs.cls_logits[0].shape[1:3]
 
 
 def atss_loss(
@@ -200,23 +214,24 @@ def atss_loss(
     config: LossConfig = LossConfig(),
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-    """Total loss, and its parts `loss_cls`, `loss_bbox` and `loss_centerness`.
+    """Total loss, and the three losses `loss_cls`, `loss_bbox`, `loss_centerness`.
 
     The focal and centerness losses are divided by the sum over images of
-    max(positives, 1); the box loss, weighted by centerness targets, by their sum, at
-    least 1. Images without objects are background; a batch without any positive has box
-    and centerness losses of exactly 0 and finite gradients.
+    max(positives, 1). The box losses are weighted by the centerness targets and divided
+    by the sum of these targets, at least 1. Images without objects are background. In a
+    batch without any positive, the box and centerness losses are exactly 0 and all
+    gradients are finite.
 
     Args:
-        outputs: of the whole local batch (leading B).
+        outputs: head outputs of this device's batch, with a leading B.
         batch: `image_size` (B,2), `gt_boxes` (B,G,4), `gt_labels` (B,G), `gt_valid` and
             `gt_ignored` (B,G).
         config: settings.
-        axis_name: mapped device axis over which the normalizers are taken; None: alone.
+        axis_name: mapped axis of devices that share the normalizers; None: one device.
 
+    Source: mmdet `ATSSHead.loss_by_feat`.
     Differs from mmdet: with several devices the "at least 1" holds for the global sum,
     not for the mean over devices, so that the number of devices never matters.
-    Source: mmdet `ATSSHead.loss_by_feat`.
     """
     losses = {
         name: levels.sum()

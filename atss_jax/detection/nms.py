@@ -10,17 +10,17 @@ _COLUMNS = 64  # see `_fold`
 
 
 def _fold(x, fill):
-    """(n,) as rows of `_COLUMNS`, padded.
+    """Reshapes (n,) to rows of `_COLUMNS`, padded with `fill`.
 
-    The maximum over a long vector is slow on a CPU, one comparison after the other;
-    over rows of some columns it is many at a time.
+    On a CPU the maximum of a long vector is slow, one comparison after the other; the
+    maximum over rows compares many columns at a time.
     """
     padded = jnp.pad(x, (0, -len(x) % _COLUMNS), constant_values=fill)
     return padded.reshape(-1, _COLUMNS)
 
 
 def _iou(a, b):
-    """IoU of boxes by side; 0/0 is NaN, which suppresses nothing. As mmcv's nms."""
+    """IoU of boxes given by side; 0/0 is NaN and suppresses nothing, as in mmcv."""
     width = jnp.maximum(jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0]), 0)
     height = jnp.maximum(jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1]), 0)
     intersection = width * height
@@ -36,35 +36,37 @@ def class_wise_nms(
     iou_threshold: float,
     max_per_img: int,
 ) -> Detections:
-    """The `max_per_img` best boxes that no better one of their class overlaps.
+    """The `max_per_img` best boxes that no better box of their class suppresses.
 
-    Picks the best box left, drops the boxes of its class with a larger IoU than the
-    threshold, and again: the first `max_per_img` picks of full NMS, without its n x n
-    overlaps. Of equal scores the lower index comes first.
+    Picks the best remaining box, removes the boxes of its class that overlap it by more
+    than the threshold, and repeats. These are the first `max_per_img` boxes that full
+    NMS keeps, without an n x n matrix of overlaps. Of equal scores the lower index
+    comes first.
 
     Differs from mmdet: overlaps are those of the boxes themselves. mmcv's `batched_nms`
-    moves classes apart by an offset, which costs float32 digits of the coordinates.
+    shifts classes apart by an offset, which costs float32 digits of the coordinates.
     """
     sides = [_fold(boxes[:, side], 0) for side in range(4)]
     folded_labels = _fold(labels, 0)
     index = jnp.arange(folded_labels.size).reshape(folded_labels.shape)
 
-    def pick(left, _):
-        score = left.max(0).max()
-        best = jnp.where(left == score, index, index.size).min(0).min()
+    def pick(remaining, _):
+        score = remaining.max(0).max()
+        best = jnp.where(remaining == score, index, index.size).min(0).min()
         overlaps = _iou(boxes[best], sides) > iou_threshold
-        # The pick goes too: a box without area overlaps nothing, not even itself.
-        drop = (overlaps & (folded_labels == labels[best])) | (index == best)
-        return jnp.where(drop, -jnp.inf, left), (best, score)
+        # The best goes too: a box without area overlaps nothing, not even itself.
+        remove = (overlaps & (folded_labels == labels[best])) | (index == best)
+        return jnp.where(remove, -jnp.inf, remaining), (best, score)
 
-    # A NaN is no score: it would be the maximum, and equal to none.
-    left = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
-    _, (best, score) = jax.lax.scan(pick, _fold(left, -jnp.inf), length=max_per_img)
-    found = score > -jnp.inf
+    # A NaN would be the maximum, and equal to none.
+    candidates = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
+    candidates = _fold(candidates, -jnp.inf)
+    _, (best, score) = jax.lax.scan(pick, candidates, length=max_per_img)
+    is_detection = score > -jnp.inf
     # Rows beyond the last detection are zeros.
     return Detections(
-        jnp.where(found[:, None], boxes[best], 0),
-        jnp.where(found, score, 0),
-        jnp.where(found, labels[best], 0),
-        found,
+        jnp.where(is_detection[:, None], boxes[best], 0),
+        jnp.where(is_detection, score, 0),
+        jnp.where(is_detection, labels[best], 0),
+        is_detection,
     )

@@ -1,15 +1,16 @@
-"""How gradients become updates: settings, accumulation, averaged weights."""
+"""Settings of the optimizer, and updates that take place only under a condition."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
 Params = Mapping[str, Any]
 """A pytree of parameters, or of anything in their structure."""
+
+Tree = TypeVar('Tree')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +20,11 @@ class OptimizerConfig:
     Attributes:
         lr: learning rate after warm-up.
         momentum: factor on the running sum of gradients.
-        weight_decay: added to each gradient, times the weight; biases and norms too.
-        max_norm: gradients are scaled down to this global L2 norm; None: never.
-        cumulative_iters: batches whose gradients make one update.
-        ema_momentum: share of the new weights in the averaged ones; None: no average.
+        weight_decay: times the weight, added to each gradient; biases and norms too.
+        max_norm: global L2 norm to which larger gradients are scaled down; None: never.
+        cumulative_iters: number of batches whose gradients make one update.
+        ema_momentum: weight of the new parameters in the averaged ones; None: no
+            averaging.
     """
 
     lr: float = 0.01
@@ -33,60 +35,27 @@ class OptimizerConfig:
     ema_momentum: float | None = None
 
 
-def accumulate(
-    count: int,
-    step: Int[Array, ''],
-    total_steps: int | None,
-    accumulated: Params | None,
-    grads: Params,
-) -> tuple[Params, Bool[Array, '']]:
-    """The sum of gradients since the last update, and whether one is due.
+def update_if(
+    condition: Bool[Array, ''],
+    update: Callable[..., Tree],
+    otherwise: Callable[..., Tree],
+    *state: Any,
+) -> Tree:
+    """Returns `update(*state)` if the condition holds, else `otherwise(*state)`."""
 
-    Each gradient is divided by the number of batches of its update: `count`, or what is
-    left at the end of the run. Source: mmcv 1.x `GradientCumulativeOptimizerHook`; a
-    run that goes on in between loses nothing here, there the sum.
+    def select(*state):
+        return jax.tree.map(
+            lambda new, old: jax.lax.select(condition, new, old),
+            update(*state),
+            otherwise(*state),
+        )
 
-    Args:
-        count: batches an update.
-        step: finished steps.
-        total_steps: of the run; None: without an end.
-        accumulated: the sum so far; None with a `count` of 1.
-        grads: of this batch.
-    """
-    if accumulated is None:
-        return grads, jnp.array(True)
-    batches, is_update = jnp.array(count), (step + 1) % count == 0
-    if total_steps is not None:
-        left = total_steps % count
-        batches = jnp.where(step < total_steps - left, count, max(left, 1))
-        is_update |= step + 1 == total_steps
-    total = jax.tree.map(lambda old, new: old + new / batches, accumulated, grads)
-    return total, is_update
+    def branch(*state):
+        return jax.lax.cond(condition, update, otherwise, *state)
 
-
-def average(
-    momentum: float | None,
-    step: Int[Array, ''],
-    averaged: Params | None,
-    params: Params,
-) -> Params | None:
-    """Averaged weights after a step; None without averaging.
-
-    The first step's weights as they are, then `average + momentum*(new - average)` at
-    every step. Source: mmengine `EMAHook`, `ExponentialMovingAverage`; running
-    statistics are not averaged, as by default there.
-
-    Args:
-        momentum: share of the new weights.
-        step: finished steps before this one.
-        averaged: averaged weights before the step.
-        params: weights after it.
-    """
-    if momentum is None:
-        return None
-    is_first = step == 0
-    return jax.tree.map(
-        lambda old, new: jnp.where(is_first, new, old + momentum * (new - old)),
-        averaged,
-        params,
-    )
+    # To select, XLA on CPU copies parameters and momentum first, since each is computed
+    # from the old values of both; a branch overwrites them in place. For a step of
+    # ResNet-18 with two images of 128 x 128 that is 0.51 instead of 0.62 s of processor
+    # time and 88 instead of 152 MiB of working memory. On GPU a branch would make the
+    # host wait for the condition in every step.
+    return jax.lax.platform_dependent(*state, cpu=branch, default=select)

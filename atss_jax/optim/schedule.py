@@ -1,4 +1,4 @@
-"""Learning rate by step, as mmengine computes it."""
+"""The learning rate of each step, as mmengine computes it."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ class LrConfig:
 
     Attributes:
         policy: 'step' or 'CosineAnnealing'.
-        step: epochs after which the rate is multiplied by gamma (policy step).
-        gamma: what it is multiplied by after each of these epochs (policy step).
-        min_lr_ratio: final over initial rate (policy CosineAnnealing).
-        warmup: 'linear', or None.
-        warmup_iters: iterations of the warm-up.
+        step: epochs after which the rate is multiplied by gamma (policy 'step').
+        gamma: factor on the rate after each of these epochs (policy 'step').
+        min_lr_ratio: final over initial rate (policy 'CosineAnnealing').
+        warmup: 'linear', or None for no warm-up.
+        warmup_iters: number of iterations of the warm-up.
         warmup_ratio: factor on the rate at the start of the warm-up.
     """
 
@@ -34,10 +34,10 @@ class LrConfig:
 def learning_rates(
     lr: float, config: LrConfig, steps_per_epoch: int, total_epochs: int
 ) -> np.ndarray:
-    """(steps,) float64 learning rate of every step of the run.
+    """Learning rate of every step of the run: (steps,) float64.
 
-    Warm-up multiplies the policy's rate by `start + (1 - start) * i / (iters - 1)`;
-    epochs count by the policy.
+    The policy decides by epoch. At step i the warm-up multiplies its rate by
+    `warmup_ratio + (1 - warmup_ratio) * min(i / (warmup_iters - 1), 1)`.
 
     Source: mmengine `LinearLR`, `MultiStepLR`, `CosineAnnealingLR`.
     """
@@ -56,6 +56,6 @@ def learning_rates(
 
 
 def schedule(rates: np.ndarray) -> Callable:
-    """The rates as an optax schedule; a step beyond the last keeps the last rate."""
+    """The rates as an optax schedule; steps after the last keep the last rate."""
     table = np.asarray(rates, np.float32)
     return lambda step: jnp.asarray(table)[jnp.minimum(step, len(table) - 1)]

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and which parameters it trains."""
+"""The state that training carries from step to step, and which parameters it trains."""
 
 from dataclasses import fields
 from typing import Any
@@ -16,17 +16,18 @@ from atss_jax.optim.optimizer import Params
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that decides how training goes on.
+    """Everything that decides how training continues.
 
     Attributes:
         step: number of finished steps.
         params: all parameters, frozen ones too.
         batch_stats: running statistics of batch norms.
         momentum: state of the optimizer, for trained parameters only.
-        healthy: False from the first step whose loss or gradient was not finite; no
-            later step changes anything.
-        accumulated: gradients since the last update; None if every step updates.
-        ema: averaged parameters; None if there is no averaging.
+        healthy: False from the first step on whose loss or gradient was not finite;
+            no later step changes anything.
+        accumulated: sum of gradients since the last update; None if every step
+            updates.
+        ema: averaged parameters; None without averaging.
     """
 
     step: Int[Array, '']
@@ -39,17 +40,17 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Params]:
-        """For `model.apply`, as trained."""
+        """Variables for `model.apply`, with the parameters as trained."""
         return {'params': self.params, 'batch_stats': self.batch_stats}
 
     @property
     def evaluated_variables(self) -> dict[str, Params]:
-        """For `model.apply` in evaluation: the averaged weights where there are any."""
+        """Variables for evaluation: with the averaged parameters, if there are any."""
         params = self.params if self.ema is None else self.ema
         return {'params': params, 'batch_stats': self.batch_stats}
 
     def asdict(self) -> dict[str, Any]:
-        """The fields by name, less those that this run does not have."""
+        """The fields by name, without those that are None in this run."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -57,13 +58,15 @@ class TrainState(struct.PyTreeNode):
 def is_trained(path: tuple[str, ...], model: nn.Module) -> bool:
     """Whether the parameter at `path` of the detector is trained.
 
-    Frozen are: the stem and the first stages, by `frozen_stages`; and norms whose
-    `norm_cfg` says `requires_grad=False`.
+    Frozen are the stem and the first stages of the backbone, by `frozen_stages`, and
+    norms whose `norm_cfg` has `requires_grad=False`.
     """
-    part, module = path[0], path[1]
-    is_norm = path[-1] == 'scale' and not module.startswith('scales_')
-    is_norm = is_norm or (path[-1] == 'bias' and path[-2][:2] in ('bn', 'gn'))
-    is_norm = is_norm or path[-2] == 'downsample_1'
+    part, module, parent, leaf = path[0], path[1], path[-2], path[-1]
+    is_norm = (
+        parent == 'downsample_1'
+        or (leaf == 'scale' and not module.startswith('scales_'))
+        or (leaf == 'bias' and parent[:2] in ('bn', 'gn'))
+    )
     if not part.startswith('neck'):
         norm_cfg = getattr(model, part).norm_cfg
         if is_norm and not norm_cfg['requires_grad']:
@@ -78,8 +81,9 @@ def is_trained(path: tuple[str, ...], model: nn.Module) -> bool:
 
 def updates_statistics(model: nn.Module) -> bool:
     """Whether training changes the running statistics of any batch norm."""
-    parts = [(model.backbone, model.backbone.norm_eval), (model.bbox_head, False)]
-    return any(part.norm_cfg['type'] != 'GN' and not fixed for part, fixed in parts)
+    backbone, head = model.backbone, model.bbox_head
+    in_backbone = backbone.norm_cfg['type'] != 'GN' and not backbone.norm_eval
+    return in_backbone or head.norm_cfg['type'] != 'GN'
 
 
 def split(params: Params, model: nn.Module) -> tuple[Params, Params]:
@@ -91,14 +95,14 @@ def split(params: Params, model: nn.Module) -> tuple[Params, Params]:
 
 
 def merge(trained: Params, frozen: Params) -> Params:
-    """Undoes `split`."""
+    """All parameters as one tree: the inverse of `split`."""
     return unflatten_dict({**flatten_dict(trained), **flatten_dict(frozen)})
 
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Params]:
-    """Parameters and statistics as mmdet starts them, as NumPy arrays.
+    """Initial parameters and statistics, as mmdet initializes them, in NumPy arrays.
 
-    The same on every machine and device; compiles nothing.
+    The same on every machine and device. Compiles nothing.
     """
     variables = {}
 
@@ -111,7 +115,7 @@ def init_variables(model: nn.Module, seed: int) -> dict[str, Params]:
 
 
 def zero_variables(model: nn.Module) -> dict[str, Params]:
-    """Zeros in the structure of the variables; compiles nothing."""
+    """Zeros in the structure of the model's variables. Compiles nothing."""
     return _zeros_like(jax.eval_shape(model.init, jax.random.key(0), *_inputs()))
 
 
@@ -136,8 +140,8 @@ def create_state(
         variables: parameters and statistics.
         model: the detector.
         tx: the optimizer.
-        accumulates: several batches make one update.
-        averages: averaged parameters are kept.
+        accumulates: whether several batches make one update.
+        averages: whether averaged parameters are kept.
     """
     params = variables['params']
     trained, _ = split(params, model)
@@ -145,10 +149,10 @@ def create_state(
         step=np.zeros((), np.int32),
         params=params,
         batch_stats=variables.get('batch_stats', {}),
-        # All that SGD starts from is 0; `init` would compile a program for each shape.
+        # SGD starts from zeros; `tx.init` would compile a program for each shape.
         momentum=_zeros_like(jax.eval_shape(tx.init, trained)),
         healthy=np.array(True),
         accumulated=_zeros_like(trained) if accumulates else None,
-        # A copy: steps give the memory of a state to the next one.
+        # A copy: a step reuses the memory of each array of its state.
         ema=jax.tree.map(np.array, params) if averages else None,
     )

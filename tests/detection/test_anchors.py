@@ -81,8 +81,8 @@ def test_some_anchors_by_index(generator):
     for level, (height, width) in enumerate(generator.grid_sizes((70, 50))):
         grid = generator.grid(level, height, width)
         index = np.random.default_rng(0).permutation(len(grid))
-        found = generator.at(level, jnp.asarray(index), width)
-        np.testing.assert_array_equal(found, grid[index])
+        anchors = generator.at(level, jnp.asarray(index), width)
+        np.testing.assert_array_equal(anchors, grid[index])
 
 
 @pytest.mark.parametrize('generator', [DEFAULT, RETINA, CENTRED])

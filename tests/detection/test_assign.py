@@ -26,10 +26,10 @@ def _compiled(canvas, anchors, assigner):
     )
 
 
-def owners(boxes, size, canvas, anchors=DEFAULT, assigner=ATSS, room=24, fill=0.0):
-    """`assign`, with the boxes padded to `room` rows of `fill`: few compilations."""
+def owners(boxes, size, canvas, anchors=DEFAULT, assigner=ATSS, capacity=24, fill=0.0):
+    """`assign`, with boxes padded to `capacity` rows of `fill`: few compilations."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    padded = np.full((max(room, len(boxes)), 4), fill, np.float32)
+    padded = np.full((max(capacity, len(boxes)), 4), fill, np.float32)
     padded[: len(boxes)] = boxes
     valid = np.arange(len(padded)) < len(boxes)
     function = _compiled(canvas, anchors, assigner)
@@ -134,7 +134,7 @@ def test_equals_mmdet(golden, golden_assign, case):
     name = f'{case}/'
     data = {key: golden_assign[name + key] for key in KEYS}
     canvas = tuple(int(side) for side in data['batch_shape'])
-    got = owners(data['gt_bboxes'], data['img_shape'], canvas, room=150)
+    got = owners(data['gt_bboxes'], data['img_shape'], canvas, capacity=150)
     positive = np.flatnonzero(got >= 0)
     np.testing.assert_array_equal(positive, data['pos_anchor'])
     owner = got[positive]

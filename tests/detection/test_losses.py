@@ -28,7 +28,7 @@ from tests.support import oracles
 
 LN2 = math.log(2)
 CANVAS, SIZES = (64, 96), [(64, 96), (40, 50)]
-CLASSES, ROOM = 3, 6
+CLASSES, CAPACITY = 3, 6
 
 
 # By hand -----------------------------------------------------------------------------
@@ -116,10 +116,10 @@ def make_batch(images, sizes=SIZES, fill=0.0):
     n = len(images)
     batch = {
         'image_size': np.array(sizes, np.int32),
-        'gt_boxes': np.full((n, ROOM, 4), fill, np.float32),
-        'gt_labels': np.full((n, ROOM), 0 if fill == 0 else 10**6, np.int32),
-        'gt_valid': np.zeros((n, ROOM), bool),
-        'gt_ignored': np.zeros((n, ROOM), bool),
+        'gt_boxes': np.full((n, CAPACITY, 4), fill, np.float32),
+        'gt_labels': np.full((n, CAPACITY), 0 if fill == 0 else 10**6, np.int32),
+        'gt_valid': np.zeros((n, CAPACITY), bool),
+        'gt_ignored': np.zeros((n, CAPACITY), bool),
     }
     for i, (boxes, labels, ignored) in enumerate(images):
         k = len(boxes)

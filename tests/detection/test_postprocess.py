@@ -21,7 +21,7 @@ def _compiled(config):
     return jax.jit(functools.partial(detect, config=config))
 
 
-def found(outputs, size, scale, config=None):
+def detections(outputs, size, scale, config=None):
     """Boxes, scores, labels of the valid rows, which must come first."""
     function = _compiled(config or DetectConfig())
     got = function(outputs, np.array(size, np.int32), np.array(scale, np.float32))
@@ -51,7 +51,7 @@ def test_equals_mmdet(golden, case):
             for name in ('cls', 'reg', 'ctr')
         )
     )
-    boxes, scores, labels = found(
+    boxes, scores, labels = detections(
         outputs,
         stored[f'{case}/img_shape'],
         stored[f'{case}/scale_factor'],
@@ -84,8 +84,8 @@ def random_outputs(seed, anchors=LOOSE.anchors, classes=3, shift=-1.5, canvas=CA
 
 
 def check(outputs, config, size=SIZE, scale=SCALE, canvas=CANVAS):
-    """Equal to the oracle, in order; returns how many were found."""
-    boxes, scores, labels = found(outputs, size, scale, config)
+    """Equal to the oracle, in order; returns the number of detections."""
+    boxes, scores, labels = detections(outputs, size, scale, config)
     grid = oracles.all_anchors(
         canvas,
         config.anchors.strides,
@@ -175,7 +175,9 @@ def test_what_lies_outside_the_valid_region_is_never_read():
         *(tuple(map(spoil, output, LOOSE.anchors.strides)) for output in plain)
     )
     for ours, expected in zip(
-        found(spoilt, SIZE, SCALE, LOOSE), found(plain, SIZE, SCALE, LOOSE), strict=True
+        detections(spoilt, SIZE, SCALE, LOOSE),
+        detections(plain, SIZE, SCALE, LOOSE),
+        strict=True,
     ):
         np.testing.assert_array_equal(ours, expected)
 
@@ -194,13 +196,15 @@ def test_canvas_does_not_matter():
         )
     )
     for a, b in zip(
-        found(small, SIZE, SCALE, LOOSE), found(large, SIZE, SCALE, LOOSE), strict=True
+        detections(small, SIZE, SCALE, LOOSE),
+        detections(large, SIZE, SCALE, LOOSE),
+        strict=True,
     ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_detections_lie_in_the_original_image():
-    boxes, scores, labels = found(random_outputs(5), SIZE, SCALE, LOOSE)
+    boxes, scores, labels = detections(random_outputs(5), SIZE, SCALE, LOOSE)
     assert (boxes >= 0).all()
     assert (boxes[:, 2:] <= np.array([120 / 1.5, 70 / 1.25]) + 1e-4).all()
     assert (np.diff(scores) <= 0).all() and (scores > 0).all() and (scores <= 1).all()
@@ -216,7 +220,7 @@ def test_one_cell_by_hand():
     zeros = tuple(map(jnp.zeros_like, outputs.deltas))
     centerness = tuple(map(jnp.zeros_like, outputs.centerness))
     outputs = HeadOutputs(tuple(cls), zeros, centerness)
-    boxes, scores, labels = found(outputs, SIZE, (2.0, 0.5), LOOSE)
+    boxes, scores, labels = detections(outputs, SIZE, (2.0, 0.5), LOOSE)
     # Center (48, 32): from -16 to 112 and -32 to 96, clipped to 120 x 70.
     np.testing.assert_allclose(boxes, [[0, 0, 56, 140]], atol=1e-4)
     np.testing.assert_allclose(scores, [0.5])
@@ -227,7 +231,7 @@ def test_one_cell_by_hand():
 
 
 def outputs_with_pairs(count, columns=16, canvas=CANVAS):
-    """Exactly so many pairs of P3 above the threshold, in as many anchors as can be."""
+    """Exactly `count` pairs of P3 above the threshold, in as many anchors as fit."""
     outputs = random_outputs(0, shift=-20, canvas=canvas)
     cls = list(outputs.cls_logits)
     logits = np.array(cls[0])
@@ -248,7 +252,7 @@ def test_around_the_number_of_pairs_that_is_few(count):
 
 @pytest.mark.parametrize('count', [383, 384, 385, 400])
 def test_around_the_number_of_anchors_that_is_few(count):
-    """Likewise; each pair has an anchor of its own."""
+    """The same, where each pair belongs to another anchor."""
     size = 160, 192
     config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=500)
     outputs = outputs_with_pairs(count, 24, size)
@@ -268,7 +272,7 @@ def test_one_image_with_many_among_others_with_few():
         batch, sizes, scales
     )
     for row, image in enumerate(images):
-        boxes, scores, labels = found(image, SIZE, SCALE, LOOSE)
+        boxes, scores, labels = detections(image, SIZE, SCALE, LOOSE)
         count = int(got.valid[row].sum())
         assert count == len(boxes)
         np.testing.assert_array_equal(got.labels[row, :count], labels)
@@ -288,7 +292,7 @@ def test_scores_at_the_threshold_do_not_pass(score_thr):
     outputs = outputs._replace(cls_logits=tuple(map(jnp.array, cls)))
     scores = [jax.nn.sigmoid(level[:, :16]).ravel() for level in outputs.cls_logits]
     passing = int((np.concatenate(scores) > np.float32(score_thr)).sum())
-    got = found(outputs, SIZE, SCALE, config)[0]
+    got = detections(outputs, SIZE, SCALE, config)[0]
     assert len(got) == min(passing, config.max_per_img)
 
 

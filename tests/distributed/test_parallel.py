@@ -12,10 +12,11 @@ import pytest
 
 from atss_jax.distributed import devices
 from atss_jax.models.preprocess import Normalizer
+from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.sgd import sgd
 from atss_jax.structures import BATCH_AXIS
 from atss_jax.training.state import create_state
-from atss_jax.training.step import OptimizerConfig, make_train_step
+from atss_jax.training.step import make_train_step
 from tests.support.small import (
     LOSS,
     SYNC_BN,

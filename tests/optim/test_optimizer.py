@@ -1,310 +1,56 @@
-"""Accumulated gradients, averaged weights and bfloat16: by hand, then in the step."""
-
-import functools
+"""SGD, clipping and conditional updates, by hand."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from atss_jax.distributed import devices
-from atss_jax.models.atss_head import ATSSHead
-from atss_jax.models.layers import Conv
-from atss_jax.models.preprocess import Normalizer
-from atss_jax.optim.optimizer import OptimizerConfig, accumulate, average
-from atss_jax.optim.sgd import sgd
-from atss_jax.training.state import TrainState, create_state
-from atss_jax.training.step import make_train_step
-from tests.support.small import GN, LOSS, random_batch, random_variables, small_model
-
-MODEL = small_model({'num_stages': 1, 'out_indices': (0,)})
-SIZES = [(32, 32), (25, 32), (32, 17), (10, 30), (32, 20), (16, 16), (7, 9), (32, 32)]
+from atss_jax.optim.optimizer import OptimizerConfig, update_if
+from atss_jax.optim.sgd import clip_by_norm, global_norm, sgd
 
 
-# By hand -----------------------------------------------------------------------------
-
-
-def sums(count, total_steps, grads):
-    """(sum before an update or None, kept sum) of each step, for numbers `grads`."""
-    kept, out = {'w': jnp.zeros(())}, []
-    for step, grad in enumerate(grads):
-        total, is_update = accumulate(
-            count, jnp.array(step), total_steps, kept, {'w': jnp.array(grad)}
-        )
-        out.append(float(total['w']) if is_update else None)
-        kept = {'w': jnp.where(is_update, 0, total['w'])}
-    return out
-
-
-def test_gradients_are_averaged_over_the_batches_of_an_update():
-    assert sums(2, 4, [1.0, 2.0, 3.0, 5.0]) == [None, 1.5, None, 4.0]
-    assert sums(4, 8, [4.0, 8.0, 0.0, 4.0]) == [None, None, None, 4.0]
-
-
-def test_what_is_left_at_the_end_is_averaged_over_its_own_number():
-    """mmcv: the last 2 of 5 batches are divided by 2, and the run's end updates."""
-    assert sums(3, 5, [3.0, 3.0, 6.0, 1.0, 2.0]) == [None, None, 4.0, None, 1.5]
-    assert sums(3, 4, [3.0, 3.0, 6.0, 7.0]) == [None, None, 4.0, 7.0]
-    assert sums(3, 2, [1.0, 2.0]) == [None, 1.5]
-
-
-def test_without_an_end_every_third_step_updates():
-    assert sums(3, None, [3.0] * 4) == [None, None, 3.0, None]
-
-
-def averages(momentum, weights):
-    state = TrainState(jnp.array(0), {}, {}, {}, jnp.array(True), ema={'w': jnp.nan})
-    out = []
-    for step, weight in enumerate(weights):
-        state = state.replace(step=jnp.array(step))
-        ema = average(momentum, state, {'w': jnp.array(weight)})
-        state = state.replace(ema=ema)
-        out.append(float(ema['w']))
-    return out
-
-
-def test_averages_follow_the_weights_from_the_first_on():
-    """mmengine: 8; then 0.75*8 + 0.25*4 = 7; then 0.75*7 + 0.25*11 = 8."""
-    assert averages(0.25, [8.0, 4.0, 11.0]) == [8.0, 7.0, 8.0]
-
-
-def test_averages_of_what_does_not_change_keep_its_bits():
-    assert len(set(averages(0.0002, [0.1] * 50))) == 1
-
-
-def test_without_momentum_there_are_no_averages():
-    assert average(None, None, {'w': 1.0}) is None
-
-
-def test_a_state_has_only_what_its_run_needs():
-    plain = state_of(OptimizerConfig())
-    assert plain.accumulated is None and plain.ema is None
-    assert set(plain.asdict()) == {
-        *('step', 'params', 'batch_stats', 'momentum', 'healthy')
-    }
-    full = state_of(OptimizerConfig(cumulative_iters=2, ema_momentum=0.5))
-    assert {*full.asdict()} - {*plain.asdict()} == {'accumulated', 'ema'}
-    assert not any(np.any(x) for x in jax.tree.leaves(full.accumulated))
-
-
-def test_evaluation_takes_the_averages():
-    state = state_of(OptimizerConfig(ema_momentum=0.5)).replace(ema={'w': 1})
-    assert state.evaluated_variables['params'] == {'w': 1}
-    assert state.variables['params'] is state.params
-    plain = state_of(OptimizerConfig())
-    assert plain.evaluated_variables == plain.variables
-
-
-# In the step -------------------------------------------------------------------------
-
-RATES = np.array([0.02, 0.01, 0.03, 0.005])
-
-
-def rate(step):
-    return jnp.asarray(RATES, jnp.float32)[step]
-
-
-def state_of(optimizer):
-    return create_state(
-        random_variables(MODEL),
-        MODEL,
-        sgd(optimizer, rate),
-        optimizer.cumulative_iters > 1,
-        optimizer.ema_momentum is not None,
+def test_two_steps_of_sgd_by_hand():
+    """The decay is part of the momentum; the rate is not."""
+    tx = sgd(
+        OptimizerConfig(momentum=0.5, weight_decay=0.1), lambda step: 0.2 / 2**step
     )
+    params = {'w': jnp.array(10.0)}
+    state = tx.init(params)
+    # d = 3 + 0.1*10 = 4; buffer 4; w = 10 - 0.2*4 = 9.2.
+    # d = 1 + 0.1*9.2 = 1.92; buffer 0.5*4 + 1.92 = 3.92; w = 9.2 - 0.1*3.92 = 8.808.
+    for grad, buffer, weight in [(3.0, 4.0, 9.2), (1.0, 3.92, 8.808)]:
+        updates, state = tx.update({'w': jnp.array(grad)}, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(state[1].trace['w'], buffer, 1e-6)
+        np.testing.assert_allclose(params['w'], weight, 1e-6)
 
 
-@functools.cache
-def step_of(optimizer, dtype='float32', total_steps=None):
-    model = MODEL.clone(dtype=dtype)
-    step = make_train_step(
-        model, Normalizer(), LOSS, optimizer, sgd(optimizer, rate), total_steps
-    )
-    return devices.map_over_devices(step, 'pmap')
+def test_norm_and_clipping_by_hand():
+    grads = {'a': jnp.array([3.0, 0.0]), 'b': jnp.array([[4.0]])}
+    norm = global_norm(grads)
+    assert norm == 5
+    half = clip_by_norm(grads, norm, 2.5)
+    np.testing.assert_allclose(half['a'], [1.5, 0], 1e-6)
+    np.testing.assert_allclose(half['b'], [[2.0]], 1e-6)
+    for max_norm in (None, 6.0):
+        assert clip_by_norm(grads, norm, max_norm)['b'] == 4
 
 
-@functools.cache
-def batch(seed):
-    return random_batch(seed, SIZES, (32, 32))
+def _update(condition, x):
+    return update_if(condition, lambda x: jnp.sqrt(x), lambda x: x + 1, x)
 
 
-def run(optimizer, seeds, dtype='float32', total_steps=None):
-    """States and metrics after each step, with batches of `seeds`."""
-    state = devices.replicate(state_of(optimizer))
-    history = []
-    for seed in seeds:
-        inputs = devices.shard_rows(batch(seed), 'pmap')
-        state, metrics = step_of(optimizer, dtype, total_steps)(state, inputs)
-        history.append((jax.device_get(state), jax.device_get(metrics)))
-    return history
+@pytest.mark.parametrize('condition, expected', [(True, 3), (False, 10)])
+def test_update_if_takes_one_of_two(condition, expected):
+    assert jax.jit(_update)(condition, 9.0) == expected
+    assert jax.jit(_update)(condition, np.float32(9)) == expected
 
 
-def assert_close(one, other, rtol):
-    """Largest difference within `rtol` of the largest value, leaf by leaf."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max() + 1e-9)
-
-
-PLAIN = OptimizerConfig(max_norm=5.0)
-TWICE = OptimizerConfig(max_norm=5.0, cumulative_iters=2, ema_momentum=0.25)
-
-
-@pytest.fixture(scope='module')
-def accumulated():
-    """Three batches in a run of three: an update after the second, and at its end."""
-    return run(TWICE, [0, 0, 1], total_steps=3)
-
-
-def test_two_equal_batches_make_the_update_of_one(accumulated):
-    """The mean of a gradient with itself; clipped after the sum, at the second rate."""
-    (state, metrics), *_ = run(PLAIN, [0])
-    assert metrics['grad_norm'] > 5  # so that it is clipped
-    start = state_of(PLAIN).params
-    half, whole = accumulated[0][0], accumulated[1][0]
-    for path, x in jax.tree_util.tree_leaves_with_path(half.params):
-        np.testing.assert_array_equal(x, at(start, path))  # nothing moved yet
-    assert not any(np.any(x) for x in jax.tree.leaves(trace(half)))
-    moved = jax.tree.map(np.subtract, state.params, start)
-    expected = jax.tree.map(
-        lambda x, d: x + d * np.float32(RATES[1] / RATES[0]), start, moved
-    )
-    assert_close(whole.params, expected, 1e-6)
-    assert_close(trace(whole), trace(state), 1e-5)
-    assert_close(accumulated[1][1]['grad_norm'], metrics['grad_norm'], 1e-5)
-    assert_close(accumulated[0][1]['grad_norm'], metrics['grad_norm'] / 2, 1e-5)
-
-
-def test_the_last_step_updates_with_what_is_left(accumulated):
-    state = devices.replicate(accumulated[1][0].replace(accumulated=None, ema=None))
-    inputs = devices.shard_rows(batch(1), 'pmap')
-    expected, metrics = step_of(PLAIN)(state, inputs)
-    last = accumulated[2]
-    assert_close(last[0].params, jax.device_get(expected.params), 1e-6)
-    assert_close(last[1]['grad_norm'], jax.device_get(metrics['grad_norm']), 1e-5)
-
-
-def test_gradients_are_kept_between_updates_only(accumulated):
-    kept = [
-        max(np.abs(x).max() for x in jax.tree.leaves(state.accumulated))
-        for state, _ in accumulated
-    ]
-    assert kept[0] > 0 and kept[1:] == [0, 0]
-
-
-def test_the_rate_is_that_of_the_iteration(accumulated):
-    assert [int(state.momentum[2].count) for state, _ in accumulated] == [1, 2, 3]
-    assert [int(state.step) for state, _ in accumulated] == [1, 2, 3]
-
-
-def test_going_on_in_between_changes_nothing(accumulated):
-    """A state holds all that decides how training goes on."""
-    state = devices.replicate(accumulated[0][0])
-    for seed in (0, 1):
-        inputs = devices.shard_rows(batch(seed), 'pmap')
-        state, _ = step_of(TWICE, total_steps=3)(state, inputs)
-    for a, b in zip(
-        jax.tree.leaves(jax.device_get(state)),
-        jax.tree.leaves(accumulated[2][0]),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_averages_move_at_every_step(accumulated):
-    states = [state for state, _ in accumulated]
-    expected = states[0].params
-    assert_close(states[0].ema, expected, 0)
-    for state in states[1:]:
-        expected = jax.tree.map(
-            lambda old, new: 0.75 * old + 0.25 * new, expected, state.params
-        )
-        assert_close(state.ema, expected, 1e-6)
-    moved = jax.tree.map(
-        lambda a, b: np.abs(a - b).max(), states[2].ema, states[2].params
-    )
-    assert max(jax.tree.leaves(moved)) > 0
-
-
-def test_bfloat16_is_close_and_keeps_float32():
-    exact, half = run(PLAIN, [0])[0], run(PLAIN, [0], 'bfloat16')[0]
-    for name, value in exact[1].items():
-        assert half[1][name].dtype == np.float32
-        assert half[1][name] == pytest.approx(value, rel=0.05), name
-        assert half[1][name] != value, name  # it did compute otherwise
-    for leaf in jax.tree.leaves(half[0]):
-        assert leaf.dtype in (np.float32, np.int32, np.bool_)
-    before = state_of(PLAIN).params
-    steps = [
-        np.concatenate(
-            [
-                np.ravel(x)
-                for x in jax.tree.leaves(jax.tree.map(np.subtract, s.params, before))
-            ]
-        )
-        for s in (exact[0], half[0])
-    ]
-    cosine = steps[0] @ steps[1] / np.prod([np.linalg.norm(s) for s in steps])
-    assert cosine > 0.98, cosine
-
-
-def test_bfloat16_outputs_and_statistics_are_float32():
-    """Norms in training mode: what they store is float32, near the exact numbers."""
-    model = small_model({'num_stages': 1, 'out_indices': (0,), 'norm_eval': False})
-    variables = random_variables(model)
-    images, sizes = (jnp.asarray(batch(0)[k]) for k in ('image', 'image_size'))
-    images = Normalizer()(images, sizes)
-    found = {}
-    for dtype in ('float32', 'bfloat16'):
-        apply = functools.partial(
-            model.clone(dtype=dtype).apply, train=True, mutable=['batch_stats']
-        )
-        outputs, updates = jax.jit(apply)(variables, images, sizes)
-        assert all(x.dtype == np.float32 for x in jax.tree.leaves(outputs))
-        found[dtype] = jax.device_get((outputs, updates))
-    for leaf in jax.tree.leaves(found['bfloat16'][1]):
-        assert leaf.dtype in (np.float32, np.int32)
-    assert_close(found['bfloat16'], found['float32'], 0.05)
-
-
-def test_gradients_of_biases_are_summed_in_float32():
-    """18,432 cells of 1 + noise: a sum in bfloat16 would stop at 256."""
-    layer = Conv(4, 1, float32_output=False)
-    sizes = jnp.full((2, 2), 96)
-    x = jnp.zeros((2, 96, 96, 3))
-    up = 1 + jax.random.normal(jax.random.key(0), (2, 96, 96, 4))
-    params = layer.init(jax.random.key(0), x, sizes)
-
-    def loss(params, x):
-        return (layer.apply(params, x, sizes).astype(jnp.float32) * up).sum()
-
-    grad = jax.jit(jax.grad(loss))
-    exact, half = (
-        grad(params, x.astype(dtype))['params']['bias']
-        for dtype in (jnp.float32, jnp.bfloat16)
-    )
-    np.testing.assert_allclose(half, exact, rtol=1e-3)
-
-
-def test_logits_are_finer_than_bfloat16_around_the_prior():
-    head = ATSSHead(3, 8, stacked_convs=1, feat_channels=8, norm_cfg=GN)
-    features = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
-    sizes = [jnp.full((1, 2), 8)]
-    params = head.init(jax.random.key(1), (features,), sizes)
-    exact, half = (
-        head.apply(params, (features.astype(dtype),), sizes).cls_logits[0]
-        for dtype in (jnp.float32, jnp.bfloat16)
-    )
-    assert half.dtype == np.float32
-    assert 0 < np.abs(half - exact).max() < 0.005  # steps of bfloat16 there: 0.03
-
-
-def trace(state):
-    """The running sum of gradients in the optimizer's state."""
-    return state.momentum[1].trace
-
-
-def at(tree, path):
-    for key in path:
-        tree = tree[key.key]
-    return tree
+@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
+def test_update_if_selects_except_on_the_cpu(platform):
+    """The platform counts that the program is for, not the one that traces it."""
+    exported = jax.export.export(jax.jit(_update), platforms=[platform])(True, 9.0)
+    program = exported.mlir_module()
+    assert ('stablehlo.select' in program) == (platform != 'cpu')

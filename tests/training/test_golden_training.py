@@ -14,11 +14,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from atss_jax.detection.losses import LossConfig, atss_loss, level_losses
+from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.schedule import LrConfig, learning_rates, schedule
 from atss_jax.optim.sgd import sgd
 from atss_jax.structures import BATCH_AXIS, HeadOutputs
 from atss_jax.training.state import create_state, is_trained
-from atss_jax.training.step import OptimizerConfig, make_train_step
+from atss_jax.training.step import make_train_step
 from atss_jax.weights import mmdet
 from tests.conftest import GOLDEN
 from tests.support.recipes import relative_error

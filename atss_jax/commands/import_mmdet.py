@@ -11,7 +11,7 @@ from atss_jax.commands import command_line
 from atss_jax.commands.convert import add_weight_flags
 from atss_jax.config import as_dict, build_experiment, load_config
 from atss_jax.config.experiment import SPLITS
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from atss_jax.data.coco import annotation_file
 from atss_jax.data.coco.annotation_file import COCO_CLASSES
 from atss_jax.mmdet_config import source

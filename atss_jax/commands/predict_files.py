@@ -13,7 +13,7 @@ import numpy as np
 import tqdm
 
 from atss_jax.commands.command_line import counted
-from atss_jax.config.sections import closest
+from atss_jax.config.tree import closest
 from atss_jax.data.image_file import UNUSABLE, BadImage, read
 from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.evaluation.coco_metric import coco_results

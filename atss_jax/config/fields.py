@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from atss_jax.config.sections import closest, closest_sibling, flatten
+from atss_jax.config.tree import closest, closest_sibling, flatten
 
 
 @dataclasses.dataclass(frozen=True)

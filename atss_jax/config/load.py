@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from atss_jax import configs
 from atss_jax.config.experiment import Experiment, build
-from atss_jax.config.sections import closest, flatten, is_section_list
+from atss_jax.config.tree import closest, flatten, is_section_list
 from atss_jax.files.atomic import read_json
 from atss_jax.models.detector import ATSS
 

@@ -17,7 +17,7 @@ from atss_jax.config.data import SOURCES
 from atss_jax.config.experiment import SPLITS, AutoScaleLr, Experiment, read_experiment
 from atss_jax.config.fields import Reader
 from atss_jax.config.load import as_dict
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from atss_jax.data.batch import Pipeline, Tta
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.transforms import Jitter

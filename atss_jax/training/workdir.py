@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import atss_jax
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from atss_jax.distributed import devices
 from atss_jax.files import atomic, lock
 

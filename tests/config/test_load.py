@@ -17,7 +17,7 @@ from atss_jax.config import (
     parse_overrides,
     to_json,
 )
-from atss_jax.config.sections import closest
+from atss_jax.config.tree import closest
 from tests.conftest import ROOT
 from tests.support.configs import BASE, CONFIGS, R50, changed
 

@@ -9,7 +9,7 @@ from atss_jax.config import as_dict, load_config
 from atss_jax.config.experiment import read_experiment
 from atss_jax.config.fields import Reader
 from atss_jax.config.reference import described, rows
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from tests.conftest import ROOT
 from tests.support.configs import BASE, CONFIGS, R50
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from atss_jax.config import load_config
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from benchmarks.scaling_model import Assumptions
 from tests.conftest import ROOT
 from tests.support.launchers import LAUNCH, Slurm, container_of, job_of, job_set, tpu_vm

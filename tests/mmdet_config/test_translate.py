@@ -7,7 +7,7 @@ import pytest
 
 from atss_jax.commands.import_mmdet import label_order, read_config
 from atss_jax.config import as_dict, build_experiment, build_model, load_config, to_json
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from atss_jax.data.coco.annotation_file import COCO_CLASSES
 from atss_jax.mmdet_config import source
 from atss_jax.mmdet_config.section import plain

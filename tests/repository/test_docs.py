@@ -15,7 +15,7 @@ import sys
 import pytest
 
 from atss_jax.config import load_config, parse_overrides
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from tests.conftest import ROOT
 from tests.support import documents
 from tests.support.documents import PAGES, README, Command

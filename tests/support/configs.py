@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from atss_jax.config import as_dict, build_experiment, load_config
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from tests.conftest import ROOT
 
 CONFIGS = sorted(str(p) for p in (ROOT / 'configs').glob('*.py') if p.stem[0] != '_')

@@ -10,7 +10,7 @@ import pytest
 
 from atss_jax.commands import main as commands
 from atss_jax.config import as_dict, build_experiment, load_config, to_json
-from atss_jax.config.sections import flatten
+from atss_jax.config.tree import flatten
 from atss_jax.evaluation.evaluate import evaluate
 from atss_jax.mmdet_config.section import plain
 from atss_jax.optim.sgd import sgd

@@ -21,7 +21,7 @@ import programs
 import timing
 
 from atss_jax.config import build_experiment, load_config, parse_overrides
-from atss_jax.config.sources import open_sources
+from atss_jax.config.experiment import open_sources
 from atss_jax.data.loader import prefetch
 from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import atss_loss

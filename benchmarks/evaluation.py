@@ -20,7 +20,7 @@ from images import write_data
 
 from atss_jax.commands.command_line import canvas
 from atss_jax.config import build_experiment, load_config
-from atss_jax.config.sources import open_sources
+from atss_jax.config.experiment import open_sources
 from atss_jax.distributed import devices
 from atss_jax.evaluation.run import make_evaluator, make_predict_step
 from atss_jax.training.state import init_variables

@@ -20,8 +20,8 @@ from atss_jax.config.fields import (
     tuple_of,
 )
 from atss_jax.data.batch import Pipeline
+from atss_jax.data.coco.annotation_file import ON_ERROR
 from atss_jax.data.coco.dataset import CocoDataset
-from atss_jax.data.coco.table import ON_ERROR
 from atss_jax.data.records import Source
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.tfds.dataset import TFDSDataset

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atss_jax.config.data import DataConfig, read_data
@@ -23,6 +23,7 @@ from atss_jax.config.fields import (
 )
 from atss_jax.config.model import read_anchors, read_coder, read_model
 from atss_jax.data.batch import Tta
+from atss_jax.data.records import Source
 from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
 from atss_jax.detection.postprocess import DetectConfig
@@ -276,3 +277,51 @@ def _lr_config(read):
         warmup_ratio=read('lr_config.warmup_ratio', FRACTION),
         **by_policy,
     )
+
+
+# Data sets, opened --------------------------------------------------------------------
+
+
+def open_sources(
+    experiment: Experiment,
+    splits: Sequence[str],
+    trained_classes: Sequence[str] | None = None,
+) -> dict[str, Source]:
+    """Opens data sets, and checks their classes against the model and each other.
+
+    Args:
+        experiment: what the config describes.
+        splits: some of 'train', 'val' and 'test'.
+        trained_classes: class names that the weights were trained for; None: unknown.
+
+    Returns:
+        The data set of each split.
+
+    Raises:
+        ValueError: files are missing or malformed, or classes do not agree.
+    """
+    classes = {} if trained_classes is None else {'the weights': tuple(trained_classes)}
+    sources = {}
+    for split in splits:
+        source = sources[split] = experiment.data[split].open()
+        _check_class_count(source, experiment.model.bbox_head.num_classes, split)
+        classes[f'data.{split}'] = source.classes
+    if len(set(classes.values())) > 1:
+        listed = '; '.join(f'{owner}: {names}' for owner, names in classes.items())
+        raise ValueError(
+            'classes differ in name or order, so labels would mean different things: '
+            f'{listed}. If data.{splits[-1]} is the data that you mean, set '
+            f'data.{splits[-1]}.classes to the same names in the same order'
+        )
+    return sources
+
+
+def _check_class_count(source, num_classes, split):
+    count = len(source.classes)
+    if count != num_classes:
+        raise ValueError(
+            f'model.bbox_head.num_classes = {num_classes}, but data.{split} has '
+            f'{count} classes {source.classes}; set '
+            f'--config.model.bbox_head.num_classes={count}, or choose classes with '
+            f'data.{split}.classes'
+        )

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from atss_jax.drawing.tags import draw_tag, place_tags
-from atss_jax.drawing.text import Color, class_text
+from atss_jax.drawing.text import Color, class_text, draw_tag, place_tags
 from atss_jax.files.atomic import write_bytes
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')

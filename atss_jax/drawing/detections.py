@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from atss_jax.config import build_experiment, load_config
-from atss_jax.config.sources import open_sources
+from atss_jax.config.experiment import open_sources
 from atss_jax.data.records import Record, Source
 from atss_jax.distributed import devices
 from atss_jax.drawing.boxes import SUFFIXES, write_image

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.config import build_experiment, load_config
-from atss_jax.config.sources import open_sources
+from atss_jax.config.experiment import open_sources
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation.coco_metric import Scores, format_table

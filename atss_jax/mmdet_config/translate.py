@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from atss_jax.mmdet_config import data, model, runtime, schedule
+from atss_jax.mmdet_config import data, model, schedule
 from atss_jax.mmdet_config.section import REQUIRED, Section, plain
 
 
@@ -55,7 +55,7 @@ def _translate_3x(top):
     fields |= data.translate_3x(top, normalize)
     fields |= schedule.loop_3x(top)  # before the optimizer: it needs the learning rate
     fields |= schedule.optimizer_3x(top)
-    return fields | runtime.runtime_3x(top)
+    return fields | schedule.runtime_3x(top)
 
 
 def _translate_2x(top):
@@ -66,7 +66,7 @@ def _translate_2x(top):
     fields |= data.translate_2x(top)
     fields |= schedule.loop_2x(top)
     fields |= schedule.optimizer_2x(top)
-    return fields | runtime.runtime_2x(top)
+    return fields | schedule.runtime_2x(top)
 
 
 def _preprocessor(section):

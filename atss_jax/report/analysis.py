@@ -7,8 +7,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from atss_jax.evaluation import coco_metric
-from atss_jax.report.errors import WRONG, Breakdown, Diagnosis, breakdown, diagnose
-from atss_jax.report.matching import EvaluatedImage, evaluated_images, match
+from atss_jax.report.errors import (
+    WRONG,
+    Breakdown,
+    Diagnosis,
+    EvaluatedImage,
+    breakdown,
+    diagnose,
+    evaluated_images,
+    match,
+)
 
 # The IoU thresholds of the curves: the index of each among COCO's ten.
 CURVES = {0.5: 0, 0.75: 5, 0.9: 8}

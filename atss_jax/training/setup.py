@@ -9,8 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from atss_jax.config import build_experiment, to_json
-from atss_jax.config.experiment import Experiment
-from atss_jax.config.sources import open_sources
+from atss_jax.config.experiment import Experiment, open_sources
 from atss_jax.data.batch import check_box_counts
 from atss_jax.data.loader import TrainBatches
 from atss_jax.data.plan import TrainPlan

@@ -21,8 +21,8 @@ from atss_jax.data.loader import EvalBatches, TrainBatches, prefetch
 from atss_jax.data.plan import TrainPlan, eval_batches
 from atss_jax.data.tfds import index as tfds_index
 from atss_jax.data.tfds.dataset import TFDSDataset
+from atss_jax.data.tfds.index import COCO_IDS
 from atss_jax.data.tfds.prepare import prepare
-from atss_jax.data.tfds.scan import COCO_IDS
 from atss_jax.evaluation import coco_metric
 from tests.conftest import ROOT
 from tests.support.batches import assert_same
@@ -278,7 +278,7 @@ def test_official_features_of_other_data(small_data, official):
 
 def test_truncated_areas_are_neither_none_nor_small():
     """32 x 32 and 32.01 x 32 pixels: small and medium; 0.4 pixels: not nothing."""
-    from atss_jax.data.tfds.scan import _objects
+    from atss_jax.data.tfds.index import _objects
 
     found = {
         'area': [int(0.4), int(32.01 * 32)],

@@ -12,7 +12,7 @@ from atss_jax.drawing.boxes import (
     scale_up,
     write_image,
 )
-from atss_jax.drawing.tags import place_tags
+from atss_jax.drawing.text import place_tags
 
 CLASSES = ('cat', 'dog', 'very long class name')
 GRAY = 90

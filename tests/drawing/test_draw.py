@@ -14,7 +14,7 @@ from atss_jax.detection.assign import assign
 from atss_jax.drawing import assignment, line_plot, runs, training_data
 from atss_jax.drawing.boxes import class_color
 from atss_jax.drawing.runs import read_curves
-from atss_jax.report.matching import pairwise_iou
+from atss_jax.report.errors import pairwise_iou
 from tests.support.small_run import small_config
 
 PLAIN = np.full((40, 60, 3), 255, np.uint8)

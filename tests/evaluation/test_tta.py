@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from atss_jax.config import build_experiment, load_config
-from atss_jax.config.sources import open_sources
+from atss_jax.config.experiment import open_sources
 from atss_jax.data.batch import Pipeline, Tta, variants
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.distributed import devices

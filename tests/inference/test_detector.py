@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from atss_jax.config import build_experiment
-from atss_jax.config.sources import open_sources
+from atss_jax.config.experiment import open_sources
 from atss_jax.data.transforms import flip_boxes
 from atss_jax.distributed import devices
 from atss_jax.evaluation.run import make_evaluator, make_predict_step

@@ -7,9 +7,11 @@ import pytest
 
 from atss_jax.evaluation import coco_metric
 from atss_jax.report.analysis import calibrate, confusion_matrix
-from atss_jax.report.errors import average_precision, breakdown, diagnose
-from atss_jax.report.matching import (
+from atss_jax.report.errors import (
     EvaluatedImage,
+    average_precision,
+    breakdown,
+    diagnose,
     evaluated_images,
     match,
     pairwise_iou,

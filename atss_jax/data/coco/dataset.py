@@ -9,7 +9,7 @@ import numpy as np
 
 from atss_jax.data import image_file
 from atss_jax.data.coco import annotation_file
-from atss_jax.data.coco.table import ON_ERROR
+from atss_jax.data.coco.annotation_file import ON_ERROR
 from atss_jax.data.records import Record, Records
 
 _HINT = (

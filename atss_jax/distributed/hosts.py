@@ -82,7 +82,9 @@ def leave(problem: str, status: int = 1) -> None:
     That shutdown is a barrier of all hosts: after an error on one host, it would keep
     this host and the others waiting for minutes.
     """
-    print(f'{pathlib.Path(sys.argv[0]).name}: {problem}', file=sys.stderr, flush=True)
+    program = pathlib.Path(sys.argv[0])
+    name = 'atss_jax' if program.name == '__main__.py' else program.name
+    print(f'{name}: {problem}', file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from atss_jax.config import build_experiment, load_config
+from atss_jax.distributed import hosts
 from atss_jax.training.checkpoint import Checkpoints
 from benchmarks.kill_resume import Run, join_flags, wait_for
 from tests.conftest import ROOT
@@ -146,8 +147,8 @@ def test_sigterm_to_one_of_two_saves_on_both(folder, two):
     assert run.wait() == [75, 75], run.output.read_text()
     [saved] = run.saved()
     assert saved % PER_EPOCH  # in the middle of an epoch
-    assert 'all is saved, run again to go on' in run.output.read_text()
-    # It may go on elsewhere: one process, half the devices, with processes that load.
+    assert 'all is saved, run again to resume' in run.output.read_text()
+    # It may continue elsewhere: one process, half the devices, processes that load.
     elsewhere = Run(run.workdir, 1, EPOCHS, 2, FIELDS | {'data.workers_per_gpu': 1}, ())
     finish(elsewhere)
     assert f'resuming after step {saved}' in run.output.read_text()
@@ -308,7 +309,18 @@ def test_sigterm_while_waiting_for_the_others(tmp_path):
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75, said
-    assert 'run again to go on' in said
+    assert 'run again to resume' in said
+
+
+@pytest.mark.parametrize(
+    ('called', 'name'),
+    [('/x/atss_jax/__main__.py', 'atss_jax'), ('train.py', 'train.py')],
+)
+def test_the_last_message_names_the_program(called, name, monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', [called, '--config=x'])
+    monkeypatch.setattr('os._exit', lambda status: None)
+    hosts.leave('it is over')
+    assert capsys.readouterr().err == f'{name}: it is over\n'
 
 
 def test_standing_still_is_an_error():

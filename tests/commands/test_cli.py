@@ -154,7 +154,7 @@ def test_no_annotation_file(call, tmp_path):
     flags = f'--config={R50}', f'--workdir={tmp_path / "w"}'
     file = tmp_path / 'instances.json'
     result = call('train', *flags, f'--config.data.train.ann_file={file}')
-    embedded = 'python train.py --config=configs/atss_shapes.py'
+    embedded = 'atss train --config=atss_shapes --workdir=shapes'
     result.refuses(f"config.data.train.ann_file = '{file}': file not found", embedded)
     assert not (tmp_path / 'w').exists()
 
@@ -164,7 +164,7 @@ def test_no_image_folder(train, own_data):
     train(data=own_data).refuses(
         f"config.data.train.img_prefix = '{own_data / 'train'}' is not a folder",
         own_data / 'train.json',
-        'python train.py --config=configs/atss_shapes.py',
+        'atss train --config=atss_shapes --workdir=shapes',
     )
 
 
@@ -292,7 +292,7 @@ def test_training_and_evaluating(call, own_run, small_data):
 
 
 def test_evaluating_with_test_time_augmentation(call, own_run):
-    """Beside the plain numbers, not over them."""
+    """Next to the plain numbers, not over them."""
     for flags in ((), ('--tta',)):
         result = call('eval', f'--workdir={own_run}', *flags)
         assert result.status == 0 and 'on data.val, 9 images' in result.out

@@ -45,7 +45,7 @@ def test_a_row():
     assert row.default == '0.01' and row.expected == 'a number above 0'
     assert row.meaning == 'learning rate after warm-up'
     assert row_of('data.samples_per_gpu').meaning == 'images per device and step'
-    assert 'of the class-wise NMS' in row_of('test_cfg.nms.iou_threshold').meaning
+    assert 'class-wise NMS' in row_of('test_cfg.nms.iou_threshold').meaning
 
 
 def test_fields_of_another_type_say_when():

@@ -17,7 +17,7 @@ from atss_jax.config.tree import closest
 from atss_jax.data.image_file import UNUSABLE, BadImage, read
 from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.evaluation.coco_metric import coco_results
-from atss_jax.files.atomic import write_json
+from atss_jax.files.atomic import replacing, write_json
 from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.image_detections import ImageDetections
@@ -290,7 +290,10 @@ def _write(folder, outcome, classes):
     write_json(folder / 'detections.json', results, indent=1)
     images = {'images': outcome.images, 'categories': categories}
     write_json(folder / 'pictures.json', images, indent=1)
-    with (folder / 'detections.csv').open('w', newline='') as file:
+    with (
+        replacing(folder / 'detections.csv') as temporary,
+        temporary.open('w', newline='', encoding='utf-8') as file,
+    ):
         table = csv.writer(file)
         table.writerow(('file', 'frame', 'class', 'score', 'x1', 'y1', 'x2', 'y2'))
         for image in outcome.images:

@@ -1,7 +1,6 @@
 """`atss write-shapes`: generated images as files, a small data set in COCO form."""
 
 import argparse
-import json
 import pathlib
 
 import cv2
@@ -9,6 +8,7 @@ import cv2
 from atss_jax.commands import command_line
 from atss_jax.config import build_experiment, load_config, parse_overrides
 from atss_jax.data.shapes.dataset import ShapesDataset
+from atss_jax.files.atomic import write_json
 
 _SPLITS = ('train', 'val')
 
@@ -76,11 +76,11 @@ def _paths(out, split):
 
 def _write(source, file, folder):
     folder.mkdir(parents=True)
-    truth = source.ground_truth()
-    for index, image in enumerate(truth['images']):
+    ground_truth = source.ground_truth()
+    for index, image in enumerate(ground_truth['images']):
         pixels = source.read_image(source.records[index])
         path = folder / image['file_name']
         if not cv2.imwrite(str(path), pixels[..., ::-1]):
             raise OSError(f'{path} could not be written')
-    file.write_text(json.dumps(truth))
+    write_json(file, ground_truth)
     return f'wrote {file} and {len(source.records)} images to {folder}'

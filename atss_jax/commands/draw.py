@@ -172,8 +172,8 @@ def _draw_batch(flags):
     from atss_jax.drawing.training_data import draw_batch
 
     config = _load(flags)
-    draw_batch(config, flags.out, flags.step, flags.batch_size, flags.workdir)
-    print(f'wrote {flags.out}')
+    summary = draw_batch(config, flags.out, flags.step, flags.batch_size, flags.workdir)
+    print(f'{summary}\nwrote {flags.out}')
 
 
 def _draw_assignment(flags):

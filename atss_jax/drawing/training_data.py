@@ -55,7 +55,7 @@ def draw_data(config, out: str, split: str, count: int, columns: int) -> None:
 
 def draw_batch(
     config, out: str, step: int, batch_size: int | None, workdir: str | None
-) -> None:
+) -> str:
     """Writes a sheet of one training batch, rebuilt from its step number.
 
     Args:
@@ -65,6 +65,9 @@ def draw_batch(
         batch_size: of all devices together; None: that of the workdir, or of one
             device.
         workdir: folder of the run; None: no run.
+
+    Returns:
+        A few words about what the sheet shows.
 
     Raises:
         ValueError: there is no such step, or bad data.
@@ -82,7 +85,7 @@ def draw_batch(
         )
     divisor = experiment.data['train'].pipeline.size_divisor
     _write_sheet(out, _rows(batches(step - 1)), source, min(4, size), divisor)
-    print(f'step {step}, {size} image{"s" * (size != 1)}')
+    return f'step {step}, {size} image{"s" * (size != 1)}'
 
 
 def _batch_size(workdir):

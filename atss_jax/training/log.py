@@ -160,10 +160,9 @@ class RunLog:
             self._bar.set_postfix_str(f'{means["loss"]:.3f}, lr {lr:.2g}, {speed}')
             return
         values = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
-        print(
+        self.say(
             f'epoch {record["epoch"]} step {step}/{self._total} lr {lr:.3g} {values} '
-            f'| {speed}, {tqdm.tqdm.format_interval(remaining_seconds)} left',
-            flush=True,
+            f'| {speed}, {tqdm.tqdm.format_interval(remaining_seconds)} left'
         )
 
     def _epoch(self, step):

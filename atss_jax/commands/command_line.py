@@ -3,7 +3,6 @@
 import argparse
 import os
 import pathlib
-import signal
 import sys
 import traceback
 import warnings
@@ -155,7 +154,7 @@ def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> 
     _quieten_libraries()
     warnings.formatwarning = _as_one_line
     # Until training listens itself; with several processes JAX does, once it started.
-    signal.signal(signal.SIGTERM, _leave_before_training)
+    hosts.handle('SIGTERM', _leave_before_training)
     try:
         devices.start(
             flags.coordinator,

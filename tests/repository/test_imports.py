@@ -105,7 +105,7 @@ def test_a_room_imports_only_rooms_above_it(path):
         if package == 'atss_jax':
             allowed = {*above, 'structures'}
             if room == 'commands':
-                allowed |= {'train', '__version__'}
+                allowed |= {'__version__'}
             if room == 'config':
                 allowed |= {'configs'}
             other = parts[0] if parts else '__init__'

@@ -80,8 +80,8 @@ test-browser: install
 		echo "no chromium found: apt-get install chromium"; exit 1; }
 	$(BIN)/python -m pytest -q -m browser
 
-# mmdetection beside us, in an environment of its own: see docs/performance.md. mmcv has
-# no wheel for this PyTorch: its operators are compiled here.
+# mmdetection in an environment of its own, to compare with: see docs/performance.md.
+# mmcv has no wheel for this PyTorch: its operators are compiled here.
 mmdet-env:
 	$(PYTHON) -m venv $(MMDET_ENV)
 	$(MMDET_ENV)/bin/pip install --quiet -r benchmarks/peers/requirements.txt

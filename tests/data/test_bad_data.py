@@ -123,7 +123,7 @@ BAD_IMAGE_RECORDS = [
 
 @pytest.mark.parametrize('on_error', ['raise', 'skip'])
 def test_an_unknown_category(folder, on_error):
-    """Passed over as in mmdet, whatever `on_error` says, but not in silence."""
+    """Left out as in mmdet, whatever `on_error` says, but not silently."""
     update('annotations', category_id=4)(folder.content)
     with pytest.warns(UserWarning, match='1 of 10 annotations left out: category_id'):
         source = folder.load(on_error=on_error, filter_empty_gt=False)

@@ -78,7 +78,7 @@ def test_an_image_that_only_a_worker_could_not_read(folder):
     bad = BadImages(source, 0.5)
     with pytest.warns(UserWarning, match=r'image id 12 .*can be read now'):
         batches = list(bad.watch(b for b in [{'skipped': np.array([-1, 2])}]))
-    assert len(batches) == 1  # the run goes on
+    assert len(batches) == 1  # the run continues
 
 
 def test_a_canvas_whose_images_are_all_bad(folder):

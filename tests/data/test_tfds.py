@@ -300,7 +300,7 @@ def test_the_scan_is_kept_beside_the_data(official, monkeypatch):
 
 @pytest.fixture
 def read_only(official, monkeypatch):
-    """As if nothing could be written beside the data (these tests may run as root)."""
+    """As if nothing could be written next to the data (these tests may run as root)."""
     real = tfds_index.save
 
     def save(path, *arguments):

@@ -125,7 +125,7 @@ def test_others_can_read_it(data):
             [50, 20],
         ]
         assert [bool(crowd) for crowd in objects['is_crowd']] == [True, False]
-        # Clipped: xmin -5.5 and xmax 94.5 of 60; the exact ones beside it.
+        # Clipped: xmin -5.5 and xmax 94.5 of 60; the exact ones next to it.
         expected = np.array(
             [[2 / 40, 0, 22 / 40, 1], [0, 0, 5 / 40, 4 / 60]], np.float32
         )

@@ -50,7 +50,7 @@ model = dict(
         ),
     ),
 )
-# Beside the model, as until 2.6.
+# Next to the model, as until 2.6.
 train_cfg = dict(
     assigner=dict(type='ATSSAssigner', topk=9),
     allowed_border=-1,

@@ -108,7 +108,7 @@ def state_of(workdir, step):
 
 
 def test_momentum_through_a_mmdet_checkpoint(call, small_run, tmp_path):
-    """The whole state comes back: training goes on as if it had never left."""
+    """The whole state comes back: training continues as if nothing had happened."""
     step = Checkpoints.open(str(small_run.workdir)).steps()[-1]
     flags = ('--momentum', '--step', step)
     said = call('convert', small_run.workdir, tmp_path / 'a.pth', *flags)

@@ -151,7 +151,7 @@ def test_the_rate_is_that_of_the_iteration(accumulated):
 
 
 def test_going_on_in_between_changes_nothing(accumulated):
-    """A state holds all that decides how training goes on."""
+    """A state holds everything that decides how training continues."""
     state = devices.replicate(accumulated[0][0])
     for seed in (0, 1):
         inputs = devices.shard_rows(batch(seed), 'pmap')

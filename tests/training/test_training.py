@@ -204,7 +204,7 @@ def test_evaluation_falls_back_on_nothing(small_run, tmp_path):
         evaluate(str(small_run.workdir), step=4)
 
 
-# Going on -----------------------------------------------------------------------------
+# Resuming ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')

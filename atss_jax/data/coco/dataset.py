@@ -70,7 +70,7 @@ class CocoDataset:
                 category (dropped annotations count too, as in mmdet).
             min_size: drop images whose shorter side is below this.
             test_mode: keep every image, whatever the two above say.
-            indices: use only so many images from the start of those that remain.
+            indices: number of images to use, the first of those that remain; None: all.
             on_error: 'raise' an error about the first malformed image or annotation, or
                 'skip': malformed ones are left out, and a warning counts them.
 

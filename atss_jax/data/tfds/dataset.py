@@ -54,7 +54,7 @@ class TFDSDataset:
                 category.
             min_size: drop images whose shorter side is below this.
             test_mode: keep every image, whatever the two above say.
-            indices: use only so many images from the start of those that remain.
+            indices: number of images to use, the first of those that remain; None: all.
 
         Raises:
             FileNotFoundError: there is no prepared data set.

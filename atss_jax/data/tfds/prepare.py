@@ -67,7 +67,7 @@ def prepare(
         name: dataset/config:version.
         split: name of the split: 'train', 'validation' or another word.
         on_error: 'raise' or 'skip' malformed records: see `annotation_file.read`.
-        shard_bytes: images are divided over so many files that each stays below this.
+        shard_bytes: images go to as many files as it takes to keep each below this.
 
     Returns:
         The folder of the data set.

@@ -71,7 +71,7 @@ def evaluate(
     Raises:
         ValueError: the folder is not a workdir, has no such checkpoint, or its data is
             malformed.
-        Stopped: SIGTERM came.
+        Stopped: SIGTERM was received.
     """
     workdir = os.fspath(workdir)
     experiment, step, variables = _read_checkpoint(workdir, step, overrides)

@@ -52,7 +52,8 @@ def gallery(
         f'<p>The {len(figures)} of {len(analysis.images):,} images with most errors'
         f': objects not found, and wrong detections by their score. Shown are '
         f'detections with a score of {analysis.min_score:g} or more. Dashed boxes are '
-        f'ground truth, green where the object was found, white where not.</p>{note}'
+        'ground truth, green where the object was detected, white where it was missed.'
+        f'</p>{note}'
         f'{_controls(analysis.classes)}<div id="gallery">{"".join(figures)}</div>'
     )
 

@@ -266,7 +266,7 @@ def action():
         {}['a bug']
     devices.gather({'a': numpy.zeros(1)})
 
-sys.exit(command_line.run(parser.parse_args(), action))
+sys.exit(command_line.run(parser.parse_args(), "-c", action))
 """
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from atss_jax.inference.load import Trained
+from atss_jax.inference.trained_model import TrainedModel
 from jaxlib.mlir.passmanager import PassManager
 
 from atss_jax.config import build_experiment
@@ -105,7 +105,7 @@ def test_an_exported_detector(machine, tmp_path, monkeypatch):
     experiment = build_experiment(small_config(tmp_path))
     variables = init_variables(experiment.model, 0)
     path = tmp_path / 'model.stablehlo'
-    export.write(path, Trained(experiment, variables, ('a', 'b', 'c')), PLATFORMS)
+    export.write(path, TrainedModel(experiment, variables, ('a', 'b', 'c')), PLATFORMS)
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
     assert exported.platforms == PLATFORMS
     batch = {

@@ -34,6 +34,41 @@ SHARED_DATA = ROOT.parent / 'shared' / 'data'
 _MOST_MAPPINGS = 20000
 
 
+# Files whose tests compile whole detectors or start programs: `make test-fast` leaves
+# them out. Together they take nine tenths of the time of `make test`.
+LONG = {
+    'commands': ('test_cli', 'test_predict', 'test_demo', 'test_write_shapes'),
+    'config': ('test_recipes',),
+    'data': ('test_bad_stream', 'test_portability', 'test_worker'),
+    'detection': ('test_postprocess', 'test_losses'),
+    'distributed': ('test_cluster', 'test_hosts', 'test_parallel'),
+    'drawing': ('test_draw',),
+    'evaluation': ('test_tta', 'test_eval_results'),
+    'inference': ('test_detector', 'test_export'),
+    'models': (
+        *('test_accelerator', 'test_cost', 'test_deform_conv', 'test_dyhead'),
+        *('test_family', 'test_model', 'test_platforms'),
+    ),
+    'optim': ('test_accumulation',),
+    'repository': (
+        *('test_benchmark_input', 'test_benchmarks', 'test_benchmarks_gpu'),
+        *('test_docs_run', 'test_peers', 'test_scaling_model'),
+    ),
+    'training': (
+        *('test_bad_run', 'test_checkpoint', 'test_convert', 'test_finetune'),
+        *('test_golden_training', 'test_kill_resume', 'test_other_platforms'),
+        *('test_recipe_resume', 'test_step', 'test_stop', 'test_training'),
+    ),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of `LONG` files."""
+    for item in items:
+        if item.path.stem in LONG.get(item.path.parent.name, ()):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def few_programs():
     """Forgets compiled programs where a process has gathered many.

@@ -80,8 +80,9 @@ def _check_flags(parse, flags):
             if getattr(flags, name) is not None:
                 parse.error(f'--{name} goes with --results')
         return
-    if flags.step is not None:
-        parse.error('--step goes with checkpoints, not with --results')
+    for name in ('step', 'tta', 'compile_cache'):
+        if getattr(flags, name):
+            parse.error(f'--{name} goes with checkpoints, not with --results')
     if flags.report and flags.ann_file and flags.img_prefix is None:
         parse.error('--report shows images: set --img_prefix to their folder')
 

@@ -89,6 +89,7 @@ class TestResultsFile:
         [
             (['--results=x', '--ann_file=x', '--report'], '--img_prefix'),
             (['--results=x', '--workdir=x', '--step=3'], '--step'),
+            (['--results=x', '--workdir=x', '--tta'], '--tta'),
             (['--workdir=x', '--ann_file=x'], '--ann_file goes with --results'),
             (['--workdir=x', '--min_score=0.1'], '--min_score goes with --report'),
             (['--workdir=x', '--report', '--min_score=2'], 'from 0 to 1'),

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from atss_jax.inference.trained_model import TrainedModel
 from jaxlib.mlir.passmanager import PassManager
 
 from atss_jax.config import build_experiment
 from atss_jax.inference import export
+from atss_jax.inference.trained_model import TrainedModel
 from atss_jax.models.platforms import by_platform
 from atss_jax.training.state import init_variables
 from tests.conftest import ROOT

@@ -1,4 +1,4 @@
-"""Training from a config to checkpoints and COCO numbers."""
+"""The training loop: from a config to checkpoints and COCO metrics."""
 
 import collections
 import contextlib
@@ -27,7 +27,7 @@ from atss_jax.training.profile import Profile
 from atss_jax.training.state import TrainState
 from atss_jax.training.step import make_train_step
 
-_STEPS_AHEAD = 2  # how far the host may be ahead of the devices
+_STEPS_AHEAD = 2  # steps that are dispatched but whose metrics are not yet logged
 
 
 class Evaluator(Protocol):
@@ -42,11 +42,11 @@ class Evaluator(Protocol):
     def evaluate(
         self, variables: Any, stop: hosts.StopSignal
     ) -> tuple[Mapping[str, Any], str]:
-        """COCO numbers for the log, among them 'AP', and a table of them to print.
+        """COCO metrics for the log, 'AP' among them, and a table of them to print.
 
         Args:
-            variables: of the model, replicated over the devices.
-            stop: asked before each batch.
+            variables: variables of the model, replicated over the devices.
+            stop: checked before each batch.
 
         Raises:
             Stopped: `stop` was requested.
@@ -54,11 +54,11 @@ class Evaluator(Protocol):
 
 
 MakeEvaluator = Callable[[Experiment, Source, str], Evaluator]
-"""Makes the evaluator of a source, which is that of the named split."""
+"""Makes an evaluator from the experiment, a source and the name of its split."""
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A loss or gradient is NaN or infinite; the weights are those from before it."""
+    """A loss or gradient is NaN or infinite; its update was not applied."""
 
 
 def train(
@@ -68,14 +68,14 @@ def train(
     profile: tuple[int, int] | None = None,
     began: float | None = None,
 ) -> TrainState:
-    """Trains, evaluates and saves as the config says; resumes what the workdir holds.
+    """Trains, evaluates and saves as configured; resumes if there is a checkpoint.
 
     Args:
         config: as from `load_config`.
         workdir: folder of the run; one with checkpoints of the same config is resumed.
-        make_evaluator: what scores the weights after an epoch.
-        profile: first and last step, counted from 1, to trace; see `Profile`.
-        began: `time.perf_counter()` when the program started; None: now.
+        make_evaluator: makes the evaluator that scores the weights after an epoch.
+        profile: first and last step to trace, counted from 1; see `Profile`.
+        began: `time.perf_counter()` when the program started; by default, now.
 
     Returns:
         The final state, replicated over the devices.
@@ -83,7 +83,7 @@ def train(
     Raises:
         ValueError: config, data, weights and workdir do not fit together.
         NonFiniteLoss: training diverged; earlier checkpoints are in the workdir.
-        Stopped: SIGTERM or Ctrl-C was received; everything is saved.
+        Stopped: SIGTERM or Ctrl-C was received; a checkpoint was saved first.
     """
     startup = Startup(began)
     startup.spent_on('imports')
@@ -94,7 +94,8 @@ def train(
     startup.spent_on('annotations')
     with contextlib.ExitStack() as stack:
         stack.enter_context(workdirs.locked(workdir))
-        # Ends after the last save: a second SIGTERM must not interrupt it.
+        # Signals are handled until the last save is done, so that a second SIGTERM
+        # does not interrupt it.
         stack.enter_context(stop.listening())
 
         # Load: the newest checkpoint, or the weights that the config names.
@@ -104,17 +105,18 @@ def train(
         start = starting_point(run, checkpoints, tx)
         profiler = Profile(workdir, profile, start.step, run.total_steps)
         stack.callback(profiler.close)
-        # Only now: weights that cannot be loaded must not bind the workdir to a config.
+        # From here on the workdir accepts only this config and this data. Done after
+        # loading: if that fails, the user can still correct the config.
         workdirs.claim(workdir, run.config_json, run.stream)
         state = devices.replicate(start.state)
         startup.spent_on('weights')
         log = _open_log(run, start)
         stack.callback(log.close)
         if start.step and start.step % run.steps_per_epoch == 0:
-            # The run may have been killed between saving and evaluating.
+            # The run may have been killed after it saved and before it evaluated.
             _evaluate(run, evaluator, state, checkpoints, stop, log)
 
-        # Compile, while worker processes load the first batch.
+        # Compile while worker processes load the first batch.
         batches, bad_images = stack.enter_context(_load_ahead(run, start.step))
         train_step = _mapped_train_step(run, tx)
         if start.step < run.total_steps:
@@ -124,7 +126,7 @@ def train(
         try:
             in_flight = collections.deque()
             for step in range(start.step, run.total_steps):
-                # Step: the devices compute it while the host continues.
+                # Step: dispatched to the devices; the host does not wait for it.
                 with profiler.step(step + 1):
                     with log.waiting_for_data():
                         batch = next(batches)
@@ -138,20 +140,21 @@ def train(
                 if profiler.finish(step + 1, state):
                     log.say(f'profiler trace: {profiler.folder}')
 
-                # Log, a few steps late so that no device waits for the host. The first
-                # step is waited for: it shows whether everything works.
+                # Log: a few steps late, so that no device waits for the host. The first
+                # step is logged at once, because it shows whether training works.
                 in_flight.append((step, metrics))
                 epoch, step_in_epoch = divmod(step + 1, run.steps_per_epoch)
                 epoch_ends, stopping = step_in_epoch == 0, stop.requested()
-                wait = epoch_ends or stopping or step == start.step
-                while len(in_flight) > (0 if wait else _STEPS_AHEAD):
-                    _log_step(run, *in_flight.popleft(), checkpoints, log)
+                log_all = epoch_ends or stopping or step == start.step
+                while len(in_flight) > (0 if log_all else _STEPS_AHEAD):
+                    _check_and_log(run, *in_flight.popleft(), checkpoints, log)
                 if step == start.step:
                     startup.spent_on('first step')
                     log.say(f'first step done {startup}')
 
-                # Save, then evaluate: a kill while evaluating does not lose the epoch.
+                # Save before evaluating: a kill in between does not lose the epoch.
                 if epoch_ends:
+                    # Adds the bad images of the other hosts.
                     bad_images.add(devices.all_of(bad_images.indices))
                     if run.is_due(epoch, experiment.checkpoint_interval):
                         _save(state, checkpoints, log)
@@ -166,11 +169,11 @@ def train(
         return state
 
 
-# The parts of it, in order -----------------------------------------------------------
+# Parts of `train`, in the order of use -----------------------------------------------
 
 
 def _open_log(run, start):
-    """The log, with what the user should know before the first step."""
+    """Opens the log; writes warnings and a summary of the run before the first step."""
     log = RunLog(
         run.workdir,
         start.step,
@@ -191,7 +194,11 @@ def _open_log(run, start):
 
 @contextlib.contextmanager
 def _load_ahead(run, first_step):
-    """Batches from `first_step` on, whose loading starts now; and their bad images."""
+    """Starts to load batches from `first_step` on.
+
+    Yields:
+        The iterator of batches, and the record of bad images that it fills.
+    """
     bad_images = BadImages(run.batches.source, run.batches.pipeline.max_bad_pictures)
     workers = run.experiment.workers_per_gpu * jax.local_device_count()
     loading = prefetch(run.batches, first_step, run.total_steps, workers)
@@ -203,7 +210,7 @@ def _load_ahead(run, first_step):
 
 
 def _mapped_train_step(run, tx):
-    """The training step over all devices; the memory of the state is reused."""
+    """The training step, mapped over all devices; its first argument is donated."""
     experiment = run.experiment
     train_step = make_train_step(
         experiment.training_model,
@@ -217,23 +224,27 @@ def _mapped_train_step(run, tx):
 
 
 def _compile(run, train_step, state, step, log):
-    """Compiles the training step for the canvas of batch `step`, without its images."""
+    """Compiles the training step for the shapes of batch `step`; loads no images."""
     hosts.progress('compiling')
     batch = run.batches.blank(step)
     with log.compiling(batch['image'].shape[1:3]):
         inputs = devices.shard_rows(batch, run.experiment.parallel)
-        # Tracing makes a million objects; looking for garbage is a fifth of its time.
+        # Tracing creates a million objects; garbage collection takes a fifth of it.
         gc.disable()
         try:
             lowered = train_step.lower(state, inputs)
         finally:
             gc.enable()
-        # JAX keeps the program and uses it when the step is called.
+        # JAX caches the program: calling `train_step` does not compile it again.
         lowered.compile()
 
 
-def _log_step(run, step, metrics, checkpoints, log):
-    """Reads the metrics of a step from the devices, checks and logs them."""
+def _check_and_log(run, step, metrics, checkpoints, log):
+    """Reads the metrics of a step from the devices, checks and logs them.
+
+    Raises:
+        NonFiniteLoss: the loss or the norm of the gradient is not finite.
+    """
     metrics = {name: float(x) for name, x in devices.to_host(metrics).items()}
     if not (math.isfinite(metrics['loss']) and math.isfinite(metrics['grad_norm'])):
         raise _non_finite_loss(run, step, metrics, checkpoints)
@@ -241,10 +252,10 @@ def _log_step(run, step, metrics, checkpoints, log):
 
 
 def _non_finite_loss(run, step, metrics, checkpoints):
-    """The error that names the batch and the checkpoint before it."""
+    """The error, with the image ids of the batch and the last good checkpoint."""
     records = run.batches.source.records
-    shown = [run.batches.view(step, row).record for row in range(run.batch_size)]
-    image_ids = [int(records.image_ids[index]) for index in shown]
+    indices = [run.batches.view(step, row).record for row in range(run.batch_size)]
+    image_ids = [int(records.image_ids[index]) for index in indices]
     checkpoints.wait()
     saved = checkpoints.steps()
     last_good = f'{checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
@@ -258,20 +269,22 @@ def _non_finite_loss(run, step, metrics, checkpoints):
 
 
 def _save(state, checkpoints, log):
+    """Saves a checkpoint; its time does not count as training time."""
     with log.paused():
         checkpoints.save(state, {'log': log.unlogged})
 
 
 def _evaluate(run, evaluator, state, checkpoints, stop, log):
-    """Evaluates after an epoch, if that is due and the log does not have it yet."""
+    """Evaluates after an epoch, if that is due and has not been done yet."""
     step = int(state.step)
     epoch = step // run.steps_per_epoch
     is_due = run.is_due(epoch, run.experiment.evaluation_interval)
     if not is_due or checkpoints.is_evaluated(step):
         return
     with log.paused():
-        numbers, table = evaluator.evaluate(state.evaluated_variables, stop)
+        metrics, table = evaluator.evaluate(state.evaluated_variables, stop)
         bad = [f'data.val: {line}' for line in evaluator.bad_images.report()]
         lines = [f'evaluation after epoch {epoch}', table, *bad]
-        log.evaluation(step, numbers, '\n'.join(lines))
-        checkpoints.evaluated(step, numbers['AP'] or 0.0)
+        log.evaluation(step, metrics, '\n'.join(lines))
+        # AP is None if there are no objects to detect.
+        checkpoints.evaluated(step, metrics['AP'] or 0.0)

@@ -1,6 +1,6 @@
-"""Adaptive training sample selection: which anchors learn which box.
+"""Adaptive training sample selection: assigns ground truth boxes to anchors.
 
-For each ground truth box (arXiv 1912.02424, algorithm 1):
+For each ground truth box ("box" below; arXiv 1912.02424, algorithm 1):
 
 1. Candidates: on every level, the `topk` anchors whose centers are nearest to the
    center of the box.
@@ -10,13 +10,16 @@ For each ground truth box (arXiv 1912.02424, algorithm 1):
 
 An anchor that is positive for several boxes goes to the one with the highest IoU.
 
-mmdetection computes the distance and the IoU of every box and anchor. Here only those
-anchors are looked at that can be candidates. Anchors form a grid, so the `topk` nearest
-lie in a window of topk x topk cells around the center of the box, shifted to stay
-inside the valid grid. Of this window only a part matters: the cell in the p-th nearest
-row and the q-th nearest column has p*q - 1 others that are at least as near, so the
-topk nearest have p*q <= topk. These are 23 of the 81 cells for topk = 9. Time and
-memory are O(boxes * levels * topk log topk), whatever the number of anchors.
+mmdetection computes the distance and the IoU of every pair of box and anchor. Here only
+anchors that can be candidates are considered. Anchors form a grid of cells. Consider
+the p-th nearest row and the q-th nearest column to the center of the box, counted from
+1: at least p*q - 1 other cells are as near as the cell where they meet. So, with ties
+broken consistently, the `topk` nearest all have p*q <= topk. For topk = 9 these are 23
+cells. Their number per box and level is O(topk log topk), whatever the size of the
+grid; the `topk` nearest of them are then selected one after the other.
+
+Axes of arrays: G boxes, A anchors of all levels, K candidates of a box on all levels,
+L levels, a anchors per cell, n anchors that may be candidates, per level.
 """
 
 import dataclasses
@@ -30,17 +33,17 @@ from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import centers, iou
 from atss_jax.structures import ceil_divide, round_up
 
-_MIN_INSIDE = 0.01  # pixels between the center of an anchor and each side of its box
+_MIN_MARGIN = 0.01  # pixels between the center of an anchor and each side of its box
 
 
 @dataclasses.dataclass(frozen=True)
 class ATSSAssigner:
-    """mmdet's settings of the assignment.
+    """Settings of the assignment, named as in mmdet.
 
     Attributes:
         topk: number of candidates per level.
-        allowed_border: pixels by which an anchor may reach beyond the image to be used;
-            -1: any number.
+        allowed_border: pixels by which an anchor may extend beyond the image; one that
+            extends further is not used. -1 means no limit.
     """
 
     topk: int = 9
@@ -61,21 +64,21 @@ def assign(
 
     Args:
         gt_boxes: ground truth boxes; rows with `gt_valid` False are never assigned.
-        gt_valid: True for objects; False for padding and for crowd regions.
+        gt_valid: True for objects; False for padding rows and crowd regions.
         image_size: height, width of the image on the canvas.
-        canvas: height, width; decides the number and the order of anchors.
+        canvas: height, width of the padded image; determines the anchor grid.
         valid_size: height, width of the region whose anchors may be used (mmdet's
             `pad_shape`); by default `image_size` rounded up to a multiple of 32.
         anchors: the anchor grid.
-        assigner: settings.
+        assigner: the settings.
 
     Source: mmdet `ATSSAssigner`.
     Differs from mmdet: of several anchors at exactly the same distance, those with the
-    lowest index are the candidates. In mmdet the order in which `torch.topk` happens
-    to sort them decides. On the boxes of BCCD's first 160 training images at half
+    lowest index become candidates. In mmdet it depends on the order in which
+    `torch.topk` returns them. On the boxes of BCCD's first 160 training images at half
     scale (320 x 240), whose corners are multiples of 0.5, 141 anchors in 58 images are
-    assigned differently, of 18,832 positives (0.75 %). Every one of them is at exactly
-    the distance of the last candidate of its level.
+    assigned differently, of 18,832 positives (0.75 %). All of them are at exactly the
+    same distance as the last candidate of their level.
     """
     num_anchors = sum(h * w for h, w in anchors.grid_sizes(canvas))
     num_anchors *= anchors.num_anchors
@@ -107,8 +110,9 @@ def candidates(
     """Step 1: the candidates of each box, on all levels.
 
     Returns:
-        Index of each candidate among all anchors of the canvas, its box, and whether
-        the entry is a candidate; a level may have fewer than `topk` valid anchors.
+        Index of each candidate among all anchors of the canvas; its anchor box; and
+        False where the entry is not used, as a level may have fewer than `topk` valid
+        anchors.
     """
     grid_sizes = anchors.grid_sizes(canvas)
     levels = range(len(grid_sizes))
@@ -119,13 +123,13 @@ def candidates(
         centers(gt_boxes), anchors, assigner.topk, grid_sizes, bounds
     )
     index, is_candidate = _nearest(index, distance, assigner.topk)
-    boxes, indices, first = [], [], 0
+    boxes, indices, offset = [], [], 0  # offset: index of the first anchor of a level
     for level, (height, width) in enumerate(grid_sizes):
         boxes.append(anchors.at(level, index[level], width))
-        indices.append(index[level] + first)
-        first += height * width * anchors.num_anchors
-    by_level = indices, boxes, list(is_candidate)
-    return tuple(jnp.concatenate(arrays, 1) for arrays in by_level)
+        indices.append(index[level] + offset)
+        offset += height * width * anchors.num_anchors
+    results = indices, boxes, list(is_candidate)
+    return tuple(jnp.concatenate(of_levels, 1) for of_levels in results)
 
 
 def valid_cells(
@@ -135,14 +139,15 @@ def valid_cells(
     image_size: Int[Array, '2'],
     valid_size: Int[Array, '2'],
 ) -> Int[Array, 'a 2 2']:
-    """First and last+1 (row, column) in which each anchor of a cell may be used.
+    """The rectangle of cells whose anchors may be used: (row, column) start and stop.
 
-    These are the cells of the valid region; with `allowed_border >= 0`, only those
-    whose anchor reaches no further than that beyond the image. Both are rectangles.
+    The stop is exclusive. Without a border limit, these are the cells of the valid
+    region. With `allowed_border >= 0` cells whose anchor extends too far beyond the
+    image are left out, so the rectangle differs among the anchors of a cell.
 
     Args:
         anchors: the anchor grid.
-        assigner: for `allowed_border`.
+        assigner: gives `allowed_border`.
         level: index of the pyramid level.
         image_size: height, width of the image.
         valid_size: height, width of the valid region (mmdet's `pad_shape`).
@@ -165,8 +170,8 @@ def _near_anchors(gt_centers, anchors, topk, grid_sizes, bounds):
     """Anchors that may be candidates: index within their level, squared distance.
 
     Both are (L,n,G), with n = 23 for topk = 9 and one anchor per cell. The distance is
-    inf where there is no valid anchor. Computed with the axes: level, anchor of the
-    cell, (row, column) by rank of nearness, box.
+    inf where there is no valid anchor. Until the last line, arrays have the axes
+    level, anchor of the cell, cell (sorted by rank of row and column), box.
 
     Args:
         gt_centers: (G,2) x, y of the center of each box.
@@ -179,10 +184,11 @@ def _near_anchors(gt_centers, anchors, topk, grid_sizes, bounds):
     stride = np.array(anchors.strides)[:, None, None, None]
     lengths = np.array(grid_sizes)[:, :, None, None, None]
     p = np.arange(1, topk + 1)
+    # Ranks count from 0, p from 1.
     row_ranks, column_ranks = np.nonzero(np.outer(p, p) <= topk)
 
     def along(axis, ranks):
-        """Cells of these ranks along x (0) or y (1), and their squared distance."""
+        """Row or column of each rank along x (0) or y (1), and its squared distance."""
         low, high = base[:, :, None, axis, None], base[:, :, None, axis + 2, None]
         first, stop = (bounds[:, :, i, 1 - axis, None, None] for i in (0, 1))
         center = gt_centers[:, axis]
@@ -203,20 +209,20 @@ def _near_anchors(gt_centers, anchors, topk, grid_sizes, bounds):
 
 
 def _cell_by_rank(position, first, stop, rank, length):
-    """Cell of one axis that is the rank-th nearest (from 0) to a position.
+    """Cell along one axis with a given rank of nearness to a position; 0 is nearest.
 
-    Of two cells at the same distance the lower comes first. The result is `stop` or
-    more if there are too few valid cells. All arguments broadcast.
+    If two cells are equally near, the lower one has the lower rank. If there are too
+    few valid cells, the result is `stop` or more. All arguments broadcast.
 
-    The n nearest cells lie side by side, in a window. The rank-th nearest is the cell
-    that the window of rank + 1 cells has in addition to the window of rank cells.
+    The r nearest cells are always contiguous: a window. Growing the window from r to
+    r + 1 cells adds one cell, at its start or at its end: the cell of rank r.
 
     Args:
         position: in cells.
         first: first valid cell.
         stop: last valid cell + 1.
-        rank: from 0.
-        length: cells of the canvas along this axis.
+        rank: rank of the cell, from 0.
+        length: number of cells of the canvas along this axis.
     """
 
     def window_start(size):
@@ -233,8 +239,8 @@ def _cell_by_rank(position, first, stop, rank, length):
 def _nearest(index, distance, count):
     """Index of the `count` nearest anchors of each box, and whether each one exists.
 
-    Takes (L,n,G) and returns (L,G,count). Of equal distances the lowest index comes
-    first.
+    Takes (L,n,G) and returns (L,G,count), or fewer than `count` if n is less. Among
+    equal distances, the lowest index comes first.
     """
 
     def take_nearest(remaining, _):
@@ -244,7 +250,7 @@ def _nearest(index, distance, count):
         remaining = jnp.where(index == nearest[:, None], jnp.inf, remaining)
         return remaining, (nearest, minimum[:, 0] < jnp.inf)
 
-    # Not `top_k`: it sorts box by box, whereas this compares all boxes at once.
+    # Faster than `jax.lax.top_k`, which sorts box by box: this handles all at once.
     count = min(count, distance.shape[1])
     _, results = jax.lax.scan(take_nearest, distance, length=count)
     return tuple(array.transpose(1, 2, 0) for array in results)
@@ -255,7 +261,7 @@ def thresholds(
 ) -> Float[Array, 'G']:
     """Step 2: mean + standard deviation of the IoU of each box with its candidates.
 
-    The standard deviation is that of a sample (divided by the number - 1), as
+    The standard deviation is that of a sample (with n - 1 in the denominator), as
     `torch.std` computes it. With fewer than two candidates the threshold is NaN, as in
     mmdet, and no anchor passes it.
     """
@@ -266,22 +272,23 @@ def thresholds(
 
 
 def _is_inside(points, boxes):
-    """Whether points are inside boxes, more than 0.01 pixels away from every side."""
+    """Whether points are inside boxes, more than `_MIN_MARGIN` away from every side."""
     to_low, to_high = points - boxes[..., :2], boxes[..., 2:] - points
-    # By axis: XLA on CPU is slow at reductions over axes as short as this.
+    # One axis at a time: XLA on CPU is slow at reducing over such short axes.
     margin_x, margin_y = (
         jnp.minimum(to_low[..., axis], to_high[..., axis]) for axis in (0, 1)
     )
-    return jnp.minimum(margin_x, margin_y) > _MIN_INSIDE
+    return jnp.minimum(margin_x, margin_y) > _MIN_MARGIN
 
 
 def _resolve_conflicts(index_GK, iou_GK, is_positive, num_anchors):
-    """Assigns each anchor to the box with the highest IoU of those it is positive for.
+    """Assigns each anchor to one of the boxes that it is positive for, or to none (-1).
 
-    Of equal IoUs the box with the lowest index wins.
+    The box with the highest IoU wins; among equal IoUs, the one with the lowest index.
     """
     num_boxes = len(index_GK)
-    index_GK = jnp.where(is_positive, index_GK, num_anchors)  # out of range: dropped
+    # Indices out of range are ignored below; no IoU equals the fill value 2.
+    index_GK = jnp.where(is_positive, index_GK, num_anchors)
     highest = jnp.full(num_anchors, -1.0).at[index_GK].max(iou_GK, mode='drop')
     wins = iou_GK == highest.at[index_GK].get(mode='fill', fill_value=2.0)
     box_index = jnp.where(wins, jnp.arange(num_boxes)[:, None], num_boxes)

@@ -1,13 +1,16 @@
-"""Loads batches: any one alone from its number, or a stream of them ahead of use.
+"""Loads batches: a single one by its number, or a stream that is loaded in advance.
 
-`TrainBatches` and `EvalBatches` are functions: called with the number of a batch they
-return it, the same each time, on any host and in any process. `prefetch` has grain call
-them ahead of the reader, in threads or worker processes, and yields batches in order.
-To resume a stream is therefore to start it at another number.
+`TrainBatches` and `EvalBatches` are deterministic callables: the same number gives the
+same batch, in any process. `prefetch` lets grain call them in advance, in threads or
+worker processes, and yields the batches in order. To resume a stream, it is started at
+another number; no other state is needed.
 
-A record is an image and its objects. The plan says which records form a batch. A view
-says what a row shows of its image: at which size, which window, mirrored or not. All
-images of a batch are padded to its canvas, (height, width).
+- record: an image and its objects, as annotated
+- plan: which records form which batch
+- row: an image's place in a batch. The global batch has the rows of all hosts.
+- view: the part of an image that a row shows: its scale, crop window and mirroring
+- canvas: height, width to which all images of a batch are padded
+- bad image: one that cannot be read; see `bad_images`
 """
 
 import concurrent.futures
@@ -48,7 +51,7 @@ class TrainBatches:
         source: the records.
         plan: which of them form a batch.
         pipeline: how they are loaded.
-        rows: first and last+1 row of the global batch that this host loads.
+        rows: range (start, stop) of rows of the global batch that this host loads.
     """
 
     source: Source
@@ -59,35 +62,35 @@ class TrainBatches:
     def __call__(self, step: int) -> Batch:
         """Loads this host's rows of global batch `step`.
 
-        If an image is bad, its row shows another record of the same canvas, chosen as a
-        function of (seed, step, row); `skipped` then holds the index of the bad one.
+        If an image is bad, its row shows another record with the same canvas, chosen at
+        random from (seed, step, row); `skipped` then holds the index of the bad one.
 
         Raises:
-            ValueError: an image has too many boxes; bad images that may not be skipped.
+            ValueError: an image has too many boxes, or is bad and must not be skipped.
         """
         first, stop = self.rows
         load = functools.partial(self._row, step)
         return build_batch(stop - first, self.canvas(step), load)
 
     def canvas(self, step: int) -> Canvas:
-        """The canvas of a batch: the smallest that holds what all its rows show.
+        """The canvas of a batch: the smallest one that the views of all its rows fit.
 
-        Each host computes it for all rows, before anything is loaded, so that all hosts
-        run the same program.
+        Every host computes it from all rows of the global batch, without reading any
+        image, so that all hosts run the program for the same shape.
         """
-        largest = self.plan.canvas(step)  # it would hold any view of the images
+        largest = self.plan.canvas(step)  # any view of these images fits it
         canvases, divisor = self.pipeline.all_canvases(), self.pipeline.size_divisor
         if not self.pipeline.jitter.changes_size or len(canvases) == 1:
             return largest
         rows = range(self.plan.batch_size)
-        shown = [self.view(step, row).shown for row in rows]
-        return smallest_canvas(canvases, np.max(shown, axis=0), divisor) or largest
+        sizes = [self.view(step, row).shown for row in rows]
+        return smallest_canvas(canvases, np.max(sizes, axis=0), divisor) or largest
 
     def view(self, step: int, row: int) -> View:
-        """What a row of the global batch shows; its image is not read.
+        """The view that a row of the global batch shows; its image is not read.
 
         Raises:
-            ValueError: no image can be shown as the pipeline wants it.
+            ValueError: no crop with objects was sampled in `_MAX_TRIES` tries.
         """
         random = self.plan.random(step, row)
         index = int(self.plan.records(step)[row])
@@ -102,9 +105,9 @@ class TrainBatches:
         )
 
     def blank(self, step: int) -> Batch:
-        """Zeros in place of what the training step reads of batch `step`.
+        """Zeros with the shapes and types of the fields that training on a batch uses.
 
-        They have its shapes and types, to compile the step while the batch is loaded.
+        With them the training step can be compiled before the batch is loaded.
         """
         height, width = self.canvas(step)
         sizes = {'H': height, 'W': width, 'G': self.pipeline.max_boxes}
@@ -117,24 +120,25 @@ class TrainBatches:
         return batch
 
     def _row(self, step, number, pixels):
-        """Loads row `number` of this host; its image is drawn on `pixels`."""
+        """Loads row `number` of this host; its image is written to `pixels`."""
         row = self.rows[0] + number
-        view = self.view(step, row)
+        planned = self.view(step, row)
 
         def load(index):
-            shown = view
-            if index != view.record:
-                shown = self._substitute_view(step, row, index, pixels.shape[:2])
-                shown = shown._replace(flip=view.flip)
-            return load_view(self.source, shown, self.pipeline, pixels)
+            view = planned
+            if index != planned.record:
+                view = self._substitute_view(step, row, index, pixels.shape[:2])
+                view = view._replace(flip=planned.flip)
+            return load_view(self.source, view, self.pipeline, pixels)
 
         if not self.pipeline.max_bad_pictures:
-            return load(view.record)
+            return load(planned.record)
         substitutes = functools.partial(self.plan.substitutes, step, row)
-        return load_or_replace(load, view.record, substitutes)
+        return load_or_replace(load, planned.record, substitutes)
 
     def _substitute_view(self, step, row, index, canvas):
         """A view of record `index` that fits the canvas chosen for the batch."""
+        # 3 sets this random stream apart from those of `TrainPlan`, 0 to 2.
         seed = np.random.SeedSequence([self.plan.seed, 3, step, row, index])
         random, record = np.random.default_rng(seed), self.source.records[index]
         for _ in range(_MAX_TRIES):
@@ -146,16 +150,17 @@ class TrainBatches:
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """Makes any evaluation batch from its position.
+    """Makes any evaluation batch from its position in `batches`.
 
-    Its rows have no ground truth: scores are computed from the annotations, and images
-    to be scored may have any number of boxes.
+    Its rows have no ground truth: metrics are computed from the annotations themselves,
+    so that there is no limit on the number of boxes of an image.
 
     Attributes:
         source: the records.
         pipeline: how they are loaded.
-        batches: canvas and records of each batch, as from `plan.eval_batches`.
-        rows: first and last+1 row that this host loads.
+        batches: index of the canvas, and indices of the records, of each batch, as from
+            `plan.eval_batches`; an index of -1 is a row without a record.
+        rows: range (start, stop) of rows that this host loads.
         flip: whether every image is mirrored left to right.
     """
 
@@ -168,8 +173,8 @@ class EvalBatches:
     def __call__(self, position: int) -> Batch:
         """Loads this host's rows of a batch.
 
-        A row that only fills the batch up has `row_valid` False and shows the batch's
-        first image. A bad image is shown black, with its index in `skipped`.
+        A row without a record has `row_valid` False and repeats the first image of the
+        batch. A bad image is replaced by a black one, with its index in `skipped`.
         """
         canvas_index, records = self.batches[position]
         canvas = self.pipeline.all_canvases()[canvas_index]
@@ -197,26 +202,26 @@ class EvalBatches:
 
 # Streams -----------------------------------------------------------------------------
 
-_THREADS = 2  # that load, in this process or in each worker
+_THREADS = 2  # that load batches, in this process or in each worker
 _MIN_SHARED_BYTES = 2**16
-"""Workers send larger arrays through shared memory and smaller ones through a pipe: to
-make and map a segment takes longer than to copy a few bytes."""
+"""Workers send arrays of at least this size through shared memory and smaller ones
+through a pipe: creating and mapping shared memory takes longer than a small copy."""
 
 
 def prefetch(
     build: TrainBatches | EvalBatches, start: int, stop: int, workers: int
 ) -> Generator[Batch, None, None]:
-    """Yields batches start..stop-1 in order, loaded ahead of the reader.
+    """Yields batches start to stop - 1 in order, and loads them in advance.
 
     Args:
         build: makes a batch from its number.
         start: first batch.
         stop: last batch + 1.
         workers: number of worker processes; 0 loads in threads of this process. The
-            batches are the same with any number.
+            batches do not depend on it.
 
     Raises:
-        OSError: a worker process was killed. Whatever `build` raises is raised, too.
+        OSError: a worker process was killed. Errors of `build` are raised as well.
     """
     if start >= stop:
         return
@@ -231,7 +236,7 @@ def prefetch(
 
 
 class _Load(grain.transforms.Map):
-    """The function that grain calls, in a thread or a worker process."""
+    """Wraps `build` as a grain transform, called in a thread or a worker process."""
 
     def __init__(self, build):
         self.build = build
@@ -241,10 +246,10 @@ class _Load(grain.transforms.Map):
 
 
 def _from_workers(dataset, workers):
-    """Yields the elements of a grain dataset, which worker processes compute.
+    """Yields the elements of a grain dataset, computed in worker processes.
 
-    grain starts them by `spawn` on every operating system: they import what they need
-    and inherit no threads, devices or locks.
+    grain starts the workers with `spawn` on every operating system, so they inherit no
+    threads, devices or locks.
     """
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
@@ -257,42 +262,42 @@ def _from_workers(dataset, workers):
     )
     shared_types = set()
     try:
-        # Closing stops the workers, also when the reader leaves before the end.
+        # Closing stops the workers, even if the reader stops before the end.
         with contextlib.closing(iter(dataset)) as batches:
             with stop_signals_blocked():
                 first = iter([next(batches)])  # this starts the workers
             for batch in itertools.chain(first, batches):
                 shared_types.update(map(type, batch.values()))
-                copy = {name: np.copy(array) for name, array in batch.items()}
+                copies = {name: np.copy(array) for name, array in batch.items()}
                 del batch  # frees the memory shared with the worker
-                yield copy
+                yield copies
     except Exception as error:
         traceback.clear_frames(error.__traceback__)
         raise_if_killed(error)
         raise
     finally:
-        # Errors, StopIteration included, keep shared memory alive in cycles of frames;
-        # Python's exit would be too late to free it.
+        # After an exception (even StopIteration), reference cycles through its frames
+        # may keep shared memory alive. Freeing it only when Python exits is too late.
         gc.collect()
         wait_until_freed(shared_types)
 
 
 @contextlib.contextmanager
 def started(batches: Generator[Batch, None, None]) -> Iterator[Iterator[Batch]]:
-    """Starts a stream now, in a thread, while the caller does something else.
+    """Starts to load the first batch in a thread, while the caller does other work.
 
-    Workers take seconds to start. They are stopped at the end of the `with` block,
-    which is given an iterator over all batches.
+    This hides the seconds that workers take to start. Yields an iterator over all
+    batches, the first included; closes the stream at the end of the `with` block.
     """
     with (
         contextlib.closing(batches),
-        # This context is left first: a generator that runs cannot be closed.
+        # Exited first, and waits for the thread: a running generator cannot be closed.
         concurrent.futures.ThreadPoolExecutor(1) as thread,
     ):
         first = thread.submit(lambda: list(itertools.islice(batches, 1)))
 
-        def each():
+        def all_batches():
             yield from first.result()
             yield from batches
 
-        yield each()
+        yield all_batches()

@@ -293,9 +293,11 @@ def compare(
     outcomes = uninterrupted.outcome(), killed.outcome()
     for name, (state, log) in zip(('uninterrupted', 'killed'), outcomes, strict=True):
         print(f'{name:13s}: state {state}, metrics log {log}')
-    same = outcomes[0] == outcomes[1] and done == kills and not any(statuses)
+    same, complete = outcomes[0] == outcomes[1], done == kills and not any(statuses)
+    if not complete:
+        print(f'INCOMPLETE, {done} of {kills} kills came in time: see {killed.output}')
     print('equal bit for bit' if same else f'NOT equal: see {killed.output}')
-    return same
+    return same and complete
 
 
 if __name__ == '__main__':

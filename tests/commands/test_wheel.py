@@ -118,10 +118,10 @@ def test_own_data_and_mmdetection(run, small_data):
     config.write_text(CONFIG.format(folder=f'{small_data}/', metainfo=''))
     run('atss', 'import-mmdet', config, 'mine.pth', '--workdir=imported')
     run('atss', 'eval', '--workdir=imported')
-    numbers = [
-        json.loads(next((run.folder / w / 'evaluation').glob(name)).read_text())
-        for w, name in (('mine', 'val_*[0-9].json'), ('imported', 'val_*[0-9].json'))
-    ]
+    numbers = []
+    for workdir in ('mine', 'imported'):
+        (file,) = (run.folder / workdir / 'evaluation').glob('val_*_scores.json')
+        numbers.append(json.loads(file.read_text()))
     assert numbers[0]['AP'] == pytest.approx(numbers[1]['AP'], abs=1e-6)
 
 

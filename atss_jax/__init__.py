@@ -16,6 +16,7 @@ bool array, never a sentinel value.
 """
 
 import importlib
+import os
 
 __version__ = '0.2.0'
 
@@ -44,6 +45,7 @@ def train(config, workdir, profile=None, began=None):
     from atss_jax.evaluation.run import make_evaluator
     from atss_jax.training import loop
 
+    workdir = os.path.expanduser(workdir)
     return loop.train(config, workdir, make_evaluator, profile, began)
 
 

@@ -72,6 +72,7 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """Adds the flag of `use_cache`."""
     parser.add_argument(
         '--compile_cache',
+        type=path,
         metavar='FOLDER',
         help="where compiled programs are kept for the next time, or 'off' "
         '(default: JAX_COMPILATION_CACHE_DIR, else WORKDIR/compile_cache)',
@@ -85,6 +86,8 @@ def use_cache(flags: argparse.Namespace) -> None:
         flags: with `workdir` and the flag of `add_cache_flag`.
     """
     name = 'JAX_COMPILATION_CACHE_DIR'
+    if name in os.environ:
+        os.environ[name] = path(os.environ[name])
     if flags.compile_cache == 'off':
         os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
     elif flags.compile_cache:
@@ -108,6 +111,11 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
     return int(text)
+
+
+def path(text: str) -> str:
+    """A path with `~` expanded, which bash does not do in `--out=~/x`; for `type=`."""
+    return os.path.expanduser(text)
 
 
 def canvas(text: str) -> tuple[int, int]:

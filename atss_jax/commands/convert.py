@@ -13,9 +13,23 @@ def parser(program: str = 'atss convert') -> argparse.ArgumentParser:
         'A name that ends in .pth, .pt or .safetensors is a file of weights with\n'
         "mmdetection's names; any other is a workdir.",
     )
-    flags.add_argument('source', metavar='IN', help='file of weights, or workdir')
-    flags.add_argument('target', metavar='OUT', help='file to write, or new workdir')
-    flags.add_argument('--config', help='config of the model, if OUT is a workdir')
+    flags.add_argument(
+        'source',
+        type=command_line.path,
+        metavar='IN',
+        help='file of weights, or workdir',
+    )
+    flags.add_argument(
+        'target',
+        type=command_line.path,
+        metavar='OUT',
+        help='file to write, or new workdir',
+    )
+    flags.add_argument(
+        '--config',
+        type=command_line.path,
+        help='config of the model, if OUT is a workdir',
+    )
     flags.add_argument(
         '--step', type=int, help='a checkpoint of a workdir (default: the best)'
     )

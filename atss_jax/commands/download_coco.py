@@ -13,7 +13,10 @@ def parser(program: str = 'atss download-coco') -> argparse.ArgumentParser:
         'again, it continues where it stopped.',
     )
     flags.add_argument(
-        '--root', default='data/coco', help='folder to fill (default: data/coco)'
+        '--root',
+        type=command_line.path,
+        default='data/coco',
+        help='folder to fill (default: data/coco)',
     )
     flags.add_argument(
         '--base_url',

@@ -34,7 +34,12 @@ def main(arguments: list[str], program: str = 'atss draw') -> int:
 
 def _add(what, name, help_, run, **kwargs):
     parser = what.add_parser(name, help=help_, allow_abbrev=False, **kwargs)
-    parser.add_argument('--out', required=True, help='.png or .jpg file to write')
+    parser.add_argument(
+        '--out',
+        type=command_line.path,
+        required=True,
+        help='.png or .jpg file to write',
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -43,8 +48,14 @@ def _add_config(what, name, help_, run):
     """Adds a command over a config, whose fields can be set."""
     parser = _add(what, name, help_, run, epilog=command_line.FIELDS_HELP)
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument('--config', help=command_line.CONFIG_HELP)
-    group.add_argument('--workdir', help='folder of a run, whose config is taken')
+    group.add_argument(
+        '--config', type=command_line.path, help=command_line.CONFIG_HELP
+    )
+    group.add_argument(
+        '--workdir',
+        type=command_line.path,
+        help='folder of a run, whose config is taken',
+    )
     parser.set_defaults(overrides=[])
     return parser
 
@@ -56,7 +67,9 @@ def _add_detections(what):
         'a sheet of images: ground truth next to detections',
         _draw_detections,
     )
-    sheet.add_argument('--workdir', required=True, help='folder of a run')
+    sheet.add_argument(
+        '--workdir', type=command_line.path, required=True, help='folder of a run'
+    )
     _add_split(sheet, 'val')
     sheet.add_argument('--count', type=int, default=12, help='images (default: 12)')
     sheet.add_argument(
@@ -117,7 +130,11 @@ def _add_run(what):
         what, 'run', 'loss, AP, learning rate and speed over the steps', _draw_run
     )
     sheet.add_argument(
-        '--workdir', required=True, nargs='+', help='folders of runs, drawn together'
+        '--workdir',
+        type=command_line.path,
+        required=True,
+        nargs='+',
+        help='folders of runs, drawn together',
     )
 
 

@@ -15,7 +15,7 @@ def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
         'any detector (--results).',
         command_line.FIELDS_HELP,
     )
-    flags.add_argument('--workdir', help='folder of the run')
+    flags.add_argument('--workdir', type=command_line.path, help='folder of the run')
     flags.add_argument(
         '--split',
         default='val',
@@ -49,10 +49,18 @@ def _add_results_flags(flags):
         'The ground truth is the data of --workdir or --config, or --ann_file. No '
         'checkpoint is read. Files are written next to the file of results.',
     )
-    group.add_argument('--results', help='detections in COCO results form, JSON')
-    group.add_argument('--config', help='a config, for its data')
-    group.add_argument('--ann_file', help='annotations, JSON')
-    group.add_argument('--img_prefix', help='folder of their images')
+    group.add_argument(
+        '--results',
+        type=command_line.path,
+        help='detections in COCO results form, JSON',
+    )
+    group.add_argument(
+        '--config', type=command_line.path, help='a config, for its data'
+    )
+    group.add_argument('--ann_file', type=command_line.path, help='annotations, JSON')
+    group.add_argument(
+        '--img_prefix', type=command_line.path, help='folder of their images'
+    )
 
 
 def main(arguments: list[str], program: str = 'atss eval') -> int:

@@ -13,10 +13,19 @@ def parser(program: str = 'atss export') -> argparse.ArgumentParser:
         f'{command_line.FIELDS_HELP} See docs/predict.md.',
     )
     flags.add_argument(
-        '--workdir', required=True, help='folder of a run, or a .pth or .safetensors'
+        '--workdir',
+        type=command_line.path,
+        required=True,
+        help='folder of a run, or a .pth or .safetensors',
     )
-    flags.add_argument('--out', required=True, help='.stablehlo file to write')
-    flags.add_argument('--model_config', help='config of a .pth or .safetensors')
+    flags.add_argument(
+        '--out', type=command_line.path, required=True, help='.stablehlo file to write'
+    )
+    flags.add_argument(
+        '--model_config',
+        type=command_line.path,
+        help='config of a .pth or .safetensors',
+    )
     flags.add_argument(
         '--step', type=int, help='a checkpoint of a workdir (default: the best)'
     )

@@ -31,11 +31,18 @@ def parser(program: str = 'atss import-mmdet') -> argparse.ArgumentParser:
         'fine-tune.',
         'The config is parsed, not run. See docs/mmdet.md.',
     )
-    flags.add_argument('config', help="mmdetection's config file, 2.x or 3.x (.py)")
-    flags.add_argument('checkpoint', help='its weights (.pth)')
-    flags.add_argument('--workdir', required=True, help='folder to make')
+    flags.add_argument(
+        'config',
+        type=command_line.path,
+        help="mmdetection's config file, 2.x or 3.x (.py)",
+    )
+    flags.add_argument('checkpoint', type=command_line.path, help='its weights (.pth)')
+    flags.add_argument(
+        '--workdir', type=command_line.path, required=True, help='folder to make'
+    )
     flags.add_argument(
         '--mmdet_configs',
+        type=command_line.path,
         help="mmdetection's folder configs, for bases that begin with mmdet::",
     )
     add_weight_flags(flags)
@@ -135,15 +142,17 @@ def label_order(
     """
     train = config.data.train
     classes = classes or (tuple(train.classes) if train.classes else None)
-    has_file = train.type == 'CocoDataset' and pathlib.Path(train.ann_file).is_file()
+    is_file_based = train.type == 'CocoDataset'
+    ann_file = os.path.expanduser(train.ann_file) if is_file_based else ''
+    has_file = pathlib.Path(ann_file).is_file()
     if classes is None and _may_be_coco(config):
-        in_file = _categories(train.ann_file) if has_file else COCO_CLASSES
+        in_file = _categories(ann_file) if has_file else COCO_CLASSES
         return in_file if set(in_file) == set(COCO_CLASSES) else None
     if train.classes is None or not has_file:
         return classes
-    in_file = _categories(train.ann_file)
+    in_file = _categories(ann_file)
     if missing := sorted(set(classes) - set(in_file)):
-        raise ValueError(f'{train.ann_file} has no categories {missing}')
+        raise ValueError(f'{ann_file} has no categories {missing}')
     return tuple(name for name in in_file if name in classes)
 
 

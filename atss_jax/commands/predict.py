@@ -19,14 +19,23 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
     flags = command_line.new_parser(
         program, 'Detects objects in images and videos.', _USAGE
     )
-    flags.add_argument('inputs', nargs='+', metavar='IMAGES', help='see below')
+    flags.add_argument(
+        'inputs', type=command_line.path, nargs='+', metavar='IMAGES', help='see below'
+    )
     flags.add_argument(
         '--workdir',
+        type=command_line.path,
         required=True,
         help='folder of a run, or a .pth, .safetensors or exported .stablehlo',
     )
-    flags.add_argument('--out', required=True, help='folder to write to')
-    flags.add_argument('--model_config', help='config of a .pth or .safetensors')
+    flags.add_argument(
+        '--out', type=command_line.path, required=True, help='folder to write to'
+    )
+    flags.add_argument(
+        '--model_config',
+        type=command_line.path,
+        help='config of a .pth or .safetensors',
+    )
     flags.add_argument('--step', type=int, help='a checkpoint (default: the best)')
     flags.add_argument(
         '--score_thr',
@@ -46,7 +55,9 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
         help="images per batch (default: the config's samples_per_gpu per device)",
     )
     flags.add_argument(
-        '--ann_file', help='COCO file whose image ids and category ids are written'
+        '--ann_file',
+        type=command_line.path,
+        help='COCO file whose image ids and category ids are written',
     )
     flags.add_argument(
         '--device',

@@ -11,9 +11,18 @@ def parser(program: str = 'atss prepare-tfds') -> argparse.ArgumentParser:
         program,
         'Converts a COCO file and its images to a data set of TensorFlow Datasets.',
     )
-    flags.add_argument('--ann_file', required=True, help='annotations, JSON')
-    flags.add_argument('--img_prefix', required=True, help='folder of the images')
-    flags.add_argument('--data_dir', required=True, help='folder of data sets')
+    flags.add_argument(
+        '--ann_file', type=command_line.path, required=True, help='annotations, JSON'
+    )
+    flags.add_argument(
+        '--img_prefix',
+        type=command_line.path,
+        required=True,
+        help='folder of the images',
+    )
+    flags.add_argument(
+        '--data_dir', type=command_line.path, required=True, help='folder of data sets'
+    )
     flags.add_argument(
         '--name',
         default='coco/2017:1.1.0',

@@ -51,7 +51,7 @@ def config_parser(program: str, description: str) -> argparse.ArgumentParser:
         f'CONFIG is {command_line.CONFIG_HELP}.\n{command_line.FIELDS_HELP}',
         usage=f'{program} CONFIG [flags] [--config.FIELD=VALUE ...]',
     )
-    flags.add_argument('--config', help='the same as CONFIG')
+    flags.add_argument('--config', type=command_line.path, help='the same as CONFIG')
     return flags
 
 

@@ -17,8 +17,12 @@ Run again with the same workdir, a stopped run resumes where it was.
 def parser(program: str = 'atss train') -> argparse.ArgumentParser:
     """The flags of the command."""
     flags = command_line.new_parser(program, 'Trains a detector.', _USAGE)
-    flags.add_argument('--config', required=True, help=command_line.CONFIG_HELP)
-    flags.add_argument('--workdir', required=True, help='folder of the run')
+    flags.add_argument(
+        '--config', type=command_line.path, required=True, help=command_line.CONFIG_HELP
+    )
+    flags.add_argument(
+        '--workdir', type=command_line.path, required=True, help='folder of the run'
+    )
     flags.add_argument(
         '--profile',
         type=command_line.step_range,

@@ -21,9 +21,14 @@ def parser(program: str = 'atss write-shapes') -> argparse.ArgumentParser:
         command_line.FIELDS_HELP,
     )
     flags.add_argument(
-        '--config', required=True, help='a config with generated data: atss_shapes'
+        '--config',
+        type=command_line.path,
+        required=True,
+        help='a config with generated data: atss_shapes',
     )
-    flags.add_argument('--out', required=True, help='folder to write to')
+    flags.add_argument(
+        '--out', type=command_line.path, required=True, help='folder to write to'
+    )
     return flags
 
 

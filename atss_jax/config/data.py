@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.config.fields import (
+    FOLDER,
     FRACTION,
     NON_NEGATIVE,
+    PATH,
     POSITIVE,
     SCALE,
     Check,
@@ -35,13 +37,13 @@ _RECOMPUTE_BBOX = Check(
 )
 
 COCO_FIELDS = {
-    'ann_file': text,
-    'img_prefix': text,
+    'ann_file': PATH,
+    'img_prefix': FOLDER,
     'classes': optional(tuple_of(text)),
     'indices': optional(integer(1)),
 }
 TFDS_FIELDS = {
-    'data_dir': text,
+    'data_dir': PATH,
     'name': text,
     'split': text,
     'classes': optional(tuple_of(text)),

@@ -9,6 +9,7 @@ from atss_jax.config.data import DataConfig, read_data
 from atss_jax.config.fields import (
     FRACTION,
     NON_NEGATIVE,
+    PATH,
     POSITIVE,
     SCALE,
     Check,
@@ -163,8 +164,8 @@ def read_experiment(read: Reader) -> Experiment:
         checkpoint_interval=read('checkpoint_config.interval', integer(1)),
         max_keep_ckpts=read('checkpoint_config.max_keep_ckpts', integer(1)),
         log_interval=read('log_config.interval', integer(1)),
-        load_from=read('load_from', optional(text)),
-        resume_from=read('resume_from', optional(text)),
+        load_from=read('load_from', optional(PATH)),
+        resume_from=read('resume_from', optional(PATH)),
         seed=read('seed', integer(0, 2**32 - 1)),
         parallel=read('parallel', one_of(*devices.MODES)),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,6 +113,11 @@ POSITIVE = number(above=0)
 NON_NEGATIVE = number(minimum=0)
 FRACTION = number(minimum=0, maximum=1)
 SCALE = tuple_of(integer(1), 2)
+PATH = Check('a path', lambda value: os.path.expanduser(_text(value)))
+FOLDER = Check(
+    "a path; '' is the current folder",
+    lambda value: value if value == '' else PATH.convert(value),
+)
 
 
 class Reader:

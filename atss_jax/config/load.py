@@ -67,7 +67,7 @@ def config_file(path: str | os.PathLike) -> pathlib.Path:
     Raises:
         ValueError: there is neither; lists the shipped configs.
     """
-    file, shipped = pathlib.Path(path), shipped_configs()
+    file, shipped = pathlib.Path(path).expanduser(), shipped_configs()
     if str(file) in shipped:
         return shipped[str(file)]
     if not file.is_file():

@@ -73,7 +73,7 @@ def evaluate(
             malformed.
         Stopped: SIGTERM was received.
     """
-    workdir = os.fspath(workdir)
+    workdir = os.path.expanduser(workdir)
     experiment, step, variables = _read_checkpoint(workdir, step, overrides)
     source = open_sources(experiment, (split,), trained_classes(workdir))[split]
     evaluator = make_evaluator(experiment, source, split, tta)

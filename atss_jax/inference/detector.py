@@ -153,9 +153,10 @@ def to_array(image: Image, name: Any = '') -> np.ndarray:
         OSError: the file cannot be read.
     """
     if isinstance(image, str | os.PathLike):
-        if os.path.isdir(image):
-            raise IsADirectoryError(f'{image} is a folder; give its images')
-        return image_file.read(image)
+        path = os.path.expanduser(image)
+        if os.path.isdir(path):
+            raise IsADirectoryError(f'{path} is a folder; give its images')
+        return image_file.read(path)
     if _is_pil(image):
         return np.asarray(image.convert('RGB'))
     shape, dtype = getattr(image, 'shape', None), getattr(image, 'dtype', None)

@@ -70,7 +70,7 @@ def write(
         ValueError: the name ends otherwise, or there is no such platform.
         OSError: the file cannot be written.
     """
-    path = pathlib.Path(out)
+    path = pathlib.Path(out).expanduser()
     if not is_exported(path):
         raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
     if unknown := set(platforms) - {*PLATFORMS, 'rocm'}:
@@ -128,7 +128,7 @@ def read(source: str | os.PathLike) -> ExportedDetector:
         ValueError: one of the two files is missing, was changed, or is of a later
             version of this package.
     """
-    path = pathlib.Path(source)
+    path = pathlib.Path(source).expanduser()
     page_path = _page_path(path)
     for file in (path, page_path):
         if not file.is_file():

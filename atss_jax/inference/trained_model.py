@@ -32,7 +32,7 @@ def load_trained(
     Raises:
         ValueError: weights, config or classes are missing or do not fit.
     """
-    source = os.fspath(source)
+    source = os.path.expanduser(source)
     if mmdet_checkpoint.is_weights_file(source):
         experiment, variables, known = _load_file(source, config, step, overrides)
     else:

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from atss_jax import configs
 from atss_jax.config.experiment import Experiment, build
 from atss_jax.config.tree import closest, flatten, is_section_list
-from atss_jax.files.atomic import read_json
+from atss_jax.files.atomic import read_given_json, read_json
 from atss_jax.models.detector import ATSS
 
 
@@ -41,7 +41,7 @@ def load_config(
     """
     file = config_file(path)
     if file.suffix == '.json':
-        config = read_json(file)
+        config = _read_json_config(file)
     else:
         config = _run_config_file(file).to_dict()
     config = _copy(config)
@@ -84,6 +84,17 @@ def _list_shipped(name):
     matches = difflib.get_close_matches(name, shipped, n=1)
     hint = f"; did you mean '{matches[0]}'?" if matches else ''
     return f' ({", ".join(shipped)}){hint}'
+
+
+def _read_json_config(file):
+    is_of_run = file.name == 'config.json' and (file.parent / 'checkpoints').is_dir()
+    config = read_json(file) if is_of_run else read_given_json(file)
+    if not isinstance(config, dict):
+        raise ValueError(
+            f'{file} is no config: expected an object with the sections of a config, '
+            f'found a {type(config).__name__}'
+        )
+    return config
 
 
 def _run_config_file(file):

@@ -1,6 +1,5 @@
 """A COCO results file of any detector: read, checked and scored."""
 
-import json
 import math
 import os
 import pathlib
@@ -13,7 +12,7 @@ from atss_jax.data.records import Source
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.evaluate import Evaluation
 from atss_jax.evaluation.run import summary
-from atss_jax.files.atomic import write_json
+from atss_jax.files.atomic import read_given_json, write_json
 from atss_jax.training.workdir import config_path
 
 _FIELDS = ('image_id', 'category_id', 'bbox', 'score')
@@ -33,10 +32,7 @@ def read_results(path: str | os.PathLike, ground_truth: dict) -> list[dict]:
     """
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f'{path}: no such file of results')
-    try:
-        content = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not a JSON file ({error})') from error
+    content = read_given_json(path)
     if not isinstance(content, list):
         found = f'a {type(content).__name__}'
         if isinstance(content, dict):

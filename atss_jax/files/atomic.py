@@ -55,9 +55,29 @@ def read_json(path: str | os.PathLike) -> Any:
         ValueError: the file is not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-    except ValueError as error:
+        return _parse(path)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{path} is not JSON ({error}): it was damaged after it was written; put '
             'back a copy, or use another --workdir'
         ) from error
+
+
+def read_given_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file that a user gave.
+
+    It may be UTF-8, UTF-16 or UTF-32, with a byte order mark (which Windows' editors
+    and shells write) or without.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    try:
+        return _parse(path)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not a JSON file ({error})') from error
+
+
+def _parse(path):
+    # From bytes, json finds the encoding and skips a byte order mark.
+    return json.loads(pathlib.Path(path).read_bytes())

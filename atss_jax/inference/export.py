@@ -6,7 +6,6 @@ how images are put on a canvas, and names the labels.
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from atss_jax.data.batch import Pipeline, Tta
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.run import make_predict_step
-from atss_jax.files.atomic import write_bytes, write_json
+from atss_jax.files.atomic import read_given_json, write_bytes, write_json
 from atss_jax.inference.trained_model import TrainedModel
 from atss_jax.structures import Batch, Detections
 
@@ -133,10 +132,7 @@ def read(source: str | os.PathLike) -> ExportedDetector:
     for file in (path, page_path):
         if not file.is_file():
             raise ValueError(f'no exported detector at {source}: no file {file}')
-    try:
-        page = json.loads(page_path.read_text())
-    except ValueError as error:
-        raise ValueError(f'{page_path}: not a JSON file ({error})') from error
+    page = read_given_json(page_path)
     if not isinstance(page, dict) or page.get('format') != _FORMAT:
         raise ValueError(f'{page_path}: not the page of an export of format {_FORMAT}')
     program = path.read_bytes()

@@ -27,12 +27,16 @@ def records(workdir: str) -> list[dict[str, Any]]:
     file = pathlib.Path(workdir) / FILE
     if not file.exists():
         return []
-    return [record for record, _ in _records_and_lines(file.read_text())]
+    return [record for record, _ in _records_and_lines(_text_of(file))]
 
 
 def evaluated(workdir: str) -> dict[int, float]:
     """AP by step, for every evaluation in the log of a workdir; 0 where undefined."""
     return {r['step']: r['AP'] or 0.0 for r in records(workdir) if r['kind'] == 'eval'}
+
+
+def _text_of(file):
+    return file.read_text(encoding='utf-8-sig')  # some editors add the mark
 
 
 def _records_and_lines(text):
@@ -119,7 +123,7 @@ class RunLog:
     def _remove_records_after(self, step):
         if not self._file.exists():
             return
-        content = _records_and_lines(self._file.read_text())
+        content = _records_and_lines(_text_of(self._file))
         kept = [line + '\n' for record, line in content if record['step'] <= step]
         atomic.write_text(self._file, ''.join(kept))
 

@@ -74,6 +74,37 @@ def test_json_round_trip(tmp_path):
     assert to_json(again) == to_json(config)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_json_with_a_byte_order_mark(tmp_path, encoding):
+    file = tmp_path / 'config.json'
+    file.write_text(to_json(BASE), encoding=encoding)
+    assert to_json(load_config(file)) == to_json(BASE)
+
+
+def test_python_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / 'own.py'
+    file.write_text('from atss_jax.configs.atss_r50_1x import *\n', 'utf-8-sig')
+    assert load_config(file) == load_config(R50)
+
+
+@pytest.mark.parametrize(
+    'content, expected',
+    [('{', 'c.json: not a JSON file'), ('[1]', 'c.json is no config: .* found a list')],
+)
+def test_json_that_is_no_config(tmp_path, content, expected):
+    (tmp_path / 'c.json').write_text(content)
+    with pytest.raises(ValueError, match=expected) as caught:
+        load_config(tmp_path / 'c.json')
+    assert 'damaged' not in str(caught.value)
+
+
+def test_a_config_that_was_damaged_in_its_workdir(tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'config.json').write_text('{"seed": ')
+    with pytest.raises(ValueError, match='damaged after it was written'):
+        load_config(tmp_path / 'config.json')
+
+
 def test_equal_configs_give_equal_text():
     backwards = {name: BASE[name] for name in reversed(BASE)}
     assert to_json(backwards) == to_json(BASE) == to_json(ConfigDict(BASE))

@@ -100,6 +100,14 @@ class TestResultsFile:
         result = call('eval', *flags)
         assert result.status == 2 and part in result.err
 
+    @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+    def test_a_byte_order_mark_is_skipped(self, call, data, tmp_path, encoding):
+        results = some_results(open_data(data).ground_truth())
+        (tmp_path / 'x.json').write_text(json.dumps(results), encoding=encoding)
+        flags = f'--results={tmp_path}/x.json', f'--ann_file={data}/val.json'
+        result = call('eval', *flags)
+        assert result.status == 0 and f'{len(results)} detections' in result.out
+
     def test_a_workdir_says_the_data(self, call, small_run, tmp_path):
         path = tmp_path / 'x.json'
         path.write_text('[]')

@@ -4,7 +4,13 @@ import os
 
 import pytest
 
-from atss_jax.files.atomic import read_json, replacing, write_bytes, write_json
+from atss_jax.files.atomic import (
+    read_given_json,
+    read_json,
+    replacing,
+    write_bytes,
+    write_json,
+)
 from tests.support.small_run import tree_of
 
 
@@ -39,3 +45,19 @@ def test_json_is_read_back(tmp_path):
     (tmp_path / 'a.json').write_text('{"x": ')
     with pytest.raises(ValueError, match=r'a.json is not JSON .*damaged'):
         read_json(tmp_path / 'a.json')
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-32'])
+def test_json_of_editors_and_shells_of_windows(tmp_path, encoding):
+    """Notepad writes a byte order mark, and PowerShell's `>` writes UTF-16."""
+    file = tmp_path / 'a.json'
+    file.write_text('{"x": "é"}\r\n', encoding=encoding)
+    assert read_given_json(file) == read_json(file) == {'x': 'é'}
+
+
+def test_a_file_of_a_user_is_not_called_damaged(tmp_path):
+    for content in (b'', b'{"x": ', b'[' * 100_000, b'\xff\xfe', b'\x80\x00'):
+        (tmp_path / 'a.json').write_bytes(content)
+        with pytest.raises(ValueError, match='not a JSON file') as caught:
+            read_given_json(tmp_path / 'a.json')
+        assert 'damaged' not in str(caught.value)

@@ -162,6 +162,7 @@ class Reader:
         """
         self.checks[path] = check
         if path not in self.leaves:
+            self._check_kind(path, check)
             unread = [leaf for leaf in self.leaves if leaf not in self.checks]
             hint = self._hint(path, unread).replace(
                 'did you mean', 'is it misspelled as'
@@ -176,6 +177,25 @@ class Reader:
             raise ValueError(
                 f'config.{path} = {value!r} is not supported; expected {check.expected}'
             ) from None
+
+    def _check_kind(self, path, check):
+        """Raises ValueError for a section in place of a value, or the reverse."""
+        prefix = f'{path}.'
+        fields = [leaf for leaf in self.leaves if leaf.startswith(prefix)]
+        if fields:
+            names = sorted({leaf[len(prefix) :].partition('.')[0] for leaf in fields})
+            raise ValueError(
+                f'config.{path} is a section with {", ".join(names)}; expected '
+                f'{check.expected}'
+            )
+        section = path.rpartition('.')[0]
+        while section and section not in self.leaves:
+            section = section.rpartition('.')[0]
+        if section:
+            raise ValueError(
+                f'config.{section} = {self.leaves[section]!r} is not supported; '
+                f"expected a section that has '{path}'"
+            )
 
     def _hint(self, path, known):
         """Suggests a field of the same section, the section's type, or any field."""

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from atss_jax import configs
 from atss_jax.config.experiment import Experiment, build
+from atss_jax.config.model import COMPANIONS
 from atss_jax.config.tree import closest, flatten, is_section_list
 from atss_jax.files.atomic import read_given_json, read_json
 from atss_jax.models.detector import ATSS
@@ -34,7 +35,7 @@ def load_config(
         path: a Python file with `get_config()`, a JSON file as saved in a workdir, or
             the name of a shipped config: 'atss_r50_1x'.
         overrides: dotted path to value: `{'model.bbox_head.num_classes': 3}`. A mapping
-            replaces a whole section.
+            replaces a whole section, and None switches an optional one off.
 
     Raises:
         ValueError: no such file; a field is unknown, missing or not supported.
@@ -172,6 +173,8 @@ def _override(config, path, value):
     *parents, name = path.split('.')
     section = config
     for parent in parents:
+        if isinstance(section, dict) and section.get(parent, {}) is None:
+            section[parent] = {}  # an optional section, which its fields switch on
         section = _inner(section, parent)
         if section is None:
             break
@@ -181,9 +184,12 @@ def _override(config, path, value):
         )
     old = section.get(name)
     is_section = isinstance(value, Mapping) or is_section_list(value)
-    if isinstance(old, dict) and not is_section:
+    # None switches an optional section off; `Reader` refuses it for the others.
+    if isinstance(old, dict) and not is_section and value is not None:
         raise ValueError(f"'{path}' is a section; set one of its fields {sorted(old)}")
     section[name] = _copy(value)
+    if value is None and path in COMPANIONS:
+        section.pop(COMPANIONS[path], None)
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:

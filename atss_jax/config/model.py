@@ -27,6 +27,9 @@ _ODD = Check(
     lambda value: integer(1).convert(value) if value % 2 else one_of().convert(value),
 )
 
+COMPANIONS = {'model.backbone.dcn': 'stage_with_dcn'}
+"""Fields next to an optional section that are read only with it, by its path."""
+
 
 def _norm_cfg(read, path, channels):
     kind = read(f'{path}.type', one_of('BN', 'SyncBN', 'GN'))

@@ -1,5 +1,6 @@
 """Config files, shipped configs, overrides and configs as text."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,9 +18,11 @@ from atss_jax.config import (
     parse_overrides,
     to_json,
 )
-from atss_jax.config.tree import closest
+from atss_jax.config.experiment import read_experiment
+from atss_jax.config.fields import Reader
+from atss_jax.config.tree import closest, flatten
 from tests.conftest import ROOT
-from tests.support.configs import BASE, CONFIGS, R50, changed
+from tests.support.configs import BASE, CONFIGS, DCN, R50, changed
 
 # Overrides and text -------------------------------------------------------------------
 
@@ -39,6 +42,82 @@ def test_override_of_a_section_replaces_it():
     norm_cfg = {'type': 'BN', 'requires_grad': True}
     config = load_config(R50, {'model.bbox_head.norm_cfg': norm_cfg})
     assert as_dict(config)['model']['bbox_head']['norm_cfg'] == norm_cfg
+
+
+OPTIONAL = {
+    'fp16': {'loss_scale': 'dynamic'},
+    'ema': {'momentum': 0.001},
+    'optimizer_config.grad_clip': {'max_norm': 10.0, 'norm_type': 2},
+    'test_cfg.tta': {'img_scales': None, 'flip': True},
+    'data.train.pipeline.random_resize': {'ratio_range': (0.5, 2.0)},
+    'data.train.pipeline.random_crop': {
+        'crop_size': (64, 64),
+        'recompute_bbox': False,
+        'allow_negative_crop': True,
+    },
+    'data.train.pipeline.filter_annotations': {
+        'min_gt_bbox_wh': (1.0, 1.0),
+        'keep_empty': False,
+    },
+    'model.backbone.dcn': DCN,
+}
+
+
+def test_these_are_all_sections_that_may_be_none():
+    read = Reader(BASE)
+    read_experiment(read)
+    expected = {path: check.expected for path, check in read.checks.items()}
+    assert {path for path, text in expected.items() if 'or a section' in text} == {
+        *OPTIONAL
+    }
+
+
+@pytest.mark.parametrize('path', OPTIONAL)
+def test_an_optional_section_can_be_switched_off_and_on(path, tmp_path):
+    others = {'model.backbone.stage_with_dcn': (False, True, True, True)}
+    others = others if path == 'model.backbone.dcn' else {}
+    config = load_config(R50, {path: OPTIONAL[path], **others})
+    (tmp_path / 'on.json').write_text(to_json(config))
+    arguments = [f'--config.{path}=None']
+    off = load_config(tmp_path / 'on.json', parse_overrides(arguments))
+    assert to_json(off) == to_json(load_config(R50))
+    fields = {f'{path}.{name}': value for name, value in OPTIONAL[path].items()}
+    arguments += [f'--config.{name}={x!r}' for name, x in (fields | others).items()]
+    again = load_config(tmp_path / 'on.json', parse_overrides(arguments))
+    assert to_json(again) == to_json(config)
+
+
+SHIPPED = [
+    ('atss_r50_lsj_200e', 'fp16'),
+    ('atss_r50_lsj_200e', 'data.train.pipeline.random_resize'),
+    ('atss_r50_dcn_1x', 'model.backbone.dcn'),
+    ('atss_x101_32x8d_dcn_2x_ms', 'test_cfg.tta'),
+]
+
+
+@pytest.mark.parametrize('config, path', SHIPPED)
+def test_an_optional_section_of_a_shipped_config_on_a_command_line(call, config, path):
+    result = call('atss', 'show-config', config, f'--config.{path}=None')
+    assert result.status == 0, result.err
+    shown = json.loads(result.out.rpartition('parameters')[0])
+    assert flatten(shown)[path] is None
+    assert flatten(as_dict(load_config(config))).get(path, 'a section')
+
+
+@pytest.mark.parametrize(
+    'overrides, expected',
+    [
+        ({'optimizer': None}, "config.optimizer = None is not .* 'optimizer.type'"),
+        ({'model.neck': None}, "config.model.neck = None .* 'model.neck.type'"),
+        ({'data.val.pipeline': None}, 'config.data.val.pipeline = None'),
+        ({'load_from.x': 1}, 'config.load_from is a section with x; expected a path'),
+        ({'fp16.scale': 1}, "config has no field 'fp16.loss_scale'"),
+        ({'optimizer_config.grad_clip.max_norm': 1}, 'grad_clip.norm_type'),
+    ],
+)
+def test_a_section_in_place_of_a_value_or_the_reverse(overrides, expected):
+    with pytest.raises(ValueError, match=expected):
+        load_config(R50, overrides)
 
 
 def test_override_touches_no_other_split():

@@ -181,15 +181,17 @@ def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> 
     except (ValueError, OSError, FloatingPointError) as error:
         problem, status = str(error), 1
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
         problem, status = f'a collective failed; is a host gone? {error}', 1
     except Exception as error:
-        if not jax.distributed.is_initialized():
-            raise
-        # Python would otherwise wait, at its end, for hosts that wait for this one.
-        traceback.print_exc()
-        problem, status = f'{type(error).__name__}: {error}', 1
+        problem, status = _missing_platforms(error), 1
+        if problem is None:
+            if not jax.distributed.is_initialized():
+                raise
+            # Python would otherwise wait, at its end, for hosts that wait for this one.
+            traceback.print_exc()
+            problem = f'{type(error).__name__}: {error}'
     if jax.distributed.is_initialized():
         hosts.leave(problem, status)
     print(f'{program}: {problem}', file=sys.stderr)
@@ -210,8 +212,21 @@ def guard(program: str, action: Callable[[], int | None]) -> int:
         problem, status = 'interrupted', 130
     except (ValueError, OSError) as error:
         problem, status = str(error), 1
+    except (RuntimeError, AssertionError) as error:
+        problem, status = _missing_platforms(error), 1
+        if problem is None:
+            raise
     print(f'{program}: {problem}', file=sys.stderr)
     return status
+
+
+def _missing_platforms(error):
+    """A message if JAX has no devices because of JAX_PLATFORMS, else None."""
+    if not isinstance(error, RuntimeError | AssertionError):
+        return None
+    from atss_jax.distributed import devices
+
+    return devices.missing_platforms()
 
 
 def _quieten_libraries():

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from atss_jax.distributed import cluster, hosts
@@ -151,11 +152,44 @@ def find_local(kind: str | None = None) -> list[jax.Device]:
     """
     try:
         return jax.local_devices(backend=kind)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
+        if problem := missing_platforms():
+            raise ValueError(problem) from error
+        asked = jax.config.jax_platforms
         raise ValueError(
             f'no {kind or "device"} that JAX can use; it sees '
-            f'{sorted({d.platform for d in jax.local_devices()})} ({error})'
+            f'{sorted({d.platform for d in jax.local_devices()})} '
+            + (f'with JAX_PLATFORMS={asked} ' if asked else '')
+            + f'({error})'
         ) from error
+
+
+def missing_platforms() -> str | None:
+    """A message if JAX_PLATFORMS asks for what this machine does not have, else None.
+
+    JAX then ends with a bare AssertionError, or names a platform that nobody asked for.
+    """
+    asked = jax.config.jax_platforms
+    if not asked:
+        return None
+    try:
+        jax.devices()
+        return None
+    except (RuntimeError, AssertionError) as error:
+        why = ' '.join(str(error).partition('(set JAX_PLATFORMS')[0].split())
+        why = f' ({why})' if asked in why else ''
+    jax.config.update('jax_platforms', '')
+    try:
+        usable = sorted({device.platform for device in jax.devices()})
+    finally:
+        # Nothing may go on with another platform than the user asked for.
+        jax.config.update('jax_platforms', asked)
+        clear_backends()
+    return (
+        f'JAX_PLATFORMS={asked}, but JAX can use only {", ".join(usable)} here{why}; '
+        'unset this variable to use what there is. GPUs and TPUs need their driver and '
+        'the extra [cuda] or [tpu] of this package: see docs/install.md'
+    )
 
 
 def for_batch(devices: Sequence[jax.Device], batch_size: int) -> list[jax.Device]:

@@ -159,13 +159,12 @@ def to_array(image: Image, name: Any = '') -> np.ndarray:
         return image_file.read(path)
     if _is_pil(image):
         return np.asarray(image.convert('RGB'))
-    shape, dtype = getattr(image, 'shape', None), getattr(image, 'dtype', None)
-    if not isinstance(image, np.ndarray) or dtype != np.uint8:
-        found = type(image).__name__ if shape is None else f'{dtype}{list(shape)}'
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         raise ValueError(
             f'image {name}: expected a path, an (H,W,3) uint8 RGB array or a PIL '
-            f'image, got {found}'
+            f'image, got {_describe(image)}'
         )
+    shape = image.shape
     if len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise ValueError(
             f'image {name}: expected (H,W,3) uint8 RGB, got {list(shape)}; repeat a '
@@ -179,9 +178,34 @@ def _is_pil(image):
 
 
 def _is_image(value):
+    """Whether a value is one image, or was meant to be one, rather than several."""
     if isinstance(value, np.ndarray):
-        return value.ndim < 4
-    return isinstance(value, str | os.PathLike) or _is_pil(value)
+        return value.ndim < 4 and value.dtype.kind not in 'OU'  # no array of paths
+    if hasattr(value, 'dtype') and hasattr(value, 'ndim'):
+        return value.ndim in (2, 3)  # of another library
+    one = str | bytes | bytearray | memoryview | os.PathLike
+    return isinstance(value, one) or _is_pil(value) or not isinstance(value, Iterable)
+
+
+def _describe(value):
+    """What was given in place of an image, and how to make an image of it."""
+    if value is None:
+        return 'None, which cv2.imread returns for a file that it cannot read'
+    if isinstance(value, bytes | bytearray | memoryview):
+        return (
+            f'{len(value)} bytes; if they are an image file, give '
+            'PIL.Image.open(io.BytesIO(...))'
+        )
+    if not hasattr(value, 'shape') or not hasattr(value, 'dtype'):
+        return type(value).__name__
+    kind = f'{value.dtype}{list(value.shape)}'
+    if isinstance(value, np.ndarray):
+        return kind
+    library = type(value).__module__.partition('.')[0].removesuffix('lib')
+    return (
+        f'{kind}, an array of {library}: give a NumPy array, as np.asarray makes it, '
+        'with the channels last'
+    )
 
 
 def _infer(trained, local, tta, batch_size):

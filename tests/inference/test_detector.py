@@ -5,6 +5,7 @@ import threading
 import types
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -184,6 +185,51 @@ def test_what_is_not_an_image(detector, image, part):
     with pytest.raises(ValueError, match='image 0') as caught:
         detector.predict([image])
     assert part in str(caught.value)
+
+
+class OfAnotherLibrary:
+    """A stand-in for a torch tensor on (3,H,W), which can be iterated over."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.ndim = array.ndim
+
+    def __iter__(self):
+        return iter(self.array)
+
+
+@pytest.mark.parametrize(
+    ('image', 'parts'),
+    [
+        (None, ['got None', 'cv2.imread']),
+        (b'\xff\xd8\xff', ['got 3 bytes', 'PIL.Image.open']),
+        (bytearray(b'ab'), ['got 2 bytes']),
+        (memoryview(b'ab'), ['got 2 bytes']),
+        (jnp.zeros((*LANDSCAPE, 3), jnp.uint8), ['uint8[40, 80, 3], an array of jax:']),
+        (jnp.zeros(LANDSCAPE), ['float32[40, 80]', 'np.asarray']),
+        (OfAnotherLibrary(np.zeros((3, 4, 4))), ['float64[3, 4, 4]', 'channels last']),
+        (3, ['got int']),
+        (3.5, ['got float']),
+        (np.zeros(()), ['float64[]']),
+    ],
+)
+def test_what_is_not_an_image_is_refused_alone_and_in_a_list(detector, image, parts):
+    for images in (image, [image], (one for one in [image])):
+        with pytest.raises(ValueError, match='image 0: expected a path') as caught:
+            detector.predict(images)
+        for part in parts:
+            assert part in str(caught.value)
+
+
+def test_arrays_of_paths_are_several_images(detector, paths):
+    expected = detector.predict(paths[:2])
+    for kind in (str, object):
+        for one, other in zip(
+            detector.predict(np.array([*map(str, paths[:2])], kind)),
+            expected,
+            strict=True,
+        ):
+            assert_same(one, other)
 
 
 def test_files_that_are_not_images(detector, tmp_path, paths):

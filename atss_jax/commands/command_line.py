@@ -94,9 +94,16 @@ def use_cache(flags: argparse.Namespace) -> None:
         os.environ[name] = str(pathlib.Path(flags.compile_cache).absolute())
     elif not pathlib.Path(flags.workdir).is_file():
         workdir = pathlib.Path(flags.workdir).absolute()
-        os.environ.setdefault(name, str(workdir / 'compile_cache'))
+        if _may_write(workdir):  # JAX would complain about every program
+            os.environ.setdefault(name, str(workdir / 'compile_cache'))
     # Small programs too: there are many, and each takes tenths of a second.
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+
+
+def _may_write(folder):
+    """Whether a folder, or where it would be made, can be written to."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(existing, os.W_OK)
 
 
 def _seconds(text):

@@ -1,6 +1,7 @@
 """`atss draw`: images of data, batches, assignment, detections and runs."""
 
 import argparse
+import pathlib
 
 from atss_jax.commands import command_line
 
@@ -29,7 +30,14 @@ def main(arguments: list[str], program: str = 'atss draw') -> int:
         flags.overrides = others
     elif others:
         parse.error(f'unrecognized arguments: {" ".join(others)}')
-    return command_line.guard(program, lambda: flags.run(flags))
+    return command_line.guard(program, lambda: _draw(flags))
+
+
+def _draw(flags):
+    from atss_jax.files.atomic import check_writable
+
+    check_writable(pathlib.Path(flags.out).absolute().parent)
+    flags.run(flags)
 
 
 def _add(what, name, help_, run, **kwargs):

@@ -37,6 +37,12 @@ def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
         help='lowest score of the detections in the images and the confusion matrix '
         'of the report (default: 0.3)',
     )
+    flags.add_argument(
+        '--out',
+        type=command_line.path,
+        help='folder for detections, numbers and report (default: WORKDIR/evaluation, '
+        'or the folder of --results)',
+    )
     _add_results_flags(flags)
     command_line.add_cache_flag(flags)
     command_line.add_host_flags(flags)
@@ -47,7 +53,7 @@ def _add_results_flags(flags):
     group = flags.add_argument_group(
         'results of any detector',
         'The ground truth is the data of --workdir or --config, or --ann_file. No '
-        'checkpoint is read. Files are written next to the file of results.',
+        'checkpoint is read.',
     )
     group.add_argument(
         '--results',
@@ -97,10 +103,12 @@ def _check_flags(parse, flags):
 
 def _evaluate(flags, overrides):
     from atss_jax.config import parse_overrides
-    from atss_jax.evaluation.evaluate import evaluate
+    from atss_jax.evaluation.evaluate import score_checkpoint
 
     options = parse_overrides(overrides)
-    evaluation = evaluate(flags.workdir, flags.split, flags.step, options, flags.tta)
+    evaluation = score_checkpoint(
+        flags.workdir, flags.split, flags.step, options, flags.tta, flags.out
+    )
     _show(evaluation, flags)
 
 
@@ -118,17 +126,23 @@ def _score_results(flags, overrides):
         parse_overrides(overrides),
     )
     if devices.is_first():
-        _show(score_results(flags.results, source), flags)
+        _show(score_results(flags.results, source, flags.out), flags)
 
 
 def _show(evaluation, flags):
-    """Prints an evaluation, on the first process, and writes its report."""
+    """Prints an evaluation, on the first process, and writes its files.
+
+    The numbers come first: whatever happens to the files, they are not lost.
+    """
     from atss_jax.distributed import devices
     from atss_jax.report.page import write_report
 
     if not devices.is_first():
         return
-    print(evaluation.text())
+    print(evaluation.text(with_files=False), flush=True)
+    evaluation.write()
+    for name, path in evaluation.files.items():
+        print(f'{name}: {path}')
     if flags.report:
         write_report(
             evaluation.report_path,

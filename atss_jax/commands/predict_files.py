@@ -17,7 +17,7 @@ from atss_jax.config.tree import closest
 from atss_jax.data.image_file import UNUSABLE, BadImage, read
 from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.evaluation.coco_metric import coco_results
-from atss_jax.files.atomic import replacing, write_json
+from atss_jax.files.atomic import check_writable, replacing, write_json
 from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.image_detections import ImageDetections
@@ -129,6 +129,7 @@ def predict_and_report(
         Exit status: 0, or 3 if some files could not be read.
     """
     items = find_files(inputs, out)
+    check_writable(out)  # before the detector is loaded and has detected everything
     detector = Detector.load(source, **loading)
     if loading['tta']:
         mirrored = ', each also mirrored' if detector.flip else ''

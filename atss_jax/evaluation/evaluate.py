@@ -13,7 +13,7 @@ from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation.coco_metric import Scores, format_table
 from atss_jax.evaluation.run import make_evaluator, summary, to_results
-from atss_jax.files.atomic import write_json
+from atss_jax.files.atomic import check_writable, write_json
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path, trained_classes
 
@@ -29,7 +29,8 @@ class Evaluation:
         source: images and ground truth.
         heading: a line that says what was evaluated.
         notes: lines about images or categories that were left out.
-        files: what was written: 'numbers', and 'detections' if they were not given.
+        numbers: the COCO numbers as JSON.
+        files: what `write` writes: 'numbers', and 'detections' if they were not given.
         title: a title for a report.
         report_path: where a report of it belongs; `report.page.write_report` writes it.
     """
@@ -39,15 +40,23 @@ class Evaluation:
     source: Source
     heading: str
     notes: list[str]
+    numbers: dict[str, Any]
     files: dict[str, pathlib.Path]
     title: str
     report_path: pathlib.Path
 
-    def text(self) -> str:
+    def text(self, with_files: bool = True) -> str:
         """The heading, a table of the numbers, the notes and the files."""
         files = [f'{name}: {path}' for name, path in self.files.items()]
+        files = files if with_files else []
         table = format_table(self.scores)
         return '\n'.join([self.heading, table, *self.notes, *files])
+
+    def write(self) -> None:
+        """Writes `files`."""
+        contents = {'detections': self.results, 'numbers': self.numbers}
+        for name, path in self.files.items():
+            write_json(path, contents[name], indent=1)
 
 
 def evaluate(
@@ -56,10 +65,9 @@ def evaluate(
     step: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     tta: bool = False,
+    out: str | os.PathLike | None = None,
 ) -> Evaluation:
-    """Scores a checkpoint on a split of its config's data.
-
-    Detections and numbers are written to `workdir/evaluation`.
+    """Scores a checkpoint on a split of its config's data, and writes what it finds.
 
     Args:
         workdir: folder of a run.
@@ -67,14 +75,33 @@ def evaluate(
         step: step of the checkpoint; None: the one with the best AP.
         overrides: config fields to change, as for `load_config`.
         tta: test-time augmentation, as `test_cfg.tta` says.
+        out: folder for detections and numbers; None: `workdir/evaluation`.
 
     Raises:
         ValueError: the folder is not a workdir, has no such checkpoint, or its data is
             malformed.
+        OSError: nothing can be written to `out`; known before anything is computed.
         Stopped: SIGTERM was received.
     """
+    evaluation = score_checkpoint(workdir, split, step, overrides, tta, out)
+    if devices.is_first():
+        evaluation.write()
+    return evaluation
+
+
+def score_checkpoint(
+    workdir: str | os.PathLike,
+    split: str = 'val',
+    step: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    tta: bool = False,
+    out: str | os.PathLike | None = None,
+) -> Evaluation:
+    """As `evaluate`, but writes nothing yet."""
     workdir = os.path.expanduser(workdir)
     experiment, step, variables = _read_checkpoint(workdir, step, overrides)
+    folder = pathlib.Path(out or f'{workdir}/evaluation').expanduser()
+    check_output(folder)
     source = open_sources(experiment, (split,), trained_classes(workdir))[split]
     evaluator = make_evaluator(experiment, source, split, tta)
     # With several processes SIGTERM reaches only those that ask for it; see `hosts`.
@@ -83,15 +110,15 @@ def evaluate(
     )
     scores = evaluator.score(detections)
     bad = evaluator.bad_images
-    folder = pathlib.Path(workdir, 'evaluation')
     name = f'{split}_{step}_tta' if tta else f'{split}_{step}'
-    evaluation = Evaluation(
+    return Evaluation(
         scores,
         to_results(detections, source.category_ids) if devices.is_first() else [],
         source,
         heading=f'checkpoint {step} of {workdir} on data.{split}, '
         f'{len(detections)} image{"s" * (len(detections) != 1)}',
         notes=bad.report(),
+        numbers=summary(scores) | {'bad_pictures': bad.image_ids},
         files={
             'detections': folder / f'{name}_detections.json',
             'numbers': folder / f'{name}_scores.json',
@@ -100,11 +127,22 @@ def evaluate(
         f'data.{split}',
         report_path=folder / f'{name}_report.html',
     )
+
+
+def check_output(folder: pathlib.Path) -> None:
+    """Checks that process 0 can write to a folder; a collective.
+
+    Raises:
+        OSError: it cannot.
+    """
+    problem = None
     if devices.is_first():
-        write_json(evaluation.files['detections'], evaluation.results, indent=1)
-        numbers = summary(scores) | {'bad_pictures': bad.image_ids}
-        write_json(evaluation.files['numbers'], numbers, indent=1)
-    return evaluation
+        try:
+            check_writable(folder)
+        except OSError as error:
+            problem = f'{error}; choose another folder with --out (in Python, out=)'
+    if problem := devices.from_first(problem):
+        raise OSError(problem)
 
 
 def _read_checkpoint(workdir, step, overrides):

@@ -10,9 +10,9 @@ from atss_jax.config import build_experiment, load_config
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.records import Source
 from atss_jax.evaluation import coco_metric
-from atss_jax.evaluation.evaluate import Evaluation
+from atss_jax.evaluation.evaluate import Evaluation, check_output
 from atss_jax.evaluation.run import summary
-from atss_jax.files.atomic import read_given_json, write_json
+from atss_jax.files.atomic import read_given_json
 from atss_jax.training.workdir import config_path
 
 _FIELDS = ('image_id', 'category_id', 'bbox', 'score')
@@ -125,24 +125,28 @@ def open_ground_truth(
     return CocoDataset(ann_file, img_prefix or '', test_mode=True)
 
 
-def score_results(path: str | os.PathLike, source: Source) -> Evaluation:
-    """Scores a results file; the numbers of `x.json` are written to `x_scores.json`.
+def score_results(
+    path: str | os.PathLike, source: Source, out: str | os.PathLike | None = None
+) -> Evaluation:
+    """Scores a results file; writes nothing yet.
 
     Args:
         path: COCO results.
         source: images and ground truth.
+        out: folder for the numbers, `x_scores.json` for `x.json`; None: that of `path`.
 
     Raises:
         ValueError: the file is not COCO results, or is of other data.
+        OSError: nothing can be written to `out`.
     """
+    file = pathlib.Path(path)
+    folder = file.parent if out is None else pathlib.Path(out)
+    check_output(folder)
     ground_truth, image_ids = source.ground_truth(), source.records.image_ids
     results = read_results(path, ground_truth)
     scores = coco_metric.evaluate(
         ground_truth, results, source.classes, source.category_ids, image_ids
     )
-    file = pathlib.Path(path)
-    numbers = file.with_name(f'{file.stem}_scores.json')
-    write_json(numbers, summary(scores), indent=1)
     other = {result['category_id'] for result in results} - set(source.category_ids)
     notes = [f'not scored, of other classes: categories {sorted(other)}']
     return Evaluation(
@@ -152,7 +156,8 @@ def score_results(path: str | os.PathLike, source: Source) -> Evaluation:
         heading=f'{path}: {len(results)} detection{"s" * (len(results) != 1)}, '
         f'{len(image_ids)} image{"s" * (len(image_ids) != 1)}',
         notes=notes if other else [],
-        files={'numbers': numbers},
+        numbers=summary(scores),
+        files={'numbers': folder / f'{file.stem}_scores.json'},
         title=file.name,
-        report_path=file.with_name(f'{file.stem}_report.html'),
+        report_path=folder / f'{file.stem}_report.html',
     )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,24 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Checks that files can be written to a folder, which need not exist yet.
+
+    For programs that compute for long before they write. Leaves nothing behind.
+
+    Raises:
+        OSError: they cannot; says which folder, and why.
+    """
+    folder = pathlib.Path(folder).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix='.check'):
+            return
+    except OSError as error:
+        reason = f'{error.strerror}: {existing}' if error.strerror else str(error)
+        raise type(error)(f'{folder} cannot be written to ({reason})') from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

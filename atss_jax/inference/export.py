@@ -18,7 +18,12 @@ import jax.numpy as jnp
 from atss_jax.data.batch import Pipeline, Tta
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.run import make_predict_step
-from atss_jax.files.atomic import read_given_json, write_bytes, write_json
+from atss_jax.files.atomic import (
+    check_writable,
+    read_given_json,
+    write_bytes,
+    write_json,
+)
 from atss_jax.inference.trained_model import TrainedModel
 from atss_jax.structures import Batch, Detections
 
@@ -74,6 +79,7 @@ def write(
         raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
     if unknown := set(platforms) - {*PLATFORMS, 'rocm'}:
         raise ValueError(f'no platform {sorted(unknown)}; there are {PLATFORMS}, rocm')
+    check_writable(path.absolute().parent)  # compiling takes long
     program = _program(trained, platforms)
     write_bytes(path, program)
     page = _page(trained) | {'sha256': hashlib.sha256(program).hexdigest()}

@@ -176,12 +176,12 @@ class RunLog:
         """Logs COCO numbers after a step and prints `table`."""
         if not self._writes:
             return
+        self.say(table)  # first, so that a full disk does not lose the numbers
         record = {'kind': 'eval', 'step': step, 'epoch': self._epoch(step)}
         self._write({**record, **numbers})
         for name, value in numbers.items():
             if isinstance(value, float):
                 self._board.add_scalar(f'eval/{name}', value, step)
-        self.say(table)
 
     def _write(self, record):
         with self._file.open('a') as file:

@@ -120,6 +120,15 @@ FOLDER = Check(
 )
 
 
+_MAX_SHOWN = 200  # characters
+
+
+def shortened(value: Any, to_text: Callable[[Any], str] = repr) -> str:
+    """A value for a message, cut where it is long."""
+    text = to_text(value)
+    return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}...'
+
+
 class Reader:
     """Reads the fields of a config by path; each is checked.
 
@@ -175,7 +184,8 @@ class Reader:
             return check.convert(value)
         except (ValueError, TypeError, OverflowError):
             raise ValueError(
-                f'config.{path} = {value!r} is not supported; expected {check.expected}'
+                f'config.{path} = {shortened(value)} is not supported; expected '
+                f'{check.expected}'
             ) from None
 
     def _check_kind(self, path, check):
@@ -188,14 +198,20 @@ class Reader:
                 f'config.{path} is a section with {", ".join(names)}; expected '
                 f'{check.expected}'
             )
-        section = path.rpartition('.')[0]
-        while section and section not in self.leaves:
-            section = section.rpartition('.')[0]
-        if section:
-            raise ValueError(
-                f'config.{section} = {self.leaves[section]!r} is not supported; '
-                f"expected a section that has '{path}'"
-            )
+        section, _, name = path.rpartition('.')
+        while section:
+            if self.has_section(f'{section}.0') and not name.isdigit():
+                raise ValueError(
+                    f'config.{section} is a list; expected one section, which has '
+                    f"'{path}'"
+                )
+            if section in self.leaves:
+                value = shortened(self.leaves[section])
+                raise ValueError(
+                    f'config.{section} = {value} is not supported; expected a section '
+                    f"that has '{path}'"
+                )
+            section, _, name = section.rpartition('.')
 
     def _hint(self, path, known):
         """Suggests a field of the same section, the section's type, or any field."""
@@ -213,7 +229,7 @@ class Reader:
 
     def refuse(self, path: str, reason: str) -> ValueError:
         """Returns an error about a value that contradicts other fields."""
-        return ValueError(f'config.{path} = {self.leaves[path]!r}: {reason}')
+        return ValueError(f'config.{path} = {shortened(self.leaves[path])}: {reason}')
 
     def finish(self) -> None:
         """Raises ValueError if a field was never read."""

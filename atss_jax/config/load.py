@@ -5,22 +5,17 @@ is an error.
 """
 
 import ast
-import contextlib
-import difflib
-import importlib.util
 import json
 import os
 import pathlib
-import sys
-import types
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from atss_jax import configs
 from atss_jax.config.experiment import Experiment, build
 from atss_jax.config.model import COMPANIONS
+from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
 from atss_jax.files.atomic import read_given_json, read_json
 from atss_jax.models.detector import ATSS
@@ -41,10 +36,7 @@ def load_config(
         ValueError: no such file; a field is unknown, missing or not supported.
     """
     file = config_file(path)
-    if file.suffix == '.json':
-        config = _read_json_config(file)
-    else:
-        config = _run_config_file(file).to_dict()
+    config = _read_json_config(file) if file.suffix == '.json' else run(file)
     config = _copy(config)
     for name, value in (overrides or {}).items():
         _override(config, name, value)
@@ -53,13 +45,6 @@ def load_config(
 
 
 # Files --------------------------------------------------------------------------------
-
-
-def shipped_configs() -> dict[str, pathlib.Path]:
-    """The files of all shipped configs by name."""
-    folders = [pathlib.Path(folder) for folder in configs.__path__]
-    files = [file for folder in folders for file in sorted(folder.glob('[!_]*.py'))]
-    return {file.stem: file for file in files}
 
 
 def config_file(path: str | os.PathLike) -> pathlib.Path:
@@ -74,17 +59,9 @@ def config_file(path: str | os.PathLike) -> pathlib.Path:
     if not file.is_file():
         raise ValueError(
             f'no config file at {file}; expected a .py or .json file, or the name of a '
-            f'shipped config{_list_shipped(file.stem)}'
+            f'shipped config{list_shipped(file.stem)}'
         )
     return file
-
-
-def _list_shipped(name):
-    """Lists the shipped configs for messages, and suggests the most similar name."""
-    shipped = shipped_configs()
-    matches = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"; did you mean '{matches[0]}'?" if matches else ''
-    return f' ({", ".join(shipped)}){hint}'
 
 
 def _read_json_config(file):
@@ -96,57 +73,6 @@ def _read_json_config(file):
             f'found a {type(config).__name__}'
         )
     return config
-
-
-def _run_config_file(file):
-    spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
-    if spec is None:
-        raise ValueError(f'{file} is no config: expected a .py or .json file')
-    module = importlib.util.module_from_spec(spec)
-    with _other_configs_importable(file):
-        try:
-            spec.loader.exec_module(module)
-        except ImportError as error:
-            module_name = (error.name or '').removeprefix('atss_jax.')
-            if module_name.partition('.')[0] != 'configs':
-                raise
-            # Since Python 3.12 the error knows the name that the package lacks.
-            name = getattr(error, 'name_from', None) or module_name.rpartition('.')[2]
-            raise ValueError(
-                f'{file}: {error}; the shipped configs are imported with `from '
-                f'atss_jax.configs import NAME`{_list_shipped(name)}'
-            ) from error
-        if not hasattr(module, 'get_config'):
-            raise ValueError(f'{file} has no get_config()')
-        return module.get_config()
-
-
-@contextlib.contextmanager
-def _other_configs_importable(file):
-    """Lets a config file import other configs, wherever the program runs.
-
-    `from configs import ...` finds those in a folder `configs` that contains the file
-    or is next to the file's folder, and the shipped ones. `from FOLDER import ...`
-    finds the other files in the file's folder.
-    """
-    root = file.absolute().parent.parent
-    package = types.ModuleType('configs')
-    package.__path__ = [str(root / 'configs'), *configs.__path__]
-    outside = _forget_configs()
-    sys.modules['configs'] = package
-    sys.path.append(str(root))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(root))
-        _forget_configs()
-        sys.modules.update(outside)
-
-
-def _forget_configs():
-    """Removes `configs` and its modules from those imported, and returns them."""
-    names = [name for name in sys.modules if name.partition('.')[0] == 'configs']
-    return {name: sys.modules.pop(name) for name in names}
 
 
 # Fields -------------------------------------------------------------------------------

@@ -37,11 +37,16 @@ _MOST_MAPPINGS = 20000
 # Files whose tests compile whole detectors or start programs: `make test-fast` leaves
 # them out. Together they take nine tenths of the time of `make test`.
 LONG = {
-    'commands': ('test_cli', 'test_predict', 'test_demo', 'test_write_shapes'),
+    'commands': (
+        *('test_cli', 'test_predict', 'test_demo', 'test_write_shapes'),
+        'test_not_writable',
+    ),
     'config': ('test_recipes',),
     'data': ('test_bad_stream', 'test_portability', 'test_worker'),
     'detection': ('test_postprocess', 'test_losses'),
-    'distributed': ('test_cluster', 'test_hosts', 'test_parallel'),
+    'distributed': (
+        *('test_cluster', 'test_hosts', 'test_parallel', 'test_platforms_asked_for'),
+    ),
     'drawing': ('test_draw',),
     'evaluation': ('test_tta', 'test_eval_results'),
     'inference': ('test_detector', 'test_export'),
@@ -57,7 +62,8 @@ LONG = {
     'training': (
         *('test_bad_run', 'test_checkpoint', 'test_convert', 'test_finetune'),
         *('test_golden_training', 'test_kill_resume', 'test_other_platforms'),
-        *('test_recipe_resume', 'test_step', 'test_stop', 'test_training'),
+        *('test_last_line', 'test_recipe_resume', 'test_step', 'test_stop'),
+        'test_training',
     ),
 }
 

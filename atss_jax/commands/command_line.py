@@ -1,6 +1,7 @@
 """What the commands share: parsing, flags for several hosts, errors, exit status."""
 
 import argparse
+import logging
 import os
 import pathlib
 import sys
@@ -240,7 +241,17 @@ def _quieten_libraries():
     """Orbax and grain log through absl; what matters is said by the commands."""
     import absl.logging
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    # Not even errors: threads log those that reach the program as exceptions too, with
+    # tracebacks that may come after the message of the command.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    sys.unraisablehook = _show_unraisable
+
+
+def _show_unraisable(unraisable):
+    """Leaves out what tensorstore's threads print after a checkpoint was not saved."""
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        sys.__unraisablehook__(unraisable)
 
 
 def _as_one_line(message, category, file, number, line=None):

@@ -4,10 +4,14 @@ A checkpoint consists of the training state and a page of JSON, which contains n
 the run and a checksum of every array, so that a damaged file is noticed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
+import re
+import shutil
 import time
 import warnings
 import zlib
@@ -70,6 +74,10 @@ class Checkpoints:
         self._ap = {int(step): value for step, value in devices.from_first(ap).items()}
         kept = [managers.LatestN(max_to_keep), _Best(self._ap)]
         self._last_saved = None
+        if clean and devices.is_first():
+            # Orbax would do it in a thread, which fails loudly if the program ends.
+            for name in ocp.path.step.tmp_checkpoints(self.folder):
+                shutil.rmtree(self.folder / name)
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers={
@@ -77,8 +85,7 @@ class Checkpoints:
                 _NOTES: ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy(kept),
-                cleanup_tmp_directories=clean,
+                preservation_policy=managers.AnyPreservationPolicy(kept)
             ),
         )
         # Only `hosts.StopSignal` may ask JAX whether SIGTERM was received: see there.
@@ -164,7 +171,8 @@ class Checkpoints:
         page['checksum'] = _checksum_of_page(page)
         hosts.progress(f'saving checkpoint {step}')
         items = {'state': ocp.args.StandardSave(state), _NOTES: ocp.args.JsonSave(page)}
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        with _errors_of_saving(self.folder):
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def notes(self, step: int) -> dict[str, Any]:
         """The notes that were saved with a step."""
@@ -281,13 +289,32 @@ class Checkpoints:
         return jax.tree.map(np.asarray, variables)
 
     def wait(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+            OSError: a checkpoint could not be saved.
+        """
+        with _errors_of_saving(self.folder):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits until everything is on disk, then ends the threads that save."""
         self.wait()
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _errors_of_saving(folder):
+    """Shortens errors of the disk, which come from threads of tensorstore."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        reason = os.strerror(int(code[1])) if code else str(error)[-300:]
+        raise OSError(
+            f'a checkpoint could not be saved in {folder}: {reason}; when that is put '
+            'right, run again to resume from the one before it'
+        ) from error
 
 
 def _by_path(tree):

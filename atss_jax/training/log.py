@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorboardX
 import tqdm
 
 from atss_jax.distributed import devices
 from atss_jax.files import atomic
+from atss_jax.training.board import Board
 
 FILE = 'metrics.jsonl'
 METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
@@ -103,9 +103,7 @@ class RunLog:
         self._writes = devices.is_first()
         if self._writes:
             self._remove_records_after(start_step)
-            self._board = tensorboardX.SummaryWriter(
-                str(folder / 'tensorboard'), purge_step=start_step + 1
-            )
+            self._board = Board(folder / 'tensorboard', start_step + 1)
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._interval = interval
         self._bar = tqdm.tqdm(
@@ -151,9 +149,9 @@ class RunLog:
         record = {'kind': 'train', 'step': step, 'epoch': self._epoch(step), 'lr': lr}
         self._write({**record, **means})
         for name, value in {**means, 'lr': lr}.items():
-            self._board.add_scalar(f'train/{name}', value, step)
-        self._board.add_scalar('speed/images_per_second', images_per_second, step)
-        self._board.add_scalar('speed/data_wait_share', waiting, step)
+            self._board.add(f'train/{name}', value, step)
+        self._board.add('speed/images_per_second', images_per_second, step)
+        self._board.add('speed/data_wait_share', waiting, step)
         speed = f'{images_per_second:.1f} images/s, waiting for data {waiting:.0%}'
         remaining = (self._total - step) * images / max(images_per_second, 1e-9)
         self._show(record, means, speed, remaining)
@@ -181,7 +179,7 @@ class RunLog:
         self._write({**record, **numbers})
         for name, value in numbers.items():
             if isinstance(value, float):
-                self._board.add_scalar(f'eval/{name}', value, step)
+                self._board.add(f'eval/{name}', value, step)
 
     def _write(self, record):
         with self._file.open('a') as file:

@@ -39,7 +39,7 @@ _MOST_MAPPINGS = 20000
 LONG = {
     'commands': (
         *('test_cli', 'test_predict', 'test_demo', 'test_write_shapes'),
-        'test_not_writable',
+        *('test_class_names', 'test_not_writable'),
     ),
     'config': ('test_recipes',),
     'data': ('test_bad_stream', 'test_portability', 'test_worker'),

@@ -69,6 +69,22 @@ def add_host_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Class names from `cat,dog`, for `type=` of a flag."""
+    return tuple(name.strip() for name in text.split(','))
+
+
+def add_class_names_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag with the names of the labels, for `load_trained`."""
+    parser.add_argument(
+        '--class_names',
+        type=names,
+        metavar='NAME,NAME',
+        help='all classes in the order of the labels, for weights that do not name '
+        'them (default: data.test.classes of the config)',
+    )
+
+
 def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """Adds the flag of `use_cache`."""
     parser.add_argument(

@@ -29,6 +29,7 @@ def parser(program: str = 'atss export') -> argparse.ArgumentParser:
     flags.add_argument(
         '--step', type=int, help='a checkpoint of a workdir (default: the best)'
     )
+    command_line.add_class_names_flag(flags)
     flags.add_argument(
         '--platforms',
         default='cpu,cuda,tpu',
@@ -50,6 +51,7 @@ def main(arguments: list[str], program: str = 'atss export') -> int:
             flags.workdir,
             flags.model_config,
             flags.step,
+            flags.class_names,
             overrides=parse_overrides(overrides),
         )
         export.write(flags.out, trained, flags.platforms.split(','))

@@ -44,8 +44,12 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
         help='leave out detections with lower scores (default: 0.3)',
     )
     flags.add_argument(
-        '--classes', metavar='NAME,NAME', help='only these classes (default: all)'
+        '--classes',
+        type=command_line.names,
+        metavar='NAME,NAME',
+        help='detect only these classes (default: all)',
     )
+    command_line.add_class_names_flag(flags)
     flags.add_argument(
         '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
     )
@@ -88,12 +92,13 @@ def _predict(flags, overrides):
 
     options = Options(
         score_thr=flags.score_thr,
-        classes=flags.classes and tuple(flags.classes.split(',')),
+        classes=flags.classes,
         draw=not flags.no_pictures,
         ann_file=flags.ann_file,
     )
     loading = {
         'config': flags.model_config,
+        'classes': flags.class_names,
         'step': flags.step,
         'tta': flags.tta,
         'batch_size': flags.batch_size,

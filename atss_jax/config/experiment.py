@@ -305,7 +305,8 @@ def open_sources(
     sources = {}
     for split in splits:
         source = sources[split] = experiment.data[split].open()
-        _check_class_count(source, experiment.model.bbox_head.num_classes, split)
+        if trained_classes is None:
+            _check_class_count(source, experiment.model.bbox_head.num_classes, split)
         classes[f'data.{split}'] = source.classes
     if len(set(classes.values())) > 1:
         listed = '; '.join(f'{owner}: {names}' for owner, names in classes.items())
@@ -313,6 +314,11 @@ def open_sources(
             'classes differ in name or order, so labels would mean different things: '
             f'{listed}. If data.{splits[-1]} is the data that you mean, set '
             f'data.{splits[-1]}.classes to the same names in the same order'
+            + (
+                '; all of them are scored, and the table has the AP of each'
+                if trained_classes is not None
+                else ''
+            )
         )
     return sources
 

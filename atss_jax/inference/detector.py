@@ -64,7 +64,8 @@ class Detector:
             source: workdir of a run, a `.pth` or `.safetensors` file with mmdet's
                 names, or an exported `.stablehlo` file.
             config: config of a `.pth` or `.safetensors` file.
-            classes: names of the labels, if the weights do not include them.
+            classes: names of the labels, if the weights do not include them; None:
+                `data.test.classes`.
             step: step of the checkpoint of a workdir; None: the one with the best AP.
             tta: test-time augmentation, as `test_cfg.tta` says.
             batch_size: images in a batch, which is divided over as many devices as
@@ -81,7 +82,8 @@ class Detector:
             if config or step is not None or classes or overrides:
                 raise ValueError(
                     f'{source} is exported: nothing in it can be set; leave out '
-                    'config, step, classes and overrides'
+                    '--model_config, --step, --class_names and --config.FIELD=VALUE '
+                    '(in Python, config, step, classes and overrides)'
                 )
             exported = export.read(source)
             inference = _infer_exported(exported, local, tta, batch_size)

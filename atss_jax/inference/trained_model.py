@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from atss_jax.config import build_experiment, load_config
 from atss_jax.config.experiment import Experiment
+from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path, trained_classes
 from atss_jax.weights import mmdet, mmdet_checkpoint
@@ -37,15 +38,22 @@ def load_trained(
         experiment, variables, known = _load_file(source, config, step, overrides)
     else:
         experiment, variables, known = _load_workdir(source, config, step, overrides)
-    names = _choose_classes(known, classes, experiment, source)
+    named = classes or (overrides or {}).get('data.test.classes')
+    names = _choose_classes(known, named, experiment, source)
     return TrainedModel(experiment, variables, names)
 
 
 def _load_file(file, config, step, overrides):
     """Experiment, variables, class names or None."""
-    if config is None or step is not None:
+    if config is None:
         raise ValueError(
-            f'{file} is a file of weights: it needs config=, and has no step='
+            f'{file} is a file of weights: give the config of its model with '
+            '--model_config (in Python, config=)'
+        )
+    if step is not None:
+        raise ValueError(
+            f'{file} is a file of weights: --step (in Python, step=) chooses a '
+            'checkpoint of a workdir; leave it out'
         )
     if not pathlib.Path(file).is_file():
         raise FileNotFoundError(f'no file of weights at {file}')
@@ -58,7 +66,11 @@ def _load_file(file, config, step, overrides):
 def _load_workdir(workdir, config, step, overrides):
     """Experiment, variables, class names or None."""
     if config is not None:
-        raise ValueError(f'{workdir} is a workdir, which has a config; give overrides=')
+        raise ValueError(
+            f'{workdir} is a workdir, which has a config: leave out --model_config (in '
+            'Python, config=); fields of it are changed with --config.FIELD=VALUE '
+            '(overrides=)'
+        )
     experiment = build_experiment(load_config(config_path(workdir), overrides))
     checkpoints = Checkpoints.open(workdir)
     if step is not None and step not in checkpoints.steps():
@@ -70,11 +82,12 @@ def _load_workdir(workdir, config, step, overrides):
 def _choose_classes(known, given, experiment, source):
     if known is not None and given is not None and tuple(known) != tuple(given):
         raise ValueError(f'{source} was trained for {known}, not for {tuple(given)}')
-    names = known if given is None else given
+    names = given or known or _classes_of_data(experiment.data['test'])
     if names is None:
         raise ValueError(
-            f'{source} does not name its classes; give classes= in the order of the '
-            'labels'
+            f'{source} does not name its classes; name them in the order of the labels '
+            'with --class_names=NAME,NAME (in Python, classes=), or in the config as '
+            'data.test.classes'
         )
     count = experiment.model.bbox_head.num_classes
     if len(names) != count:
@@ -82,3 +95,10 @@ def _choose_classes(known, given, experiment, source):
             f'{len(names)} classes {tuple(names)[:10]}, but the model has {count}'
         )
     return tuple(names)
+
+
+def _classes_of_data(data):
+    """The class names that a section of data states without opening it, or None."""
+    if data.source is ShapesDataset:
+        return ShapesDataset.classes
+    return data.arguments.get('classes')

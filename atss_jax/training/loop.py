@@ -187,8 +187,9 @@ def _open_log(run, start):
     log.say(str(run))
     if start.step:
         log.say(f'resuming after step {start.step}')
-    if warning := setup.learning_rate_warning(run):
-        log.warn(warning)
+    for warning in (setup.learning_rate_warning(run), setup.warm_up_warning(run)):
+        if warning:
+            log.warn(warning)
     return log
 
 

@@ -171,3 +171,13 @@ def warm_up_warning(run: Run) -> str | None:
         f'{run.total_steps} steps: the learning rate rises to {share:.0%} of '
         'optimizer.lr at most. Lower lr_config.warmup_iters, or raise total_epochs'
     )
+
+
+def evaluation_warning(run: Run) -> str | None:
+    """A warning if no evaluation image has an object."""
+    if len(run.sources['val'].records.boxes):
+        return None
+    return (
+        'data.val: none of its images has an object, so evaluation has nothing to '
+        'score, and the checkpoint that is kept as the best is not'
+    )

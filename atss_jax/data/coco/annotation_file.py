@@ -5,10 +5,12 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from atss_jax.data import image_file
 
 ON_ERROR = ('raise', 'skip')
 
@@ -108,11 +110,34 @@ class Table:
 
         self._refuse(bad, f'{key} is not {rule.expected}', problem, on_error)
 
-    def require_unique(self, key: str, alike: Sequence[str] = ()) -> None:
+    def leave_out_unused_twins(self, key: str, used: Container[Any]) -> None:
+        """Leaves out records whose `key` another record has and whose id is not used.
+
+        The last of several stays if none is used: exports put a category that stands
+        for all, and often has the name of one of them, first.
+        """
+        groups = {}
+        for index, value in enumerate(self.column(key)):
+            groups.setdefault(value, []).append(index)
+        bad = []
+        for group in groups.values():
+            unused = [i for i in group if self.rows[i]['id'] not in used]
+            bad += unused[:-1] if len(unused) == len(group) else unused
+        kind = f'{key} of another one, and without annotations'
+        self._refuse(sorted(bad), kind, str, on_error='skip')
+
+    def require_unique(
+        self, key: str, alike: Sequence[str] = (), advice: str = ''
+    ) -> None:
         """Refuses or leaves out records with a value that an earlier record has.
 
         With 'skip' the first of such a group stays. None does if they differ in a field
         of `alike`, since nobody knows which of them a reference means.
+
+        Args:
+            key: of the value.
+            alike: fields that tell records of one value apart.
+            advice: end of the message of the error.
 
         Raises:
             ValueError: a value occurs twice and `on_error` is 'raise'.
@@ -136,7 +161,7 @@ class Table:
 
         def problem(row):
             place = self._places[values.index(row[key])]
-            return f'{key} {show(row[key])} is taken by {self._name}[{place}]'
+            return f'{key} {show(row[key])} is taken by {self._name}[{place}]{advice}'
 
         # An error is about the repeated record, not about the first.
         unclear = unclear if self._on_error == 'skip' else []
@@ -260,7 +285,9 @@ _ANNOTATION = {
 }
 
 
-def read(path: str, on_error: str = 'raise') -> CocoFile:
+def read(
+    path: str, on_error: str = 'raise', training: bool = True, img_prefix: str = ''
+) -> CocoFile:
     """Reads and checks a COCO annotation file for detection; masks are ignored.
 
     Args:
@@ -268,19 +295,24 @@ def read(path: str, on_error: str = 'raise') -> CocoFile:
         on_error: 'raise' an error about the first malformed image or annotation, or
             'skip': malformed ones are left out, and a warning counts them. A malformed
             category is always an error: leaving it out would renumber the classes.
+        training: whether annotations and the sizes of images must be there. Otherwise
+            a file without annotations has images without objects, and missing sizes are
+            read from the images, with a warning.
+        img_prefix: folder of the images, for their sizes.
 
     Raises:
         ValueError: the file is not JSON, not COCO, or a record is malformed; the
             message names the file, the record and what was found.
     """
-    content = _load_json(path)
-    categories = Table(path, 'categories', content['categories'], 'raise')
-    _check(categories, {'id': INTEGER, 'name': TEXT})
-    categories.require_unique('id')
-    categories.require_unique('name')
-    names = dict(zip(categories.column('id'), categories.column('name'), strict=True))
+    content = _load_json(path, training)
+    names = _category_names(path, content)
     images = Table(path, 'images', content['images'], on_error)
-    _check(images, _IMAGE)
+    rules = _IMAGE
+    if not training:
+        _fill_sizes(path, images.rows, img_prefix)
+        side = f'{SIDE.expected}, if no image in {img_prefix or "."!r} says its size'
+        rules = _IMAGE | dict.fromkeys(('height', 'width'), Rule(side, SIDE.holds))
+    _check(images, rules)
     images.require_unique('id', alike=tuple(_IMAGE))
     annotations = Table(path, 'annotations', content['annotations'], on_error)
     _check(annotations, _ANNOTATION)
@@ -290,6 +322,72 @@ def read(path: str, on_error: str = 'raise') -> CocoFile:
     # Too common to stop a run: people reduce files to some categories by hand.
     annotations.require('category_id', _one_of('categories', names), on_error='skip')
     return _columns(path, images, annotations, names)
+
+
+class Listing(NamedTuple):
+    """The names of an annotation file.
+
+    Attributes:
+        image_ids: id of each image.
+        file_names: of each image, as written in the file.
+        categories: name of each category id.
+    """
+
+    image_ids: list[int]
+    file_names: list[str]
+    categories: dict[int, str]
+
+
+def read_listing(path: str) -> Listing:
+    """Reads ids and names alone; annotations and sizes need not be there.
+
+    Raises:
+        ValueError: the file is not JSON, not COCO, or an id or a name is malformed.
+    """
+    content = _load_json(path, training=False)
+    images = Table(path, 'images', content['images'], 'raise')
+    _check(images, {'id': INTEGER, 'file_name': TEXT})
+    images.require_unique('id')
+    names = _category_names(path, content)
+    return Listing(images.column('id'), images.column('file_name'), names)
+
+
+def _category_names(path: str, content: dict) -> dict[int, str]:
+    """The name of each category id."""
+    table = Table(path, 'categories', content['categories'], 'raise')
+    _check(table, {'id': INTEGER, 'name': TEXT})
+    table.require_unique('id')
+    rows = [row for row in content['annotations'] if type(row) is dict]
+    ids = [row.get('category_id') for row in rows]
+    table.leave_out_unused_twins('name', {id_ for id_ in ids if type(id_) is int})
+    table.require_unique(
+        'name',
+        advice=', and both have annotations: rename one of them, or merge them by '
+        'giving the annotations of one the category_id of the other',
+    )
+    return dict(zip(table.column('id'), table.column('name'), strict=True))
+
+
+def _fill_sizes(path: str, rows: list[dict], img_prefix: str) -> None:
+    """Reads missing sizes from the images; what cannot be read stays missing."""
+    filled = 0
+    for row in rows:
+        is_missing = row.get('height') is None or row.get('width') is None
+        if is_missing and TEXT.holds(row.get('file_name')):
+            try:
+                size = image_file.size_of(
+                    image_file.locate(img_prefix, row['file_name'])
+                )
+            except (image_file.BadImage, OSError):
+                continue
+            row['height'], row['width'] = size
+            filled += 1
+    if filled:
+        warnings.warn(
+            f'{path}: {filled} of {len(rows)} images have no height and width; they '
+            f'were read from the files in {img_prefix or "."}',
+            stacklevel=3,
+        )
 
 
 def _check(table: Table, rules: dict[str, Rule]) -> None:
@@ -329,7 +427,8 @@ def _columns(
     )
 
 
-def _load_json(path: str) -> dict:
+def _load_json(path: str, training: bool) -> dict:
+    """The file's content; outside of training `annotations` may be absent or null."""
     with open(path, encoding='utf-8') as stream:
         try:
             # Masks are most of the file and are not used: dropped as soon as they are
@@ -342,6 +441,8 @@ def _load_json(path: str) -> dict:
             f'{path}: not a COCO annotation file: expected an object with '
             f'{", ".join(_SECTIONS)}; found a {type(content).__name__}'
         )
+    if not training and content.get('annotations') is None:
+        content['annotations'] = []
     missing = [name for name in _SECTIONS if not isinstance(content.get(name), list)]
     if missing:
         raise ValueError(

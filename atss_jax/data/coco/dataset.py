@@ -70,7 +70,8 @@ class CocoDataset:
             filter_empty_gt: whether to drop images without any annotation of a wanted
                 category (dropped annotations count too, as in mmdet).
             min_size: drop images whose shorter side is below this.
-            test_mode: keep every image, whatever the two above say.
+            test_mode: keep every image, whatever the two above say; annotations and
+                sizes of images may be missing, see `annotation_file.read`.
             indices: number of images to use, the first of those that remain; None: all.
             on_error: 'raise' an error about the first malformed image or annotation, or
                 'skip': malformed ones are left out, and a warning counts them.
@@ -82,7 +83,7 @@ class CocoDataset:
         if on_error not in ON_ERROR:
             raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
         check_paths(ann_file, img_prefix)
-        self._file = annotation_file.read(ann_file, on_error)
+        self._file = annotation_file.read(ann_file, on_error, not test_mode, img_prefix)
         images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
         self.classes, self.category_ids, self.records, self.untrained = select(
             self._file, img_prefix, classes, images
@@ -242,7 +243,9 @@ def _build_records(
     order = np.flatnonzero(kept)[np.argsort(rows[kept], kind='stable')]
     x, y, width, height = file.boxes[order].T
     counts = np.bincount(rows[order], minlength=len(wanted))[wanted]
-    names = [os.path.join(img_prefix, file.file_names[i]) for i in wanted.nonzero()[0]]
+    names = [
+        image_file.locate(img_prefix, file.file_names[i]) for i in wanted.nonzero()[0]
+    ]
     return Records(
         image_ids=file.image_ids[wanted],
         file_names=np.array(names, str),

@@ -94,14 +94,14 @@ def _expand(text, out, tell):
         inside = [p for p in files if _is_known(p)]
         known = set(inside)
         others = [p for p in files if p not in known and not _is_inside(p, out)]
-        passed_over = _passed_over(others)
+        kinds = _count_kinds(others)
         if not inside:
             raise ValueError(
-                f'no images in {text}{passed_over}: expected files that end in '
-                f'{", ".join(IMAGES + VIDEOS)}'
+                f'no images in {text}: expected files that end in '
+                f'{", ".join(IMAGES + VIDEOS)}; passed over: {kinds or "nothing"}'
             )
         if others:
-            tell(f'{text}: {passed_over.strip()}')
+            tell(f'{text}: passed over, since they are no images: {kinds}')
         return [(p, p.relative_to(path)) for p in inside]
     if path.exists():
         return [(path, pathlib.Path(path.name))]
@@ -148,8 +148,8 @@ def _is_known(path):
         return False
 
 
-def _passed_over(files):
-    """` (passed over: 2 .txt, 1 .heic)`, or nothing."""
+def _count_kinds(files):
+    """`2 .txt, 1 .heic`; empty without files."""
     kinds = collections.Counter(
         'folder that may not be read'
         if path.is_dir()
@@ -159,7 +159,7 @@ def _passed_over(files):
     named = [f'{number} {kind}' for kind, number in kinds.most_common(_MAX_KINDS)]
     if len(kinds) > _MAX_KINDS:
         named.append(f'{kinds.total()} files in all')
-    return f' (passed over: {", ".join(named)})' if named else ''
+    return ', '.join(named)
 
 
 # Ids ---------------------------------------------------------------------------------

@@ -203,7 +203,8 @@ def choose_ids(
     if missing := [str(path) for path, id_ in images.items() if id_ is None]:
         raise ValueError(
             f'{ann_file} does not list {len(missing)} of {len(images)} files, such as '
-            f'{", ".join(missing[:3])}'
+            f'{", ".join(missing[:3])}; paths must end with a file_name of its images, '
+            f'which are {coco.file_names[:3]}'
         )
     if len(set(images.values())) < len(images):
         raise ValueError(f'several files are the same image of {ann_file}')

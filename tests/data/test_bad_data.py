@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import resource
 import unicodedata
 
@@ -175,6 +176,11 @@ def test_a_file_that_is_not_json_is_always_an_error(folder, on_error):
     folder.content = b'{"images": ['
     with pytest.raises(ValueError, match=r'annotations\.json: not a JSON file'):
         folder.load(on_error=on_error)
+
+
+def test_a_byte_order_mark_is_read_over(folder):
+    folder.content = b'\xef\xbb\xbf' + json.dumps(folder.content).encode()
+    assert len(folder.load().records) == 10
 
 
 NAN, INF = float('nan'), float('inf')

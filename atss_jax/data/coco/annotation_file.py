@@ -244,7 +244,7 @@ def _columns(
 
 def _load_json(path: str, training: bool) -> dict:
     """The file's content; outside of training `annotations` may be absent or null."""
-    with open(path, encoding='utf-8') as stream:
+    with open(path, encoding='utf-8-sig') as stream:  # some editors add a BOM
         try:
             # Masks are most of the file and are not used: dropped as soon as they are
             # parsed, they never fill the memory.

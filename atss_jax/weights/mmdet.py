@@ -138,12 +138,12 @@ def check_finite(arrays: Mapping[str, np.ndarray], owner: str | os.PathLike) -> 
         if array.dtype.kind not in 'iub':
             wide = array if array.dtype.kind == 'f' else array.astype(np.float32)
             number = array.size - int(np.isfinite(wide).sum())
-            bad |= {name: f'{number} of {array.size}'} if number else {}
+            bad |= {name: (number, array.size)} if number else {}
     if bad:
-        name, numbers = next(iter(bad.items()))
+        name, (number, size) = next(iter(bad.items()))
         raise ValueError(
-            f'{owner}: {numbers} numbers of {name} are NaN or infinite, and numbers of '
-            f'{len(bad) - 1} more arrays: the training that wrote them diverged, or '
+            f'{owner}: {number} of {size} numbers of {name} are NaN or infinite, and '
+            f'numbers of {len(bad) - 1} more arrays: the training that wrote them diverged, or '
             'the file is damaged; use an earlier checkpoint'
         )
 

@@ -143,8 +143,8 @@ def check_finite(arrays: Mapping[str, np.ndarray], owner: str | os.PathLike) -> 
         name, (number, size) = next(iter(bad.items()))
         raise ValueError(
             f'{owner}: {number} of {size} numbers of {name} are NaN or infinite, and '
-            f'numbers of {len(bad) - 1} more arrays: the training that wrote them diverged, or '
-            'the file is damaged; use an earlier checkpoint'
+            f'numbers of {len(bad) - 1} more arrays: the training that wrote them '
+            'diverged, or the file is damaged; use an earlier checkpoint'
         )
 
 

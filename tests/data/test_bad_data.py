@@ -110,6 +110,14 @@ def test_two_categories_of_one_name_of_which_one_is_used(folder, unused, on_erro
     assert len(source.ground_truth()['annotations']) == 10
 
 
+def test_two_categories_of_one_name_that_is_no_class(folder):
+    two_of_one_name(folder.content)
+    folder.content['categories'].append({'id': 9, 'name': 'dish'})
+    folder.content['annotations'][3]['category_id'] = 9
+    source = folder.load(classes=('dish',))
+    assert source.category_ids == (9,) and len(source.records.boxes) == 1
+
+
 def test_two_categories_of_one_name_of_which_none_is_used(folder):
     folder.content['categories'].append({'id': 9, 'name': 'dish'})
     with pytest.warns(UserWarning, match='1 of 3 categories left out'):

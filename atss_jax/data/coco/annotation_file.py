@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +101,11 @@ _ANNOTATION = {
 
 
 def read(
-    path: str, on_error: str = 'raise', training: bool = True, img_prefix: str = ''
+    path: str,
+    on_error: str = 'raise',
+    training: bool = True,
+    img_prefix: str = '',
+    classes: Container[str] | None = None,
 ) -> CocoFile:
     """Reads and checks a COCO annotation file for detection; masks are ignored.
 
@@ -114,13 +118,14 @@ def read(
             a file without annotations has images without objects, and missing sizes are
             read from the images, with a warning.
         img_prefix: folder of the images, for their sizes.
+        classes: names of which there must be one category each; None: all.
 
     Raises:
         ValueError: the file is not JSON, not COCO, or a record is malformed; the
             message names the file, the record and what was found.
     """
     content = _load_json(path, training)
-    names = _category_names(path, content)
+    names = _category_names(path, content, classes)
     images = Table(path, 'images', content['images'], on_error)
     rules = _IMAGE
     if not training:
@@ -167,7 +172,9 @@ def read_listing(path: str) -> Listing:
     return Listing(images.column('id'), images.column('file_name'), names)
 
 
-def _category_names(path: str, content: dict) -> dict[int, str]:
+def _category_names(
+    path: str, content: dict, classes: Container[str] | None = None
+) -> dict[int, str]:
     """The name of each category id."""
     table = Table(path, 'categories', content['categories'], 'raise')
     _check(table, {'id': INTEGER, 'name': TEXT})
@@ -177,6 +184,7 @@ def _category_names(path: str, content: dict) -> dict[int, str]:
     table.leave_out_unused_twins('name', {id_ for id_ in ids if type(id_) is int})
     table.require_unique(
         'name',
+        among=classes,
         advice=', and both have annotations: rename one of them, or merge them by '
         'giving the annotations of one the category_id of the other',
     )

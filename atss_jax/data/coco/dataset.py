@@ -83,7 +83,9 @@ class CocoDataset:
         if on_error not in ON_ERROR:
             raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
         check_paths(ann_file, img_prefix)
-        self._file = annotation_file.read(ann_file, on_error, not test_mode, img_prefix)
+        self._file = annotation_file.read(
+            ann_file, on_error, not test_mode, img_prefix, classes
+        )
         images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
         self.classes, self.category_ids, self.records, self.untrained = select(
             self._file, img_prefix, classes, images

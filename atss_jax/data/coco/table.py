@@ -120,7 +120,11 @@ class Table:
         self._refuse(sorted(bad), kind, str, on_error='skip')
 
     def require_unique(
-        self, key: str, alike: Sequence[str] = (), advice: str = ''
+        self,
+        key: str,
+        alike: Sequence[str] = (),
+        among: Container[Any] | None = None,
+        advice: str = '',
     ) -> None:
         """Refuses or leaves out records with a value that an earlier record has.
 
@@ -130,6 +134,7 @@ class Table:
         Args:
             key: of the value.
             alike: fields that tell records of one value apart.
+            among: values that must be unique; None: all.
             advice: end of the message of the error.
 
         Raises:
@@ -140,7 +145,8 @@ class Table:
             return
         groups = {}
         for index, value in enumerate(values):
-            groups.setdefault(value, []).append(index)
+            if among is None or value in among:
+                groups.setdefault(value, []).append(index)
         repeats = [i for group in groups.values() for i in group[1:]]
         unclear = [
             group[0]

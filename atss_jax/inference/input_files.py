@@ -190,7 +190,7 @@ def choose_ids(
     """
     if ann_file is None:
         return Ids(tuple(range(1, len(classes) + 1)))
-    coco = annotation_file.read_listing(ann_file)
+    coco = annotation_file.read_listing(ann_file, classes)
     by_name = {name: id_ for id_, name in coco.categories.items()}
     if missing := [name for name in classes if name not in by_name]:
         raise ValueError(f'{ann_file} has no class {missing}; it has {list(by_name)}')

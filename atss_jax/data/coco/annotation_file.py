@@ -158,8 +158,12 @@ class Listing(NamedTuple):
     categories: dict[int, str]
 
 
-def read_listing(path: str) -> Listing:
+def read_listing(path: str, classes: Container[str] | None = None) -> Listing:
     """Reads ids and names alone; annotations and sizes need not be there.
+
+    Args:
+        path: of the file.
+        classes: names of which there must be one category each; None: all.
 
     Raises:
         ValueError: the file is not JSON, not COCO, or an id or a name is malformed.
@@ -168,7 +172,7 @@ def read_listing(path: str) -> Listing:
     images = Table(path, 'images', content['images'], 'raise')
     _check(images, {'id': INTEGER, 'file_name': TEXT})
     images.require_unique('id')
-    names = _category_names(path, content)
+    names = _category_names(path, content, classes)
     return Listing(images.column('id'), images.column('file_name'), names)
 
 

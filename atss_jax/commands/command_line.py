@@ -152,7 +152,6 @@ def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> 
     from atss_jax.distributed import devices, hosts
 
     _quieten_libraries()
-    warnings.formatwarning = _as_one_line
     # Until training listens itself; with several processes JAX does, once it started.
     hosts.handle('SIGTERM', _leave_before_training)
     try:
@@ -207,10 +206,11 @@ def guard(program: str, action: Callable[[], int | None]) -> int:
 
 
 def _quieten_libraries():
-    """Orbax and grain log through absl; what matters is said by the commands."""
+    """Silences absl, through which Orbax and grain log, and shortens warnings."""
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)
+    warnings.formatwarning = _as_one_line
 
 
 def _as_one_line(message, category, file, number, line=None):

@@ -184,7 +184,6 @@ def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> 
     from atss_jax.distributed import devices, hosts
 
     _quieten_libraries()
-    warnings.formatwarning = _as_one_line
     # Until training listens itself; with several processes JAX does, once it started.
     hosts.handle('SIGTERM', _leave_before_training)
     try:
@@ -254,13 +253,14 @@ def _missing_platforms(error):
 
 
 def _quieten_libraries():
-    """Orbax and grain log through absl; what matters is said by the commands."""
+    """Silences absl, through which Orbax and grain log, and shortens warnings."""
     import absl.logging
 
     # Not even errors: threads log those that reach the program as exceptions too, with
     # tracebacks that may come after the message of the command.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    warnings.formatwarning = _as_one_line
     sys.unraisablehook = _show_unraisable
 
 

@@ -162,7 +162,7 @@ def _may_be_coco(config):
 
 
 def _categories(ann_file):
-    return tuple(annotation_file.read(ann_file).categories.values())
+    return tuple(annotation_file.read_listing(ann_file).categories.values())
 
 
 def describe(config: ConfigDict, translation: Translation) -> str:

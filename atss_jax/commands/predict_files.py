@@ -128,7 +128,7 @@ def predict_and_report(
     Returns:
         Exit status: 0, or 3 if some files could not be read.
     """
-    items = find_files(inputs, out)
+    items = find_files(inputs, out, print)
     check_writable(out)  # before the detector is loaded and has detected everything
     detector = Detector.load(source, **loading)
     if loading['tta']:

@@ -138,6 +138,17 @@ def load_view(
     }
 
 
+def check_has_objects(source: Source) -> None:
+    """Raises ValueError if there is no object to learn in any image."""
+    if source.records.ignored.all():
+        counts = [f'{number} {reason}' for reason, number in source.untrained.items()]
+        raise ValueError(
+            f'data.train: none of its {len(source.records)} images has an object to '
+            f'learn. Annotations by reason: {"; ".join(counts) or "there are none"}. '
+            'Correct data.train.ann_file, or data.train.classes'
+        )
+
+
 def check_box_counts(source: Source, max_boxes: int) -> None:
     """Raises ValueError if an image has more boxes than a batch has capacity for."""
     counts = source.records.counts

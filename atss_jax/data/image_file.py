@@ -2,6 +2,7 @@
 
 import math
 import os
+import unicodedata
 
 import cv2
 import numpy as np
@@ -53,6 +54,38 @@ def file_content(path: str | os.PathLike) -> bytes:
     """
     with open(path, 'rb', buffering=0) as file:
         return file.read()
+
+
+def size_of(path: str | os.PathLike) -> tuple[int, int]:
+    """Height, width of an image file as `read` gives it; decodes only where it must.
+
+    Raises:
+        BadImage, OSError: as `read`.
+    """
+    content = file_content(path)
+    header = image_header.read(content)
+    # An orientation turns the image; TIFF has it without the word.
+    may_be_turned = b'exif' in content.lower() or content[:2] in (b'II', b'MM')
+    if header is None or header.size is None or may_be_turned:
+        height, width, _ = read(path).shape
+        return height, width
+    return header.size
+
+
+def locate(folder: str, name: str) -> str:
+    """Path of the image that an annotation file calls `name`, in `folder`.
+
+    If there is no such file, backslashes are read as slashes, and letters with accents
+    in either of the forms that file systems use.
+    """
+    path = os.path.join(folder, name)
+    if ('\\' in name or not name.isascii()) and not os.path.exists(path):
+        slashes = name.replace('\\', '/')
+        for form in ('NFC', 'NFD'):
+            other = os.path.join(folder, unicodedata.normalize(form, slashes))
+            if os.path.exists(other):
+                return other
+    return path
 
 
 def decode(

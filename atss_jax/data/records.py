@@ -117,6 +117,8 @@ class Source(Protocol):
     category_ids: tuple[int, ...]
     """COCO category id of each label; used only where JSON is written or scored."""
     records: Records
+    untrained: dict[str, int]
+    """Number of annotations that training does not learn, by reason."""
 
     def read_image(self, record: Record) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`.

@@ -1,6 +1,7 @@
 """Evaluates the checkpoint of a workdir."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import sys
@@ -49,7 +50,10 @@ class Evaluation:
         """The heading, a table of the numbers, the notes and the files."""
         files = [f'{name}: {path}' for name, path in self.files.items()]
         files = files if with_files else []
-        table = format_table(self.scores)
+        if all(map(math.isnan, self.scores.summary.values())):
+            table = 'nothing to score: the annotations have no object of these classes'
+        else:
+            table = format_table(self.scores)
         return '\n'.join([self.heading, table, *self.notes, *files])
 
     def write(self) -> None:

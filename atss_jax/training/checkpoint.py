@@ -27,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from atss_jax.distributed import devices, hosts
 from atss_jax.training.log import evaluated
 from atss_jax.training.state import TrainState, zero_variables
+from atss_jax.weights import mmdet
 
 _COMMITTED = 'commit_success.txt'  # the file that orbax writes last
 _NOTES = 'notes'
@@ -286,6 +287,7 @@ class Checkpoints:
         variables = {'params': params, 'batch_stats': saved['batch_stats']}
         kinds = {path: _kind(x) for path, x in _by_path(variables).items()}
         self._check_fit(step, kinds, zero_variables(model))
+        mmdet.check_finite(_by_path(variables), f'checkpoint {self.folder / str(step)}')
         return jax.tree.map(np.asarray, variables)
 
     def wait(self) -> None:

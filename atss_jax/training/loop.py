@@ -187,8 +187,13 @@ def _open_log(run, start):
     log.say(str(run))
     if start.step:
         log.say(f'resuming after step {start.step}')
-    if warning := setup.learning_rate_warning(run):
-        log.warn(warning)
+    for warning_about in (
+        setup.learning_rate_warning,
+        setup.warm_up_warning,
+        setup.evaluation_warning,
+    ):
+        if warning := warning_about(run):
+            log.warn(warning)
     return log
 
 

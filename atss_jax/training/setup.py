@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from atss_jax.config import build_experiment, to_json
 from atss_jax.config.experiment import Experiment, open_sources
-from atss_jax.data.batch import check_box_counts
+from atss_jax.data.batch import check_box_counts, check_has_objects
 from atss_jax.data.loader import TrainBatches
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Source
@@ -87,6 +87,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
     config_json = to_json(config)
     _check_hosts(config_json, sources, workdir)
     train = sources['train']
+    check_has_objects(train)
     check_box_counts(train, experiment.data['train'].pipeline.max_boxes)
     batch_size = experiment.samples_per_gpu * jax.device_count()
     rows = devices.local_rows(batch_size)
@@ -155,4 +156,28 @@ def learning_rate_warning(run: Run) -> str | None:
         f'batches of {run.batch_size}, but optimizer.lr = '
         f'{run.experiment.optimizer.lr:g} is for {scale.base} '
         '(auto_scale_lr.base_batch_size); auto_scale_lr.enable=True scales it'
+    )
+
+
+def warm_up_warning(run: Run) -> str | None:
+    """A warning if the run ends before the warm-up does."""
+    config = run.experiment.lr_config
+    if config.warmup is None or config.warmup_iters <= run.total_steps:
+        return None
+    progress = (run.total_steps - 1) / (config.warmup_iters - 1)
+    share = config.warmup_ratio + (1 - config.warmup_ratio) * progress
+    return (
+        f'lr_config.warmup_iters = {config.warmup_iters}, but the run has only '
+        f'{run.total_steps} steps: the learning rate rises to {share:.0%} of '
+        'optimizer.lr at most. Lower lr_config.warmup_iters, or raise total_epochs'
+    )
+
+
+def evaluation_warning(run: Run) -> str | None:
+    """A warning if no evaluation image has an object."""
+    if len(run.sources['val'].records.boxes):
+        return None
+    return (
+        'data.val: none of its images has an object, so evaluation has nothing to '
+        'score, and the checkpoint that is kept as the best is not'
     )

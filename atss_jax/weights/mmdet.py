@@ -4,6 +4,7 @@ The modules in `models/` are named after mmdet's, so names are translated by rul
 `backbone.layer1.0.bn1.running_mean` is `batch_stats/backbone/layer1_0/bn1/mean`.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,6 +121,31 @@ def fit(
     if problems:
         raise ValueError(f'{what} do not fit the model; ' + '; '.join(problems))
     return unflatten_dict(values)
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], owner: str | os.PathLike) -> None:
+    """Raises ValueError if arrays hold NaN or infinity; names the first of them.
+
+    Such weights detect nothing, and training on them stops at the first step.
+
+    Args:
+        arrays: arrays by name.
+        owner: what they belong to, for the message.
+    """
+    bad = {}
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        if array.dtype.kind not in 'iub':
+            wide = array if array.dtype.kind == 'f' else array.astype(np.float32)
+            number = array.size - int(np.isfinite(wide).sum())
+            bad |= {name: (number, array.size)} if number else {}
+    if bad:
+        name, (number, size) = next(iter(bad.items()))
+        raise ValueError(
+            f'{owner}: {number} of {size} numbers of {name} are NaN or infinite, and '
+            f'numbers of {len(bad) - 1} more arrays: the training that wrote them '
+            'diverged, or the file is damaged; use an earlier checkpoint'
+        )
 
 
 def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from atss_jax.weights import mmdet_momentum, safetensors
+from atss_jax.weights import mmdet, mmdet_momentum, safetensors
 from atss_jax.weights.torch_file import pth
 
 SUFFIXES = ('.pth', '.pt', '.safetensors')
@@ -72,11 +72,14 @@ def load(
             raise ValueError(f'{path}: a .safetensors file has no momentum; use a .pth')
         text = safetensors.load(path)[1]
         classes = tuple(json.loads(text[_CLASSES])) if _CLASSES in text else None
-        return Checkpoint(safetensors.state_dict(path), classes=classes)
+        weights = safetensors.state_dict(path)
+        mmdet.check_finite(weights, path)
+        return Checkpoint(weights, classes=classes)
     content = pth.load(path)
     state = pth.weights_of(content, path)
     try:
         weights, unaveraged = split_averages(state)
+        mmdet.check_finite(weights, 'its weights')
         buffers = group = None
         if momentum:
             buffers, group = mmdet_momentum.read(

@@ -10,7 +10,7 @@ import pytest
 
 from atss_jax.evaluation.evaluate import evaluate
 from atss_jax.inference.detector import Detector
-from atss_jax.inference.input_files import find_files
+from atss_jax.inference.input_files import choose_ids, find_files
 
 
 @pytest.fixture
@@ -94,6 +94,45 @@ def test_ids_of_a_coco_file(predict, small_data, small_run, tmp_path):
     np.testing.assert_allclose(rows(results), expected, atol=1e-3)
     status, _, err = predict(small_data / 'train', *flags)
     assert status == 1 and 'does not list' in err
+
+
+@pytest.mark.parametrize('spoil', ['no annotations', 'null', 'bad annotations'])
+def test_only_names_and_ids_of_a_coco_file_are_read(
+    predict, small_data, tmp_path, spoil
+):
+    content_ = json.loads((small_data / 'val.json').read_text())
+    for image in content_['images']:
+        del image['height'], image['width']
+    if spoil == 'no annotations':
+        del content_['annotations']
+    elif spoil == 'null':
+        content_['annotations'] = None
+    else:
+        content_['annotations'][0]['bbox'] = 'oops'
+    file = tmp_path / 'names.json'
+    file.write_text(json.dumps(content_))
+    flags = f'--ann_file={file}', '--batch_size=2', '--no_pictures'
+    assert predict(small_data / 'val', *flags)[0] == 0
+    listed = content(tmp_path / 'out')[1]['images']
+    ids = {image['id'] for image in content_['images']}
+    assert {image['id'] for image in listed} == ids
+
+
+def test_files_and_an_annotation_file_seen_from_another_folder(
+    predict, small_data, tmp_path, monkeypatch
+):
+    content_ = json.loads((small_data / 'val.json').read_text())
+    folder = shutil.copytree(small_data / 'val', tmp_path / 'a')
+    for image in content_['images']:
+        image['file_name'] = f'a/{image["file_name"]}'
+    (tmp_path / 'sf.json').write_text(json.dumps(content_))
+    monkeypatch.chdir(folder)
+    status, _, err = predict(
+        '.', '--ann_file=../sf.json', '--batch_size=2', '--no_pictures'
+    )
+    assert status == 0, err
+    listed = content(tmp_path / 'out')[1]['images']
+    assert all(one['file_name'] == f'{one["id"]}.png' for one in listed)
 
 
 def test_bad_images_are_named_and_the_rest_goes_on(predict, images, tmp_path):
@@ -213,3 +252,76 @@ def test_names_are_unique_and_results_are_not_looked_at(tmp_path):
         ('a/x.png', 'x_2.jpg'),
         ('b/x.png', 'x_3.jpg'),
     ]
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'a/0.png',
+        './a/0.png',
+        'a//0.png',
+        '../b/../a/0.png',
+        'a\\0.png',
+        '.\\a\\0.png',
+        'ABSOLUTE/a/0.png',
+    ],
+)
+def test_ids_are_found_by_path_and_not_by_text(tmp_path, monkeypatch, name):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / '0.png').touch()
+    (tmp_path / 'link').symlink_to(tmp_path / 'a')
+    file = tmp_path / 'x.json'
+    name = name.replace('ABSOLUTE', str(tmp_path))
+    images = [{'id': 5, 'file_name': name}, {'id': 6, 'file_name': 'b/0.png'}]
+    categories = [{'id': 3, 'name': 'cell'}]
+    file.write_text(json.dumps({'images': images, 'categories': categories}))
+    for folder, word in (('a', '.'), ('.', 'a'), ('a', '../a/0.png'), ('.', 'link')):
+        monkeypatch.chdir(tmp_path / folder)
+        found = find_files([word], tmp_path / 'out')
+        ids = choose_ids(['cell'], found, str(file))
+        assert list(ids.images.values()) == [5]
+
+
+# What the decoder reads, by its usual names and without one.
+PNG = b'\x89PNG\r\n\x1a\n'
+READ = ('a.jfif', 'b.jpe', 'c.JPE', 'd.dib', 'e.JPG', 'f.WebP', 'deep/g.Tif')
+
+
+def test_a_folder_is_searched_for_all_that_can_be_read(tmp_path):
+    folder = tmp_path / 'x'
+    for name in (*READ, 'no_suffix', 'text.txt', 'two.TXT', 'c.heic'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(PNG if name == 'no_suffix' else b'BM oops')
+    for name in ('._a.jpg', '__MACOSX/a.jpg', '.DS_Store', 'deep/._b.jpg'):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    elsewhere = tmp_path / 'elsewhere'
+    elsewhere.mkdir()
+    (elsewhere / 'h.png').touch()
+    (folder / 'link').symlink_to(elsewhere)
+    (folder / 'deep' / 'circle').symlink_to(folder)
+    told = []
+    found = find_files([str(folder)], tmp_path / 'out', told.append)
+    names = {str(item.path.relative_to(folder)) for item in found}
+    assert names == {*READ, 'no_suffix', 'link/h.png'}
+    assert len(told) == 1 and f'{folder}: passed over' in told[0]
+    assert told[0].endswith(': 2 .txt, 1 .heic')
+
+
+def test_what_a_folder_has_in_place_of_images(predict, tmp_path):
+    folder = tmp_path / 'x'
+    folder.mkdir()
+    (folder / 'a.heic').touch()
+    status, _, err = predict(folder)
+    assert status == 1 and f'no images in {folder}' in err
+    assert 'passed over: 1 .heic' in err
+
+
+def test_files_that_are_passed_over_are_counted(predict, images):
+    (images / 'notes.txt').touch()
+    status, text, _ = predict(images, '--no_pictures', '--batch_size=2')
+    assert (
+        status == 0
+        and 'passed over, since they are no images: 1 .txt' in text
+        and '9 images' in text
+    )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import json
 import resource
+import unicodedata
 
 import cv2
 import numpy as np
@@ -46,6 +48,18 @@ def update(section, index=3, **fields):
     return spoil
 
 
+def update_all(section, value):
+    def spoil(content):
+        content[section] = value
+
+    return spoil
+
+
+def two_of_one_name(content):
+    update('categories', 1, name='cell')(content)
+    update('annotations', 0, category_id=5)(content)
+
+
 def remove(section, key, index=3):
     def spoil(content):
         del content[section][index][key]
@@ -67,12 +81,12 @@ def repeat(section, **fields):
     ('spoil', 'parts'),
     [
         (without('images'), ['no list of images']),
-        (without('annotations'), ['no list of annotations']),
+        (update_all('annotations', {}), ['no list of annotations']),
         (without('categories'), ['no list of categories']),
         (lambda content: content.update(images=[], annotations=[]), ['none of its 0']),
         (update('categories', 0, id='3'), ['categories[0]', 'id must be an integer']),
         (update('categories', 1, id=3), ['categories[1]', 'is taken by categories[0]']),
-        (update('categories', 1, name='cell'), ["'cell' is taken by categories[0]"]),
+        (two_of_one_name, ["'cell' is taken by categories[0]", 'rename', 'merge']),
         (remove('categories', 'name', 0), ['categories[0]', 'name', 'missing']),
     ],
 )
@@ -85,10 +99,96 @@ def test_what_cannot_be_left_out_is_always_an_error(folder, spoil, parts, on_err
 
 
 @pytest.mark.parametrize('on_error', ['raise', 'skip'])
+@pytest.mark.parametrize('unused', [3, 5])
+def test_two_categories_of_one_name_of_which_one_is_used(folder, unused, on_error):
+    update('categories', 1, name='cell')(folder.content)
+    for annotation in folder.content['annotations']:
+        annotation['category_id'] = 8 - unused
+    with pytest.warns(UserWarning, match='1 of 2 categories left out: name of another'):
+        source = folder.load(on_error=on_error)
+    assert source.classes == ('cell',) and source.category_ids == (8 - unused,)
+    assert len(source.ground_truth()['annotations']) == 10
+
+
+def test_two_categories_of_one_name_that_is_no_class(folder):
+    two_of_one_name(folder.content)
+    folder.content['categories'].append({'id': 9, 'name': 'dish'})
+    folder.content['annotations'][3]['category_id'] = 9
+    source = folder.load(classes=('dish',))
+    assert source.category_ids == (9,) and len(source.records.boxes) == 1
+
+
+def test_two_categories_of_one_name_of_which_none_is_used(folder):
+    folder.content['categories'].append({'id': 9, 'name': 'dish'})
+    with pytest.warns(UserWarning, match='1 of 3 categories left out'):
+        assert folder.load().category_ids == (3, 9)
+
+
+@pytest.mark.parametrize(
+    'spoil', [without('annotations'), update_all('annotations', None)]
+)
+def test_no_list_of_annotations(folder, spoil):
+    spoil(folder.content)
+    with pytest.raises(ValueError, match='no list of annotations'):
+        folder.load()
+    source = folder.load(test_mode=True)
+    assert len(source.records) == 10 and not len(source.records.boxes)
+    assert source.ground_truth()['annotations'] == []
+
+
+def without_sizes(content):
+    for image in content['images'][1:]:
+        image.pop('height')
+        image['width'] = None
+
+
+def test_no_sizes_of_images(folder):
+    without_sizes(folder.content)
+    with pytest.raises(ValueError, match=r'images\[1\] .*height must .* it is missing'):
+        folder.load()
+    with pytest.warns(UserWarning, match='9 of 10 images have no height and width'):
+        source = folder.load(test_mode=True)
+    assert source.records.sizes.tolist() == [list(SIZE)] * 10
+    (folder.images / '13.png').write_bytes(b'')
+    with pytest.raises(
+        ValueError, match=r'images\[3\] .*if no image in .* it is missing'
+    ):
+        folder.load(test_mode=True)
+    with pytest.warns(UserWarning, match='1 of 10 images left out: height'):
+        assert len(folder.load(test_mode=True, on_error='skip').records) == 9
+
+
+def test_the_size_of_an_image_that_its_orientation_turns(folder):
+    without_sizes(folder.content)
+    folder.spoil(files.with_orientation(WHOLE_JPEG, 6))
+    with pytest.warns(UserWarning, match='9 of 10 images'):
+        source = folder.load(test_mode=True)
+    assert source.records[3].size == SIZE[::-1]
+    assert source.read_image(source.records[3]).shape == (*SIZE[::-1], 3)
+
+
+@pytest.mark.parametrize(
+    'name', ['deep\\13.png', 'caf\N{LATIN SMALL LETTER E WITH ACUTE}.png']
+)
+def test_names_written_in_another_way(folder, name):
+    (folder.images / 'deep').mkdir()
+    there = unicodedata.normalize('NFD', name.replace('\\', '/'))
+    (folder.images / '13.png').rename(folder.images / there)
+    folder.content['images'][3]['file_name'] = name
+    source = folder.load()
+    assert source.read_image(source.records[3]).any()
+
+
+@pytest.mark.parametrize('on_error', ['raise', 'skip'])
 def test_a_file_that_is_not_json_is_always_an_error(folder, on_error):
     folder.content = b'{"images": ['
     with pytest.raises(ValueError, match=r'annotations\.json: not a JSON file'):
         folder.load(on_error=on_error)
+
+
+def test_a_byte_order_mark_is_read_over(folder):
+    folder.content = b'\xef\xbb\xbf' + json.dumps(folder.content).encode()
+    assert len(folder.load().records) == 10
 
 
 NAN, INF = float('nan'), float('inf')

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -88,6 +89,20 @@ def test_malformed_records_can_be_left_out(data):
         expected = data.load(on_error='skip')
     assert_same_records(data.open(), expected)
     assert data.open().ground_truth() == expected.ground_truth()
+
+
+def test_images_alone_can_be_prepared(data):
+    """A test set: no annotations, and sizes are read from the images."""
+    del data.content['annotations']
+    for image in data.content['images']:
+        size = image.pop('height'), image.pop('width')
+        content = cv2.imencode('.png', np.zeros((*size, 3), np.uint8))[1].tobytes()
+        (data.images / image['file_name']).write_bytes(content)
+    with pytest.warns(UserWarning, match='3 of 3 images have no height and width'):
+        data.prepare()
+    records = data.open(test_mode=True).records
+    assert records.sizes.tolist() == [[40, 60], [50, 30], [40, 40]]
+    assert not len(records.boxes)
 
 
 def test_random_numbers_survive(data):

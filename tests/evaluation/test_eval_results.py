@@ -51,6 +51,23 @@ class TestResultsFile:
         assert score([]).status == 0
         assert not (tmp_path / 'detections_report.html').exists()
 
+    @pytest.mark.parametrize('annotations', ['absent', None, []])
+    def test_nothing_to_score(self, call, data, tmp_path, annotations):
+        """Not even an error: image_info files of test sets have no annotations."""
+        content = json.loads((data / 'val.json').read_text())
+        content['annotations'] = annotations
+        if annotations == 'absent':
+            del content['annotations']
+        file, path = tmp_path / 'info.json', tmp_path / 'detections.json'
+        file.write_text(json.dumps(content))
+        path.write_text('[]')
+        flags = f'--ann_file={file}', f'--img_prefix={data / "val"}', '--report'
+        result = call('eval', f'--results={path}', *flags)
+        assert result.status == 0, result.err
+        assert 'nothing to score' in result.out
+        scores = json.loads((tmp_path / 'detections_scores.json').read_text())
+        assert scores['AP'] is None
+
     @pytest.mark.parametrize(
         ('content', 'parts'),
         [
@@ -124,3 +141,21 @@ def test_report_of_a_run(call, small_run, tmp_path):
     (numbers,) = (workdir / 'evaluation').glob('val_*_scores.json')
     ap = json.loads(numbers.read_text())['AP']
     assert f'<dt>AP</dt><dd>{ap:.3f}</dd>' in report.read_text()
+
+
+def test_a_run_on_images_without_annotations(call, small_run, small_data, tmp_path):
+    """Detections are written; neither annotations nor sizes are needed for them."""
+    workdir = shutil.copytree(small_run.workdir, tmp_path / 'run')
+    content = json.loads((small_data / 'val.json').read_text())
+    del content['annotations']
+    for image in content['images']:
+        del image['width']
+    file = tmp_path / 'info.json'
+    file.write_text(json.dumps(content))
+    flags = f'--config.data.test.ann_file={file}', '--split=test'
+    with pytest.warns(UserWarning, match='9 of 9 images have no height and width'):
+        result = call('eval', f'--workdir={workdir}', *flags)
+    assert result.status == 0, result.err
+    assert 'nothing to score' in result.out
+    (path,) = (workdir / 'evaluation').glob('test_*_detections.json')
+    assert len(json.loads(path.read_text())) > 9

@@ -40,6 +40,7 @@ class CocoDataset:
         classes: name of each label.
         category_ids: COCO category id of each label.
         records: the images that remain after filtering.
+        untrained: number of annotations that training does not learn, by reason.
 
     Source: mmdet.datasets.CocoDataset.
     """
@@ -69,7 +70,8 @@ class CocoDataset:
             filter_empty_gt: whether to drop images without any annotation of a wanted
                 category (dropped annotations count too, as in mmdet).
             min_size: drop images whose shorter side is below this.
-            test_mode: keep every image, whatever the two above say.
+            test_mode: keep every image, whatever the two above say; annotations and
+                sizes of images may be missing, see `annotation_file.read`.
             indices: number of images to use, the first of those that remain; None: all.
             on_error: 'raise' an error about the first malformed image or annotation, or
                 'skip': malformed ones are left out, and a warning counts them.
@@ -81,9 +83,11 @@ class CocoDataset:
         if on_error not in ON_ERROR:
             raise ValueError(f'on_error must be one of {ON_ERROR}, found {on_error!r}')
         check_paths(ann_file, img_prefix)
-        self._file = annotation_file.read(ann_file, on_error)
+        self._file = annotation_file.read(
+            ann_file, on_error, not test_mode, img_prefix, classes
+        )
         images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
-        self.classes, self.category_ids, self.records = select(
+        self.classes, self.category_ids, self.records, self.untrained = select(
             self._file, img_prefix, classes, images
         )
 
@@ -128,8 +132,10 @@ def select(
     img_prefix: str,
     classes: tuple[str, ...] | None,
     images: ImageFilter,
-) -> tuple[tuple[str, ...], tuple[int, ...], Records]:
-    """Classes, the category id of each, and the records of a file.
+) -> tuple[tuple[str, ...], tuple[int, ...], Records, dict[str, int]]:
+    """Classes, the category id of each, the records, and what is not learned.
+
+    The last is the number of annotations that training does not learn, by reason.
 
     Args:
         file: the annotations.
@@ -148,20 +154,36 @@ def select(
     rows = _lookup(file.image_ids.tolist(), file.annotation_images)
     wanted = _is_wanted(file, rows[labels >= 0], images)
     if not wanted.any():
+        smaller = np.sum(file.image_sizes.min(axis=1, initial=2**62) < images.min_size)
         raise ValueError(
             f'{file.path}: none of its {len(wanted)} images remains with '
             f'filter_empty_gt={images.filter_empty_gt}, min_size={images.min_size}, '
-            f'test_mode={images.test_mode}, classes={classes[:10]}'
+            f'test_mode={images.test_mode}, classes={classes[:10]}: {smaller} are '
+            f'smaller than min_size, and {np.sum(labels >= 0)} annotations are of '
+            'these classes'
         )
     if images.indices is not None:
         wanted &= np.cumsum(wanted) <= images.indices
     chosen = (labels >= 0) & wanted[rows] & ~file.dropped
     unfit = _unfit(file, rows)
+    _warn_of_odd_boxes(file, rows)
     if not images.test_mode:  # at evaluation they count in the scores
         _warn_of_unfit(file, chosen, unfit)
     chosen &= ~np.any(list(unfit.values()), axis=0)
     records = _build_records(file, img_prefix, rows, labels, wanted, chosen)
-    return classes, category_ids, records
+    not_used = {
+        'of categories that are not in classes': labels < 0,
+        'in images that filter_empty_gt, min_size or indices leave out': ~wanted[rows],
+    }
+    not_learned = {
+        'with ignore set': file.dropped,
+        **unfit,
+        'with iscrowd: 1, a region to ignore': file.crowds,
+    }
+    if not images.test_mode:
+        used = ~np.any(list(not_used.values()), axis=0)
+        _warn_of_large_share(file, used, not_learned)
+    return classes, category_ids, records, _count(not_used | not_learned)
 
 
 def _choose_classes(
@@ -223,7 +245,9 @@ def _build_records(
     order = np.flatnonzero(kept)[np.argsort(rows[kept], kind='stable')]
     x, y, width, height = file.boxes[order].T
     counts = np.bincount(rows[order], minlength=len(wanted))[wanted]
-    names = [os.path.join(img_prefix, file.file_names[i]) for i in wanted.nonzero()[0]]
+    names = [
+        image_file.locate(img_prefix, file.file_names[i]) for i in wanted.nonzero()[0]
+    ]
     return Records(
         image_ids=file.image_ids[wanted],
         file_names=np.array(names, str),
@@ -262,3 +286,59 @@ def _warn_of_unfit(
                 f'in mmdet: {reason} (ids {", ".join(map(str, ids[:5]))}{more})',
                 stacklevel=3,
             )
+
+
+_LARGE_SHARE = 0.2  # of annotations; COCO has 1 % of crowds
+
+
+def _warn_of_large_share(
+    file: annotation_file.CocoFile, used: np.ndarray, reasons: dict[str, np.ndarray]
+) -> None:
+    """Warns if many of the annotations of the training images are not learned.
+
+    If none is, training ends with an error that has the same numbers.
+    """
+    counts = _count({reason: used & bad for reason, bad in reasons.items()})
+    number, total = sum(counts.values()), int(used.sum())
+    if _LARGE_SHARE * total < number < total:
+        named = '; '.join(f'{count} {reason}' for reason, count in counts.items())
+        warnings.warn(
+            f'{file.path}: {number} of {total} annotations of the training images are '
+            f'not learned: {named}',
+            stacklevel=3,
+        )
+
+
+def _warn_of_odd_boxes(file: annotation_file.CocoFile, rows: np.ndarray) -> None:
+    """Warns if the boxes look as if they were not x, y, width, height in pixels."""
+    if not len(rows):
+        return
+    sizes = file.image_sizes[rows]
+    ends = file.boxes[:, :2] + file.boxes[:, 2:]
+    margin = np.maximum(2, 0.01 * sizes)  # programs round in different ways
+    beyond = (ends[:, ::-1] > sizes + margin) | (file.boxes[:, 1::-1] < -margin)
+    outside = int(beyond.any(axis=1).sum())
+    if file.boxes.min() >= 0 and file.boxes.max() <= 1 and sizes.min() > 1:
+        warnings.warn(
+            f'{file.path}: all {len(rows)} boxes lie within 0 and 1, so they seem to '
+            "be relative to the size of the image; COCO's bbox is in pixels",
+            stacklevel=3,
+        )
+    elif outside > _LARGE_SHARE * len(rows):
+        warnings.warn(
+            f'{file.path}: {outside} of {len(rows)} boxes reach outside their images. '
+            "Are they x1, y1, x2, y2? COCO's bbox is x, y, width, height. Or are width "
+            'and height of the images swapped, or those of other copies? atss draw '
+            'data shows the boxes on the images',
+            stacklevel=3,
+        )
+
+
+def _count(reasons: dict[str, np.ndarray]) -> dict[str, int]:
+    """Number of annotations by reason; each counts under the first that applies."""
+    counts, counted = {}, False
+    for reason, applies in reasons.items():
+        if number := int(np.sum(applies & ~np.asarray(counted))):
+            counts[reason] = number
+        counted = counted | applies
+    return counts

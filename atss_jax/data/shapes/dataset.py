@@ -61,6 +61,7 @@ class ShapesDataset:
     classes: ClassVar[tuple[str, ...]] = tuple(OUTLINES)
     # They differ from the labels, so that code that confuses the two fails here too.
     category_ids: ClassVar[tuple[int, ...]] = tuple(range(1, len(OUTLINES) + 1))
+    untrained: ClassVar[dict[str, int]] = {}
 
     def __post_init__(self):
         _expect(self.num_images >= 1, 'num_images >= 1', self.num_images)

@@ -30,6 +30,7 @@ class TFDSDataset:
         classes: name of each label.
         category_ids: COCO category id of each label.
         records: the images that remain after filtering.
+        untrained: number of annotations that training does not learn, by reason.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class TFDSDataset:
         self.data_dir, self.name, self.split = data_dir, name, split
         self._label = f'{folder_of(data_dir, name)} {split}'
         images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
-        self.classes, self.category_ids, self.records = select(
+        self.classes, self.category_ids, self.records, self.untrained = select(
             self._index, '', classes, images
         )
         rows = np.argsort(self._index.image_ids)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from atss_jax.data import image_file
 from atss_jax.data.coco import annotation_file
 from atss_jax.data.coco.annotation_file import CocoFile
 from atss_jax.data.coco.dataset import check_paths
@@ -81,8 +82,8 @@ def prepare(
     folder = _local_folder(data_dir, name)
     check_name('split', split)
     check_paths(ann_file, img_prefix)
-    file = annotation_file.read(ann_file, on_error)
-    paths = [os.path.join(img_prefix, name) for name in file.file_names]
+    file = annotation_file.read(ann_file, on_error, False, img_prefix)
+    paths = [image_file.locate(img_prefix, name) for name in file.file_names]
     sizes = _image_bytes(paths, file)
     _check_categories(file)
     with locked(folder.with_name(f'.{folder.name}.lock'), wait=False):

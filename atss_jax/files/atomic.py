@@ -6,7 +6,7 @@ import os
 import pathlib
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -82,21 +82,24 @@ def read_json(path: str | os.PathLike) -> Any:
         ) from error
 
 
-def read_given_json(path: str | os.PathLike) -> Any:
+def read_given_json(
+    path: str | os.PathLike, object_hook: Callable[[dict], Any] | None = None
+) -> Any:
     """The content of a JSON file that a user gave.
 
     It may be UTF-8, UTF-16 or UTF-32, with a byte order mark (which Windows' editors
-    and shells write) or without.
+    and shells write) or without. `object_hook` may replace each object once it is
+    parsed.
 
     Raises:
         ValueError: the file is not JSON.
     """
     try:
-        return _parse(path)
+        return _parse(path, object_hook)
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not a JSON file ({error})') from error
 
 
-def _parse(path):
+def _parse(path, object_hook=None):
     # From bytes, json finds the encoding and skips a byte order mark.
-    return json.loads(pathlib.Path(path).read_bytes())
+    return json.loads(pathlib.Path(path).read_bytes(), object_hook=object_hook)

@@ -37,13 +37,13 @@ import builtins, sys
 sys.modules['tensorflow_datasets'] = None
 real = builtins.__import__
 
-def hiding(name, globals=None, *rest):
+def hiding(name, globals=None, *rest, **named):
     # grain itself needs these two; they are hidden from this package only.
     importer = (globals or {}).get('__name__') or ''
     is_hidden = name.partition('.')[0] in ('etils', 'array_record')
     if is_hidden and importer.startswith('atss_jax'):
         raise ImportError(f'no {name} for {importer}')
-    return real(name, globals, *rest)
+    return real(name, globals, *rest, **named)
 
 builtins.__import__ = hiding
 """

@@ -1,7 +1,6 @@
 """COCO annotation files, read and checked; the names of COCO's own classes."""
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Container, Iterable
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from atss_jax.data.coco.table import (
     Table,
     show,
 )
+from atss_jax.files.atomic import read_given_json
 
 ON_ERROR = ('raise', 'skip')
 
@@ -256,13 +256,9 @@ def _columns(
 
 def _load_json(path: str, training: bool) -> dict:
     """The file's content; outside of training `annotations` may be absent or null."""
-    with open(path, encoding='utf-8-sig') as stream:  # some editors add a BOM
-        try:
-            # Masks are most of the file and are not used: dropped as soon as they are
-            # parsed, they never fill the memory.
-            content = json.load(stream, object_hook=_without_mask)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f'{path}: not a JSON file ({error})') from error
+    # Masks are most of the file and are not used: dropped as soon as they are parsed,
+    # they never fill the memory.
+    content = read_given_json(path, object_hook=_without_mask)
     if not isinstance(content, dict):
         raise ValueError(
             f'{path}: not a COCO annotation file: expected an object with '

@@ -106,7 +106,10 @@ def test_safetensors_with_torch(tmp_path, dtype):
     ('depth', 'style'), [(18, 'pytorch'), (50, 'pytorch'), (50, 'caffe')]
 )
 def test_our_weights_in_torch_give_our_outputs(tmp_path, depth, style):
-    """Random weights to a .pth, read by torch, through a forward pass of its own."""
+    """Random weights to a .pth, read by torch, through a forward pass of its own.
+
+    In float64: on the map of one pixel torch's own float32 is 2.3e-5 away from it.
+    """
     from tests.support import torch_atss
 
     neck = FPN(in_channels=stage_channels(depth))
@@ -119,7 +122,10 @@ def test_our_weights_in_torch_give_our_outputs(tmp_path, depth, style):
     mmdet_checkpoint.save(tmp_path / 'w.pth', mmdet_checkpoint.Checkpoint(weights))
     state = torch.load(tmp_path / 'w.pth', weights_only=True)['state_dict']
     image = np.random.default_rng(0).standard_normal((1, 64, 96, 3), np.float32)
-    given = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+    state = {
+        name: v.double() if v.is_floating_point() else v for name, v in state.items()
+    }
+    given = torch.from_numpy(image.transpose(0, 3, 1, 2).astype(np.float64))
     expected = torch_atss.forward(state, given, style == 'caffe')
     sizes = np.array([[64, 96]], np.int32)
     outputs = jax.jit(model.apply)(variables, image, sizes)
@@ -127,4 +133,4 @@ def test_our_weights_in_torch_give_our_outputs(tmp_path, depth, style):
         for ours, reference in zip(outputs, theirs, strict=True):
             reference = reference.numpy().transpose(0, 2, 3, 1)
             assert ours[level].shape == reference.shape
-            assert relative_error(np.asarray(ours[level]), reference) < 2e-5
+            assert relative_error(np.asarray(ours[level]), reference) < 1e-5

@@ -80,7 +80,7 @@ def read_config(
     Raises:
         ValueError: something in it is not supported; the message says what and where.
     """
-    translation = translate(source.read(path, mmdet_configs))
+    translation = translate(source.read_lazily(path, mmdet_configs))
     try:
         return load_config(DEFAULTS, translation.fields), translation
     except ValueError as error:

@@ -45,10 +45,20 @@ def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
 def translate_2x(top: Section) -> dict[str, Any]:
     """Translates `data` of 2.x."""
     data = top.section('data')
+    # Next to the data sets, or in a section of their own.
+    loader = data.section('train_dataloader', {})
+    is_old = 'imgs_per_gpu' in data and 'samples_per_gpu' not in data
+    size = 'imgs_per_gpu' if is_old else 'samples_per_gpu'
+    workers = 'workers_per_gpu'
+    size_owner, workers_owner = (
+        loader if name in loader else data for name in (size, workers)
+    )
     fields = {
-        'data.samples_per_gpu': data.take('samples_per_gpu'),
-        'data.workers_per_gpu': data.take('workers_per_gpu', 0),
+        'data.samples_per_gpu': size_owner.take(size),
+        'data.workers_per_gpu': workers_owner.take(workers, 0),
     }
+    loader.expect(shuffle=True)
+    loader.skip('persistent_workers')
     for split in SPLITS:
         fields |= _dataset(data.section(split), split, _options_2x, {})
     data.skip('persistent_workers', 'val_dataloader', 'test_dataloader')
@@ -96,7 +106,7 @@ def _options_3x(section, root, split):
     folder = prefix.take_text('img' if 'img' in prefix else 'img_path', '')
     meta = section.section('metainfo', {})
     classes = _classes(meta)
-    meta.skip('palette')
+    meta.skip('palette', 'PALETTE')
     filters = section.section('filter_cfg', {})
     fields = {'img_prefix': _joined(root, folder), 'classes': classes}
     filter_empty_gt = filters.take('filter_empty_gt', False)
@@ -104,7 +114,8 @@ def _options_3x(section, root, split):
     if split == 'train':
         fields |= {'filter_empty_gt': filter_empty_gt, 'min_size': min_size}
     fields['indices'] = section.take('indices', None)
-    section.expect(backend_args=None, return_classes=False, caption_prompt=None)
+    section.expect(backend_args=None, file_client_args={'backend': 'disk'})
+    section.expect(return_classes=False, caption_prompt=None)
     section.skip('serialize_data', 'lazy_init', 'max_refetch')
     return fields
 
@@ -152,6 +163,7 @@ def _check_evaluator(top, split, fields):
             iou_thrs=None,
             metric_items=None,
             backend_args=None,
+            file_client_args={'backend': 'disk'},
             use_mp_eval=False,
         )
         section.skip('format_only', 'classwise', 'outfile_prefix', 'prefix')

@@ -107,6 +107,7 @@ def loop_3x(top: Section) -> dict[str, Any]:
 def _rate(settings):
     """The learning rate, without marking it as read."""
     rate = settings.get('lr') if isinstance(settings, Mapping) else None
+    rate = plain(rate)
     if not isinstance(rate, int | float) or rate <= 0:
         raise ValueError(
             f'the mmdet config has the learning rate {rate!r}, expected one above 0'
@@ -117,7 +118,7 @@ def _rate(settings):
 def _lr_config_3x(top, epochs, rate):
     policy, warmup = None, dict(_NO_WARMUP)
     for section in top.sections('param_scheduler', ()):
-        kind = section.take_kind('LinearLR', 'MultiStepLR', 'CosineAnnealingLR')
+        kind = section.take_kind('LinearLR', *_POLICIES)
         if kind == 'LinearLR':
             warmup = _warmup_3x(section)
         elif policy is None:
@@ -127,7 +128,7 @@ def _lr_config_3x(top, epochs, rate):
         section.skip('verbose')
     if policy is None:
         raise ValueError(
-            'the mmdet config has no MultiStepLR or CosineAnnealingLR in '
+            'the mmdet config has no MultiStepLR, StepLR or CosineAnnealingLR in '
             'param_scheduler; expected one of them'
         )
     return {**policy, **warmup}
@@ -154,6 +155,22 @@ def _step_3x(section, epochs, rate):
     return {'policy': 'step', 'step': milestones, 'gamma': gamma}
 
 
+def _every_3x(section, epochs, rate):
+    step = _every(section, 'step_size', section.take('step_size'), epochs)
+    section.expect(by_epoch=True, begin=0)
+    end = section.take_number('end', epochs)
+    if end < epochs:
+        raise section.refuse('end', end, f'at least {epochs}')
+    return {'policy': 'step', 'step': step, 'gamma': section.take('gamma', 0.1)}
+
+
+def _every(section, name, interval, epochs):
+    """The epochs at which a rate changes that changes every `interval` epochs."""
+    if type(interval) is not int or interval < 1:
+        raise section.refuse(name, interval, 'a number of epochs')
+    return tuple(range(interval, int(epochs), interval)) or (interval,)
+
+
 def _cosine_3x(section, epochs, rate):
     for name in ('T_max', 'end'):
         value = section.take(name, epochs)
@@ -166,7 +183,11 @@ def _cosine_3x(section, epochs, rate):
     return {'policy': 'CosineAnnealing', 'min_lr_ratio': ratio}
 
 
-_POLICIES = {'MultiStepLR': _step_3x, 'CosineAnnealingLR': _cosine_3x}
+_POLICIES = {
+    'MultiStepLR': _step_3x,
+    'StepLR': _every_3x,
+    'CosineAnnealingLR': _cosine_3x,
+}
 
 
 def loop_2x(top: Section) -> dict[str, Any]:
@@ -190,21 +211,22 @@ def loop_2x(top: Section) -> dict[str, Any]:
         'total_epochs': epochs,
         'evaluation.interval': section.take('interval', 1),
     }
-    section.skip('save_best', 'classwise', 'rule', 'start')
+    section.skip('save_best', 'classwise', 'rule', 'start', 'out_dir')
+    section.skip('jsonfile_prefix', 'file_client_args')
     section.expect(by_epoch=True, dynamic_intervals=None)
     top.expect(workflow=(('train', 1),))
-    return fields | {'lr_config': _lr_config_2x(top)}
+    return fields | {'lr_config': _lr_config_2x(top, epochs)}
 
 
-def _lr_config_2x(top):
+def _lr_config_2x(top, epochs):
     section = top.section('lr_config')
     policy = section.take('policy')
     rate = _rate(top.peek('optimizer'))
     if policy == 'step':
-        fields = {'policy': policy, 'step': plain(section.take('step'))}
-        if isinstance(fields['step'], int):
-            raise section.refuse('step', fields['step'], 'a list of epochs')
-        fields['gamma'] = section.take('gamma', 0.1)
+        step = plain(section.take('step'))
+        if not isinstance(step, tuple):
+            step = _every(section, 'step', step, epochs)
+        fields = {'policy': policy, 'step': step, 'gamma': section.take('gamma', 0.1)}
         section.expect(min_lr=None)
     elif policy == 'CosineAnnealing':
         ratio = section.take('min_lr_ratio', None)
@@ -236,6 +258,7 @@ _OBSERVERS = (
 _SAVING = (
     *('save_best', 'rule', 'save_optimizer', 'save_last', 'save_param_scheduler'),
     *('out_dir', 'filename_tmpl', 'published_keys', 'create_symlink', 'meta'),
+    *('backend_args', 'file_client_args'),
 )
 _UNUSED_3X = (
     *('env_cfg', 'vis_backends', 'visualizer', 'log_processor', 'log_level'),

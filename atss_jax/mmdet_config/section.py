@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from atss_jax.mmdet_config.expression import Unevaluated, check_evaluated
+
 REQUIRED = object()
 
 
@@ -46,7 +48,7 @@ class Section:
 
     def peek(self, name: str) -> Any:
         """The value of a field, or None; the field remains unread."""
-        return self._unread.get(name)
+        return _evaluated(self._unread.get(name))
 
     def put(self, name: str, value: Any) -> None:
         """Adds a field that the config has elsewhere."""
@@ -60,14 +62,14 @@ class Section:
         """
         if name not in self._unread and default is REQUIRED:
             raise ValueError(f'the mmdet config has no {self.name_of(name)}')
-        return self._unread.pop(name, default)
+        return _evaluated(self._unread.pop(name, default))
 
     def take_tuple(self, name: str, default: Any = REQUIRED) -> tuple:
         """Reads a list or tuple as a tuple."""
         value = self.take(name, default)
         if not isinstance(value, list | tuple):
             raise self.refuse(name, value, 'a list or tuple')
-        return tuple(value)
+        return tuple(check_evaluated(value))
 
     def take_number(self, name: str, default: Any = REQUIRED) -> float:
         """Reads a number."""
@@ -114,7 +116,7 @@ class Section:
         Raises:
             ValueError: it is not a dict, or missing and there is no default.
         """
-        value = self._unread.pop(name, None)
+        value = _evaluated(self._unread.pop(name, None))
         value = default if value is None else value
         if value is REQUIRED:
             raise ValueError(f'the mmdet config has no {self.name_of(name)}')
@@ -133,6 +135,7 @@ class Section:
         value = [value] if isinstance(value, Mapping) else value
         if not isinstance(value, list | tuple):
             raise self.refuse(name, value, 'a list of dicts')
+        value = [_evaluated(element) for element in value]
         paths = [f'{self.name_of(name)}[{i}]' for i in range(len(value))]
         for path, element in zip(paths, value, strict=True):
             if not isinstance(element, Mapping):
@@ -171,8 +174,20 @@ class Section:
         self._unread.clear()
 
 
+def _evaluated(value):
+    """The value, which may be a dict or list with values that were not evaluated."""
+    if isinstance(value, Unevaluated):
+        raise value.error
+    return value
+
+
 def plain(value: Any) -> Any:
-    """Converts lists to tuples at all levels: in a config they mean the same."""
+    """Converts lists to tuples at all levels: in a config they mean the same.
+
+    Raises:
+        ValueError: something in it could not be evaluated.
+    """
+    value = _evaluated(value)
     if isinstance(value, Mapping):
         return {name: plain(element) for name, element in value.items()}
     if isinstance(value, list | tuple):

@@ -3,6 +3,7 @@
 import pytest
 
 from atss_jax.mmdet_config import source
+from atss_jax.mmdet_config.expression import check_evaluated
 
 
 @pytest.fixture
@@ -31,6 +32,17 @@ def write(tmp_path):
         ("f'resnet{50}.{True}'", 'resnet50.True'),
         ('not -1', False),
         ('list((1, 2)), tuple([3])', ([1, 2], (3,))),
+        ("len(('a', 'b')), len({}), len('abc')", (2, 0, 3)),
+        ('range(3), range(1, 6, 2)', ([0, 1, 2], [1, 3, 5])),
+        ('max(1, 2), min([4, 3]), sum([1, 2]), abs(-1)', (2, 3, 3, 1)),
+        (
+            "int('8'), float(1), str(50), sorted({'b': 1, 'a': 2})",
+            (8, 1, '50', ['a', 'b']),
+        ),
+        (
+            "'cat dog'.split(), 'a,b'.split(','), ' A '.strip().lower()",
+            (['cat', 'dog'], ['a', 'b'], 'a'),
+        ),
         ('[*[1, 2], 3]', [1, 2, 3]),
         ("dict(a=[5, 6])['a'][-1]", 6),
         ('[1, 2, 3, 4][1:3]', [2, 3]),
@@ -58,6 +70,15 @@ def test_names_and_several_targets(write):
         ('unknown', "the name 'unknown' is not known"),
         ('dict.__class__', "the name 'dict'"),
         ("'a'.join", "no 'join'"),
+        ("'a'.join(['b'])", "calls of 'join'"),
+        ("'{:9999999999}'.format(1)", "calls of 'format'"),
+        ('range(10**9)', 'too long'),
+        ('len(5)', 'expected one string, list, tuple or dict'),
+        ('len()', 'expected one string'),
+        ("int('x')", 'invalid literal'),
+        ('max(1, "a")', 'not supported between'),
+        ('str([[1]])', 'only numbers, strings'),
+        ('round(1, -10**9)', 'calls'),
         ("'%d' % 3", 'arithmetic is supported for numbers only'),
         ('1 / 0', 'division by zero'),
         ('9**9**9', 'too large a power'),
@@ -116,6 +137,21 @@ def test_what_would_fill_the_memory_is_refused(write):
     for deep in ('(' * 5000 + '1' + ')' * 5000, '-' * 5000 + '1'):
         with pytest.raises(ValueError, match=r'c\.py: (nested too deeply|not Python)'):
             source.read(write('c.py', f'x = {deep}'))
+
+
+def test_values_that_are_not_supported_can_wait(write):
+    text = (
+        'import os\nx = dict(a=1, b=os.name, c=[f(), 2])\ny = x["c"][1]\nz = x["b"]\n'
+    )
+    path = write('c.py', text)
+    found = source.read_lazily(path)
+    assert found['x']['a'] == 1 and found['y'] == 2
+    assert repr(found['x']['c']) == '[f(), 2]' and repr(found['x']['b']) == 'os.name'
+    for value, line in ((found['z'], 1), (found['x'], 1), (found['x']['c'], 2)):
+        with pytest.raises(ValueError, match=f'line {line}: '):
+            check_evaluated(value)
+    with pytest.raises(ValueError, match='line 1: '):
+        source.read(path)
 
 
 # Bases --------------------------------------------------------------------------------

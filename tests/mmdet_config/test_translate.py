@@ -116,7 +116,10 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v2_r50', 'custom_hooks', [{'type': 'EMAHook'}]),
         ('v2_r50', 'lr_config.warmup', 'exp'),
         ('v2_r50', 'lr_config.policy', 'poly'),
-        ('v2_r50', 'lr_config.step', 8),
+        ('v2_r50', 'lr_config.step', 0),
+        ('v2_r50', 'lr_config.step', 2.5),
+        ('v2_r50', 'data.train_dataloader', {'shuffle': False}),
+        ('v2_r50', 'data.imgs_per_gpu', 4),
         ('v2_r50', 'workflow', [('train', 1), ('val', 1)]),
         ('v2_r50', 'data.train.type', 'ClassBalancedDataset'),
         ('v2_r50', 'data.train.classes', 'names.txt'),
@@ -366,6 +369,93 @@ def test_2x_configs_with_settings_inside_the_model_and_total_epochs():
     del moved['runner']
     moved['total_epochs'] = 12
     assert translate(moved).fields == expected
+
+
+@pytest.mark.parametrize(('interval', 'milestones'), [(4, (4, 8)), (5, (5, 10))])
+def test_rates_that_change_every_few_epochs(interval, milestones):
+    fields = translate(changed('v2_r50', 'lr_config.step', interval)).fields
+    assert fields['lr_config']['step'] == milestones
+    steps = {'type': 'StepLR', 'step_size': interval, 'gamma': 0.5}
+    lr_config = translate(changed('v3_r50', 'param_scheduler', [steps])).fields[
+        'lr_config'
+    ]
+    assert (lr_config['step'], lr_config['gamma']) == (milestones, 0.5)
+
+
+def test_a_rate_that_would_change_after_the_end():
+    fields = translate(changed('v2_r50', 'lr_config.step', 100)).fields
+    config = load_config(str(R50), fields)
+    build_experiment(config)
+    assert config.lr_config.step == (100,)
+
+
+def test_other_spellings():
+    """Early 3.x has names in capitals, 2.x the loader's settings in two places."""
+    old = {'CLASSES': ('a', 'b'), 'PALETTE': [(1, 2, 3)]}
+    values = changed('v3_r50', f'{V3_TRAIN}.metainfo', old)
+    values['train_dataloader']['dataset']['file_client_args'] = {'backend': 'disk'}
+    values['val_evaluator']['file_client_args'] = {'backend': 'disk'}
+    translation = translate(values)
+    assert translation.fields['data.train.classes'] == ('a', 'b')
+    assert f'{V3_TRAIN}.metainfo.PALETTE' in translation.unused
+
+    expected = translate(source.read(OWN / 'v2_r50.py')).fields
+    values = source.read(OWN / 'v2_r50.py')
+    names = ('samples_per_gpu', 'workers_per_gpu')
+    sizes = {name: values['data'].pop(name) for name in names}
+    values['data'] |= {'train_dataloader': sizes, 'test_dataloader': sizes}
+    assert translate(values).fields == expected
+    values = source.read(OWN / 'v2_r50.py')
+    values['data']['imgs_per_gpu'] = values['data'].pop('samples_per_gpu')
+    assert translate(values).fields == expected
+
+
+# What a config computes --------------------------------------------------------------
+
+DUMPED = """
+gpu_ids = range(0, 1)
+work_dir = osp.join('work_dirs', 'x')
+dist_params = dict(backend=choose())
+log_config = dict(interval=50, hooks=[dict(type='WandbLoggerHook', name=now())])
+checkpoint_config = dict(interval=1, meta=dict(time=now(), text='{{ other }}'))
+mine = [x for x in (1, 2)]
+"""
+
+
+def test_values_without_effect_are_not_evaluated(tmp_path):
+    """As in the dumps of 2.x, which end in `gpu_ids = range(0, 1)`."""
+    dump = tmp_path / 'dump.py'
+    base = f"_base_ = '{OWN / 'v2_r50.py'}'\n"
+    dump.write_text(f'import os.path as osp\n{base}{DUMPED}')
+    config, translation = read_config(dump)
+    assert to_json(config) == to_json(read_config(OWN / 'v2_r50.py')[0])
+    assert translation.unused['gpu_ids'] == [0]
+    assert repr(translation.unused['work_dir']) == "osp.join('work_dirs', 'x')"
+    assert 'choose()' in str(translation.unused['dist_params'])
+    assert 'mine' in translation.variables
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'optimizer = dict(lr=rate())',
+        'optimizer = dict(type=osp.name)',
+        'model = dict(backbone=dict(out_indices=[0, 1, which(), 3]))',
+        'model = dict(backbone=dict(norm_cfg=dict(type=norm())))',
+        'evaluation = dict(metric=[metric()])',
+        "fp16 = half()\nuse = 'fp16'",
+        'custom_imports = mine()',
+        'data = dict(train=dict(_delete_=choose()))',
+        'data = dict(train=one())',
+        'custom_hooks = [hook()]',
+    ],
+)
+def test_values_with_effect_are_refused_with_their_line(tmp_path, line):
+    file = tmp_path / 'c.py'
+    base = f"_base_ = '{OWN / 'v2_r50.py'}'"
+    file.write_text(f'{base}\nimport os.path as osp\n{line}\n')
+    with pytest.raises(ValueError, match=r'c\.py, line [23]: .* supported'):
+        read_config(file)
 
 
 # Classes ------------------------------------------------------------------------------

@@ -366,6 +366,17 @@ def test_classes_of_config_and_checkpoint(call, theirs, tmp_path):
     assert 'has 2 classes' in message and 'num_classes = 3' in message
 
 
+def test_what_changes_nothing_need_not_be_evaluated(call, theirs, tmp_path):
+    config, checkpoint = theirs()
+    text = config.read_text().replace('num_classes=3', "num_classes=len('abc')")
+    wasted = "work_dir = os.path.join('a', 'b')\nenv_cfg = dict(nccl=[choose()])\n"
+    config.write_text(f'import os\n{text}{wasted}')
+    workdir = tmp_path / 'imported'
+    said = call('import-mmdet', config, checkpoint, '--workdir', workdir)
+    assert f'wrote {workdir}' in said
+    assert "work_dir = os.path.join('a', 'b')" in said and '[choose()]' in said
+
+
 def test_what_import_refuses(call, theirs, tmp_path):
     config, checkpoint = theirs()
     text = config.read_text()

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from atss_jax.data import image_header
+from atss_jax.files import kind
 
 
 class BadImage(ValueError):
@@ -113,9 +114,10 @@ def decode(
     """
     header = image_header.read(content)
     if header is None:
+        other = kind.describe(content)
         raise BadImage(
             f'{name}: not an image ({image_header.KINDS}), '
-            f'{len(content)} bytes ({owner})'
+            f'{len(content)} bytes ({owner})' + (f'. It is {other}' if other else '')
         )
     _check_claim(header.size, size, name, owner)
     if not header.whole:

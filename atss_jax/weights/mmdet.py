@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from atss_jax.weights.prefixes import describe_prefixes, prefixes_of
+
 _STATISTICS = {
     'mean': 'running_mean',
     'var': 'running_var',
@@ -102,6 +104,8 @@ def fit(
         if name not in state_dict and not name.endswith('num_batches_tracked')
     ]
     extra = [name for name in state_dict if name not in paths]
+    if cause := _cause(state_dict, missing):
+        raise ValueError(f'{what} do not fit the model; {cause}')
     values, misshapen = {}, []
     for name, path in paths.items():
         value = np.asarray(state_dict.get(name, np.zeros(shapes[path], np.float32)))
@@ -146,6 +150,19 @@ def check_finite(arrays: Mapping[str, np.ndarray], owner: str | os.PathLike) -> 
             f'numbers of {len(bad) - 1} more arrays: the training that wrote them '
             'diverged, or the file is damaged; use an earlier checkpoint'
         )
+
+
+def _cause(names, missing):
+    """Why names are missing, if all of them are; else ''."""
+    if prefixes := prefixes_of(names, missing):
+        return f'{len(missing)} names are missing: {describe_prefixes(prefixes)}'
+    backbone = [x.removeprefix('backbone.') for x in missing if x[:9] == 'backbone.']
+    if backbone and all(name in names for name in backbone):
+        return (
+            'they are those of a backbone alone; start training from them with '
+            'model.pretrained'
+        )
+    return ''
 
 
 def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

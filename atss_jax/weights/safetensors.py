@@ -1,5 +1,6 @@
 """Reads and writes `.safetensors` files: arrays by name, and text in the header."""
 
+import json
 import os
 from collections.abc import Mapping
 
@@ -8,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from atss_jax.files.atomic import replacing
-from atss_jax.weights.torch_file.pth import without_parallel_prefix
+from atss_jax.files.kind import describe_file
+from atss_jax.weights.prefixes import without_wrappers
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -29,7 +31,30 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]
         size = os.path.getsize(path)
         raise ValueError(
             f'{path}: not a safetensors file, or a damaged one of {size} bytes: {error}'
+            + _cause(path, size)
         ) from error
+
+
+def _cause(path, size):
+    """Why a file cannot be read, if it shows."""
+    other = describe_file(path)
+    if other is not None and 'safetensors' not in other:
+        return f'. It is {other}'
+    with open(path, 'rb') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        is_cut = length + 8 > size
+        if not is_cut:
+            try:
+                header = json.loads(file.read(length))
+                ends = [
+                    x['data_offsets'][1] for n, x in header.items() if n[:2] != '__'
+                ]
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+                return ''
+            is_cut = length + 8 + max(ends, default=0) > size
+    if other is None or not is_cut:
+        return ''
+    return '. It is cut off: download or copy it again'
 
 
 def save(
@@ -57,7 +82,7 @@ def save(
 
 
 def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads the arrays by name, without a prefix 'module.' that all names have.
+    """Reads the arrays by name, without prefixes of wrappers that all have.
 
     Raises:
         ValueError: the file is damaged or has no arrays.
@@ -65,4 +90,4 @@ def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     arrays, _ = load(path)
     if not arrays:
         raise ValueError(f'{path} has no weights')
-    return without_parallel_prefix(arrays)
+    return without_wrappers(arrays)

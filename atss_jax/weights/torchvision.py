@@ -15,6 +15,7 @@ import numpy as np
 
 from atss_jax.files.download import cache_folder, download
 from atss_jax.weights import mmdet_checkpoint
+from atss_jax.weights.prefixes import describe_prefixes, prefixes_of
 
 PYTORCH_URL = 'https://download.pytorch.org/models'
 OPENMMLAB_URL = 'https://download.openmmlab.com/pretrain/third_party'
@@ -45,6 +46,7 @@ OPENMMLAB_FILES = {
 _FROM_CAFFE = frozenset(
     file for name, file in OPENMMLAB_FILES.items() if name.startswith('detectron')
 )
+_WHOLE = 'it has those of a whole detector; give it as load_from instead'
 
 
 def resolve(
@@ -101,6 +103,12 @@ def backbone_weights(
     unexpected = {
         name for name in weights.keys() - wanted if not _is_ignored(name, path.name)
     }
+    if missing and (prefixes := prefixes_of(weights, sorted(missing))):
+        is_detector = any(name.startswith('bbox_head.') for name in weights)
+        raise ValueError(
+            f'{path} does not have the weights of this backbone: '
+            + (_WHOLE if is_detector else describe_prefixes(prefixes))
+        )
     if missing or unexpected:
         raise ValueError(
             f'{path} does not have the weights of this backbone: it lacks '

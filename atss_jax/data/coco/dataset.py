@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from atss_jax.data import image_file
+from atss_jax.data import image_file, missing_image
 from atss_jax.data.coco import annotation_file
 from atss_jax.data.coco.annotation_file import ON_ERROR
 from atss_jax.data.records import Record, Records
@@ -86,6 +86,7 @@ class CocoDataset:
         self._file = annotation_file.read(
             ann_file, on_error, not test_mode, img_prefix, classes
         )
+        self._img_prefix = img_prefix
         images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
         self.classes, self.category_ids, self.records, self.untrained = select(
             self._file, img_prefix, classes, images
@@ -103,7 +104,10 @@ class CocoDataset:
             content = image_file.file_content(name)
         except OSError as error:
             reason = error.strerror or 'cannot be read'
-            raise type(error)(f'{name}: {reason} ({owner})') from error
+            cause = ''
+            if isinstance(error, FileNotFoundError):
+                cause = missing_image.explain(name, self._img_prefix)
+            raise type(error)(f'{name}: {reason} ({owner}){cause}') from error
         return image_file.decode(content, record.size, name, owner)
 
     def ground_truth(self) -> dict:

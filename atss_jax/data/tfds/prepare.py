@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from atss_jax.data import image_file
+from atss_jax.data import image_file, missing_image
 from atss_jax.data.coco import annotation_file
 from atss_jax.data.coco.annotation_file import CocoFile
 from atss_jax.data.coco.dataset import check_paths
@@ -84,7 +84,7 @@ def prepare(
     check_paths(ann_file, img_prefix)
     file = annotation_file.read(ann_file, on_error, False, img_prefix)
     paths = [image_file.locate(img_prefix, name) for name in file.file_names]
-    sizes = _image_bytes(paths, file)
+    sizes = _image_bytes(paths, file, img_prefix)
     _check_categories(file)
     with locked(folder.with_name(f'.{folder.name}.lock'), wait=False):
         splits = _other_splits(data_dir, name, split, file)
@@ -112,7 +112,9 @@ def _local_folder(data_dir: str, name: str) -> pathlib.Path:
     return pathlib.Path(folder)
 
 
-def _image_bytes(paths: list[str], file: annotation_file.CocoFile) -> list[int]:
+def _image_bytes(
+    paths: list[str], file: annotation_file.CocoFile, img_prefix: str
+) -> list[int]:
     if not paths:
         raise ValueError(f'{file.path}: has no images')
     sizes = [os.path.getsize(path) if os.path.isfile(path) else -1 for path in paths]
@@ -121,6 +123,7 @@ def _image_bytes(paths: list[str], file: annotation_file.CocoFile) -> list[int]:
         raise FileNotFoundError(
             f'{paths[first]}: no such file (image id {file.image_ids[first]}, '
             f'{file.path}); {missing} of {len(paths)} images are missing'
+            + missing_image.explain(paths[first], img_prefix)
         )
     return sizes
 

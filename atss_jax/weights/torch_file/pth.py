@@ -16,11 +16,12 @@ import pickle
 import struct
 import sys
 import zipfile
-from collections.abc import Mapping
 
 import numpy as np
 
 from atss_jax.files.atomic import replacing
+from atss_jax.files.kind import describe
+from atss_jax.weights.prefixes import without_wrappers
 from atss_jax.weights.torch_file.rebuild import STORAGES, storage_dtype
 from atss_jax.weights.torch_file.unpickle import unpickle
 
@@ -60,6 +61,12 @@ def load(path: str | os.PathLike) -> object:
                 return _load_zip(path, size)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _load_legacy(data)
+    except zipfile.BadZipFile as error:
+        is_cut = not zipfile.is_zipfile(path)
+        damage = 'cut off, without the end of its zip archive' if is_cut else 'damaged'
+        raise ValueError(
+            f'{path}: {damage} ({error}), {size} bytes; download or copy it again'
+        ) from error
     except _DAMAGE as error:
         raise ValueError(f'{path}: {error}') from error
 
@@ -67,7 +74,8 @@ def load(path: str | os.PathLike) -> object:
 def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the weights of a checkpoint: its 'state_dict' if there is one, else all.
 
-    A prefix 'module.' (DataParallel's) is removed if all names have it.
+    Prefixes of wrappers, such as DataParallel's 'module.', are removed if all names
+    have them.
 
     Raises:
         ValueError: there are no weights; lists the keys at the top level.
@@ -88,13 +96,7 @@ def weights_of(content: object, path: str | os.PathLike) -> dict[str, np.ndarray
             f"{path} has no weights: expected tensors by name, or under 'state_dict'; "
             f'found the keys {keys}, of which {others[:10]} are not tensors'
         )
-    return without_parallel_prefix(weights)
-
-
-def without_parallel_prefix(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Removes DataParallel's prefix 'module.' if all names have it."""
-    prefix = 'module.' if all(name.startswith('module.') for name in weights) else ''
-    return {name.removeprefix(prefix): value for name, value in weights.items()}
+    return without_wrappers(weights)
 
 
 def save(path: str | os.PathLike, content: object) -> None:
@@ -228,14 +230,28 @@ def _load_legacy(data: mmap.mmap) -> object:
     try:
         magic = unpickle(data, _no_storage)
     except ValueError as error:
+        other = describe(data[:512])
+        cause = f'. It is {other}' if other else ''
         raise ValueError(
-            f'not a PyTorch checkpoint (it starts with {head!r}): {error}'
+            f'not a PyTorch checkpoint (it starts with {head!r}): {error}{cause}'
         ) from error
     if not isinstance(magic, int) or magic != _LEGACY_MAGIC:
         raise ValueError('a pickle, but not a PyTorch checkpoint')
     protocol = unpickle(data, _no_storage)
     if protocol != _LEGACY_PROTOCOL:
         raise ValueError(f'torch format {protocol}, expected {_LEGACY_PROTOCOL}')
+    try:
+        return _load_legacy_content(data)
+    except ValueError as error:
+        if data.tell() < len(data) and not str(error).startswith('truncated'):
+            raise
+        raise ValueError(
+            f'{error}; the file is cut off after {len(data)} bytes: download or copy '
+            'it again'
+        ) from error
+
+
+def _load_legacy_content(data: mmap.mmap) -> object:
     unpickle(data, _no_storage)  # the writer's system; the data are little-endian
     storages: dict[str, np.ndarray] = {}
     claimed = 0

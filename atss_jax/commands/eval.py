@@ -2,7 +2,7 @@
 
 import argparse
 
-from atss_jax.commands import command_line
+from atss_jax.commands import command_line, foreign_flags
 
 _DATA_FLAGS = ('config', 'ann_file', 'img_prefix')
 
@@ -73,6 +73,7 @@ def main(arguments: list[str], program: str = 'atss eval') -> int:
     """Evaluates as the flags say, prints and writes the numbers; gives the status."""
     parse = parser(program)
     flags, overrides = parse.parse_known_args(arguments)
+    foreign_flags.check(parse, 'eval', overrides)
     _check_flags(parse, flags)
     if flags.results is not None:
         return command_line.run(

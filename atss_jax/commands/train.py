@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from atss_jax.commands import command_line
+from atss_jax.commands import command_line, foreign_flags
 
 _BEGAN = time.perf_counter()
 _USAGE = f"""
@@ -36,7 +36,9 @@ def parser(program: str = 'atss train') -> argparse.ArgumentParser:
 
 def main(arguments: list[str], program: str = 'atss train') -> int:
     """Trains as the flags say; gives the exit status."""
-    flags, overrides = parser(program).parse_known_args(arguments)
+    parse = parser(program)
+    flags, overrides = parse.parse_known_args(arguments)
+    foreign_flags.check(parse, 'train', overrides)
     command_line.use_cache(flags)
 
     def action():

@@ -307,6 +307,8 @@ def open_sources(
         source = sources[split] = experiment.data[split].open()
         if trained_classes is None:
             _check_class_count(source, experiment.model.bbox_head.num_classes, split)
+        else:
+            _check_classes_of_weights(source, trained_classes, split)
         classes[f'data.{split}'] = source.classes
     if len(set(classes.values())) > 1:
         listed = '; '.join(f'{owner}: {names}' for owner, names in classes.items())
@@ -314,13 +316,29 @@ def open_sources(
             'classes differ in name or order, so labels would mean different things: '
             f'{listed}. If data.{splits[-1]} is the data that you mean, set '
             f'data.{splits[-1]}.classes to the same names in the same order'
-            + (
-                '; all of them are scored, and the table has the AP of each'
-                if trained_classes is not None
-                else ''
-            )
         )
     return sources
+
+
+def _check_classes_of_weights(source, trained_classes, split):
+    """Raises ValueError if a data set has more or fewer classes than the weights."""
+    count, expected = len(source.classes), len(trained_classes)
+    if count == expected:
+        return
+    message = (
+        f'data.{split} has {count} classes {source.classes[:10]}, but the weights were '
+        f'trained for {expected} {tuple(trained_classes)[:10]}'
+    )
+    if set(source.classes) < set(trained_classes):
+        message += (
+            '. The AP of each class is printed in any case. For numbers over some '
+            'classes alone, evaluate with all, and then score the detections that were '
+            'written: --results=WORKDIR/evaluation/..._detections.json '
+            f'--workdir=WORKDIR --config.data.{split}.classes="{source.classes!r}"'
+        )
+    else:
+        message += f'; set --config.data.{split}.classes to those'
+    raise ValueError(message)
 
 
 def _check_class_count(source, num_classes, split):

@@ -48,7 +48,7 @@ def _load_file(file, config, step, overrides):
     if config is None:
         raise ValueError(
             f'{file} is a file of weights: give the config of its model with '
-            '--model_config (in Python, config=)'
+            '--model_config=CONFIG (in Python, config=)'
         )
     if step is not None:
         raise ValueError(

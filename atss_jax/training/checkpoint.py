@@ -258,7 +258,8 @@ class Checkpoints:
                 f'checkpoint {step} in {self.folder} is of another model than the '
                 f'config: {len(differing)} arrays differ, the first is {path}: '
                 f'{saved.get(path, "absent")} in the checkpoint, '
-                f'{expected.get(path, "absent")} by the config'
+                f'{expected.get(path, "absent")} by the config; set config.model as '
+                'in the config.json of that run'
             )
 
     def restore_variables(self, model: nn.Module, step: int | None = None) -> dict:

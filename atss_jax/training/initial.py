@@ -99,7 +99,7 @@ def new_state(
 
 def _resume_from(folder, run, tx):
     """State, notes and warnings of the newest checkpoint of another workdir."""
-    check_stream(folder, run.stream)
+    check_stream(folder, run.stream, resumes_from=True)
     checkpoints = Checkpoints.open(folder)
     like = new_state(run.experiment, zero_variables(run.experiment.model), tx)
     state, damaged = checkpoints.restore_latest(like, set_aside=False)

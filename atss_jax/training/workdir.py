@@ -17,6 +17,7 @@ import atss_jax
 from atss_jax.config.tree import flatten
 from atss_jax.distributed import devices
 from atss_jax.files import atomic, lock
+from atss_jax.weights.mmdet_checkpoint import is_weights_file
 
 CONFIG = 'config.json'
 STREAM = 'stream.json'
@@ -52,42 +53,121 @@ def check(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
             f'{workdir} has checkpoints but no {CONFIG} that says which config they '
             'belong to; use another --workdir'
         )
-    _compare(folder / CONFIG, json.loads(config_json), 'config')
+    if differences := _config_differences(folder, json.loads(config_json)):
+        raise ValueError(
+            f'{folder} belongs to a run with other config:\n{differences}\n'
+            'To resume this run, set these fields as they were. To train with the new '
+            f'values, {_new_run(folder)}'
+        )
     check_stream(workdir, stream)
 
 
-def check_stream(workdir: str, stream: Mapping[str, Any]) -> None:
-    """Raises ValueError if the workdir's run has other training batches or classes.
-
-    A workdir of imported weights states only its classes, or nothing.
-    """
-    file = pathlib.Path(workdir) / STREAM
-    stated = atomic.read_json(file) if file.exists() else {}
-    compared = {name: value for name, value in stream.items() if name in stated}
-    _compare(file, compared, 'training batches')
+def _new_run(folder):
+    return (
+        f'use another --workdir; there, --config.load_from={folder} starts from the '
+        'weights of this run.'
+    )
 
 
-def _compare(file, now, kind):
-    """Raises ValueError if a JSON file exists and has other values than `now`."""
-    if not file.exists():
-        return
-    before, now = flatten(atomic.read_json(file)), flatten(now)
+def _config_differences(folder, now):
+    if not (folder / CONFIG).exists():
+        return ''
+    before, now = flatten(atomic.read_json(folder / CONFIG)), flatten(now)
     absent = object()
-    differences = [
+    return '\n'.join(
         f'  {path}: {_show(before, path)} there, {_show(now, path)} now'
         for path in sorted({*before, *now} - {*_FREE_FIELDS})
         if before.get(path, absent) != now.get(path, absent)
-    ]
-    if differences:
-        raise ValueError(
-            f'{file.parent} belongs to a run with other {kind}:\n'
-            + '\n'.join(differences)
-            + '\nUse another --workdir, or set these fields as they were.'
-        )
+    )
 
 
 def _show(values, path):
     return repr(values[path]) if path in values else 'absent'
+
+
+def check_stream(
+    workdir: str, stream: Mapping[str, Any], resumes_from: bool = False
+) -> None:
+    """Checks that a run has the same training batches and classes.
+
+    A workdir of imported weights states only its classes, or nothing.
+
+    Args:
+        workdir: folder of the run.
+        stream: as for `check`.
+        resumes_from: whether the run continues in another folder (`resume_from`).
+
+    Raises:
+        ValueError: it has others.
+    """
+    folder = pathlib.Path(workdir)
+    stated = atomic.read_json(folder / STREAM) if (folder / STREAM).exists() else {}
+    if all(stated.get(name, value) == value for name, value in stream.items()):
+        return
+    differences = [
+        *_batch_size_difference(stated, stream),
+        *_data_differences(folder, stated, stream),
+    ]
+    if resumes_from:
+        advice = (
+            'resume_from continues this run as it was; to start from its weights '
+            f'alone, set load_from={folder} instead.'
+        )
+    else:
+        advice = (
+            'To resume this run, train with what it began with. Otherwise '
+            f'{_new_run(folder)}'
+        )
+    raise ValueError(
+        '\n'.join(
+            [
+                f'{folder} belongs to a run with other training batches:',
+                *differences,
+                advice,
+            ]
+        )
+    )
+
+
+def _batch_size_difference(before, now):
+    """A line about the number of images per step, if it differs."""
+    name = 'global_batch_size'
+    old, new = before.get(name), now.get(name)
+    if old is None or new is None or old == new:
+        return []
+    devices_now = jax.device_count()
+    per_device, rest = divmod(old, devices_now)
+    if rest:
+        fix = f'{old} images cannot be divided over {devices_now} device(s)'
+    else:
+        fix = f'data.samples_per_gpu={per_device} gives {old}'
+    return [
+        f'  images per step: {old} there, {new} now (data.samples_per_gpu on each of '
+        f'{devices_now} device(s)); {fix}'
+    ]
+
+
+def _data_differences(folder, before, now):
+    """Lines about the images, annotations and classes of `data.train` that differ."""
+    lines = []
+    differing = {name for name in now if before.get(name, now[name]) != now[name]}
+    if differing & {'records', 'records_digest'}:
+        line = f'  the annotations of data.train{_data_file(folder)} have changed'
+        if 'records' in differing:
+            line += f': {before["records"]} images there, {now["records"]} now'
+        lines.append(f'{line} since that run began')
+    if 'classes' in differing:
+        old, new = before['classes'], now['classes']
+        lines.append(f'  classes of data.train: {old} there, {new} now')
+    return lines
+
+
+def _data_file(folder):
+    """The annotation file of a run's training data in brackets, or ''."""
+    config = atomic.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    train = config.get('data', {}).get('train', {})
+    name = train.get('ann_file') or train.get('data_dir')
+    return f' ({name})' if name else ''
 
 
 def claim(workdir: str, config_json: str, stream: Mapping[str, Any]) -> None:
@@ -111,6 +191,12 @@ def config_path(workdir: str) -> str:
     if not str(workdir):
         raise ValueError('expected the workdir of a run, got an empty name')
     file = pathlib.Path(workdir) / CONFIG
+    if is_weights_file(workdir) and not pathlib.Path(workdir).is_dir():
+        raise ValueError(
+            f'{workdir} is a file of weights, not the workdir of a run; make one of '
+            f'it: atss convert {workdir} WORKDIR --config CONFIG, or atss import-mmdet '
+            'with a config of mmdetection'
+        )
     if not file.is_file():
         raise ValueError(f'{workdir} is not the workdir of a run: no {CONFIG} in it')
     return str(file)
@@ -139,8 +225,13 @@ def locked(workdir: str) -> Iterator[None]:
     A collective. The lock is freed when the run ends, however it ends.
 
     Raises:
-        ValueError: another run is training there now.
+        ValueError: another run is training there now, or it is not a folder.
     """
+    if pathlib.Path(workdir).is_file():
+        raise ValueError(
+            f'{workdir} is a file; --workdir is the folder of a run. To start from the '
+            f'weights in a file, use --config.load_from={workdir}'
+        )
     with contextlib.ExitStack() as stack:
         is_taken = False
         if devices.is_first():

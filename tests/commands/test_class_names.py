@@ -130,10 +130,3 @@ def test_other_advice_for_files(predict, bare, small_run, flags, parts):
 def test_advice_for_workdirs(predict, small_run, config):
     result, _ = predict(small_run.workdir, config)
     assert result.refuses('leave out --model_config', '--config.FIELD=VALUE')
-
-
-def test_a_subset_of_the_classes_to_score(call, small_run):
-    flag = "--config.data.val.classes=('red', 'green')"
-    result = call('eval', f'--workdir={small_run.workdir}', flag)
-    assert result.refuses('all of them are scored, and the table has the AP of each')
-    assert 'num_classes' not in result.err

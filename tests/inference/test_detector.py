@@ -251,7 +251,7 @@ def test_what_cannot_be_loaded(small_run, tmp_path):
     weights = str(tmp_path / 'none.pth')
     for arguments, part in [
         ((tmp_path,), 'not the workdir of a run'),
-        ((weights,), '--model_config .in Python, config=.'),
+        ((weights,), 'give the config of its model with --model_config=CONFIG'),
         ((weights, config_path(workdir)), 'no file of weights at'),
         ((workdir, config_path(workdir)), 'has a config'),
     ]:

@@ -257,7 +257,9 @@ def test_another_config_is_refused_and_nothing_changes(small_run, small_data, tm
         f'{workdir} belongs to a run with other config:',
         '  data.train.pipeline.flip_ratio: 0.5 there, 0.25 now',
         '  optimizer.lr: 0.02 there, 0.5 now',
-        'Use another --workdir, or set these fields as they were.',
+        'To resume this run, set these fields as they were. To train with the new '
+        f'values, use another --workdir; there, --config.load_from={workdir} starts '
+        'from the weights of this run.',
     ]
     assert tree_of(workdir) == before
 
@@ -266,7 +268,7 @@ def test_another_global_batch_is_refused(small_run, small_data, tmp_path):
     workdir = tmp_path / 'workdir'
     shutil.copytree(small_run.workdir, workdir)
     before = tree_of(workdir)
-    with pytest.raises(ValueError, match='global_batch_size: 8 there, 16 now'):
+    with pytest.raises(ValueError, match='images per step: 8 there, 16 now'):
         train(small_config(small_data, {'data.samples_per_gpu': 2}), str(workdir))
     assert tree_of(workdir) == before
 
@@ -499,7 +501,7 @@ def test_evaluation_on_classes_in_another_order_is_refused(small_run):
 
 def test_resume_from_a_run_of_other_batches_is_refused(small_run, small_data, tmp_path):
     overrides = {'resume_from': str(small_run.workdir), 'data.samples_per_gpu': 2}
-    with pytest.raises(ValueError, match='global_batch_size: 8 there, 16 now'):
+    with pytest.raises(ValueError, match='images per step: 8 there, 16 now'):
         train(small_config(small_data, overrides), str(tmp_path / 'workdir'))
 
 

@@ -259,7 +259,7 @@ class Checkpoints:
                 f'config: {len(differing)} arrays differ, the first is {path}: '
                 f'{saved.get(path, "absent")} in the checkpoint, '
                 f'{expected.get(path, "absent")} by the config; set config.model as '
-                'in the config.json of that run'
+                'in its config.json'
             )
 
     def restore_variables(self, model: nn.Module, step: int | None = None) -> dict:

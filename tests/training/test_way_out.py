@@ -106,7 +106,7 @@ def test_other_classes(tmp_path):
 def test_another_model(run, call):
     flag = '--config.model.bbox_head.stacked_convs=2'
     result = call('eval', f'--workdir={run}', flag)
-    result.refuses('set config.model as in the config.json of that run')
+    result.refuses('set config.model as in its config.json')
 
 
 # Files in place of folders, flags of other programs ----------------------------------

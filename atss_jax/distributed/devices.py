@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from atss_jax.distributed import cluster, hosts
+from atss_jax.distributed import cluster, forked, hosts
 from atss_jax.structures import BATCH_AXIS
 
 MODES = ('pmap', 'shard_map')
@@ -124,6 +124,7 @@ def _check_device_counts():
 
 def is_first() -> bool:
     """Whether this is process 0, which writes files and prints."""
+    forked.check()
     return jax.process_index() == 0
 
 
@@ -133,6 +134,7 @@ def local_rows(batch_size: int) -> tuple[int, int]:
     Raises:
         ValueError: the batch size is not a multiple of the number of devices.
     """
+    forked.check()
     if batch_size % jax.device_count():
         raise ValueError(
             f'a batch of {batch_size} does not divide by {jax.device_count()} devices'
@@ -149,7 +151,9 @@ def find_local(kind: str | None = None) -> list[jax.Device]:
 
     Raises:
         ValueError: there is no such device.
+        RuntimeError: this process was forked from one that used devices.
     """
+    forked.check()
     try:
         return jax.local_devices(backend=kind)
     except (RuntimeError, AssertionError) as error:
@@ -271,6 +275,7 @@ def _merge_devices(x):
 
 def replicate(tree: Any, mesh: Mesh | None = None) -> Any:
     """Puts a copy of every array on every device of a mesh, by default on all."""
+    forked.check()
     mesh = device_mesh() if mesh is None else mesh
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 

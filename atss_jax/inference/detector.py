@@ -8,7 +8,7 @@ import numpy as np
 
 from atss_jax.data import image_file
 from atss_jax.data.batch import Variant, for_any_image, variants
-from atss_jax.distributed import devices
+from atss_jax.distributed import devices, forked
 from atss_jax.evaluation.run import make_predict_step
 from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference import export
@@ -21,7 +21,7 @@ Image = str | os.PathLike | np.ndarray | Any
 
 
 class Detector:
-    """Detects objects in images. Threads may share one.
+    """Detects objects in images. Threads may share one, forked processes may not.
 
         from atss_jax import Detector
 
@@ -109,7 +109,9 @@ class Detector:
         Raises:
             ValueError: an entry, which is named, is not an image.
             OSError: a file cannot be read.
+            RuntimeError: this process was forked from one that used devices.
         """
+        forked.check()
         if _is_image(images):
             images = [images]
 
@@ -134,7 +136,11 @@ class Detector:
 
         Args:
             images: keys of any kind, and (H,W,3) uint8 RGB arrays.
+
+        Raises:
+            RuntimeError: this process was forked from one that used devices.
         """
+        forked.check()
         prepared = map_ahead(
             lambda pair: self._inference.prepare(pair, pair[1]), images
         )

@@ -101,7 +101,7 @@ def _message(file, error):
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename == str(file.absolute())
     ]
-    reason, hint = shortened(error, str), ''
+    reason, hint = shortened(' '.join(str(error).split()), str), ''
     name = (getattr(error, 'name', None) or '').removeprefix('atss_jax.')
     if isinstance(error, ImportError) and name.partition('.')[0] == 'configs':
         # Only since Python 3.12 has the error a field for what the package lacks.

@@ -35,6 +35,16 @@ _PURE: dict[str, Callable] = {
     'str': str,
     'sum': sum,
 }
+_KINDS = {
+    ast.ListComp: 'a comprehension',
+    ast.DictComp: 'a comprehension',
+    ast.SetComp: 'a comprehension',
+    ast.GeneratorExp: 'a comprehension',
+    ast.IfExp: 'a choice by a condition',
+    ast.Compare: 'a comparison',
+    ast.BoolOp: "'and' or 'or'",
+    ast.Lambda: 'a function',
+}
 _STRING_METHODS = ('lower', 'split', 'strip', 'upper')
 
 
@@ -132,8 +142,8 @@ class Evaluator:
                 return self._lookup(node)
             case ast.Set([ast.Set([reference])]):  # {{_base_.x}}
                 return self(reference)
-        kind = type(node).__name__
-        raise self.refuse(node, f'{kind} is not supported, only values are')
+        kind = _KINDS.get(type(node), type(node).__name__)
+        raise self.refuse(node, f'{kind} is not supported; write its value instead')
 
     def _constant(self, node):
         value = node.value

@@ -63,10 +63,10 @@ def test_names_and_several_targets(write):
     [
         ("__import__('os').system('touch ran')", 'calls'),
         ("open('ran', 'w')", 'calls'),
-        ('[i for i in (1, 2)]', 'ListComp'),
+        ('[i for i in (1, 2)]', 'a comprehension'),
         ('(lambda: 1)()', 'calls'),
-        ('1 if y else 2', 'IfExp'),
-        ('1 < 2', 'Compare'),
+        ('1 if y else 2', 'a choice by a condition'),
+        ('1 < 2', 'a comparison'),
         ('unknown', "the name 'unknown' is not known"),
         ('dict.__class__', "the name 'dict'"),
         ("'a'.join", "no 'join'"),

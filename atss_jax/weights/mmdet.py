@@ -21,11 +21,11 @@ _STATISTICS = {
     'var': 'running_var',
     'num_batches_tracked': 'num_batches_tracked',
 }
-# What mmdet computes from its config and some versions save nevertheless: anchors, the
-# constants of the normalization, indices of Swin's tables.
+# What mmdet computes from its config and some versions save nevertheless: anchors, and
+# the constants of the normalization.
 _COMPUTED = re.compile(
-    r'(^|\.)(anchor_generators?|prior_generator)\.|(^|\.)(base_anchors|'
-    r'relative_position_index)$|^data_preprocessor\.(mean|std)$'
+    r'(^|\.)(anchor_generators?|prior_generator)\.|(^|\.)base_anchors$'
+    r'|^data_preprocessor\.(mean|std)$'
 )
 _CANVAS_SIDE = 256  # pixels; parameter shapes are the same for any canvas
 

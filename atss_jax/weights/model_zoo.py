@@ -33,7 +33,8 @@ class Model:
 
     Attributes:
         name: the name that users call it by.
-        config: name of a shipped config, or path of a config file.
+        config: name of a shipped config, or path of a config file (relative to the file
+            of models).
         addresses: http or https addresses of the weights, the first to be asked first.
         sha256: SHA-256 of the file, or its first digits (8 or more).
         classes: class names in the order of the labels, or 'COCO' for the 80 of COCO.
@@ -129,4 +130,7 @@ def _model(name, fields, file):
         raise ValueError(f'{file}: {name}: addresses: expected a list of addresses')
     if not isinstance(model.sha256, str) or len(model.sha256) < 8:
         raise ValueError(f'{file}: {name}: sha256: expected 8 digits or more')
+    if model.config.endswith(('.py', '.json')):
+        config = file.parent / pathlib.Path(model.config).expanduser()
+        model = dataclasses.replace(model, config=os.fspath(config))
     return model

@@ -11,13 +11,10 @@ from atss_jax.weights.torch_file import pth
 from tests.support import pickles
 
 KINDS = {'float32': 'Float', 'int64': 'Long'}
-# Buffers that some old versions of mmdetection and of its Swin saved.
+# Buffers that some old versions of mmdetection saved.
 COMPUTED = {
     'bbox_head.anchor_generator.base_anchors': np.ones((1, 4), np.float32),
     'bbox_head.anchor_generators.0.base_anchors': np.ones((1, 4), np.float32),
-    'backbone.stages.0.blocks.0.attn.w_msa.relative_position_index': np.ones(
-        (49, 49), np.int64
-    ),
 }
 
 
@@ -92,6 +89,7 @@ class Zoo:
         self._folder = folder
         monkeypatch.setenv('ATSS_JAX_CACHE', str(self.cache))
         monkeypatch.setenv(model_zoo.FILES_VARIABLE, str(self.file))
+        self.write()
 
     def add(self, name, config, content: bytes, **fields) -> str:
         """Offers a file as the weights of a model; gives its name there."""
@@ -109,10 +107,11 @@ class Zoo:
         return file
 
     def add_weights(self, name, config, weights, classes, form='3.x', **fields) -> str:
-        """As `add`, of weights by mmdet's names."""
+        """As `add`, of weights by mmdet's names; the zoo knows the classes too."""
         path = self._folder / 'published.pth'
         FORMS[form](path, weights, tuple(classes))
-        return self.add(name, config, path.read_bytes(), **fields)
+        content = path.read_bytes()
+        return self.add(name, config, content, classes=list(classes), **fields)
 
     def write(self):
         self.file.write_text(json.dumps(self.models))

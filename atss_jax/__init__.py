@@ -2,7 +2,7 @@
 
     from atss_jax import Detector
 
-    detector = Detector.load('work_dirs/atss_r50_1x')
+    detector = Detector.load('atss_r50_fpn_1x_coco')  # or a workdir
     (detections,) = detector.predict(['street.jpg'])
 
 Letters in array shapes, everywhere in the package:

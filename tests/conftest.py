@@ -63,7 +63,7 @@ LONG = {
         *('test_bad_run', 'test_checkpoint', 'test_convert', 'test_finetune'),
         *('test_golden_training', 'test_kill_resume', 'test_other_platforms'),
         *('test_last_line', 'test_recipe_resume', 'test_step', 'test_stop'),
-        'test_training',
+        *('test_training', 'test_zoo_weights'),
     ),
 }
 

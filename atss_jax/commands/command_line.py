@@ -9,6 +9,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+from atss_jax.files.download import cache_folder
+
 EXIT_STATUS = (
     'exit status: 0 success, 1 error, 75 stopped and saved (run again to resume)'
 )
@@ -74,6 +76,32 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(','))
 
 
+def add_weights_flags(
+    parser: argparse.ArgumentParser, workdir_help: str, required: bool = True
+) -> None:
+    """Adds --workdir, --model, of which one is given, and --model_config."""
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument('--workdir', type=path, help=workdir_help)
+    group.add_argument(
+        '--model',
+        metavar='NAME',
+        help='a trained detector by its name (`atss models` lists them), or the '
+        'https:// or hf:// address of a .pth or .safetensors; downloaded once',
+    )
+    parser.add_argument(
+        '--model_config',
+        type=path,
+        help='config of a .pth or .safetensors (default for a NAME: its own)',
+    )
+
+
+def weights_of(flags: argparse.Namespace) -> str | None:
+    """What --workdir or --model names, for `load_weights`; None: neither is given."""
+    if flags.model is None:
+        return flags.workdir
+    return flags.model if '://' in flags.model else f'mmdet://{flags.model}'
+
+
 def add_class_names_flag(parser: argparse.ArgumentParser) -> None:
     """Adds the flag with the names of the labels, for `load_trained`."""
     parser.add_argument(
@@ -92,7 +120,8 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
         type=path,
         metavar='FOLDER',
         help="where compiled programs are kept for the next time, or 'off' "
-        '(default: JAX_COMPILATION_CACHE_DIR, else WORKDIR/compile_cache)',
+        '(default: JAX_COMPILATION_CACHE_DIR, else WORKDIR/compile_cache; for a model '
+        'by name or address ~/.cache/atss_jax/compile_cache)',
     )
 
 
@@ -100,7 +129,7 @@ def use_cache(flags: argparse.Namespace) -> None:
     """Keeps compiled programs where `--compile_cache` says; call before JAX is loaded.
 
     Args:
-        flags: with `workdir` and the flag of `add_cache_flag`.
+        flags: with `workdir`, perhaps `model`, and the flag of `add_cache_flag`.
     """
     name = 'JAX_COMPILATION_CACHE_DIR'
     if name in os.environ:
@@ -109,12 +138,21 @@ def use_cache(flags: argparse.Namespace) -> None:
         os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
     elif flags.compile_cache:
         os.environ[name] = str(pathlib.Path(flags.compile_cache).absolute())
-    elif not pathlib.Path(flags.workdir).is_file():
-        workdir = pathlib.Path(flags.workdir).absolute()
-        if _may_write(workdir):  # JAX would complain about every program
-            os.environ.setdefault(name, str(workdir / 'compile_cache'))
+    elif (folder := _default_cache(flags)) and _may_write(folder):
+        # Where it may not write, JAX would complain about every program.
+        os.environ.setdefault(name, str(folder / 'compile_cache'))
     # Small programs too: there are many, and each takes tenths of a second.
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+
+
+def _default_cache(flags):
+    """The folder in which compiled programs are kept; None: they are not."""
+    workdir = None if flags.workdir is None else pathlib.Path(flags.workdir).absolute()
+    # Where weights are read, a workdir that is not there is the name of a model, of
+    # which no folder may be made.
+    if workdir is None or (hasattr(flags, 'model') and not workdir.exists()):
+        return cache_folder()
+    return None if workdir.is_file() else workdir
 
 
 def _may_write(folder):

@@ -11,7 +11,8 @@ def parser(program: str = 'atss convert') -> argparse.ArgumentParser:
         program,
         'Converts weights between .pth, .safetensors and workdirs.',
         'A name that ends in .pth, .pt or .safetensors is a file of weights with\n'
-        "mmdetection's names; any other is a workdir.",
+        "mmdetection's names; any other is a workdir. IN may also be mmdet://NAME (a\n"
+        'name that `atss models` lists), or an https:// or hf:// address of a file.',
     )
     flags.add_argument(
         'source',

@@ -11,16 +11,17 @@ def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
     """The flags of the command."""
     flags = command_line.new_parser(
         program,
-        'Scores the best checkpoint of a run (--workdir), or a file of detections of '
-        'any detector (--results).',
+        'Scores the best checkpoint of a run (--workdir), a trained detector by its '
+        'name (--model), or a file of detections of any detector (--results).',
         command_line.FIELDS_HELP,
     )
-    flags.add_argument('--workdir', type=command_line.path, help='folder of the run')
+    command_line.add_weights_flags(
+        flags, 'folder of the run, or a .pth or .safetensors', required=False
+    )
     flags.add_argument(
         '--split',
-        default='val',
         choices=('train', 'val', 'test'),
-        help='section of data (default: val)',
+        help='section of data (default: val; with --model: test)',
     )
     flags.add_argument('--step', type=int, help='a checkpoint (default: the best)')
     flags.add_argument(
@@ -41,7 +42,7 @@ def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
         '--out',
         type=command_line.path,
         help='folder for detections, numbers and report (default: WORKDIR/evaluation, '
-        'or the folder of --results)',
+        'or the folder of --results; with --model: evaluation)',
     )
     _add_results_flags(flags)
     command_line.add_cache_flag(flags)
@@ -88,14 +89,16 @@ def _check_flags(parse, flags):
         flags.min_score = 0.3
     elif not flags.report:
         parse.error('--min_score goes with --report')
+    if flags.split is None:
+        flags.split = 'val' if flags.model is None else 'test'
     if flags.results is None:
-        if flags.workdir is None:
-            parse.error('--workdir or --results is required')
+        if command_line.weights_of(flags) is None:
+            parse.error('--workdir, --model or --results is required')
         for name in _DATA_FLAGS:
             if getattr(flags, name) is not None:
                 parse.error(f'--{name} goes with --results')
         return
-    for name in ('step', 'tta', 'compile_cache'):
+    for name in ('model', 'model_config', 'step', 'tta', 'compile_cache'):
         if getattr(flags, name):
             parse.error(f'--{name} goes with checkpoints, not with --results')
     if flags.report and flags.ann_file and flags.img_prefix is None:
@@ -108,7 +111,13 @@ def _evaluate(flags, overrides):
 
     options = parse_overrides(overrides)
     evaluation = score_checkpoint(
-        flags.workdir, flags.split, flags.step, options, flags.tta, flags.out
+        command_line.weights_of(flags),
+        flags.split,
+        flags.step,
+        options,
+        flags.tta,
+        flags.out,
+        flags.model_config,
     )
     _show(evaluation, flags)
 

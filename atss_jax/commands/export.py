@@ -12,19 +12,9 @@ def parser(program: str = 'atss export') -> argparse.ArgumentParser:
         'Writes a detector as one StableHLO file that needs none of its code.',
         f'{command_line.FIELDS_HELP} See docs/predict.md.',
     )
-    flags.add_argument(
-        '--workdir',
-        type=command_line.path,
-        required=True,
-        help='folder of a run, or a .pth or .safetensors',
-    )
+    command_line.add_weights_flags(flags, 'folder of a run, or a .pth or .safetensors')
     flags.add_argument(
         '--out', type=command_line.path, required=True, help='.stablehlo file to write'
-    )
-    flags.add_argument(
-        '--model_config',
-        type=command_line.path,
-        help='config of a .pth or .safetensors',
     )
     flags.add_argument(
         '--step', type=int, help='a checkpoint of a workdir (default: the best)'
@@ -45,10 +35,10 @@ def main(arguments: list[str], program: str = 'atss export') -> int:
     def action():
         from atss_jax.config import parse_overrides
         from atss_jax.inference import export
-        from atss_jax.inference.trained_model import load_trained
+        from atss_jax.training.trained_model import load_trained
 
         trained = load_trained(
-            flags.workdir,
+            command_line.weights_of(flags),
             flags.model_config,
             flags.step,
             flags.class_names,

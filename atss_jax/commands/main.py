@@ -11,6 +11,7 @@ COMMANDS = {
     'eval': 'score a checkpoint, or the results of any detector',
     'predict': 'detect objects in images and videos',
     'draw': 'draw data, batches, assignment, detections and runs',
+    'models': 'list trained detectors that can be used by name',
     'convert': 'convert weights between .pth, .safetensors and workdirs',
     'import-mmdet': 'make a workdir of an mmdetection config and checkpoint',
     'export': 'write a detector as one StableHLO file',

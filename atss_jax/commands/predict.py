@@ -22,19 +22,14 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
     flags.add_argument(
         'inputs', type=command_line.path, nargs='+', metavar='IMAGES', help='see below'
     )
-    flags.add_argument(
-        '--workdir',
-        type=command_line.path,
-        required=True,
-        help='folder of a run, or a .pth, .safetensors or exported .stablehlo',
+    command_line.add_weights_flags(
+        flags, 'folder of a run, or a .pth, .safetensors or exported .stablehlo'
     )
     flags.add_argument(
-        '--out', type=command_line.path, required=True, help='folder to write to'
-    )
-    flags.add_argument(
-        '--model_config',
+        '--out',
         type=command_line.path,
-        help='config of a .pth or .safetensors',
+        default='detections',
+        help='folder to write to (default: detections)',
     )
     flags.add_argument('--step', type=int, help='a checkpoint (default: the best)')
     flags.add_argument(
@@ -105,4 +100,5 @@ def _predict(flags, overrides):
         'device': flags.device,
         'overrides': parse_overrides(overrides),
     }
-    return predict_and_report(flags.workdir, flags.inputs, flags.out, options, loading)
+    source = command_line.weights_of(flags)
+    return predict_and_report(source, flags.inputs, flags.out, options, loading)

@@ -85,7 +85,8 @@ class Experiment:
             saved.
         max_keep_ckpts: number of newest checkpoints to keep, in addition to the best.
         log_interval: steps between lines of the log.
-        load_from: weights of a whole detector to start from, a file or a workdir.
+        load_from: weights of a whole detector to start from: a file, a workdir, a
+            model of the zoo (`mmdet://NAME`) or an address (`https://`, `hf://`).
         resume_from: workdir of another run to continue: weights, momentum and step.
         seed: seed of everything random: initial weights, order of images,
             augmentation.

@@ -6,17 +6,16 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from atss_jax.config import build_experiment, load_config
 from atss_jax.config.experiment import open_sources
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation.coco_metric import Scores, format_table
 from atss_jax.evaluation.run import make_evaluator, summary, to_results
 from atss_jax.files.atomic import check_writable, write_json
-from atss_jax.training.checkpoint import Checkpoints
-from atss_jax.training.workdir import config_path, trained_classes
+from atss_jax.training.trained_model import load_weights
+from atss_jax.weights.mmdet_checkpoint import is_weights_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,24 +69,29 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     tta: bool = False,
     out: str | os.PathLike | None = None,
+    config: str | os.PathLike | None = None,
 ) -> Evaluation:
     """Scores a checkpoint on a split of its config's data, and writes what it finds.
 
     Args:
-        workdir: folder of a run.
+        workdir: folder of a run; or a file of weights, the name of a model of the zoo,
+            or an address.
         split: 'train', 'val' or 'test'; training images are not augmented.
         step: step of the checkpoint; None: the one with the best AP.
         overrides: config fields to change, as for `load_config`.
         tta: test-time augmentation, as `test_cfg.tta` says.
-        out: folder for detections and numbers; None: `workdir/evaluation`.
+        out: folder for detections and numbers; None: `workdir/evaluation`, or
+            `evaluation` if the weights are those of no workdir.
+        config: config of a file of weights.
 
     Raises:
         ValueError: the folder is not a workdir, has no such checkpoint, or its data is
             malformed.
+        ConnectionError: the weights cannot be downloaded.
         OSError: nothing can be written to `out`; known before anything is computed.
         Stopped: SIGTERM was received.
     """
-    evaluation = score_checkpoint(workdir, split, step, overrides, tta, out)
+    evaluation = score_checkpoint(workdir, split, step, overrides, tta, out, config)
     if devices.is_first():
         evaluation.write()
     return evaluation
@@ -100,13 +104,16 @@ def score_checkpoint(
     overrides: Mapping[str, Any] | None = None,
     tta: bool = False,
     out: str | os.PathLike | None = None,
+    config: str | os.PathLike | None = None,
 ) -> Evaluation:
     """As `evaluate`, but writes nothing yet."""
-    workdir = os.path.expanduser(workdir)
-    experiment, step, variables = _read_checkpoint(workdir, step, overrides)
-    folder = pathlib.Path(out or f'{workdir}/evaluation').expanduser()
+    workdir = os.path.expanduser(os.fspath(workdir))
+    loaded = load_weights(workdir, config, step, overrides)
+    experiment, variables = loaded.experiment, loaded.variables
+    weights = _describe(workdir, loaded.step)
+    folder = pathlib.Path(out or weights.folder).expanduser()
     check_output(folder)
-    source = open_sources(experiment, (split,), trained_classes(workdir))[split]
+    source = open_sources(experiment, (split,), loaded.classes)[split]
     evaluator = make_evaluator(experiment, source, split, tta)
     # With several processes SIGTERM reaches only those that ask for it; see `hosts`.
     detections = evaluator.detections(
@@ -114,12 +121,12 @@ def score_checkpoint(
     )
     scores = evaluator.score(detections)
     bad = evaluator.bad_images
-    name = f'{split}_{step}_tta' if tta else f'{split}_{step}'
+    name = f'{split}_{weights.name}_tta' if tta else f'{split}_{weights.name}'
     return Evaluation(
         scores,
         to_results(detections, source.category_ids) if devices.is_first() else [],
         source,
-        heading=f'checkpoint {step} of {workdir} on data.{split}, '
+        heading=f'{weights.heading} on data.{split}, '
         f'{len(detections)} image{"s" * (len(detections) != 1)}',
         notes=bad.report(),
         numbers=summary(scores) | {'bad_pictures': bad.image_ids},
@@ -127,8 +134,7 @@ def score_checkpoint(
             'detections': folder / f'{name}_detections.json',
             'numbers': folder / f'{name}_scores.json',
         },
-        title=f'{pathlib.Path(workdir).absolute().name}, checkpoint {step}, '
-        f'data.{split}',
+        title=f'{weights.title}, data.{split}',
         report_path=folder / f'{name}_report.html',
     )
 
@@ -149,12 +155,22 @@ def check_output(folder: pathlib.Path) -> None:
         raise OSError(problem)
 
 
-def _read_checkpoint(workdir, step, overrides):
-    """The config as objects, the step of the checkpoint, and its weights."""
-    experiment = build_experiment(load_config(config_path(workdir), overrides))
-    checkpoints = Checkpoints.open(workdir)
-    step = checkpoints.best_step() if step is None else step
-    if step not in checkpoints.steps():
-        raise ValueError(f'no checkpoint {step} in {workdir}: {checkpoints.steps()}')
-    hosts.progress('reading weights')
-    return experiment, step, checkpoints.restore_variables(experiment.model, step)
+class _Described(NamedTuple):
+    """Where results of some weights belong, and what they are called there."""
+
+    folder: str
+    name: str
+    heading: str
+    title: str
+
+
+def _describe(source: str, step: int | None) -> _Described:
+    """For a checkpoint of a workdir, or (without a step) weights of a file."""
+    if step is None:
+        # The name of a model without `mmdet://`, or that of a file without its suffix.
+        name = source.rpartition('://')[2].rpartition('/')[2]
+        name = pathlib.Path(name).stem if is_weights_file(name) else name
+        return _Described('evaluation', name, source, name)
+    title = f'{pathlib.Path(source).absolute().name}, checkpoint {step}'
+    heading = f'checkpoint {step} of {source}'
+    return _Described(f'{source}/evaluation', f'{step}', heading, title)

@@ -6,7 +6,7 @@ import pathlib
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tqdm
 
@@ -25,51 +25,98 @@ def cache_folder() -> pathlib.Path:
 
 
 def download(
-    url: str,
+    urls: str | Sequence[str],
     target: pathlib.Path,
     problem: Callable[[pathlib.Path], str | None],
     size: int | None = None,
 ) -> None:
-    """Downloads `url` to `target`, unless that exists.
+    """Downloads `target`, unless it exists.
 
     The bytes are collected in a file named `target` plus `.part`, where a later call
     resumes; it is renamed when it is complete and `problem` finds nothing wrong.
     Processes of one host that start together wait for the first of them.
 
     Args:
-        url: http or https.
+        urls: http or https; or several addresses of the same file, each of which is
+            asked if those before it failed.
         target: file to write.
         problem: says what is wrong with a complete file, or returns None.
         size: number of bytes that the file must have; None if unknown.
 
     Raises:
-        ConnectionError: the download failed; the message says which address to fetch
-            and where to put it.
-        ValueError: the downloaded file is not what it should be; it is removed.
+        ConnectionError: the download failed; the message says which addresses to fetch
+            and where to put the file.
+        ValueError: what was downloaded is not what it should be; it is removed.
     """
     if target.exists():
         return
+    urls = [urls] if isinstance(urls, str) else list(urls)
     with locked(target.with_name(target.name + '.lock')):
         if not target.exists():  # another process may have downloaded it meanwhile
-            _download(url, target, problem, size)
+            _download(urls, target, problem, size)
 
 
-def _download(url, target, problem, size):
+def _download(urls, target, problem, size):
     part = target.with_name(target.name + '.part')
     if size is not None and part.exists() and part.stat().st_size > size:
         part.unlink()  # it belongs to another file: there is nothing to resume
-    try:
-        if size is None or not part.exists() or part.stat().st_size < size:
-            _fetch(url, part, size)
-    except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f'cannot download {url}: {error}\nRun this again to resume. Without a '
-            f'network, fetch that address elsewhere and put the file at {target}'
-        ) from error
+    failures: dict[str, Exception] = {}
+    for url in urls:
+        try:
+            _download_from(url, part, problem, size)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            failures[url] = error
+        else:
+            os.replace(part, target)
+            return
+    _complain(failures, target)
+
+
+def _download_from(url, part, problem, size):
+    """Completes `part`; removes it if it is not what it should be."""
+    if size is None or not part.exists() or part.stat().st_size < size:
+        _fetch(url, part, size)
     if reason := problem(part):
         part.unlink()  # otherwise every later call would resume from it
         raise ValueError(f'{url}: {reason}; removed what was downloaded')
-    os.replace(part, target)
+
+
+def _complain(failures, target):
+    """Raises the error about a file that no address gave.
+
+    It is a ValueError only if every address gave a wrong file: trying again is of no
+    use then.
+    """
+    last = list(failures.values())[-1]
+    if all(isinstance(error, ValueError) for error in failures.values()):
+        raise ValueError('\n'.join(str(error) for error in failures.values())) from last
+    if len(failures) == 1:
+        (url,) = failures
+        what, where = f'{url}: {last}', 'that address'
+    else:
+        reasons = [
+            f'\n  {error if isinstance(error, ValueError) else f"{url}: {error}"}'
+            for url, error in failures.items()
+        ]
+        what, where = f'{target.name}:{"".join(reasons)}', 'one of these addresses'
+    raise ConnectionError(
+        f'cannot download {what}\nRun this again to resume. Without a network, fetch '
+        f'{where} elsewhere and put the file at {target}'
+    ) from last
+
+
+def remote_size(urls: Sequence[str]) -> int | None:
+    """Size in bytes that the first server to answer states; None: no server does."""
+    for url in urls:
+        request = urllib.request.Request(url, method='HEAD')
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+                length = response.headers.get('Content-Length')
+        except (OSError, http.client.HTTPException):
+            continue
+        if length:
+            return int(length)
+    return None
 
 
 def _fetch(url: str, part: pathlib.Path, size: int | None) -> None:

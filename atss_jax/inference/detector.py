@@ -14,7 +14,7 @@ from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference import export
 from atss_jax.inference.engine import Inference
 from atss_jax.inference.image_detections import ImageDetections
-from atss_jax.inference.trained_model import load_trained
+from atss_jax.training.trained_model import load_trained
 
 Image = str | os.PathLike | np.ndarray | Any
 """A path, an (H,W,3) uint8 RGB array, or a PIL image."""
@@ -25,7 +25,7 @@ class Detector:
 
         from atss_jax import Detector
 
-        detector = Detector.load('work_dirs/atss_r50_1x')
+        detector = Detector.load('atss_r50_fpn_1x_coco')
         (street,) = detector.predict(['street.jpg'])
         for box, score, name in zip(street.boxes, street.scores, street.names):
             print(name, score, box)
@@ -62,8 +62,12 @@ class Detector:
 
         Args:
             source: workdir of a run, a `.pth` or `.safetensors` file with mmdet's
-                names, or an exported `.stablehlo` file.
-            config: config of a `.pth` or `.safetensors` file.
+                names, or an exported `.stablehlo` file. Or, downloaded once, a model
+                that `atss models` lists, by its name (where no path has this name) or
+                as `mmdet://NAME`; or any weights by an `https://` address or
+                `hf://OWNER/REPOSITORY[@REVISION][/FILE]`.
+            config: config of a `.pth` or `.safetensors` file; None for a model by name:
+                its own.
             classes: names of the labels, if the weights do not include them; None:
                 `data.test.classes`.
             step: step of the checkpoint of a workdir; None: the one with the best AP.
@@ -76,6 +80,8 @@ class Detector:
 
         Raises:
             ValueError: weights, config or classes are missing or do not fit.
+            ConnectionError: the weights cannot be downloaded; says what to fetch, and
+                where to put it.
         """
         local = devices.find_local(device)
         if export.is_exported(source):

@@ -24,8 +24,8 @@ from atss_jax.files.atomic import (
     write_bytes,
     write_json,
 )
-from atss_jax.inference.trained_model import TrainedModel
 from atss_jax.structures import Batch, Detections
+from atss_jax.training.trained_model import TrainedModel
 
 SUFFIX = '.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')

@@ -17,7 +17,7 @@ from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import new_state
 from atss_jax.training.state import TrainState, is_trained, zero_variables
-from atss_jax.weights import mmdet, mmdet_checkpoint
+from atss_jax.weights import address, mmdet, mmdet_checkpoint
 from atss_jax.weights.mmdet_checkpoint import Checkpoint, is_weights_file
 
 
@@ -48,8 +48,10 @@ def convert(
     """Writes the weights of `source` in the format that the name of `target` implies.
 
     Args:
-        source: a `.pth` or `.safetensors` file, or a workdir.
-        target: likewise; any name without one of these suffixes is a workdir.
+        source: a `.pth` or `.safetensors` file, or a workdir; or a name or address, as
+            `weights.address` takes it.
+        target: a `.pth` or `.safetensors` file; any name without one of these suffixes
+            is a workdir.
         config_file: config of the model; needed to make a workdir from a file.
         options: what to convert.
 
@@ -62,7 +64,8 @@ def convert(
     """
     options = options or Options()
     _check_suffix(target)
-    config = _load_config(source, target, config_file)
+    weights = address.locate(source)
+    config = _load_config(weights, target, config_file)
     experiment = None if config is None else build_experiment(config)
     checkpoint = read(source, experiment, options)
     if is_weights_file(target):
@@ -87,17 +90,17 @@ def _check_suffix(target):
         )
 
 
-def _load_config(source, target, config_file):
+def _load_config(weights, target, config_file):
     """The config of the model; None from file to file, where none is needed."""
-    if config_file is not None:
-        return load_config(config_file)
-    if not is_weights_file(source):
-        return load_config(workdirs.config_path(source))
+    if config_file is not None or weights.config is not None:
+        return load_config(config_file or weights.config)
+    if not weights.is_file:
+        return load_config(workdirs.config_path(weights.source))
     if is_weights_file(target):
         return None
     raise ValueError(
-        f'{source} does not say which model it belongs to, and a workdir needs a '
-        'config: give one with --config'
+        f'{weights.source} does not say which model it belongs to, and a workdir needs '
+        'a config: give one with --config'
     )
 
 
@@ -117,9 +120,14 @@ def read(source: str, experiment: Experiment | None, options: Options) -> Checkp
 
     Raises:
         ValueError: it does not have them, or they do not fit the model of `experiment`.
+        ConnectionError: the file cannot be downloaded.
     """
-    if is_weights_file(source):
+    weights = address.locate(source)
+    source = weights.fetch()
+    if weights.is_file:
         checkpoint = _read_file(source, experiment, options)
+        classes = checkpoint.classes or weights.classes
+        checkpoint = dataclasses.replace(checkpoint, classes=classes)
     else:
         checkpoint = _read_workdir(source, experiment, options)
     if options.unaveraged:

@@ -21,7 +21,7 @@ from atss_jax.training.state import (
     zero_variables,
 )
 from atss_jax.training.workdir import check_stream, class_count, trained_classes
-from atss_jax.weights import mmdet, mmdet_checkpoint, torchvision
+from atss_jax.weights import address, mmdet, mmdet_checkpoint, torchvision
 
 _CLASS_LAYER = 'bbox_head.atss_cls.weight'
 
@@ -130,8 +130,9 @@ def initial_variables(
         seed: seed of all random weights.
         pretrained: backbone weights, `torchvision://resnet50` or a path; None: random.
         load_from: weights of a whole detector, which replace all others: a `.pth` or
-            `.safetensors` file with mmdet's names, or a workdir, whose best checkpoint
-            is taken. It may have other classes: see `load_detector`.
+            `.safetensors` file with mmdet's names; a workdir, whose best checkpoint is
+            taken; or a name or address, as `weights.address` takes it. It may have
+            other classes: see `load_detector`.
         classes: names of the model's classes.
         warn: called with a message about what becomes of the class layer.
 
@@ -155,13 +156,15 @@ def initial_variables(
 
 
 def load_detector(
-    path: str,
+    source: str,
     model: ATSS,
     seed: int,
     classes: Sequence[str] | None,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
     """Variables from a file with mmdet's names, or from a workdir's best checkpoint.
+
+    The file may be given by a name or address, as `weights.address` takes it.
 
     If it was trained for other classes, classes of the same name keep their rows of the
     class layer, in their new places, and the others are initialized as in a new model.
@@ -170,11 +173,15 @@ def load_detector(
 
     Raises:
         ValueError: there is neither, or the weights do not fit.
+        ConnectionError: the file cannot be downloaded.
     """
+    located = address.locate(source)
+    path = located.fetch()
     if not pathlib.Path(path).exists():
         raise ValueError(
-            f'no weights at {path}: expected the workdir of a run, or a .pth or '
-            '.safetensors file'
+            f'no weights at {path}: expected the workdir of a run, a .pth or '
+            '.safetensors file, or a model that `atss models` lists'
+            f'{address.similar_model(path)}'
         )
     if pathlib.Path(path).is_dir():
         names = trained_classes(path)
@@ -183,15 +190,18 @@ def load_detector(
         variables = checkpoints.restore_variables(_with_classes(model, count))
     else:
         checkpoint = mmdet_checkpoint.load(path)
-        names, weights = checkpoint.classes, checkpoint.weights
+        names = checkpoint.classes or located.classes
+        weights = checkpoint.weights
         rows = weights[_CLASS_LAYER].shape[0] if _CLASS_LAYER in weights else 0
         count = rows // model.bbox_head.num_anchors or model.bbox_head.num_classes
         variables = mmdet.to_variables(weights, _with_classes(model, count))
     if names is not None and len(names) != count:
-        raise ValueError(f'{path} names {len(names)} classes, but has {count}: {names}')
+        raise ValueError(
+            f'{source} names {len(names)} classes, but has {count}: {names}'
+        )
     rows, message = _match_classes(names, classes, count, model.bbox_head.num_classes)
     if message:
-        warn(f'load_from = {path}: {message}')
+        warn(f'load_from = {source}: {message}')
     return variables if rows is None else _move_rows(variables, rows, model, seed)
 
 

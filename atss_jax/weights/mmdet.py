@@ -5,6 +5,7 @@ The modules in `models/` are named after mmdet's, so names are translated by rul
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,12 @@ _STATISTICS = {
     'var': 'running_var',
     'num_batches_tracked': 'num_batches_tracked',
 }
+# What mmdet computes from its config and some versions save nevertheless: anchors, and
+# the constants of the normalization.
+_COMPUTED = re.compile(
+    r'(^|\.)(anchor_generators?|prior_generator)\.|(^|\.)base_anchors$'
+    r'|^data_preprocessor\.(mean|std)$'
+)
 _CANVAS_SIDE = 256  # pixels; parameter shapes are the same for any canvas
 
 
@@ -103,7 +110,9 @@ def fit(
         for name in paths
         if name not in state_dict and not name.endswith('num_batches_tracked')
     ]
-    extra = [name for name in state_dict if name not in paths]
+    extra = [
+        name for name in state_dict if name not in paths and not _COMPUTED.search(name)
+    ]
     if cause := _cause(state_dict, missing):
         raise ValueError(f'{what} do not fit the model; {cause}')
     values, misshapen = {}, []

@@ -4,16 +4,15 @@ Files are downloaded once into a cache, checked against the hash in their name, 
 without PyTorch. A path to a local file can be given instead of a name.
 """
 
-import hashlib
 import os
 import pathlib
 import re
-import urllib.parse
 from collections.abc import Iterable
 
 import numpy as np
 
-from atss_jax.files.download import cache_folder, download
+from atss_jax.files.cached import cached_file, name_in
+from atss_jax.files.download import cache_folder
 from atss_jax.weights import mmdet_checkpoint
 from atss_jax.weights.prefixes import describe_prefixes, prefixes_of
 
@@ -76,11 +75,7 @@ def resolve(
         return path
     url = _url(name)
     cache = pathlib.Path(cache_dir).expanduser() if cache_dir else cache_folder()
-    target = cache / pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
-    download(url, target, lambda part: _hash_problem(part, target.name))
-    if problem := _hash_problem(target, target.name):
-        raise ValueError(f'{target}: {problem}; delete it and run this again')
-    return target
+    return cached_file([url], cache / name_in(url))
 
 
 def backbone_weights(
@@ -151,15 +146,3 @@ def _url(name: str) -> str:
     if scheme == 'open-mmlab' and rest in OPENMMLAB_FILES:
         return f'{OPENMMLAB_URL}/{OPENMMLAB_FILES[rest]}'
     raise ValueError(f'no weights named {name!r}; expected a path or {_known_names()}')
-
-
-def _hash_problem(path: pathlib.Path, name: str) -> str | None:
-    """Compares the SHA-256 with its first digits in the name (torch and OpenMMLab)."""
-    match = re.search(r'-([0-9a-f]{8,64})\.pth$', name)
-    if match is None:
-        return None
-    with open(path, 'rb') as file:
-        actual = hashlib.file_digest(file, 'sha256').hexdigest()
-    if actual.startswith(match[1]):
-        return None
-    return f'its SHA-256 starts with {actual[: len(match[1])]}, expected {match[1]}'

@@ -75,6 +75,7 @@ def test_what_the_wheel_has(wheel):
         'atss_jax/configs/atss_r50_1x.py',
         'atss_jax/commands/train.py',
         'atss_jax/report/assets/report.css',
+        'atss_jax/weights/model_zoo.json',
     ):
         assert name in names
     roots = {name.split('/')[0] for name in names}

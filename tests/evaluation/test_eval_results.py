@@ -110,7 +110,7 @@ class TestResultsFile:
             (['--workdir=x', '--ann_file=x'], '--ann_file goes with --results'),
             (['--workdir=x', '--min_score=0.1'], '--min_score goes with --report'),
             (['--workdir=x', '--report', '--min_score=2'], 'from 0 to 1'),
-            ([], '--workdir or --results is required'),
+            ([], '--workdir, --model or --results is required'),
         ],
     )
     def test_flags_that_are_refused(self, call, flags, part):

@@ -15,9 +15,9 @@ from jaxlib.mlir.passmanager import PassManager
 
 from atss_jax.config import build_experiment
 from atss_jax.inference import export
-from atss_jax.inference.trained_model import TrainedModel
 from atss_jax.models.platforms import by_platform
 from atss_jax.training.state import init_variables
+from atss_jax.training.trained_model import TrainedModel
 from tests.conftest import ROOT
 from tests.support.small import random_variables, small_model
 from tests.support.small_run import small_config

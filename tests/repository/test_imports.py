@@ -42,7 +42,7 @@ LIBRARIES = {
     'optim': MATHS | {'optax'},
     'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}
     | {'tensorflow_datasets', 'array_record', 'etils'},
-    'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax'},
+    'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax', 'huggingface_hub'},
     'mmdet_config': set(),
     'distributed': MATHS,
     'config': {'ml_collections', 'jax'},

@@ -42,7 +42,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header('Content-Length', str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start:][: self.server.break_after])
+        if self.command != 'HEAD':
+            self.wfile.write(content[start:][: self.server.break_after])
+
+    do_HEAD = do_GET
 
     @staticmethod
     def _start(asked, size):

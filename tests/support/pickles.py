@@ -62,9 +62,10 @@ def write_legacy(path, body, storages=()) -> pathlib.Path:
     info = {'protocol_version': 1001, 'little_endian': True, 'type_sizes': {'int': 4}}
     data = pickle.dumps(MAGIC, 2) + pickle.dumps(1001, 2) + pickle.dumps(info, 2)
     data += b'\x80\x02' + body + b'.' + pickle.dumps(list(dict(storages)), 2)
+    pieces = [data]
     for count, raw in dict(storages).values():
-        data += struct.pack('<q', count) + raw
-    path.write_bytes(data)
+        pieces += [struct.pack('<q', count), raw]
+    path.write_bytes(b''.join(pieces))
     return path
 
 

@@ -79,12 +79,36 @@ def _read_json_config(file):
 
 
 def _copy(section):
-    """Copies all dicts: a section that two fields share becomes two."""
+    """Copies all dicts: a section that two fields share becomes two.
+
+    Names with dots become sections in sections, since a ConfigDict has no dots in names
+    (`custom_keys={'backbone.norm': ...}`).
+    """
     if isinstance(section, Mapping):
-        return {name: _copy(value) for name, value in section.items()}
+        copied = {}
+        for name, value in section.items():
+            _nest(copied, str(name).split('.'), _copy(value))
+        return copied
     if is_section_list(section):
         return [_copy(value) for value in section]
     return section
+
+
+def _nest(section, names, value):
+    """Sets `section[names[0]][names[1]]...`; merges two sections of the same name."""
+    *parents, last = names
+    for depth, parent in enumerate(parents):
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ValueError(
+                f"config has '{'.'.join(names[: depth + 1])}' both as a value and as a "
+                f"section with '{last}'"
+            )
+    if isinstance(section.get(last), dict) and isinstance(value, dict):
+        for name, inner in value.items():
+            _nest(section[last], [name], inner)
+    else:
+        section[last] = value
 
 
 def _inner(section, name):

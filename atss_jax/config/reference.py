@@ -32,6 +32,7 @@ from atss_jax.models.fpn import FPN
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.models.resnet import Bottleneck, ResNet
 from atss_jax.optim.optimizer import OptimizerConfig
+from atss_jax.optim.paramwise import ParamwiseConfig
 from atss_jax.optim.schedule import LrConfig
 
 _PAGE = """# Config fields
@@ -62,6 +63,7 @@ _OWNERS = {
     'data.SPLIT.pipeline': (Pipeline, Jitter),
     'data.SPLIT.pipeline.img_norm_cfg': (Normalizer,),
     'optimizer': (OptimizerConfig,),
+    'optimizer.paramwise_cfg': (ParamwiseConfig,),
     'optimizer_config': (OptimizerConfig,),
     'lr_config': (LrConfig,),
     'auto_scale_lr': (AutoScaleLr,),
@@ -76,6 +78,7 @@ _NAMES = {
     'data.SPLIT.pipeline.random_resize': (Jitter, 'ratio_range'),
     'data.SPLIT.pipeline.random_crop': (Jitter, 'crop_size'),
     'data.SPLIT.pipeline.filter_annotations': (Jitter, 'min_gt_bbox_wh'),
+    'optimizer.paramwise_cfg': (OptimizerConfig, 'paramwise'),
     'optimizer_config.grad_clip': (OptimizerConfig, 'max_norm'),
     'ema': (OptimizerConfig, 'ema_momentum'),
     'ema.momentum': (OptimizerConfig, 'ema_momentum'),
@@ -98,6 +101,13 @@ _DYHEAD = {
     'zero_init_offset': True,
 }
 _WARMUP = {'warmup': 'linear', 'warmup_iters': 500, 'warmup_ratio': 0.001}
+_ADAMW = {
+    'type': 'AdamW',
+    'lr': 1e-4,
+    'betas': (0.9, 0.999),
+    'eps': 1e-8,
+    'weight_decay': 0.05,
+}
 # By condition: the fields that a config needs to meet it. The page shows no values.
 _ALTERNATIVES = {
     'model.backbone.type is ResNeXt': {
@@ -126,6 +136,18 @@ _ALTERNATIVES = {
     f'there is {_JITTER}.filter_annotations': {
         f'{_JITTER}.filter_annotations': {'min_gt_bbox_wh': (1, 1), 'keep_empty': True}
     },
+    'optimizer.type is AdamW': {'optimizer': _ADAMW},
+    'there is optimizer.paramwise_cfg': {
+        'optimizer.paramwise_cfg': {
+            'custom_keys': {'norm': {'decay_mult': 0.0}},
+            'norm_decay_mult': None,
+            'bias_decay_mult': None,
+            'bias_lr_mult': None,
+            'flat_decay_mult': None,
+            'dcn_offset_lr_mult': None,
+        }
+    },
+    'optimizer.paramwise_cfg is None': {'optimizer.paramwise_cfg': None},
     'there is optimizer_config.grad_clip': {
         'optimizer_config.grad_clip': {'max_norm': 35, 'norm_type': 2}
     },
@@ -137,6 +159,32 @@ _ALTERNATIVES = {
     'lr_config.policy is CosineAnnealing': {
         'lr_config': {'policy': 'CosineAnnealing', 'min_lr_ratio': 0.01, **_WARMUP}
     },
+    'lr_config.policy is poly': {
+        'lr_config': {
+            'policy': 'poly',
+            'power': 0.9,
+            'min_lr': 0.0,
+            'begin': 0,
+            'end': None,
+            'by_epoch': False,
+            **_WARMUP,
+        }
+    },
+    'lr_config.policy is OneCycle': {
+        'lr_config': {
+            'policy': 'OneCycle',
+            'max_lr': 0.01,
+            'by_epoch': False,
+            'pct_start': 0.3,
+            'anneal_strategy': 'cos',
+            'div_factor': 25.0,
+            'final_div_factor': 1e4,
+            'three_phase': False,
+            **_WARMUP,
+            'warmup': None,
+        }
+    },
+    'lr_config.policy is fixed': {'lr_config': {'policy': 'fixed', **_WARMUP}},
 }
 _FILTER = {'classes': None, 'indices': None}
 _TRAIN_FILTER = {'filter_empty_gt': True, 'min_size': 32}

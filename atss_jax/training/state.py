@@ -149,7 +149,7 @@ def create_state(
         step=np.zeros((), np.int32),
         params=params,
         batch_stats=variables.get('batch_stats', {}),
-        # SGD starts from zeros; `tx.init` would compile a program for each shape.
+        # Optimizers start from zeros; `tx.init` would compile a program for each shape.
         momentum=_zeros_like(jax.eval_shape(tx.init, trained)),
         healthy=np.array(True),
         accumulated=_zeros_like(trained) if accumulates else None,

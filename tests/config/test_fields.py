@@ -186,6 +186,15 @@ ALTERNATIVES = {
     'data.test.ann_file': 'other.json',
     'data.test.img_prefix': 'other/',
     'data.test.classes': ('cat', 'dog'),
+    'optimizer.type': {
+        'optimizer': {
+            'type': 'AdamW',
+            'lr': 0.01,
+            'betas': (0.9, 0.999),
+            'eps': 1e-8,
+            'weight_decay': 0.0001,
+        }
+    },
     'optimizer.lr': 0.02,
     'optimizer.momentum': 0,
     'optimizer.weight_decay': 0.001,
@@ -260,7 +269,6 @@ FIXED = {
     'train_cfg.assigner.type',
     'train_cfg.debug',
     'test_cfg.nms.type',
-    'optimizer.type',
     'evaluation.metric',
 }
 

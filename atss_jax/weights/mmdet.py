@@ -5,6 +5,7 @@ The modules in `models/` are named after mmdet's, so names are translated by rul
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,14 +39,14 @@ def torch_name(path: tuple[str, ...]) -> str:
 
 def _split_index(module):
     """Converts `layer1_0` to `layer1.0`, torch's name for an element of a list."""
-    name, _, index = module.rpartition('_')
-    return f'{name}.{index}' if name and index.isdigit() else module
+    return re.sub(r'(?<=.)_(?=\d+(_\d+)*$)', '.', module)
 
 
 def _to_torch_layout(path, value):
-    """Converts (H,W,I,O) kernels to (O,I,H,W) and counters to int64."""
+    """Converts (H,W,I,O) kernels to (O,I,H,W), (I,O) to (O,I), counters to int64."""
     if path[-1] == 'kernel':
-        return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+        axes = (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
+        return np.ascontiguousarray(value.transpose(axes))
     return value.astype(np.int64) if path[-1] == 'num_batches_tracked' else value
 
 
@@ -53,8 +54,9 @@ def _from_torch_layout(path, value):
     # Weights may be stored in half precision, but training needs float32.
     is_counter = path[-1] == 'num_batches_tracked'
     value = value.astype(np.int32 if is_counter else np.float32)
-    if path[-1] == 'kernel' and value.ndim == 4:
-        return np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+    if path[-1] == 'kernel' and value.ndim in (2, 4):
+        axes = (2, 3, 1, 0) if value.ndim == 4 else (1, 0)
+        return np.ascontiguousarray(value.transpose(axes))
     return value
 
 

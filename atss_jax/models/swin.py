@@ -1,13 +1,14 @@
 """Swin Transformer as mmdetection builds it."""
 
 import math
+import re
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from atss_jax.models.initializers import ZEROS, Normal, Uniform
+from atss_jax.models.initializers import Normal, Uniform
 from atss_jax.models.linear import Linear, add_bias, drop_path, dropout, fold, gelu
 from atss_jax.models.norms import LayerNorm
 from atss_jax.models.region import halve, zero_outside
@@ -242,7 +243,9 @@ class SwinTransformer(nn.Module):
         size = ceil_divide(size, PATCH)
         if self.use_abs_pos_embed:
             x = self._add_positions(x)
-        x = dropout(x, self.drop_rate, self._keys(keys, 0, is_frozen=self.frozen_stages >= 0))
+        x = dropout(
+            x, self.drop_rate, self._keys(keys, 0, is_frozen=self.frozen_stages >= 0)
+        )
         outputs = []
         for index in range(len(self.depths)):
             y, x = self._stage(index, x, size, keys)
@@ -266,7 +269,10 @@ class SwinTransformer(nn.Module):
         rates = np.linspace(0, self.drop_path_rate, sum(self.depths))
         blocks = tuple(
             {
-                'attention': {**attention, 'shift': index % 2 * (self.window_size // 2)},
+                'attention': {
+                    **attention,
+                    'shift': index % 2 * (self.window_size // 2),
+                },
                 'hidden_channels': self.mlp_ratio * channels,
                 'drop_rate': self.drop_rate,
                 'drop_path_rate': float(rates[first + index]),
@@ -295,8 +301,19 @@ class SwinTransformer(nn.Module):
         shape = 1, rows * columns, self.embed_dims
         position = self.param('absolute_pos_embed', Normal(0.02), shape)
         position = jnp.asarray(position).reshape(1, rows, columns, -1)
-        more = [(0, canvas - n) for canvas, n in zip(x.shape[1:3], (rows, columns), strict=True)]
+        more = [
+            (0, canvas - n)
+            for canvas, n in zip(x.shape[1:3], (rows, columns), strict=True)
+        ]
         return (x + jnp.pad(position, [(0, 0), *more, (0, 0)])).astype(x.dtype)
+
+    @nn.nowrap
+    def is_frozen(self, module: str) -> bool:
+        """Whether the parameters of a module directly below this one are frozen."""
+        stage = re.fullmatch(r'(?:stages_|norm)(\d+)', module)
+        if stage is not None:
+            return int(stage[1]) < self.frozen_stages
+        return self.frozen_stages >= 0
 
     @property
     def is_random(self) -> bool:

@@ -251,8 +251,10 @@ def shifted_regions(
 
     def along(period, length):
         place, period = jnp.arange(length), period[:, None]
-        return (place >= period - shift).astype(jnp.int32).reshape(
-            -1, length // window_size, window_size
+        return (
+            (place >= period - shift)
+            .astype(jnp.int32)
+            .reshape(-1, length // window_size, window_size)
         )
 
     rows, columns = along(period[:, 0], grid[0]), along(period[:, 1], grid[1])

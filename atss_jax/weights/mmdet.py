@@ -21,6 +21,8 @@ _STATISTICS = {
     'var': 'running_var',
     'num_batches_tracked': 'num_batches_tracked',
 }
+# In mmdet's state dicts of a Swin Transformer, computed from the size of the window.
+_TABLE, INDEX = 'relative_position_bias_table', 'relative_position_index'
 _CANVAS_SIDE = 256  # pixels; parameter shapes are the same for any canvas
 
 
@@ -75,7 +77,8 @@ def to_variables(
 
     Args:
         state_dict: torch names to NumPy arrays in torch layout. Checkpoints from before
-            PyTorch 0.4.1 have no `num_batches_tracked`, which is then 0.
+            PyTorch 0.4.1 have no `num_batches_tracked`, which is then 0. The indices
+            of a Swin Transformer's tables may be given, but are not needed.
         model: the model that the weights are for.
 
     Raises:
@@ -105,7 +108,7 @@ def fit(
         for name in paths
         if name not in state_dict and not name.endswith('num_batches_tracked')
     ]
-    extra = [name for name in state_dict if name not in paths]
+    extra = [name for name in state_dict if name not in paths and not is_index(name)]
     if cause := _cause(state_dict, missing):
         raise ValueError(f'{what} do not fit the model; {cause}')
     values, misshapen = {}, []
@@ -127,6 +130,29 @@ def fit(
     if problems:
         raise ValueError(f'{what} do not fit the model; ' + '; '.join(problems))
     return unflatten_dict(values)
+
+
+def is_index(name: str) -> bool:
+    """Whether a state dict's array is the computed index of a Swin's table."""
+    return name.rpartition('.')[2] == INDEX
+
+
+def with_indices(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict with the indices that mmdet's Swin Transformer has as buffers."""
+    complete = {}
+    for name, array in state_dict.items():
+        complete[name] = array
+        if name.endswith(f'.{_TABLE}'):
+            side = (round(array.shape[0] ** 0.5) + 1) // 2
+            complete[name.removesuffix(_TABLE) + INDEX] = relative_position_index(side)
+    return complete
+
+
+def relative_position_index(window_size: int) -> np.ndarray:
+    """(N,N) int64 row of the table for each query and key, N cells of a window."""
+    row, column = np.divmod(np.arange(window_size**2), window_size)
+    rows, columns = (x[:, None] - x + window_size - 1 for x in (row, column))
+    return rows * (2 * window_size - 1) + columns
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], owner: str | os.PathLike) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -109,7 +111,7 @@ class SwinBlock(nn.Module):
         drop_path_rate: rate at which an image skips the attention, and the FFN.
     """
 
-    attention: dict
+    attention: Mapping[str, Any]
     hidden_channels: int
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -140,7 +142,7 @@ class SwinStage(nn.Module):
         with_cp: blocks are computed anew for the gradient.
     """
 
-    blocks: tuple[dict, ...]
+    blocks: tuple[Mapping[str, Any], ...]
     merged_channels: int | None
     patch_norm: bool
     with_cp: bool

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from atss_jax.models.initializers import Normal, Uniform
 from atss_jax.models.linear import Linear, add_bias, drop_path, dropout, fold, gelu
 from atss_jax.models.norms import LayerNorm
-from atss_jax.models.region import halve, zero_outside
+from atss_jax.models.region import halve, stretch, zero_outside
 from atss_jax.models.window_attention import ShiftWindowMSA, pad_to_multiple
 from atss_jax.structures import ceil_divide
 
@@ -197,6 +198,8 @@ class SwinTransformer(nn.Module):
         patch_norm: norms after the embedding of patches and before each merging.
         out_indices: stages whose features are returned, each after a norm.
         use_abs_pos_embed: adds an embedding of the position to each patch.
+            Differs from mmdet, which refuses images whose valid region is not of
+            `pretrain_img_size`: their embeddings are interpolated.
         frozen_stages: -1: none; 0: the embedding; n: it and the first n stages, which
             also drop nothing.
         with_cp: blocks are computed anew for the gradient, which saves memory.
@@ -244,7 +247,7 @@ class SwinTransformer(nn.Module):
         x = PatchEmbed(self.embed_dims, self.patch_norm, name='patch_embed')(x)
         size = ceil_divide(size, PATCH)
         if self.use_abs_pos_embed:
-            x = self._add_positions(x)
+            x = self._add_positions(x, size)
         x = dropout(
             x, self.drop_rate, self._keys(keys, 0, is_frozen=self.frozen_stages >= 0)
         )
@@ -296,18 +299,19 @@ class SwinTransformer(nn.Module):
     def _keys(self, keys, number, is_frozen):
         return None if is_frozen else fold(keys, number)
 
-    def _add_positions(self, x):
+    def _add_positions(self, x, size):
         side = self.pretrain_img_size
-        height, width = (side, side) if isinstance(side, int) else side
-        rows, columns = height // PATCH, width // PATCH
-        shape = 1, rows * columns, self.embed_dims
-        position = self.param('absolute_pos_embed', Normal(0.02), shape)
-        position = jnp.asarray(position).reshape(1, rows, columns, -1)
-        more = [
-            (0, canvas - n)
-            for canvas, n in zip(x.shape[1:3], (rows, columns), strict=True)
-        ]
-        return (x + jnp.pad(position, [(0, 0), *more, (0, 0)])).astype(x.dtype)
+        sides = (side, side) if isinstance(side, int) else side
+        grid = tuple(pixels // PATCH for pixels in sides)
+        shape = 1, math.prod(grid), self.embed_dims
+        position = jnp.asarray(self.param('absolute_pos_embed', Normal(0.02), shape))
+        position = jnp.broadcast_to(
+            position.reshape(1, *grid, -1), (len(x), *grid, self.embed_dims)
+        )
+        old = jnp.broadcast_to(jnp.array(grid), size.shape)
+        with jax.default_matmul_precision('highest'):
+            position = stretch(position, old, size, x.shape[1:3])
+        return (x + position).astype(x.dtype)
 
     @nn.nowrap
     def is_frozen(self, module: str) -> bool:

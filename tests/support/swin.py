@@ -1,4 +1,4 @@
-"""Swin Transformers: those of the golden files, and one that is small enough to train."""
+"""Swin Transformers: those of the golden files, and a tiny one."""
 
 import functools
 import json

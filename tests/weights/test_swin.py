@@ -107,10 +107,10 @@ def test_training_starts_from_the_backbone_of_a_detector(tmp_path):
 
 
 def test_the_wrong_kind_of_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='set model.backbone.convert_weights=True'):
+    with pytest.raises(ValueError, match=r'set model\.backbone\.convert_weights=True'):
         read(tmp_path, {'model': official_file()}, False)
     state = detector_state(model_of())
-    with pytest.raises(ValueError, match='set model.backbone.convert_weights=False'):
+    with pytest.raises(ValueError, match=r'set model\.backbone\.convert_weights=False'):
         read(tmp_path, state, True)
 
 
@@ -128,7 +128,7 @@ def test_another_width_is_an_error_of_shapes(tmp_path):
     path = tmp_path / 'swin.pth'
     pth.save(path, {'model': official_file()})
     model = tiny_swin(**FIELDS, convert_weights=True, num_heads=(2, 2))
-    with pytest.raises(ValueError, match='with another shape.*table'):
+    with pytest.raises(ValueError, match=r'with another shape.*table'):
         initial_variables(model, 0, str(path), None)
 
 

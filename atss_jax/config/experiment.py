@@ -18,10 +18,9 @@ from atss_jax.config.fields import (
     number,
     one_of,
     optional,
-    text,
     tuple_of,
 )
-from atss_jax.config.model import read_anchors, read_coder, read_model
+from atss_jax.config.model import read_anchors, read_coder, read_model, read_pretrained
 from atss_jax.config.optimization import check_one_cycle, read_lr_config, read_optimizer
 from atss_jax.data.batch import Tta
 from atss_jax.data.records import Source
@@ -141,7 +140,7 @@ def read_experiment(read: Reader) -> Experiment:
     experiment = Experiment(
         model=read_model(read, anchors, size_divisor),
         training_dtype=_training_dtype(read),
-        pretrained=read('model.pretrained', optional(text)),
+        pretrained=read_pretrained(read),
         loss=_loss(read, anchors, coder, size_divisor),
         detect=_detect(read, anchors, coder, size_divisor),
         tta=_tta(read),

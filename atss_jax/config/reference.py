@@ -31,6 +31,7 @@ from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.models.resnet import Bottleneck, ResNet
+from atss_jax.models.swin import SwinTransformer
 from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.paramwise import ParamwiseConfig
 from atss_jax.optim.schedule import LrConfig
@@ -48,7 +49,7 @@ is the number of classes, G the number of boxes per image that a batch is padded
 # first one that documents a field counts.
 _OWNERS = {
     '': (Experiment,),
-    'model.backbone': (ResNet,),
+    'model.backbone': (ResNet, SwinTransformer),
     'model.neck': (FPN,),
     'model.neck.1': (DyHead,),
     'model.bbox_head': (ATSSHead,),
@@ -70,6 +71,8 @@ _OWNERS = {
 }
 # Fields that have another name in the class.
 _NAMES = {
+    'model.backbone.init_cfg': (Experiment, 'pretrained'),
+    'model.backbone.init_cfg.checkpoint': (Experiment, 'pretrained'),
     'model.backbone.dcn.deform_groups': (Bottleneck, 'deform_groups'),
     'model.bbox_head.loss_cls.loss_weight': (LossConfig, 'cls_weight'),
     'model.bbox_head.loss_bbox.type': (LossConfig, 'bbox_loss'),
@@ -100,6 +103,27 @@ _DYHEAD = {
     'num_blocks': 6,
     'zero_init_offset': True,
 }
+# As many channels as the ResNet-50 has in each stage.
+_SWIN = {
+    'type': 'SwinTransformer',
+    'pretrain_img_size': 224,
+    'embed_dims': 256,
+    'depths': (2, 2, 6, 2),
+    'num_heads': (8, 16, 32, 64),
+    'window_size': 7,
+    'mlp_ratio': 4,
+    'qkv_bias': True,
+    'qk_scale': None,
+    'drop_rate': 0.0,
+    'attn_drop_rate': 0.0,
+    'drop_path_rate': 0.2,
+    'patch_norm': True,
+    'out_indices': (0, 1, 2, 3),
+    'use_abs_pos_embed': False,
+    'frozen_stages': -1,
+    'with_cp': False,
+    'convert_weights': False,
+}
 _WARMUP = {'warmup': 'linear', 'warmup_iters': 500, 'warmup_ratio': 0.001}
 _ADAMW = {
     'type': 'AdamW',
@@ -114,6 +138,11 @@ _ALTERNATIVES = {
         'model.backbone.type': 'ResNeXt',
         'model.backbone.groups': 32,
         'model.backbone.base_width': 8,
+    },
+    'model.backbone.type is SwinTransformer': {'model.backbone': _SWIN},
+    'there is model.backbone.init_cfg': {
+        'model.pretrained': None,
+        'model.backbone.init_cfg': {'type': 'Pretrained', 'checkpoint': 'a.pth'},
     },
     'there is model.backbone.dcn': {
         'model.backbone.dcn': _DCN,

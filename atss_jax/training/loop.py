@@ -223,6 +223,7 @@ def _mapped_train_step(run, tx):
         experiment.optimizer,
         tx,
         run.total_steps,
+        experiment.seed,
     )
     return devices.map_over_devices(train_step, experiment.parallel, donate_first=True)
 

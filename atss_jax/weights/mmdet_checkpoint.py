@@ -173,7 +173,7 @@ def save(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
     text = {}
     if checkpoint.classes is not None:
         text = {_CLASSES: json.dumps(list(checkpoint.classes))}
-    safetensors.save(path, checkpoint.weights, text)
+    safetensors.save(path, mmdet.with_indices(checkpoint.weights), text)
 
 
 def _as_mmdet(checkpoint):
@@ -183,9 +183,11 @@ def _as_mmdet(checkpoint):
         meta = {'CLASSES': names, 'dataset_meta': {'classes': names}}
     if checkpoint.step is not None:
         meta['iter'] = checkpoint.step
-    content = {'meta': meta, 'state_dict': dict(checkpoint.weights)}
+    weights = mmdet.with_indices(checkpoint.weights)
+    content = {'meta': meta, 'state_dict': weights}
     if checkpoint.unaveraged is not None:
-        raw = {f'module.{name}': x for name, x in checkpoint.unaveraged.items()}
+        unaveraged = mmdet.with_indices(checkpoint.unaveraged)
+        raw = {f'module.{name}': x for name, x in unaveraged.items()}
         steps = np.array(checkpoint.step or 0, np.int64)
         content['ema_state_dict'] = {'steps': steps, **raw}
     if checkpoint.momentum is not None:

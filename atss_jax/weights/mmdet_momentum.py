@@ -15,17 +15,23 @@ from typing import Any
 
 import numpy as np
 
-_BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
+_BUFFERS = (
+    *('running_mean', 'running_var', 'num_batches_tracked'),
+    'relative_position_index',
+)
 # Modules and leaves in the order in which mmdet registers them.
 _ORDER = (
     *('backbone', 'neck', 'bbox_head'),
+    *('absolute_pos_embed', 'patch_embed', 'projection', 'stages', 'blocks'),
+    *('norm0', 'norm1', 'attn', 'norm2', 'norm3', 'w_msa', 'ffn', 'layers'),
+    *('relative_position_bias_table', 'qkv', 'proj'),
     *('conv1', 'bn1', 'gn1', 'conv2', 'bn2', 'gn2', 'conv3', 'bn3', 'gn3'),
     *('downsample', 'layer1', 'layer2', 'layer3', 'layer4'),
     *('lateral_convs', 'fpn_convs', 'cls_convs', 'reg_convs', 'dyhead_blocks'),
     *('spatial_conv_high', 'spatial_conv_mid', 'spatial_conv_low'),
     *('spatial_conv_offset', 'scale_attn_module', 'task_attn_module'),
     *('atss_cls', 'atss_reg', 'atss_centerness', 'scales'),
-    *('conv', 'bn', 'gn', 'norm', 'weight', 'bias', *_BUFFERS, 'scale'),
+    *('conv', 'bn', 'gn', 'norm', 'reduction', 'weight', 'bias', *_BUFFERS, 'scale'),
     'conv_offset',  # a module, but registered after the weights of its parent
 )
 _RANK = {token: rank for rank, token in enumerate(_ORDER)}

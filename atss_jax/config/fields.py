@@ -129,6 +129,28 @@ def shortened(value: Any, to_text: Callable[[Any], str] = repr) -> str:
     return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}...'
 
 
+ADDED = {f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', 'test')}
+"""Fields that configs of version 0.1 lack, each with the value that they imply."""
+
+
+def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that may be of an earlier version, with the fields added since then.
+
+    A field is added where its section exists; the sections around it are copied.
+    """
+    complete = dict(config)
+    for path, value in ADDED.items():
+        *parents, name = path.split('.')
+        section = complete
+        for parent in parents:
+            if not isinstance(section.get(parent), Mapping):
+                break
+            section[parent] = section = dict(section[parent])
+        else:
+            section.setdefault(name, value)
+    return complete
+
+
 class Reader:
     """Reads the fields of a config by path; each is checked.
 
@@ -141,7 +163,7 @@ class Reader:
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        self.leaves = flatten(config)
+        self.leaves = flatten(with_added_fields(config))
         self.checks: dict[str, Check] = {}
         self._sections: list[str] = []  # prefixes of paths that were read as a whole
 

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from atss_jax.config.experiment import Experiment, build
+from atss_jax.config.fields import with_added_fields
 from atss_jax.config.model import COMPANIONS
 from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
@@ -25,6 +26,8 @@ def load_config(
     path: str | os.PathLike, overrides: Mapping[str, Any] | None = None
 ) -> ConfigDict:
     """Runs `get_config()` of a config file, applies overrides and checks every field.
+
+    Fields that an earlier version did not have yet are added.
 
     Args:
         path: a Python file with `get_config()`, a JSON file as saved in a workdir, or
@@ -40,6 +43,7 @@ def load_config(
     config = _copy(config)
     for name, value in (overrides or {}).items():
         _override(config, name, value)
+    config = with_added_fields(config)
     build(config)
     return ConfigDict(config)
 

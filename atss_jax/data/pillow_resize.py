@@ -6,8 +6,8 @@ where it grows, both interpolate alike but round differently.
 
 It is written here instead of imported because Pillow 13 resizes some tall images in
 another order than earlier versions, so that results would depend on what is installed.
-It is not slower: 480 x 640 to 800 x 1067 takes 5 ms here and 11 ms in Pillow, 3000 x
-4000 to 800 x 1067 takes 58 ms and 87 ms, on one core (OpenCV: 1 ms and 3 ms).
+It is not slower: 480 x 640 to 800 x 1067 takes 4 ms here and 7 ms in Pillow, 3000 x
+4000 to 800 x 1067 takes 56 ms in both, on one core (OpenCV: 1 ms and 3 ms).
 
 Source: Image.resize of Pillow 13.0.0, which mmcv's `imresize` calls.
 """

@@ -16,6 +16,7 @@ from atss_jax.mmdet_config.section import plain
 from atss_jax.mmdet_config.translate import translate
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
+from atss_jax.models.swin import SwinTransformer
 from atss_jax.optim.paramwise import Multipliers, ParamwiseConfig
 from atss_jax.optim.schedule import learning_rates
 from tests.conftest import ROOT
@@ -119,6 +120,7 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v3_r50', f'{V3_TRAIN}.type', 'VOCDataset'),
         ('v3_r50', f'{V3_PIPELINE}.0.to_float32', True),
         ('v3_r50', f'{V3_PIPELINE}.2.interpolation', 'area'),
+        ('v3_r50', f'{V3_PIPELINE}.2.backend', 'turbojpeg'),
         ('v3_r50', f'{V3_PIPELINE}.3.direction', 'vertical'),
         ('v3_r50', f'{V3_PIPELINE}.3.type', 'PhotoMetricDistortion'),
         ('v3_r50', 'val_evaluator.ann_file', 'other.json'),
@@ -251,6 +253,24 @@ def test_random_sizes(resize, expected):
     assert fields['data.train.pipeline.keep_ratio'] is True
 
 
+@pytest.mark.parametrize('name', ['RandomResize', 'RandomChoiceResize', 'Resize'])
+def test_the_backend_of_resizes(name):
+    scales = {
+        'RandomResize': 'scale',
+        'RandomChoiceResize': 'scales',
+        'Resize': 'scale',
+    }
+    scale = (1333, 800) if name == 'Resize' else [(1333, 640), (1333, 800)]
+    resize = {'type': name, scales[name]: scale, 'backend': 'pillow'}
+    values = changed('v3_r50', f'{V3_PIPELINE}.2', resize)
+    fields = translate(values).fields
+    assert fields['data.train.pipeline.backend'] == 'pillow'
+    assert fields['data.val.pipeline.backend'] == 'cv2'
+    older = changed('v2_r50', 'data.test.pipeline.1.transforms.0.backend', 'pillow')
+    fields = translate(older).fields
+    assert fields['data.test.pipeline.backend'] == 'pillow'
+
+
 def assert_equals_ours(values, name):
     expected = as_dict(load_config(str(ROOT / 'configs' / f'{name}.py')))
     found = as_dict(load_config(str(R50), translate(values).fields))
@@ -310,6 +330,60 @@ def test_resnext():
     values['model']['backbone'] |= {'groups': 32, 'base_width': 8}
     model = build_model(load_config(str(R50), translate(values).fields))
     assert (model.backbone.groups, model.backbone.base_width) == (32, 8)
+
+
+def test_swin():
+    """With the defaults of mmdet's constructor, and the fields that decide numbers."""
+    values = changed('v3_r50', 'model.backbone', {'type': 'SwinTransformer'})
+    values['model']['neck']['in_channels'] = [96, 192, 384, 768]
+    model = build_model(load_config(str(R50), translate(values).fields))
+    assert model.backbone == SwinTransformer(drop_path_rate=0.1)
+    backbone = values['model']['backbone']
+    backbone |= {
+        'pretrain_img_size': (192, 256),
+        'embed_dims': 128,
+        'depths': [2, 2, 18, 2],
+        'num_heads': [4, 8, 16, 32],
+        'window_size': 12,
+        'qkv_bias': False,
+        'qk_scale': 0.5,
+        'drop_rate': 0.1,
+        'attn_drop_rate': 0.2,
+        'drop_path_rate': 0.3,
+        'patch_norm': False,
+        'out_indices': (1, 2, 3),
+        'use_abs_pos_embed': True,
+        'frozen_stages': 1,
+        'with_cp': True,
+        'convert_weights': True,
+        'init_cfg': {'type': 'Pretrained', 'checkpoint': 'swin.pth'},
+    }
+    values['model']['neck'] |= {'in_channels': [256, 512, 1024], 'start_level': 0}
+    fields = translate(values).fields
+    assert fields['model.pretrained'] == 'swin.pth'
+    model = build_model(load_config(str(R50), fields))
+    for name, value in backbone.items():
+        if name not in ('type', 'init_cfg'):
+            assert getattr(model.backbone, name) == plain(value), name
+
+
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('in_channels', 4),
+        ('patch_size', 2),
+        ('strides', (2, 2, 2, 2)),
+        ('act_cfg', {'type': 'ReLU'}),
+        ('norm_cfg', {'type': 'BN'}),
+        ('norm_eval', True),
+        ('init_cfg', {'type': 'TruncNormal'}),
+    ],
+)
+def test_what_swin_does_not_have(name, value):
+    values = changed('v3_r50', 'model.backbone', {'type': 'SwinTransformer'})
+    values['model']['backbone'][name] = value
+    with pytest.raises(ValueError, match=rf'model\.backbone\.{name}'):
+        translate(values)
 
 
 def test_two_necks():

@@ -59,7 +59,9 @@ SLOW = [
     'atss_x101_64x4d_2x_ms',
     'atss_x101_64x4d_dcn_2x_ms',
 ]
+SWIN_L = 'atss_swin_l_dyhead_2x_ms'
 RUNS = [
+    SWIN_L,
     *DEPTHS,
     *(
         pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
@@ -193,6 +195,25 @@ def test_caffe_with_dyhead():
     assert experiment.optimizer == caffe.optimizer
 
 
+def test_swin_l_with_dyhead():
+    """atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.py of mmdetection 3.3.0."""
+    experiment = experiment_of(SWIN_L)
+    model, caffe = experiment.model, experiment_of('atss_r50_caffe_dyhead_1x')
+    assert parameter_count(model) == 210_361_014  # golden/swin/swin_l_groups.json
+    assert model.bbox_head == caffe.model.bbox_head
+    assert model.neck[1] == caffe.model.neck[1]
+    assert experiment.detect == caffe.detect and experiment.loss == caffe.loss
+    assert experiment.pretrained.endswith('/swin_large_patch4_window12_384_22k.pth')
+    data = experiment.data['train'].pipeline
+    assert data.jitter == Jitter(img_scales=((2000, 480), (2000, 1200)))
+    assert data.all_canvases() == ((1280, 2048), (2048, 1280))
+    assert (data.backend, data.size_divisor) == ('pillow', 128)
+    assert experiment.data['test'].pipeline.img_scale == (2000, 1200)
+    assert (experiment.times, experiment.total_epochs) == (2, 12)
+    assert experiment.lr_config.step == (8, 11)
+    assert (experiment.optimizer.type, experiment.optimizer.lr) == ('AdamW', 5e-5)
+
+
 @pytest.mark.parametrize('flag', [['--config'], []])
 def test_show_config(capsys, flag):
     arguments = ['--config.optimizer.lr=0.3', *flag, path_of('atss_r50_lsj_200e')]
@@ -274,7 +295,17 @@ def reduced(name, changes=None):
         **data,
         **(changes or {}),
     }
-    if config.model.backbone.dcn is not None:
+    if name == SWIN_L:
+        overrides = {
+            path: value
+            for path, value in overrides.items()
+            if not path.startswith('model.backbone.')
+        }
+        backbone = config.model.backbone.to_dict()
+        backbone |= {'embed_dims': 32, 'depths': (2,), 'num_heads': (2,)}
+        overrides['model.backbone'] = backbone | {'out_indices': (0,)}
+        overrides['model.neck.in_channels'] = (32,)
+    elif config.model.backbone.dcn is not None:
         overrides['model.backbone.stage_with_dcn'] = (True,)
         overrides['model.backbone.frozen_stages'] = 0
     if config.test_cfg.tta is not None:

@@ -768,6 +768,10 @@ def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
         ('atss_r101_fpn_8xb8-amp-lsj-200e_coco', 'atss_r101_lsj_200e'),
         ('../dyhead/atss_r50_fpn_dyhead_1x_coco', 'atss_r50_dyhead_1x'),
         ('../dyhead/atss_r50-caffe_fpn_dyhead_1x_coco', 'atss_r50_caffe_dyhead_1x'),
+        (
+            '../dyhead/atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco',
+            'atss_swin_l_dyhead_2x_ms',
+        ),
     ],
 )
 def test_configs_of_mmdetection_equal_ours_field_by_field(theirs, ours):

@@ -20,8 +20,9 @@ from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.models.detector import parameter_count
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
-from atss_jax.weights import torchvision
-from tests.conftest import ROOT
+from atss_jax.training.update_rule import multipliers_of
+from atss_jax.weights import mmdet, torchvision
+from tests.conftest import GOLDEN, ROOT
 from tests.support.small_run import train
 
 # Trained and frozen parameters with 80 classes; R50's is mmdetection's own count.
@@ -50,8 +51,10 @@ FAMILY = {
     'atss_r50_dyhead_1x': ('torchvision://resnet50', '....', 39_071_682),
     'atss_r50_caffe_dyhead_1x': (R50_CAFFE, '....', 38_897_602),
 }
+SWIN_L = 'atss_swin_l_dyhead_2x_ms'
 # The others run the same parts; `make test-slow` has them all.
 SLOW = [
+    SWIN_L,
     'atss_r50_caffe_dyhead_1x',
     'atss_r101_dcn_2x_ms',
     'atss_x101_32x8d_2x_ms',
@@ -59,14 +62,9 @@ SLOW = [
     'atss_x101_64x4d_2x_ms',
     'atss_x101_64x4d_dcn_2x_ms',
 ]
-SWIN_L = 'atss_swin_l_dyhead_2x_ms'
 RUNS = [
-    SWIN_L,
-    *DEPTHS,
-    *(
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-        for name in FAMILY
-    ),
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in (*DEPTHS, *FAMILY, SWIN_L)
 ]
 LSJ = [name for name in DEPTHS if 'lsj' in name]
 MS = [name for name in (*DEPTHS, *FAMILY) if name.endswith('ms')]
@@ -199,7 +197,6 @@ def test_swin_l_with_dyhead():
     """atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.py of mmdetection 3.3.0."""
     experiment = experiment_of(SWIN_L)
     model, caffe = experiment.model, experiment_of('atss_r50_caffe_dyhead_1x')
-    assert parameter_count(model) == 210_361_014  # golden/swin/swin_l_groups.json
     assert model.bbox_head == caffe.model.bbox_head
     assert model.neck[1] == caffe.model.neck[1]
     assert experiment.detect == caffe.detect and experiment.loss == caffe.loss
@@ -211,7 +208,24 @@ def test_swin_l_with_dyhead():
     assert experiment.data['test'].pipeline.img_scale == (2000, 1200)
     assert (experiment.times, experiment.total_epochs) == (2, 12)
     assert experiment.lr_config.step == (8, 11)
-    assert (experiment.optimizer.type, experiment.optimizer.lr) == ('AdamW', 5e-5)
+
+
+def test_rates_and_decays_of_swin_l():
+    """Of every parameter, as mmengine groups those of mmdetection's config."""
+    experiment = experiment_of(SWIN_L)
+    case = json.loads((GOLDEN / 'swin' / 'swin_l_groups.json').read_text())
+    optimizer, shapes = experiment.optimizer, mmdet.variable_shapes(experiment.model)
+    assert optimizer.type == 'AdamW' and optimizer.betas == (0.9, 0.999)
+    assert sum(map(math.prod, shapes.values())) == case['parameters']
+    factors = multipliers_of(experiment.model, optimizer.paramwise)
+    found = {
+        mmdet.torch_name(('params', *path)): [
+            optimizer.lr * factor.lr_mult,
+            optimizer.weight_decay * factor.decay_mult,
+        ]
+        for path, factor in factors.items()
+    }
+    assert found == case['groups']
 
 
 @pytest.mark.parametrize('flag', [['--config'], []])

@@ -110,7 +110,8 @@ def check_pixels(peer: Peer, batches: TrainBatches) -> None:
     """
     record = batches.source.records[0]
     size = batches.pipeline.whole(0, record).size
-    ours = transforms.resize(batches.source.read_image(record), size)
+    image, backend = batches.source.read_image(record), batches.pipeline.backend
+    ours = transforms.resize(image, size, backend=backend)
     if not np.array_equal(ours, peer('image', 0)):
         raise ValueError(f'{record.file_name}: pixels differ from those of mmdetection')
 

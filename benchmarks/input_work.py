@@ -70,7 +70,8 @@ class Stages:
             'decode to RGB', image_file.decode, content, record.size, name, ''
         )
         corner = timed('pad', transforms.corner, image, view.shown)
-        timed('resize', transforms.resize, decoded, view.size, out=corner)
+        backend = self._batches.pipeline.backend
+        timed('resize', transforms.resize, decoded, view.size, corner, backend)
         if view.flip:
             timed('mirror', transforms.flip_image, corner, out=corner)
 

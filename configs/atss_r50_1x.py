@@ -19,6 +19,7 @@ def _pipeline(**more):
     return dict(
         img_scale=(1333, 800),  # (long side, short side) that the image must fit into
         keep_ratio=True,
+        backend='cv2',  # whose bilinear resize; or 'pillow'
         img_norm_cfg=dict(
             mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375), to_rgb=True
         ),

@@ -52,7 +52,7 @@ LONG = {
     'inference': ('test_detector', 'test_export'),
     'models': (
         *('test_accelerator', 'test_cost', 'test_deform_conv', 'test_dyhead'),
-        *('test_family', 'test_model', 'test_platforms'),
+        *('test_family', 'test_model', 'test_platforms', 'test_swin'),
     ),
     'optim': ('test_accumulation',),
     'repository': (
@@ -63,7 +63,7 @@ LONG = {
         *('test_bad_run', 'test_checkpoint', 'test_convert', 'test_finetune'),
         *('test_golden_training', 'test_kill_resume', 'test_other_platforms'),
         *('test_last_line', 'test_recipe_resume', 'test_step', 'test_stop'),
-        *('test_training', 'test_zoo_weights'),
+        *('test_swin_step', 'test_training', 'test_zoo_weights'),
     ),
 }
 

@@ -16,7 +16,8 @@ def parser(program: str = 'atss flops') -> argparse.ArgumentParser:
         type=command_line.canvas,
         action='append',
         metavar='HEIGHTxWIDTH',
-        help='may be repeated (default: 800x1280, and those that the config uses)',
+        help='may be repeated (default: 800x1280, padded as the config says, and those '
+        'that the config uses)',
     )
     return flags
 
@@ -27,10 +28,13 @@ def main(arguments: list[str], program: str = 'atss flops') -> int:
 
     def action():
         from atss_jax.config import build_experiment
+        from atss_jax.data.plan import round_up
         from atss_jax.models import cost
 
         experiment = build_experiment(load_named_config(flags.config, others))
-        canvases = flags.canvas or [cost.CUSTOMARY]
+        divisor = experiment.model.size_divisor
+        customary = tuple(round_up(side, divisor) for side in cost.CUSTOMARY)
+        canvases = flags.canvas or [customary]
         if not flags.canvas:
             for data in experiment.data.values():
                 canvases += data.pipeline.all_canvases()

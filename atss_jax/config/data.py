@@ -27,7 +27,7 @@ from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.records import Source
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.tfds.dataset import TFDSDataset
-from atss_jax.data.transforms import Jitter
+from atss_jax.data.transforms import BACKENDS, Jitter
 from atss_jax.models.preprocess import Normalizer
 
 # As in mmdet, where it has no effect either if no masks are loaded.
@@ -122,6 +122,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
     pipeline = Pipeline(
         img_scale=read(f'{path}.img_scale', SCALE),
         keep_ratio=read(f'{path}.keep_ratio', boolean),
+        backend=read(f'{path}.backend', one_of(*BACKENDS)),
         flip_ratio=read(f'{path}.flip_ratio', FRACTION) if split == 'train' else 0.0,
         size_divisor=divisor,
         canvases=read('data.canvases', optional(tuple_of(SCALE))),

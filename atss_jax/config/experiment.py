@@ -1,7 +1,6 @@
 """Reads, checks and builds everything that a config describes."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,10 +18,10 @@ from atss_jax.config.fields import (
     number,
     one_of,
     optional,
-    text,
     tuple_of,
 )
-from atss_jax.config.model import read_anchors, read_coder, read_model
+from atss_jax.config.model import read_anchors, read_coder, read_model, read_pretrained
+from atss_jax.config.optimization import check_one_cycle, read_lr_config, read_optimizer
 from atss_jax.data.batch import Tta
 from atss_jax.data.records import Source
 from atss_jax.detection.assign import ATSSAssigner
@@ -34,10 +33,6 @@ from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.schedule import LrConfig
 
 SPLITS = ('train', 'val', 'test')
-_BETWEEN_0_AND_1 = Check(
-    'a number between 0 and 1, both excluded',
-    number(above=0, maximum=math.nextafter(1, 0)).convert,
-)
 _LOSS_SCALE = Check(
     "'dynamic' or a number above 0",
     lambda value: value if value == 'dynamic' else POSITIVE.convert(value),
@@ -75,7 +70,7 @@ class Experiment:
         times: passes over the training data per epoch.
         samples_per_gpu: images per device and step.
         workers_per_gpu: loading processes per device; 0: threads.
-        optimizer: settings of SGD.
+        optimizer: settings of the optimizer.
         lr_config: learning rate over the steps.
         auto_scale_lr: whether the learning rate depends on the number of devices.
         total_epochs: length of the run.
@@ -146,7 +141,7 @@ def read_experiment(read: Reader) -> Experiment:
     experiment = Experiment(
         model=read_model(read, anchors, size_divisor),
         training_dtype=_training_dtype(read),
-        pretrained=read('model.pretrained', optional(text)),
+        pretrained=read_pretrained(read),
         loss=_loss(read, anchors, coder, size_divisor),
         detect=_detect(read, anchors, coder, size_divisor),
         tta=_tta(read),
@@ -154,8 +149,8 @@ def read_experiment(read: Reader) -> Experiment:
         times=read('data.train.times', integer(1)),
         samples_per_gpu=read('data.samples_per_gpu', integer(1)),
         workers_per_gpu=read('data.workers_per_gpu', integer(0)),
-        optimizer=_optimizer(read),
-        lr_config=_lr_config(read),
+        optimizer=read_optimizer(read),
+        lr_config=read_lr_config(read),
         auto_scale_lr=AutoScaleLr(
             enable=read('auto_scale_lr.enable', boolean),
             base=read('auto_scale_lr.base_batch_size', integer(1)),
@@ -172,6 +167,7 @@ def read_experiment(read: Reader) -> Experiment:
     )
     read('evaluation.metric', one_of('bbox'))
     read.finish()
+    check_one_cycle(read, experiment.lr_config, experiment.optimizer)
     return experiment
 
 
@@ -229,29 +225,6 @@ def _tta(read):
     )
 
 
-def _optimizer(read):
-    read('optimizer.type', one_of('SGD'))
-    max_norm = None
-    example = "{'max_norm': ..., 'norm_type': 2}"
-    if read.has_optional_section('optimizer_config.grad_clip', example):
-        max_norm = read('optimizer_config.grad_clip.max_norm', POSITIVE)
-        read('optimizer_config.grad_clip.norm_type', one_of(2))
-    return OptimizerConfig(
-        lr=read('optimizer.lr', POSITIVE),
-        momentum=read('optimizer.momentum', FRACTION),
-        weight_decay=read('optimizer.weight_decay', NON_NEGATIVE),
-        max_norm=max_norm,
-        cumulative_iters=read('optimizer_config.cumulative_iters', integer(1)),
-        ema_momentum=_ema_momentum(read),
-    )
-
-
-def _ema_momentum(read):
-    if read.has_optional_section('ema', "{'momentum': 0.0002}"):
-        return read('ema.momentum', _BETWEEN_0_AND_1)
-    return None
-
-
 def _training_dtype(read):
     """Reads `fp16`: mmdet's half precision is bfloat16 here.
 
@@ -262,23 +235,6 @@ def _training_dtype(read):
         read('fp16.loss_scale', _LOSS_SCALE)
         return 'bfloat16'
     return 'float32'
-
-
-def _lr_config(read):
-    policy = read('lr_config.policy', one_of('step', 'CosineAnnealing'))
-    by_policy = {}
-    if policy == 'step':
-        by_policy['step'] = read('lr_config.step', tuple_of(integer(1)))
-        by_policy['gamma'] = read('lr_config.gamma', POSITIVE)
-    else:
-        by_policy['min_lr_ratio'] = read('lr_config.min_lr_ratio', FRACTION)
-    return LrConfig(
-        policy=policy,
-        warmup=read('lr_config.warmup', one_of('linear', None)),
-        warmup_iters=read('lr_config.warmup_iters', integer(1)),
-        warmup_ratio=read('lr_config.warmup_ratio', FRACTION),
-        **by_policy,
-    )
 
 
 # Data sets, opened --------------------------------------------------------------------

@@ -129,6 +129,28 @@ def shortened(value: Any, to_text: Callable[[Any], str] = repr) -> str:
     return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}...'
 
 
+ADDED = {f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', 'test')}
+"""Fields that configs of version 0.1 lack, each with the value that they imply."""
+
+
+def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that may be of an earlier version, with the fields added since then.
+
+    A field is added where its section exists; the sections around it are copied.
+    """
+    complete = dict(config)
+    for path, value in ADDED.items():
+        *parents, name = path.split('.')
+        section = complete
+        for parent in parents:
+            if not isinstance(section.get(parent), Mapping):
+                break
+            section[parent] = section = dict(section[parent])
+        else:
+            section.setdefault(name, value)
+    return complete
+
+
 class Reader:
     """Reads the fields of a config by path; each is checked.
 
@@ -141,8 +163,13 @@ class Reader:
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        self.leaves = flatten(config)
+        self.leaves = flatten(with_added_fields(config))
         self.checks: dict[str, Check] = {}
+        self._sections: list[str] = []  # prefixes of paths that were read as a whole
+
+    def has(self, path: str) -> bool:
+        """Whether there is a field or a section at `path`."""
+        return path in self.leaves or self.has_section(path)
 
     def has_section(self, path: str) -> bool:
         """Whether there is a section with fields at `path`."""
@@ -187,6 +214,34 @@ class Reader:
                 f'config.{path} = {shortened(value)} is not supported; expected '
                 f'{check.expected}'
             ) from None
+
+    def section(self, path: str, check: Check) -> Any:
+        """Reads a section whose names are not fixed, all of it at once.
+
+        `check` takes the values of all fields in it, by their path in the section.
+
+        Raises:
+            ValueError: there is no section, or `check` does not accept a field.
+        """
+        prefix = f'{path}.'
+        self.checks[path] = check
+        if self.leaves.get(path) == {}:
+            return check.convert({})
+        leaves = {leaf: x for leaf, x in self.leaves.items() if leaf.startswith(prefix)}
+        if not leaves:
+            return self(path, Check(check.expected, one_of().convert))
+        for leaf, value in leaves.items():
+            try:
+                check.convert({leaf.removeprefix(prefix): value})
+            except (ValueError, TypeError):
+                raise ValueError(
+                    f'config.{leaf} = {shortened(value)} is not supported; '
+                    f'config.{path} is {check.expected}'
+                ) from None
+        self._sections.append(prefix)
+        return check.convert(
+            {leaf.removeprefix(prefix): value for leaf, value in leaves.items()}
+        )
 
     def _check_kind(self, path, check):
         """Raises ValueError for a section in place of a value, or the reverse."""
@@ -234,7 +289,7 @@ class Reader:
     def finish(self) -> None:
         """Raises ValueError if a field was never read."""
         for path in self.leaves:
-            if path not in self.checks:
+            if path not in self.checks and not path.startswith((*self._sections,)):
                 raise ValueError(
                     f"config has a field '{path}' that nothing reads"
                     + self._hint(path, self.checks)

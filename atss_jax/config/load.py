@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from atss_jax.config.experiment import Experiment, build
+from atss_jax.config.fields import with_added_fields
 from atss_jax.config.model import COMPANIONS
 from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
@@ -25,6 +26,8 @@ def load_config(
     path: str | os.PathLike, overrides: Mapping[str, Any] | None = None
 ) -> ConfigDict:
     """Runs `get_config()` of a config file, applies overrides and checks every field.
+
+    Fields that an earlier version did not have yet are added.
 
     Args:
         path: a Python file with `get_config()`, a JSON file as saved in a workdir, or
@@ -40,6 +43,7 @@ def load_config(
     config = _copy(config)
     for name, value in (overrides or {}).items():
         _override(config, name, value)
+    config = with_added_fields(config)
     build(config)
     return ConfigDict(config)
 
@@ -79,12 +83,36 @@ def _read_json_config(file):
 
 
 def _copy(section):
-    """Copies all dicts: a section that two fields share becomes two."""
+    """Copies all dicts: a section that two fields share becomes two.
+
+    Names with dots become sections in sections, since a ConfigDict has no dots in names
+    (`custom_keys={'backbone.norm': ...}`).
+    """
     if isinstance(section, Mapping):
-        return {name: _copy(value) for name, value in section.items()}
+        copied = {}
+        for name, value in section.items():
+            _nest(copied, str(name).split('.'), _copy(value))
+        return copied
     if is_section_list(section):
         return [_copy(value) for value in section]
     return section
+
+
+def _nest(section, names, value):
+    """Sets `section[names[0]][names[1]]...`; merges two sections of the same name."""
+    *parents, last = names
+    for depth, parent in enumerate(parents):
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ValueError(
+                f"config has '{'.'.join(names[: depth + 1])}' both as a value and as a "
+                f"section with '{last}'"
+            )
+    if isinstance(section.get(last), dict) and isinstance(value, dict):
+        for name, inner in value.items():
+            _nest(section[last], [name], inner)
+    else:
+        section[last] = value
 
 
 def _inner(section, name):

@@ -11,6 +11,8 @@ from atss_jax.config.fields import (
     integer,
     number,
     one_of,
+    optional,
+    text,
     tuple_of,
 )
 from atss_jax.detection.anchors import AnchorGenerator
@@ -20,11 +22,24 @@ from atss_jax.models.detector import ATSS
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
 from atss_jax.models.resnet import BLOCKS, ResNet, bottleneck_width, stage_channels
+from atss_jax.models.swin import SwinTransformer
 
 _BOTTLENECK_DEPTHS = tuple(depth for depth in BLOCKS if depth not in (18, 34))
 _ODD = Check(
     'an odd integer',
     lambda value: integer(1).convert(value) if value % 2 else one_of().convert(value),
+)
+_SIDES = Check(
+    'a number of pixels, or a tuple of two (height, width)',
+    lambda value: (
+        integer(4).convert(value)
+        if isinstance(value, int | float)
+        else tuple_of(integer(4), 2).convert(value)
+    ),
+)
+_RATE = Check(
+    'a number of at least 0 and below 1',
+    number(minimum=0, maximum=math.nextafter(1, 0)).convert,
 )
 
 COMPANIONS = {'model.backbone.dcn': 'stage_with_dcn'}
@@ -78,9 +93,74 @@ def _head(read, anchors):
     return head
 
 
+def read_pretrained(read: Reader) -> str | None:
+    """Weights that the backbone starts from: `pretrained`, or the newer `init_cfg`."""
+    pretrained = read('model.pretrained', optional(text))
+    path = 'model.backbone.init_cfg'
+    if not (read.has_section(path) or path in read.leaves):
+        return pretrained
+    if not read.has_optional_section(path, "{'type': 'Pretrained', 'checkpoint': ...}"):
+        return pretrained
+    read(f'{path}.type', one_of('Pretrained'))
+    checkpoint = read(f'{path}.checkpoint', text)
+    if pretrained is not None:
+        raise read.refuse('model.pretrained', f'{path} gives weights, too')
+    return checkpoint
+
+
 def _backbone(read):
     path = 'model.backbone'
-    kind = read(f'{path}.type', one_of('ResNet', 'ResNeXt'))
+    kind = read(f'{path}.type', one_of('ResNet', 'ResNeXt', 'SwinTransformer'))
+    return _swin(read) if kind == 'SwinTransformer' else _resnet(read, kind)
+
+
+def _swin(read):
+    path = 'model.backbone'
+    depths = read(f'{path}.depths', tuple_of(integer(1)))
+    if len(depths) > 4:
+        raise read.refuse(f'{path}.depths', 'expected at most 4 stages')
+    heads = read(f'{path}.num_heads', tuple_of(integer(1)))
+    if len(heads) != len(depths):
+        raise read.refuse(f'{path}.num_heads', f'depths has {len(depths)} stages')
+    channels = read(f'{path}.embed_dims', integer(1))
+    for stage, count in enumerate(heads):
+        if channels * 2**stage % count:
+            message = f'{count} does not divide {channels * 2**stage} channels'
+            raise read.refuse(f'{path}.num_heads', message)
+    frozen = read(f'{path}.frozen_stages', one_of(-1, 0, 1, 2, 3, 4))
+    if frozen > len(depths):
+        raise read.refuse(f'{path}.frozen_stages', f'depths has {len(depths)} stages')
+    return SwinTransformer(
+        pretrain_img_size=read(f'{path}.pretrain_img_size', _SIDES),
+        embed_dims=channels,
+        depths=depths,
+        num_heads=heads,
+        window_size=read(f'{path}.window_size', integer(1)),
+        mlp_ratio=read(f'{path}.mlp_ratio', integer(1)),
+        qkv_bias=read(f'{path}.qkv_bias', boolean),
+        qk_scale=read(f'{path}.qk_scale', optional(POSITIVE)),
+        drop_rate=read(f'{path}.drop_rate', _RATE),
+        attn_drop_rate=read(f'{path}.attn_drop_rate', _RATE),
+        drop_path_rate=read(f'{path}.drop_path_rate', _RATE),
+        patch_norm=read(f'{path}.patch_norm', boolean),
+        out_indices=_out_indices(read, len(depths)),
+        use_abs_pos_embed=read(f'{path}.use_abs_pos_embed', boolean),
+        frozen_stages=frozen,
+        with_cp=read(f'{path}.with_cp', boolean),
+        convert_weights=read(f'{path}.convert_weights', boolean),
+    )
+
+
+def _out_indices(read, stages):
+    path = 'model.backbone.out_indices'
+    indices = read(path, tuple_of(one_of(*range(stages))))
+    if indices != tuple(range(indices[0], indices[0] + len(indices))):
+        raise read.refuse(path, 'expected consecutive stages')
+    return indices
+
+
+def _resnet(read, kind):
+    path = 'model.backbone'
     depths = BLOCKS if kind == 'ResNet' else _BOTTLENECK_DEPTHS
     depth = read(f'{path}.depth', one_of(*depths))
     groups, base_width = 1, 4
@@ -89,9 +169,7 @@ def _backbone(read):
         base_width = read(f'{path}.base_width', integer(1))
     width = bottleneck_width(64, groups, base_width)
     stages = read(f'{path}.num_stages', one_of(1, 2, 3, 4))
-    indices = read(f'{path}.out_indices', tuple_of(one_of(*range(stages))))
-    if indices != tuple(range(indices[0], indices[0] + len(indices))):
-        raise read.refuse(f'{path}.out_indices', 'expected consecutive stages')
+    indices = _out_indices(read, stages)
     style = read(f'{path}.style', one_of('pytorch', 'caffe'))
     if style == 'caffe' and depth in (18, 34):
         raise read.refuse(
@@ -177,7 +255,7 @@ def _fpn(read, path, backbone, anchors):
         ),
         num_outs=read(f'{path}.num_outs', integer(1)),
     )
-    channels = tuple(stage_channels(backbone.depth)[i] for i in backbone.out_indices)
+    channels = tuple(_stage_channels(backbone)[i] for i in backbone.out_indices)
     if neck.in_channels != channels:
         raise read.refuse(f'{path}.in_channels', f'the backbone has {channels}')
     used = len(channels) - neck.start_level
@@ -190,6 +268,13 @@ def _fpn(read, path, backbone, anchors):
         path = 'model.bbox_head.anchor_generator.strides'
         raise read.refuse(path, f'the levels of the neck have strides {strides}')
     return neck
+
+
+def _stage_channels(backbone):
+    if isinstance(backbone, SwinTransformer):
+        stages = range(len(backbone.depths))
+        return tuple(backbone.embed_dims * 2**stage for stage in stages)
+    return stage_channels(backbone.depth)
 
 
 def read_anchors(read: Reader) -> AnchorGenerator:

@@ -31,7 +31,9 @@ from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.models.resnet import Bottleneck, ResNet
+from atss_jax.models.swin import SwinTransformer
 from atss_jax.optim.optimizer import OptimizerConfig
+from atss_jax.optim.paramwise import ParamwiseConfig
 from atss_jax.optim.schedule import LrConfig
 
 _PAGE = """# Config fields
@@ -47,7 +49,7 @@ is the number of classes, G the number of boxes per image that a batch is padded
 # first one that documents a field counts.
 _OWNERS = {
     '': (Experiment,),
-    'model.backbone': (ResNet,),
+    'model.backbone': (ResNet, SwinTransformer),
     'model.neck': (FPN,),
     'model.neck.1': (DyHead,),
     'model.bbox_head': (ATSSHead,),
@@ -62,12 +64,15 @@ _OWNERS = {
     'data.SPLIT.pipeline': (Pipeline, Jitter),
     'data.SPLIT.pipeline.img_norm_cfg': (Normalizer,),
     'optimizer': (OptimizerConfig,),
+    'optimizer.paramwise_cfg': (ParamwiseConfig,),
     'optimizer_config': (OptimizerConfig,),
     'lr_config': (LrConfig,),
     'auto_scale_lr': (AutoScaleLr,),
 }
 # Fields that have another name in the class.
 _NAMES = {
+    'model.backbone.init_cfg': (Experiment, 'pretrained'),
+    'model.backbone.init_cfg.checkpoint': (Experiment, 'pretrained'),
     'model.backbone.dcn.deform_groups': (Bottleneck, 'deform_groups'),
     'model.bbox_head.loss_cls.loss_weight': (LossConfig, 'cls_weight'),
     'model.bbox_head.loss_bbox.type': (LossConfig, 'bbox_loss'),
@@ -76,6 +81,7 @@ _NAMES = {
     'data.SPLIT.pipeline.random_resize': (Jitter, 'ratio_range'),
     'data.SPLIT.pipeline.random_crop': (Jitter, 'crop_size'),
     'data.SPLIT.pipeline.filter_annotations': (Jitter, 'min_gt_bbox_wh'),
+    'optimizer.paramwise_cfg': (OptimizerConfig, 'paramwise'),
     'optimizer_config.grad_clip': (OptimizerConfig, 'max_norm'),
     'ema': (OptimizerConfig, 'ema_momentum'),
     'ema.momentum': (OptimizerConfig, 'ema_momentum'),
@@ -97,13 +103,46 @@ _DYHEAD = {
     'num_blocks': 6,
     'zero_init_offset': True,
 }
+# As many channels as the ResNet-50 has in each stage.
+_SWIN = {
+    'type': 'SwinTransformer',
+    'pretrain_img_size': 224,
+    'embed_dims': 256,
+    'depths': (2, 2, 6, 2),
+    'num_heads': (8, 16, 32, 64),
+    'window_size': 7,
+    'mlp_ratio': 4,
+    'qkv_bias': True,
+    'qk_scale': None,
+    'drop_rate': 0.0,
+    'attn_drop_rate': 0.0,
+    'drop_path_rate': 0.2,
+    'patch_norm': True,
+    'out_indices': (0, 1, 2, 3),
+    'use_abs_pos_embed': False,
+    'frozen_stages': -1,
+    'with_cp': False,
+    'convert_weights': False,
+}
 _WARMUP = {'warmup': 'linear', 'warmup_iters': 500, 'warmup_ratio': 0.001}
+_ADAMW = {
+    'type': 'AdamW',
+    'lr': 1e-4,
+    'betas': (0.9, 0.999),
+    'eps': 1e-8,
+    'weight_decay': 0.05,
+}
 # By condition: the fields that a config needs to meet it. The page shows no values.
 _ALTERNATIVES = {
     'model.backbone.type is ResNeXt': {
         'model.backbone.type': 'ResNeXt',
         'model.backbone.groups': 32,
         'model.backbone.base_width': 8,
+    },
+    'model.backbone.type is SwinTransformer': {'model.backbone': _SWIN},
+    'there is model.backbone.init_cfg': {
+        'model.pretrained': None,
+        'model.backbone.init_cfg': {'type': 'Pretrained', 'checkpoint': 'a.pth'},
     },
     'there is model.backbone.dcn': {
         'model.backbone.dcn': _DCN,
@@ -126,6 +165,18 @@ _ALTERNATIVES = {
     f'there is {_JITTER}.filter_annotations': {
         f'{_JITTER}.filter_annotations': {'min_gt_bbox_wh': (1, 1), 'keep_empty': True}
     },
+    'optimizer.type is AdamW': {'optimizer': _ADAMW},
+    'there is optimizer.paramwise_cfg': {
+        'optimizer.paramwise_cfg': {
+            'custom_keys': {'norm': {'decay_mult': 0.0}},
+            'norm_decay_mult': None,
+            'bias_decay_mult': None,
+            'bias_lr_mult': None,
+            'flat_decay_mult': None,
+            'dcn_offset_lr_mult': None,
+        }
+    },
+    'optimizer.paramwise_cfg is None': {'optimizer.paramwise_cfg': None},
     'there is optimizer_config.grad_clip': {
         'optimizer_config.grad_clip': {'max_norm': 35, 'norm_type': 2}
     },
@@ -137,6 +188,32 @@ _ALTERNATIVES = {
     'lr_config.policy is CosineAnnealing': {
         'lr_config': {'policy': 'CosineAnnealing', 'min_lr_ratio': 0.01, **_WARMUP}
     },
+    'lr_config.policy is poly': {
+        'lr_config': {
+            'policy': 'poly',
+            'power': 0.9,
+            'min_lr': 0.0,
+            'begin': 0,
+            'end': None,
+            'by_epoch': False,
+            **_WARMUP,
+        }
+    },
+    'lr_config.policy is OneCycle': {
+        'lr_config': {
+            'policy': 'OneCycle',
+            'max_lr': 0.01,
+            'by_epoch': False,
+            'pct_start': 0.3,
+            'anneal_strategy': 'cos',
+            'div_factor': 25.0,
+            'final_div_factor': 1e4,
+            'three_phase': False,
+            **_WARMUP,
+            'warmup': None,
+        }
+    },
+    'lr_config.policy is fixed': {'lr_config': {'policy': 'fixed', **_WARMUP}},
 }
 _FILTER = {'classes': None, 'indices': None}
 _TRAIN_FILTER = {'filter_empty_gt': True, 'min_size': 32}

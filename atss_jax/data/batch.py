@@ -34,6 +34,7 @@ class Pipeline:
         max_bad_pictures: share of images that may be unreadable; with 0 the first one
             is an error. Batches are the same with any share above 0.
         jitter: random scale and crop of training images.
+        backend: 'cv2' or 'pillow': images have the pixels of its bilinear resize.
     """
 
     img_scale: tuple[int, int]
@@ -44,6 +45,7 @@ class Pipeline:
     max_boxes: int = 100
     max_bad_pictures: float = 0.0
     jitter: Jitter = Jitter()  # noqa: RUF009, frozen
+    backend: str = 'cv2'
 
     def without_jitter(self) -> 'Pipeline':
         """For evaluation: each image whole, at `img_scale`, not mirrored."""
@@ -124,7 +126,8 @@ def load_view(
     """
     record, capacity = source.records[view.record], pipeline.max_boxes
     check_capacity(record, capacity)
-    row = image_row(record, source.read_image(record), pixels, view)
+    image = source.read_image(record)
+    row = image_row(record, image, pixels, view, pipeline.backend)
     boxes, shown = pipeline.jitter.boxes(record, view)
     kept = pipeline.jitter.kept(boxes, shown)
     boxes = boxes[kept]
@@ -173,7 +176,7 @@ def _pad(values, length):
 
 
 def image_row(
-    record: Record, image: np.ndarray, pixels: np.ndarray, view: View
+    record: Record, image: np.ndarray, pixels: np.ndarray, view: View, backend: str
 ) -> Batch:
     """A row without ground truth, for evaluation and prediction.
 
@@ -182,8 +185,9 @@ def image_row(
         image: (H,W,3) uint8 RGB of that size.
         pixels: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
         view: what to show of the image.
+        backend: as `Pipeline.backend`.
     """
-    draw_view(image, pixels, view)
+    draw_view(image, pixels, view, backend)
     return {
         'image': pixels,
         'image_size': np.array(view.shown, np.int32),
@@ -200,16 +204,17 @@ def empty_pixels(canvas: Canvas) -> np.ndarray:
     return np.empty((*canvas, 3), np.uint8)
 
 
-def draw_view(image: np.ndarray, pixels: np.ndarray, view: View) -> None:
+def draw_view(image: np.ndarray, pixels: np.ndarray, view: View, backend: str) -> None:
     """Draws a view in the top left corner of `pixels`; the rest turns black.
 
-    OpenCV writes there directly where it can, to save a copy.
+    OpenCV writes there directly where it can, to save a copy. `backend` is that of
+    `Pipeline`.
     """
     corner = transforms.corner(pixels, view.shown)
     if view.shown == view.size:
-        shown = transforms.resize(image, view.size, out=corner)
+        shown = transforms.resize(image, view.size, corner, backend)
     else:
-        resized = transforms.resize(image, view.size)
+        resized = transforms.resize(image, view.size, backend=backend)
         shown = transforms.crop(resized, view.top, view.left, view.shown)
         if not view.flip:
             corner[:] = shown
@@ -296,4 +301,5 @@ def place(image: np.ndarray, variant: Variant) -> tuple[Canvas, Batch]:
     pipeline = variant.pipeline
     view = pipeline.whole(0, record, variant.flip)
     canvas = smallest_canvas(pipeline.all_canvases(), view.size, pipeline.size_divisor)
-    return canvas, image_row(record, image, empty_pixels(canvas), view)
+    pixels = empty_pixels(canvas)
+    return canvas, image_row(record, image, pixels, view, pipeline.backend)

@@ -196,7 +196,7 @@ class EvalBatches:
                 raise
             image, skipped = np.zeros((*record.size, 3), np.uint8), index
         view = self.pipeline.whole(index, record, self.flip)
-        row = image_row(record, image, pixels, view)
+        row = image_row(record, image, pixels, view, self.pipeline.backend)
         return row | {'skipped': np.array(skipped, np.int64)}
 
 

@@ -14,7 +14,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from atss_jax.data import pillow_resize
 from atss_jax.data.records import Record
+
+BACKENDS = ('cv2', 'pillow')
+"""Programs whose bilinear resize an image can be resized like."""
 
 Scale = tuple[int, int]
 """mmdet's `img_scale`: its longer and its shorter side must hold the image's."""
@@ -213,15 +217,25 @@ def scale_factor(old_size: tuple[int, int], new_size: tuple[int, int]) -> np.nda
 
 
 def resize(
-    image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
+    image: np.ndarray,
+    size: tuple[int, int],
+    out: np.ndarray | None = None,
+    backend: str = 'cv2',
 ) -> np.ndarray:
-    """The image at `size` (height, width), interpolated bilinearly as by OpenCV.
+    """The image at `size` (height, width), interpolated bilinearly.
 
     Args:
         image: (H,W,3) uint8.
         size: height, width of the result.
         out: array of that size to write to; None: a new one.
+        backend: one of `BACKENDS`, whose pixels the result has.
     """
+    if backend == 'pillow':
+        resized = pillow_resize.resize(image, size)
+        if out is None:
+            return resized
+        out[:] = resized
+        return out
     wide_high = size[1], size[0]
     return cv2.resize(image, wide_high, dst=out, interpolation=cv2.INTER_LINEAR)
 

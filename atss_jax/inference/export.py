@@ -29,7 +29,7 @@ from atss_jax.training.trained_model import TrainedModel
 
 SUFFIX = '.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-_FORMAT = 1
+_FORMATS = (1, 2)  # the first has no `backend`
 
 
 class ExportedDetector(NamedTuple):
@@ -109,10 +109,11 @@ def _page(trained) -> dict[str, Any]:
     experiment = trained.experiment
     pipeline, detect = experiment.data['test'].pipeline, experiment.detect
     return {
-        'format': _FORMAT,
+        'format': _FORMATS[-1],
         'classes': trained.classes,
         'img_scale': pipeline.img_scale,
         'keep_ratio': pipeline.keep_ratio,
+        'backend': pipeline.backend,
         'size_divisor': pipeline.size_divisor,
         'canvases': pipeline.canvases,
         'tta': dataclasses.asdict(experiment.tta),
@@ -139,8 +140,11 @@ def read(source: str | os.PathLike) -> ExportedDetector:
         if not file.is_file():
             raise ValueError(f'no exported detector at {source}: no file {file}')
     page = read_given_json(page_path)
-    if not isinstance(page, dict) or page.get('format') != _FORMAT:
-        raise ValueError(f'{page_path}: not the page of an export of format {_FORMAT}')
+    if not isinstance(page, dict) or page.get('format') not in _FORMATS:
+        raise ValueError(
+            f'{page_path}: not the page of an export of format {_FORMATS[0]} to '
+            f'{_FORMATS[-1]}'
+        )
     program = path.read_bytes()
     if hashlib.sha256(program).hexdigest() != page['sha256']:
         raise ValueError(f'{path} is not the file that {page_path} was written with')
@@ -151,6 +155,7 @@ def read(source: str | os.PathLike) -> ExportedDetector:
         pipeline=Pipeline(
             img_scale=tuple(page['img_scale']),
             keep_ratio=page['keep_ratio'],
+            backend=page.get('backend', 'cv2'),
             size_divisor=page['size_divisor'],
             canvases=_pairs(page['canvases']),
         ),

@@ -64,8 +64,38 @@ def _pretrained(backbone):
 
 
 def _backbone(section):
+    kind = section.take_kind('ResNet', 'ResNeXt', 'SwinTransformer')
+    return _swin(section) if kind == 'SwinTransformer' else _resnet(section, kind)
+
+
+def _swin(section):
+    fields = {
+        'type': 'SwinTransformer',
+        'pretrain_img_size': section.take('pretrain_img_size', 224),
+        'embed_dims': section.take('embed_dims', 96),
+        'depths': section.take_tuple('depths', (2, 2, 6, 2)),
+        'num_heads': section.take_tuple('num_heads', (3, 6, 12, 24)),
+        'window_size': section.take('window_size', 7),
+        'mlp_ratio': section.take('mlp_ratio', 4),
+        'qkv_bias': section.take('qkv_bias', True),
+        'qk_scale': section.take('qk_scale', None),
+        'drop_rate': section.take('drop_rate', 0.0),
+        'attn_drop_rate': section.take('attn_drop_rate', 0.0),
+        'drop_path_rate': section.take('drop_path_rate', 0.1),
+        'patch_norm': section.take('patch_norm', True),
+        'out_indices': section.take_tuple('out_indices', (0, 1, 2, 3)),
+        'use_abs_pos_embed': section.take('use_abs_pos_embed', False),
+        'frozen_stages': section.take('frozen_stages', -1),
+        'with_cp': section.take('with_cp', False),
+        'convert_weights': section.take('convert_weights', False),
+    }
+    section.expect(in_channels=3, patch_size=4, strides=(4, 2, 2, 2))
+    section.expect(act_cfg={'type': 'GELU'}, norm_cfg={'type': 'LN'})
+    return {'model.backbone': fields}
+
+
+def _resnet(section, kind):
     path = 'model.backbone'
-    kind = section.take_kind('ResNet', 'ResNeXt')
     stages = section.take('num_stages', 4)
     if stages not in (1, 2, 3, 4):
         raise section.refuse('num_stages', stages, '1 to 4')

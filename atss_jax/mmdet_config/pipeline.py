@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from atss_jax.data.transforms import BACKENDS
 from atss_jax.mmdet_config.section import Section, plain
 
 _CROP_KINDS = ('absolute', 'absolute_range')
@@ -99,9 +100,14 @@ def _ratios(step):
     return step.take_tuple('ratio_range')
 
 
-def _common_resize(step):
-    step.expect(interpolation='bilinear', backend='cv2', override=False)
+def _backend(step):
+    """Reads the arguments that all resizes have in common."""
+    step.expect(interpolation='bilinear', override=False)
     step.expect(bbox_clip_border=True, clip_object_border=True)
+    backend = step.take('backend', 'cv2')
+    if backend not in BACKENDS:
+        raise step.refuse('backend', backend, ' or '.join(map(repr, BACKENDS)))
+    return {'backend': backend}
 
 
 def _resize(step, is_train):
@@ -119,15 +125,13 @@ def _resize(step, is_train):
     if not is_train and len(fields) > 2:
         raise step.refuse(name, scales, 'one scale for evaluation')
     step.expect(scale_factor=None)
-    _common_resize(step)
-    return fields
+    return fields | _backend(step)
 
 
 def _inner_resize(step):
     """Reads the arguments that random resizes of 3.x pass to Resize."""
     step.expect(resize_type='Resize')
-    _common_resize(step)
-    return {'keep_ratio': step.take('keep_ratio', False)}
+    return {'keep_ratio': step.take('keep_ratio', False), **_backend(step)}
 
 
 def _random_resize(step, is_train):

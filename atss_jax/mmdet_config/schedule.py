@@ -1,4 +1,4 @@
-"""Translates the optimizer and schedule of an mmdet config, 2.x and 3.x."""
+"""Translates loops, schedules and run-time fields of an mmdet config, 2.x and 3.x."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,80 +6,6 @@ from typing import Any
 from atss_jax.mmdet_config.section import Section, plain
 
 _NO_WARMUP = {'warmup': None, 'warmup_iters': 1, 'warmup_ratio': 0.001}
-
-
-def _sgd(section):
-    section.take_kind('SGD')
-    fields = {
-        'optimizer.lr': section.take('lr'),
-        'optimizer.momentum': section.take('momentum', 0),
-        'optimizer.weight_decay': section.take('weight_decay', 0),
-    }
-    section.expect(nesterov=False, dampening=0, paramwise_cfg=None)
-    section.skip('foreach')
-    return fields
-
-
-def _grad_clip(owner, name):
-    if owner.peek(name) is None:
-        owner.take(name, None)
-        return {'optimizer_config.grad_clip': None}
-    section = owner.section(name)
-    max_norm, norm_type = section.take('max_norm'), section.take('norm_type', 2)
-    clip = {'max_norm': max_norm, 'norm_type': norm_type}
-    return {'optimizer_config.grad_clip': clip}
-
-
-def _auto_scale(top):
-    """Translates `auto_scale_lr`, if there is one."""
-    if 'auto_scale_lr' not in top:
-        return {}
-    section = top.section('auto_scale_lr')
-    return {
-        'auto_scale_lr.enable': section.take('enable', False),
-        'auto_scale_lr.base_batch_size': section.take('base_batch_size'),
-    }
-
-
-def _cumulative_iters(value):
-    """The field for the number of batches per update, if it is not 1."""
-    return {} if value == 1 else {'optimizer_config.cumulative_iters': value}
-
-
-def optimizer_3x(top: Section) -> dict[str, Any]:
-    """Translates `optim_wrapper` to `optimizer`, `optimizer_config` and `fp16`."""
-    section = top.section('optim_wrapper')
-    kind = 'OptimWrapper'
-    if 'type' in section:
-        kind = section.take_kind('OptimWrapper', 'AmpOptimWrapper')
-    fields = _sgd(section.section('optimizer'))
-    fields |= _grad_clip(section, 'clip_grad')
-    fields |= _cumulative_iters(section.take('accumulative_counts', 1))
-    if kind == 'AmpOptimWrapper':
-        fields['fp16'] = {'loss_scale': section.take('loss_scale', 'dynamic')}
-        section.skip('dtype')
-    section.expect(paramwise_cfg=None, constructor='DefaultOptimWrapperConstructor')
-    return fields | _auto_scale(top)
-
-
-def optimizer_2x(top: Section) -> dict[str, Any]:
-    """Translates `optimizer`, `optimizer_config` and `fp16` of 2.x."""
-    fields = _sgd(top.section('optimizer'))
-    section = top.section('optimizer_config', {})
-    fields |= _grad_clip(section, 'grad_clip')
-    if 'type' in section:
-        kind = section.take_kind(
-            'OptimizerHook', 'GradientCumulativeOptimizerHook', 'Fp16OptimizerHook'
-        )
-        if kind == 'Fp16OptimizerHook':
-            fields['fp16'] = {'loss_scale': section.take('loss_scale', 512.0)}
-    fields |= _cumulative_iters(section.take('cumulative_iters', 1))
-    section.skip('detect_anomalous_params')
-    if top.peek('fp16') is not None:
-        half = top.section('fp16')
-        fields['fp16'] = {'loss_scale': half.take('loss_scale', 512.0)}
-    top.skip('fp16')
-    return fields | _auto_scale(top)
 
 
 def loop_3x(top: Section) -> dict[str, Any]:
@@ -117,29 +43,38 @@ def _rate(settings):
 
 def _lr_config_3x(top, epochs, rate):
     policy, warmup = None, dict(_NO_WARMUP)
+    if top.peek('param_scheduler') is None:
+        raise ValueError(
+            f'the mmdet config has no {", ".join(_POLICIES)} in param_scheduler, and '
+            'no param_scheduler at all; expected one of them, or a ConstantLR with '
+            'factor=1.0 for a constant rate'
+        )
     for section in top.sections('param_scheduler', ()):
-        kind = section.take_kind('LinearLR', *_POLICIES)
-        if kind == 'LinearLR':
-            warmup = _warmup_3x(section)
+        kind = section.take_kind('LinearLR', 'ConstantLR', *_POLICIES)
+        section.skip('verbose')
+        if kind == 'ConstantLR' and section.peek('factor') == 1:
+            section.skip_rest('the rate times 1')
+        elif kind in ('LinearLR', 'ConstantLR'):
+            if warmup['warmup'] is not None:
+                raise ValueError(f'{section.path}: a second warm-up is not supported')
+            warmup = _warmup_3x(section, kind)
         elif policy is None:
             policy = _POLICIES[kind](section, epochs, rate)
         else:
             raise ValueError(f'{section.path}: a second {kind} is not supported')
-        section.skip('verbose')
-    if policy is None:
-        raise ValueError(
-            'the mmdet config has no MultiStepLR, StepLR or CosineAnnealingLR in '
-            'param_scheduler; expected one of them'
-        )
-    return {**policy, **warmup}
+    return {**(policy or {'policy': 'fixed'}), **warmup}
 
 
-def _warmup_3x(section):
-    section.expect(by_epoch=False, begin=0, end_factor=1.0)
+def _warmup_3x(section, kind):
+    section.expect(by_epoch=False, begin=0)
+    name = 'factor'
+    if kind == 'LinearLR':
+        section.expect(end_factor=1.0)
+        name = 'start_factor'
     return {
-        'warmup': 'linear',
+        'warmup': 'linear' if kind == 'LinearLR' else 'constant',
         'warmup_iters': section.take('end'),
-        'warmup_ratio': section.take('start_factor', 1 / 3),
+        'warmup_ratio': section.take(name, 1 / 3),
     }
 
 
@@ -183,10 +118,74 @@ def _cosine_3x(section, epochs, rate):
     return {'policy': 'CosineAnnealing', 'min_lr_ratio': ratio}
 
 
+def _poly_3x(section, epochs, rate):
+    by_epoch, begin, end = _range_3x(section, epochs)
+    limits = {'begin': begin, 'end': end}
+    return {
+        'policy': 'poly',
+        'power': section.take_number('power', 1.0),
+        'min_lr': section.take_number('eta_min', 0),
+        'by_epoch': by_epoch,
+        **({} if _is_whole_run(begin, end) else limits),
+    }
+
+
+def _one_cycle_3x(section, epochs, rate):
+    total, is_in_epochs = section.take('total_steps', None), section.peek('by_epoch')
+    if total is not None and (is_in_epochs is False or total != epochs):
+        expected = f'no total_steps or {epochs} epochs, the same as max_epochs'
+        raise section.refuse('total_steps', total, expected)
+    by_epoch, begin, end = _range_3x(section, epochs)
+    if not _is_whole_run(begin, end):
+        path = section.name_of('begin')
+        raise section.refuse(path, begin, 'a cycle of the whole run: no begin and end')
+    return {
+        'policy': 'OneCycle',
+        'max_lr': section.take_number('eta_max'),
+        'by_epoch': by_epoch,
+        **_cycle(section),
+    }
+
+
+def _cycle(section):
+    """The shape of the cycle; the same names and defaults in 2.x and 3.x."""
+    return {
+        'pct_start': section.take_number('pct_start', 0.3),
+        'anneal_strategy': section.take_text('anneal_strategy', 'cos'),
+        'div_factor': section.take_number('div_factor', 25.0),
+        'final_div_factor': section.take_number('final_div_factor', 1e4),
+        'three_phase': section.take('three_phase', False),
+    }
+
+
+def _range_3x(section, epochs):
+    """Whether a scheduler counts epochs, and its `begin` and `end` in what it counts.
+
+    An `end` of None is that of the run. How many iterations an epoch has is not known
+    here, so a scheduler by iteration cannot be written in epochs, except for the run.
+    """
+    by_epoch = section.take('by_epoch', True)
+    begin, end = section.take('begin', 0), section.take('end', None)
+    if by_epoch and end == epochs:
+        end = None
+    if section.take('convert_to_iter_based', False):
+        if not by_epoch or not _is_whole_run(begin, end):
+            expected = f'False, or begin=0, end={epochs} and by_epoch=True'
+            raise section.refuse('convert_to_iter_based', True, expected)
+        by_epoch = False
+    return by_epoch, begin, end
+
+
+def _is_whole_run(begin, end):
+    return begin == 0 and end is None
+
+
 _POLICIES = {
     'MultiStepLR': _step_3x,
     'StepLR': _every_3x,
     'CosineAnnealingLR': _cosine_3x,
+    'PolyLR': _poly_3x,
+    'OneCycleLR': _one_cycle_3x,
 }
 
 
@@ -214,6 +213,7 @@ def loop_2x(top: Section) -> dict[str, Any]:
     section.skip('save_best', 'classwise', 'rule', 'start', 'out_dir')
     section.skip('jsonfile_prefix', 'file_client_args')
     section.expect(by_epoch=True, dynamic_intervals=None)
+    top.expect(momentum_config=None)
     top.expect(workflow=(('train', 1),))
     return fields | {'lr_config': _lr_config_2x(top, epochs)}
 
@@ -233,12 +233,32 @@ def _lr_config_2x(top, epochs):
         if ratio is None:
             ratio = section.take_number('min_lr') / rate
         fields = {'policy': policy, 'min_lr_ratio': ratio}
+    elif policy == 'OneCycle':
+        fields = {'policy': policy, 'max_lr': section.take_number('max_lr')}
+        fields |= {'by_epoch': False, **_cycle(section)}
+        section.expect(by_epoch=False, total_steps=None)
+    elif policy == 'fixed':
+        fields = {'policy': policy}
+    elif policy == 'poly':
+        by_epoch = section.take('by_epoch', True)
+        fields = {
+            'policy': policy,
+            'power': section.take_number('power', 1.0),
+            'min_lr': section.take_number('min_lr', 0.0),
+            'by_epoch': by_epoch,
+        }
+        if by_epoch:
+            # mmcv divides by the number of epochs, mmengine by one less. The number of
+            # iterations, much larger, is not known here: the last one has min_lr.
+            fields['end'] = epochs + 1
     else:
-        raise section.refuse('policy', policy, "'step' or 'CosineAnnealing'")
+        expected = "'step', 'CosineAnnealing', 'poly', 'OneCycle' or 'fixed'"
+        raise section.refuse('policy', policy, expected)
     section.expect(by_epoch=True, warmup_by_epoch=False)
     warmup = section.take('warmup', None)
-    if warmup not in ('linear', None):
-        raise section.refuse('warmup', warmup, "'linear' or None")
+    if warmup not in ('linear', 'constant', 'exp', None):
+        expected = "'linear', 'constant', 'exp' or None"
+        raise section.refuse('warmup', warmup, expected)
     iterations = section.take('warmup_iters', 0)
     ratio = section.take('warmup_ratio', 0.1)
     if warmup is None:

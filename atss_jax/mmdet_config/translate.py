@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from atss_jax.mmdet_config import data, model, schedule
+from atss_jax.mmdet_config import data, model, optim_wrapper, schedule
 from atss_jax.mmdet_config.section import REQUIRED, Section, plain
 
 
@@ -54,7 +54,7 @@ def _translate_3x(top):
     fields = model.translate(detector, REQUIRED, REQUIRED)
     fields |= data.translate_3x(top, normalize)
     fields |= schedule.loop_3x(top)  # before the optimizer: it needs the learning rate
-    fields |= schedule.optimizer_3x(top)
+    fields |= optim_wrapper.optimizer_3x(top)
     return fields | schedule.runtime_3x(top)
 
 
@@ -65,7 +65,7 @@ def _translate_2x(top):
     fields = model.translate(top.section('model'), *outside)
     fields |= data.translate_2x(top)
     fields |= schedule.loop_2x(top)
-    fields |= schedule.optimizer_2x(top)
+    fields |= optim_wrapper.optimizer_2x(top)
     return fields | schedule.runtime_2x(top)
 
 

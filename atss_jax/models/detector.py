@@ -5,9 +5,10 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from atss_jax.models.region import level_sizes
+from atss_jax.models.swin import SwinTransformer
 from atss_jax.structures import HeadOutputs, round_up
 
 
@@ -17,7 +18,7 @@ class ATSS(nn.Module):
     The outputs of an image depend on neither its canvas nor its batch mates.
 
     Attributes:
-        backbone: ResNet.
+        backbone: ResNet or SwinTransformer.
         neck: FPN, or (FPN, DyHead), of which DyHead takes the FPN's outputs.
         bbox_head: ATSSHead.
         strides: pixels per cell of each pyramid level.
@@ -39,6 +40,7 @@ class ATSS(nn.Module):
         images: Float[Array, 'B H W 3'],
         image_sizes: Int[Array, 'B 2'],
         train: bool = False,
+        keys: Key[Array, ' B'] | None = None,
     ) -> HeadOutputs:
         """Head outputs of all levels.
 
@@ -46,15 +48,23 @@ class ATSS(nn.Module):
             images: normalized, zero outside each image; H and W multiples of 32.
             image_sizes: height, width of each image on the canvas.
             train: batch statistics where `norm_eval` is False.
+            keys: one for each image, if training drops anything at random.
         """
         size = round_up(image_sizes, self.size_divisor)
-        features = self.backbone(images.astype(jnp.dtype(self.dtype)), size, train)
+        images = images.astype(jnp.dtype(self.dtype))
+        more = {} if keys is None else {'keys': keys}
+        features = self.backbone(images, size, train, **more)
         strides = tuple(2 ** (index + 2) for index in self.backbone.out_indices)
         sizes = level_sizes(size, strides)
         for neck in self.neck if isinstance(self.neck, tuple) else (self.neck,):
             features = neck(features, sizes)
             sizes = level_sizes(size, self.strides)
         return self.bbox_head(features, sizes, train)
+
+
+def needs_keys(model: ATSS) -> bool:
+    """Whether training drops anything at random."""
+    return isinstance(model.backbone, SwinTransformer) and model.backbone.is_random
 
 
 def parameter_count(model: ATSS) -> int:

@@ -9,7 +9,7 @@ from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.initializers import ZEROS, Normal
 from atss_jax.models.layers import Conv, ConvModule, deform_init
 from atss_jax.models.norms import GroupNorm
-from atss_jax.models.region import halve, inside
+from atss_jax.models.region import halve, inside, stretch
 
 _NORMAL = Normal(0.01)
 _OFFSETS = 2 * 3 * 3  # of a 3x3 kernel with one group; there are half as many masks
@@ -199,35 +199,3 @@ def reread(
         return x.at[row, column, channel].get(mode='clip')
 
     return jax.vmap(of_image)(x, size, other)
-
-
-def stretch(
-    x: Float[Array, 'B h w C'],
-    size: Int[Array, 'B 2'],
-    other: Int[Array, 'B 2'],
-    grid: tuple[int, int],
-) -> Float[Array, 'B H W C']:
-    """Resizes the valid region from `size` to `other`, bilinearly, aligning corners.
-
-    Args:
-        x: features.
-        size: valid rows and columns.
-        other: valid rows and columns of the result.
-        grid: rows and columns of the result, which means nothing outside `other`.
-
-    Source: PyTorch `interpolate(mode='bilinear', align_corners=True)`.
-    """
-    rows = _weights(size[:, 0], other[:, 0], x.shape[1], grid[0])
-    columns = _weights(size[:, 1], other[:, 1], x.shape[2], grid[1])
-    # Matrix products, whose gradients are matrix products, too.
-    x = jnp.where(inside(size, *x.shape[1:3]), x, 0)
-    x = jnp.einsum('bih,bhwc->biwc', rows.astype(x.dtype), x)
-    return jnp.einsum('bjw,biwc->bijc', columns.astype(x.dtype), x)
-
-
-def _weights(old, new, old_length, new_length):
-    """(B,new,old) share of each old cell in each new one, along one side."""
-    scale = (old - 1) / jnp.maximum(new - 1, 1)
-    position = jnp.arange(new_length) * scale[:, None]
-    distance = jnp.abs(position[:, :, None] - jnp.arange(old_length))
-    return jnp.maximum(1 - distance, 0)

@@ -58,6 +58,20 @@ class Normal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Uniform:
+    """Uniform distribution from -limit to limit."""
+
+    limit: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32):
+        """Samples by the key, or by the generator of `sampled_by`."""
+        generator = _generator.get()
+        if generator is None:
+            return _sample_by_key(self, key, tuple(shape), dtype)
+        return (2 * generator.random(shape, np.float32) - 1) * np.float32(self.limit)
+
+
+@dataclasses.dataclass(frozen=True)
 class VarianceScaling:
     """Distribution of mean 0 and variance scale / fan.
 
@@ -93,6 +107,9 @@ class VarianceScaling:
 def _sample_by_key(distribution, key, shape, dtype):
     if isinstance(distribution, Normal):
         return nn.initializers.normal(distribution.std)(key, shape, dtype)
+    if isinstance(distribution, Uniform):
+        limit = distribution.limit
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
     sample = nn.initializers.variance_scaling(*dataclasses.astuple(distribution))
     return sample(key, shape, dtype)
 

@@ -1,7 +1,7 @@
 """Norms whose statistics count an image's valid cells only.
 
 Besides the features (B,H,W,C) they take `size` (B,2): the valid rows and columns of
-each image at this resolution.
+each image at this resolution. LayerNorm, which knows single cells only, does not.
 """
 
 import functools
@@ -234,3 +234,59 @@ def _over_group(x, num_groups):
     per_group = x.shape[-1] // num_groups
     total = x.reshape(x.shape[0], num_groups, per_group).sum(-1)
     return jnp.repeat(total, per_group, axis=-1)
+
+
+# Layer norm --------------------------------------------------------------------------
+
+
+class LayerNorm(nn.Module):
+    """Normalization over the channels of each cell; padding has no influence on it.
+
+    Attributes:
+        epsilon: added to the variance.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*n C']) -> Float[Array, '*n C']:
+        """Statistics in float32; the result has the type of `x`."""
+        scale = self.param('scale', ONES, x.shape[-1:])
+        bias = self.param('bias', ZEROS, x.shape[-1:])
+        return layer_norm(x, jnp.asarray(scale), jnp.asarray(bias), self.epsilon)
+
+
+# JAX's own gradient would keep several arrays of the size of `x`, in float32.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, '*n C'],
+    scale: Float[Array, ' C'],
+    bias: Float[Array, ' C'],
+    epsilon: float,
+) -> Float[Array, '*n C']:
+    """Brings the channels of each cell to mean 0 and variance 1, then scales them."""
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    centered = wide - mean
+    inverse = jax.lax.rsqrt((centered * centered).mean(-1, keepdims=True) + epsilon)
+    y = centered * inverse * scale + bias
+    return y.astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _layer_norm_backward(epsilon, saved, dy):
+    x, scale, mean, inverse = saved
+    dy = dy.astype(jnp.float32)
+    normalized = (x.astype(jnp.float32) - mean) * inverse
+    scaled = dy * scale
+    by_mean = scaled.mean(-1, keepdims=True)
+    by_variance = (scaled * normalized).mean(-1, keepdims=True)
+    dx = inverse * (scaled - by_mean - normalized * by_variance)
+    cells = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), (dy * normalized).sum(cells), dy.sum(cells)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

@@ -28,3 +28,35 @@ def zero_outside(
 ) -> Float[Array, 'B H W C']:
     """Replaces all cells outside the valid region by exact zeros."""
     return jnp.where(inside(size, *x.shape[1:3]), x, 0)
+
+
+def stretch(
+    x: Float[Array, 'B h w C'],
+    size: Int[Array, 'B 2'],
+    other: Int[Array, 'B 2'],
+    grid: tuple[int, int],
+) -> Float[Array, 'B H W C']:
+    """Resizes the valid region from `size` to `other`, bilinearly, aligning corners.
+
+    Args:
+        x: features.
+        size: valid rows and columns.
+        other: valid rows and columns of the result.
+        grid: rows and columns of the result, which means nothing outside `other`.
+
+    Source: PyTorch `interpolate(mode='bilinear', align_corners=True)`.
+    """
+    rows = _weights(size[:, 0], other[:, 0], x.shape[1], grid[0])
+    columns = _weights(size[:, 1], other[:, 1], x.shape[2], grid[1])
+    # Matrix products, whose gradients are matrix products, too.
+    x = jnp.where(inside(size, *x.shape[1:3]), x, 0)
+    x = jnp.einsum('bih,bhwc->biwc', rows.astype(x.dtype), x)
+    return jnp.einsum('bjw,biwc->bijc', columns.astype(x.dtype), x)
+
+
+def _weights(old, new, old_length, new_length):
+    """(B,new,old) share of each old cell in each new one, along one side."""
+    scale = (old - 1) / jnp.maximum(new - 1, 1)
+    position = jnp.arange(new_length) * scale[:, None]
+    distance = jnp.abs(position[:, :, None] - jnp.arange(old_length))
+    return jnp.maximum(1 - distance, 0)

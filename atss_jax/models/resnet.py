@@ -182,6 +182,14 @@ class ResNet(nn.Module):
                 outputs.append(x)
         return tuple(outputs)
 
+    @nn.nowrap
+    def is_frozen(self, module: str) -> bool:
+        """Whether the parameters of a module directly below this one are frozen."""
+        if module.startswith('layer'):
+            stage = int(module.split('_')[0].removeprefix('layer'))
+            return stage <= self.frozen_stages
+        return self.frozen_stages >= 0
+
     def _stage(self, stage, x, size, train):
         planes = 64 * 2**stage
         block, expansion = BasicBlock, 1

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import Array, Bool
 
+from atss_jax.optim.paramwise import ParamwiseConfig
+
 Params = Mapping[str, Any]
 """A pytree of parameters, or of anything in their structure."""
 
@@ -18,18 +20,27 @@ class OptimizerConfig:
     """mmdet's `optimizer`, `optimizer_config` and `ema`.
 
     Attributes:
+        type: 'SGD' or 'AdamW'.
         lr: learning rate after warm-up.
-        momentum: factor on the running sum of gradients.
-        weight_decay: times the weight, added to each gradient; biases and norms too.
+        momentum: factor on the running sum of gradients (SGD).
+        betas: factors on the running means of gradients and of their squares (AdamW).
+        eps: added to the root of the mean of squares (AdamW).
+        weight_decay: times the weight, added to each gradient (SGD) or to each update
+            (AdamW); biases and norms too.
+        paramwise: settings of single parameters; None: all are trained alike.
         max_norm: global L2 norm to which larger gradients are scaled down; None: never.
         cumulative_iters: number of batches whose gradients make one update.
         ema_momentum: weight of the new parameters in the averaged ones; None: no
             averaging.
     """
 
+    type: str = 'SGD'
     lr: float = 0.01
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float = 1e-4
+    paramwise: ParamwiseConfig | None = None
     max_norm: float | None = None
     cumulative_iters: int = 1
     ema_momentum: float | None = None

@@ -8,9 +8,16 @@ import optax
 from jaxtyping import Array, Float
 
 from atss_jax.optim.optimizer import OptimizerConfig, Params
+from atss_jax.optim.paramwise import (
+    PerParameter,
+    add_decayed_weights,
+    scale_by_learning_rate,
+)
 
 
-def sgd(config: OptimizerConfig, rate: Callable) -> optax.GradientTransformation:
+def sgd(
+    config: OptimizerConfig, rate: Callable, settings: PerParameter | None = None
+) -> optax.GradientTransformation:
     """PyTorch's SGD: `d = g + decay*w; buffer = momentum*buffer + d; w -= rate*buffer`.
 
     Unlike in `optax.sgd`, the decay is part of the momentum, and the rate is not.
@@ -18,11 +25,12 @@ def sgd(config: OptimizerConfig, rate: Callable) -> optax.GradientTransformation
     Args:
         config: momentum and weight decay.
         rate: optax schedule, from the number of finished steps to the learning rate.
+        settings: factors and rates of single parameters; None: all are alike.
     """
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
+        add_decayed_weights(config.weight_decay, settings),
         optax.trace(config.momentum),
-        optax.scale_by_learning_rate(rate),
+        scale_by_learning_rate(rate, settings),
     )
 
 

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import optax
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from atss_jax.config import build_experiment, load_config, to_json
 from atss_jax.config.experiment import Experiment
-from atss_jax.optim.sgd import sgd
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import new_state
+from atss_jax.training.optimizer_state import from_checkpoint, with_optimizer
 from atss_jax.training.state import TrainState, is_trained, zero_variables
+from atss_jax.training.update_rule import structure_of_optimizer
 from atss_jax.weights import address, mmdet, mmdet_checkpoint
 from atss_jax.weights.mmdet_checkpoint import Checkpoint, is_weights_file
 
@@ -183,24 +182,12 @@ def _read_workdir(source, experiment, options):
     checkpoint = Checkpoint(weights, unaveraged, classes=classes, step=step)
     if not options.momentum:
         return checkpoint
-    trace = optax.tree_utils.tree_get(state.momentum, 'trace')
-    optimizer = experiment.optimizer
-    return dataclasses.replace(
-        checkpoint,
-        momentum=mmdet.to_state_dict({'params': trace}),
-        group={
-            'lr': optimizer.lr,
-            'momentum': optimizer.momentum,
-            'weight_decay': optimizer.weight_decay,
-            'initial_lr': optimizer.lr,
-        },
-    )
+    return with_optimizer(checkpoint, state.momentum, experiment)
 
 
 def _first_state(experiment, variables):
     """The state before the first step; its structure does not depend on the rates."""
-    tx = sgd(experiment.optimizer, lambda step: experiment.optimizer.lr)
-    return new_state(experiment, variables, tx)
+    return new_state(experiment, variables, structure_of_optimizer(experiment))
 
 
 # Writing -----------------------------------------------------------------------------
@@ -251,16 +238,7 @@ def _to_state(experiment, checkpoint) -> TrainState:
     if state.ema is not None:
         state = state.replace(ema=variables['params'])
     step = np.int32(checkpoint.step)
-    trace = _to_trace(checkpoint.momentum, variables['params'], model)
-    momentum = optax.tree_utils.tree_set(state.momentum, trace=trace, count=step)
+    momentum = from_checkpoint(
+        checkpoint, state.momentum, variables['params'], experiment
+    )
     return state.replace(step=step, momentum=momentum)
-
-
-def _to_trace(momentum, params, model):
-    """The momentum in the structure of the trained parameters."""
-    shapes = {
-        ('params', *path): np.shape(value)
-        for path, value in flatten_dict(params).items()
-        if is_trained(path, model)
-    }
-    return mmdet.fit(momentum, shapes, 'momentum')['params']

@@ -12,6 +12,7 @@ from atss_jax.config.experiment import Experiment
 from atss_jax.distributed import hosts
 from atss_jax.models.atss_head import NORMAL, PRIOR_BIAS
 from atss_jax.models.detector import ATSS
+from atss_jax.models.swin import SwinTransformer
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.setup import Run
 from atss_jax.training.state import (
@@ -21,7 +22,7 @@ from atss_jax.training.state import (
     zero_variables,
 )
 from atss_jax.training.workdir import check_stream, class_count, trained_classes
-from atss_jax.weights import address, mmdet, mmdet_checkpoint, torchvision
+from atss_jax.weights import address, mmdet, mmdet_checkpoint, swin, torchvision
 
 _CLASS_LAYER = 'bbox_head.atss_cls.weight'
 
@@ -144,12 +145,19 @@ def initial_variables(
     if pretrained is None:
         return init_variables(model, seed)
     prefix = 'backbone.'
-    # No classifier was trained with offsets: they keep their initial value, 0.
-    names = [mmdet.torch_name(path) for path in mmdet.variable_shapes(model)]
-    names = [name for name in names if '.conv_offset.' not in name]
-    wanted = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    shapes = {
+        mmdet.torch_name(path).removeprefix(prefix): shape
+        for path, shape in mmdet.variable_shapes(model).items()
+        if mmdet.torch_name(path).startswith(prefix)
+    }
     # Read first: a missing file is reported before anything slow is done.
-    loaded = torchvision.backbone_weights(pretrained, wanted)
+    if isinstance(model.backbone, SwinTransformer):
+        is_official = model.backbone.convert_weights
+        loaded = swin.backbone_weights(pretrained, shapes, is_official)
+    else:
+        # No classifier was trained with offsets: they keep their initial value, 0.
+        wanted = [name for name in shapes if '.conv_offset.' not in name]
+        loaded = torchvision.backbone_weights(pretrained, wanted)
     state_dict = mmdet.to_state_dict(init_variables(model, seed))
     state_dict |= {prefix + name: value for name, value in loaded.items()}
     return mmdet.to_variables(state_dict, model)

@@ -15,8 +15,6 @@ from atss_jax.data.bad_images import BadImages
 from atss_jax.data.loader import prefetch, started
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
-from atss_jax.optim.schedule import schedule
-from atss_jax.optim.sgd import sgd
 from atss_jax.structures import TRAIN_FIELDS
 from atss_jax.training import setup
 from atss_jax.training import workdir as workdirs
@@ -26,6 +24,7 @@ from atss_jax.training.log import METRICS, RunLog, Startup
 from atss_jax.training.profile import Profile
 from atss_jax.training.state import TrainState
 from atss_jax.training.step import make_train_step
+from atss_jax.training.update_rule import optimizer_of
 
 _STEPS_AHEAD = 2  # steps that are dispatched but whose metrics are not yet logged
 
@@ -101,7 +100,7 @@ def train(
         # Load: the newest checkpoint, or the weights that the config names.
         checkpoints = Checkpoints(workdir, experiment.max_keep_ckpts, clean=True)
         stack.callback(checkpoints.close)
-        tx = sgd(experiment.optimizer, schedule(run.rates))
+        tx = optimizer_of(experiment, run.rates_by_mult)
         start = starting_point(run, checkpoints, tx)
         profiler = Profile(workdir, profile, start.step, run.total_steps)
         stack.callback(profiler.close)
@@ -224,6 +223,7 @@ def _mapped_train_step(run, tx):
         experiment.optimizer,
         tx,
         run.total_steps,
+        experiment.seed,
     )
     return devices.map_over_devices(train_step, experiment.parallel, donate_first=True)
 

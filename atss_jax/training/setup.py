@@ -15,8 +15,9 @@ from atss_jax.data.loader import TrainBatches
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
-from atss_jax.optim.schedule import learning_rates
+from atss_jax.optim.schedule import warm_up_factors
 from atss_jax.training import workdir as workdirs
+from atss_jax.training.update_rule import rates_by_mult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Run:
         experiment: what the config describes.
         sources: training and evaluation data, by split.
         batches: builds the training batch of any step.
-        rates: (total_steps,) learning rate of every step.
+        rates_by_mult: (total_steps,) learning rate of every step, by the factor on it
+            that `paramwise_cfg` gives to a parameter.
         stream: what decides the batches in addition to the config.
     """
 
@@ -38,8 +40,13 @@ class Run:
     experiment: Experiment
     sources: Mapping[str, Source]
     batches: TrainBatches
-    rates: np.ndarray
+    rates_by_mult: Mapping[float, np.ndarray]
     stream: Mapping[str, Any]
+
+    @property
+    def rates(self) -> np.ndarray:
+        """(total_steps,) learning rate of every step, for most parameters."""
+        return self.rates_by_mult[1.0]
 
     @property
     def total_steps(self) -> int:
@@ -92,13 +99,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
     batch_size = experiment.samples_per_gpu * jax.device_count()
     rows = devices.local_rows(batch_size)
     batches = make_batches(experiment, train, batch_size, rows)
-    scale = experiment.auto_scale_lr
-    rates = learning_rates(
-        experiment.optimizer.lr * (batch_size / scale.base if scale.enable else 1),
-        experiment.lr_config,
-        batches.plan.steps_per_epoch,
-        experiment.total_epochs,
-    )
+    rates = rates_by_mult(experiment, batch_size, batches.plan.steps_per_epoch)
     stream = {
         'global_batch_size': batch_size,
         'records': len(train.records),
@@ -150,7 +151,8 @@ def make_batches(
 def learning_rate_warning(run: Run) -> str | None:
     """A warning if the learning rate is meant for batches of another size."""
     scale = run.experiment.auto_scale_lr
-    if scale.enable or run.batch_size == scale.base:
+    is_absolute = run.experiment.lr_config.policy == 'OneCycle'
+    if scale.enable or is_absolute or run.batch_size == scale.base:
         return None
     return (
         f'batches of {run.batch_size}, but optimizer.lr = '
@@ -164,8 +166,7 @@ def warm_up_warning(run: Run) -> str | None:
     config = run.experiment.lr_config
     if config.warmup is None or config.warmup_iters <= run.total_steps:
         return None
-    progress = (run.total_steps - 1) / (config.warmup_iters - 1)
-    share = config.warmup_ratio + (1 - config.warmup_ratio) * progress
+    share = float(warm_up_factors(config, np.array(run.total_steps - 1)))
     return (
         f'lr_config.warmup_iters = {config.warmup_iters}, but the run has only '
         f'{run.total_steps} steps: the learning rate rises to {share:.0%} of '

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Int
 
 from atss_jax.models.initializers import sampled_by
+from atss_jax.models.swin import SwinTransformer
 from atss_jax.optim.optimizer import Params
 
 
@@ -62,27 +63,28 @@ def is_trained(path: tuple[str, ...], model: nn.Module) -> bool:
     norms whose `norm_cfg` has `requires_grad=False`.
     """
     part, module, parent, leaf = path[0], path[1], path[-2], path[-1]
+    if part == 'backbone' and model.backbone.is_frozen(module):
+        return False
     is_norm = (
         parent == 'downsample_1'
         or (leaf == 'scale' and not module.startswith('scales_'))
         or (leaf == 'bias' and parent[:2] in ('bn', 'gn'))
     )
-    if not part.startswith('neck'):
-        norm_cfg = getattr(model, part).norm_cfg
-        if is_norm and not norm_cfg['requires_grad']:
-            return False
-    if part != 'backbone':
-        return True
-    frozen = model.backbone.frozen_stages
-    if module.startswith('layer'):
-        return int(module.split('_')[0].removeprefix('layer')) > frozen
-    return frozen < 0
+    norm_cfg = None if part.startswith('neck') else _norm_cfg(getattr(model, part))
+    return not is_norm or norm_cfg is None or norm_cfg['requires_grad']
+
+
+def _norm_cfg(module):
+    """`norm_cfg` of a part of the detector; None: its norms have no settings."""
+    return None if isinstance(module, SwinTransformer) else module.norm_cfg
 
 
 def updates_statistics(model: nn.Module) -> bool:
     """Whether training changes the running statistics of any batch norm."""
     backbone, head = model.backbone, model.bbox_head
-    in_backbone = backbone.norm_cfg['type'] != 'GN' and not backbone.norm_eval
+    norm_cfg = _norm_cfg(backbone)
+    has_statistics = norm_cfg is not None and norm_cfg['type'] != 'GN'
+    in_backbone = has_statistics and not backbone.norm_eval
     return in_backbone or head.norm_cfg['type'] != 'GN'
 
 
@@ -149,7 +151,7 @@ def create_state(
         step=np.zeros((), np.int32),
         params=params,
         batch_stats=variables.get('batch_stats', {}),
-        # SGD starts from zeros; `tx.init` would compile a program for each shape.
+        # Optimizers start from zeros; `tx.init` would compile a program for each shape.
         momentum=_zeros_like(jax.eval_shape(tx.init, trained)),
         healthy=np.array(True),
         accumulated=_zeros_like(trained) if accumulates else None,

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Int, Key
 
 from atss_jax.detection.losses import LossConfig, atss_loss
+from atss_jax.models.detector import needs_keys
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.optim.accumulation import (
     accumulate,
@@ -29,6 +30,7 @@ def make_train_step(
     optimizer: OptimizerConfig,
     tx: optax.GradientTransformation,
     total_steps: int | None = None,
+    seed: int = 0,
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """Makes the step of one device; map it with `devices.map_over_devices`.
 
@@ -48,8 +50,9 @@ def make_train_step(
         tx: the optimizer itself.
         total_steps: number of steps of the run, the last of which always updates; None:
             a run without end.
+        seed: seed of what training drops at random.
     """
-    gradients = _make_gradients(model, normalizer, loss_config)
+    gradients = _make_gradients(model, normalizer, loss_config, seed)
 
     def train_step(state, batch):
         grads, metrics, updated = _mean_over_devices(gradients(state, batch))
@@ -90,13 +93,16 @@ def make_train_step(
     return train_step
 
 
-def _make_gradients(model, normalizer, loss_config):
+def _make_gradients(model, normalizer, loss_config, seed):
     """Makes the function of one device's gradients, losses and updated statistics."""
     mutable = ['batch_stats'] if updates_statistics(model) else []
 
     def gradients(state, batch):
         images = normalizer(batch['image'], batch['image_size'])
         trained, frozen = split(state.params, model)
+        keys = None
+        if needs_keys(model):
+            keys = row_keys(seed, state.step, len(images))
 
         def loss_of(trained):
             params = merge(trained, frozen)
@@ -105,6 +111,7 @@ def _make_gradients(model, normalizer, loss_config):
                 images,
                 batch['image_size'],
                 train=True,
+                keys=keys,
                 mutable=mutable,
             )
             loss, losses = atss_loss(outputs, batch, loss_config, BATCH_AXIS)
@@ -114,6 +121,19 @@ def _make_gradients(model, normalizer, loss_config):
         return grads, metrics, updated
 
     return gradients
+
+
+def row_keys(seed: int, step: Int[Array, ''], rows: int) -> Key[Array, ' B']:
+    """A key for each row of this device: a function of seed, step and global row.
+
+    Args:
+        seed: of the run.
+        step: number of finished steps.
+        rows: number of rows of this device.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    row = jax.lax.axis_index(BATCH_AXIS) * rows + jnp.arange(rows)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, row)
 
 
 def _mean_over_devices(tree):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 import atss_jax
+from atss_jax.config.fields import with_added_fields
 from atss_jax.config.tree import flatten
 from atss_jax.distributed import devices
 from atss_jax.files import atomic, lock
@@ -72,7 +73,8 @@ def _new_run(folder):
 def _config_differences(folder, now):
     if not (folder / CONFIG).exists():
         return ''
-    before, now = flatten(atomic.read_json(folder / CONFIG)), flatten(now)
+    before = with_added_fields(atomic.read_json(folder / CONFIG))
+    before, now = flatten(before), flatten(now)
     absent = object()
     return '\n'.join(
         f'  {path}: {_show(before, path)} there, {_show(now, path)} now'

@@ -27,6 +27,8 @@ _COMPUTED = re.compile(
     r'(^|\.)(anchor_generators?|prior_generator)\.|(^|\.)base_anchors$'
     r'|^data_preprocessor\.(mean|std)$'
 )
+# In mmdet's state dicts of a Swin Transformer, computed from the size of the window.
+_TABLE, INDEX = 'relative_position_bias_table', 'relative_position_index'
 _CANVAS_SIDE = 256  # pixels; parameter shapes are the same for any canvas
 
 
@@ -45,14 +47,14 @@ def torch_name(path: tuple[str, ...]) -> str:
 
 def _split_index(module):
     """Converts `layer1_0` to `layer1.0`, torch's name for an element of a list."""
-    name, _, index = module.rpartition('_')
-    return f'{name}.{index}' if name and index.isdigit() else module
+    return re.sub(r'(?<=.)_(?=\d+(_\d+)*$)', '.', module)
 
 
 def _to_torch_layout(path, value):
-    """Converts (H,W,I,O) kernels to (O,I,H,W) and counters to int64."""
+    """Converts (H,W,I,O) kernels to (O,I,H,W), (I,O) to (O,I), counters to int64."""
     if path[-1] == 'kernel':
-        return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+        axes = (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
+        return np.ascontiguousarray(value.transpose(axes))
     return value.astype(np.int64) if path[-1] == 'num_batches_tracked' else value
 
 
@@ -60,8 +62,9 @@ def _from_torch_layout(path, value):
     # Weights may be stored in half precision, but training needs float32.
     is_counter = path[-1] == 'num_batches_tracked'
     value = value.astype(np.int32 if is_counter else np.float32)
-    if path[-1] == 'kernel' and value.ndim == 4:
-        return np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+    if path[-1] == 'kernel' and value.ndim in (2, 4):
+        axes = (2, 3, 1, 0) if value.ndim == 4 else (1, 0)
+        return np.ascontiguousarray(value.transpose(axes))
     return value
 
 
@@ -80,7 +83,8 @@ def to_variables(
 
     Args:
         state_dict: torch names to NumPy arrays in torch layout. Checkpoints from before
-            PyTorch 0.4.1 have no `num_batches_tracked`, which is then 0.
+            PyTorch 0.4.1 have no `num_batches_tracked`, which is then 0. The indices
+            of a Swin Transformer's tables may be given, but are not needed.
         model: the model that the weights are for.
 
     Raises:
@@ -111,7 +115,9 @@ def fit(
         if name not in state_dict and not name.endswith('num_batches_tracked')
     ]
     extra = [
-        name for name in state_dict if name not in paths and not _COMPUTED.search(name)
+        name
+        for name in state_dict
+        if name not in paths and not is_index(name) and not _COMPUTED.search(name)
     ]
     if cause := _cause(state_dict, missing):
         raise ValueError(f'{what} do not fit the model; {cause}')
@@ -134,6 +140,29 @@ def fit(
     if problems:
         raise ValueError(f'{what} do not fit the model; ' + '; '.join(problems))
     return unflatten_dict(values)
+
+
+def is_index(name: str) -> bool:
+    """Whether a state dict's array is the computed index of a Swin's table."""
+    return name.rpartition('.')[2] == INDEX
+
+
+def with_indices(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict with the indices that mmdet's Swin Transformer has as buffers."""
+    complete = {}
+    for name, array in state_dict.items():
+        complete[name] = array
+        if name.endswith(f'.{_TABLE}'):
+            side = (round(array.shape[0] ** 0.5) + 1) // 2
+            complete[name.removesuffix(_TABLE) + INDEX] = relative_position_index(side)
+    return complete
+
+
+def relative_position_index(window_size: int) -> np.ndarray:
+    """(N,N) int64 row of the table for each query and key, N cells of a window."""
+    row, column = np.divmod(np.arange(window_size**2), window_size)
+    rows, columns = (x[:, None] - x + window_size - 1 for x in (row, column))
+    return rows * (2 * window_size - 1) + columns
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], owner: str | os.PathLike) -> None:

@@ -30,8 +30,13 @@ class Checkpoint:
         weights: the weights that mmdet would evaluate: the moving average if there is
             one.
         unaveraged: the weights under training, if `weights` is their moving average.
-        momentum: SGD's buffer of every parameter that has one, if it was saved.
-        group: hyper-parameters of SGD, saved with the momentum.
+        momentum: SGD's buffer of every parameter that has one, or AdamW's running mean
+            of gradients, if it was saved.
+        group: hyper-parameters of the optimizer, saved with the momentum.
+        squares: AdamW's running mean of squared gradients; None with SGD.
+        updates: number of updates that AdamW made.
+        settings: hyper-parameters of single parameters; None: all have those of
+            `group`.
         classes: class names in the order of the labels, if known.
         step: number of finished iterations, if known.
     """
@@ -42,6 +47,9 @@ class Checkpoint:
     group: Mapping[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     step: int | None = None
+    squares: Mapping[str, np.ndarray] | None = None
+    updates: int | None = None
+    settings: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def is_weights_file(path: str | os.PathLike) -> bool:
@@ -80,18 +88,26 @@ def load(
     try:
         weights, unaveraged = split_averages(state)
         mmdet.check_finite(weights, 'its weights')
-        buffers = group = None
+        optimizer = None
         if momentum:
-            buffers, group = mmdet_momentum.read(
-                content.get('optimizer'), weights, trained
-            )
+            optimizer = mmdet_momentum.read(content.get('optimizer'), weights, trained)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     if isinstance(content.get('ema_state_dict'), dict):
         unaveraged = _without_prefix(content['ema_state_dict'])
     meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
     step = meta.get('iter') if isinstance(meta.get('iter'), int) else None
-    return Checkpoint(weights, unaveraged, buffers, group, _classes(meta), step)
+    checkpoint = Checkpoint(weights, unaveraged, classes=_classes(meta), step=step)
+    if optimizer is None:
+        return checkpoint
+    return dataclasses.replace(
+        checkpoint,
+        momentum=optimizer.momentum,
+        group=optimizer.group,
+        squares=optimizer.squares,
+        updates=optimizer.updates,
+        settings=optimizer.settings,
+    )
 
 
 def state_dict(path: str | os.PathLike) -> StateDict:
@@ -157,7 +173,7 @@ def save(path: str | os.PathLike, checkpoint: Checkpoint) -> None:
     text = {}
     if checkpoint.classes is not None:
         text = {_CLASSES: json.dumps(list(checkpoint.classes))}
-    safetensors.save(path, checkpoint.weights, text)
+    safetensors.save(path, mmdet.with_indices(checkpoint.weights), text)
 
 
 def _as_mmdet(checkpoint):
@@ -167,13 +183,20 @@ def _as_mmdet(checkpoint):
         meta = {'CLASSES': names, 'dataset_meta': {'classes': names}}
     if checkpoint.step is not None:
         meta['iter'] = checkpoint.step
-    content = {'meta': meta, 'state_dict': dict(checkpoint.weights)}
+    weights = mmdet.with_indices(checkpoint.weights)
+    content = {'meta': meta, 'state_dict': weights}
     if checkpoint.unaveraged is not None:
-        raw = {f'module.{name}': x for name, x in checkpoint.unaveraged.items()}
+        unaveraged = mmdet.with_indices(checkpoint.unaveraged)
+        raw = {f'module.{name}': x for name, x in unaveraged.items()}
         steps = np.array(checkpoint.step or 0, np.int64)
         content['ema_state_dict'] = {'steps': steps, **raw}
     if checkpoint.momentum is not None:
-        content['optimizer'] = mmdet_momentum.write(
-            checkpoint.momentum, checkpoint.weights, checkpoint.group
+        optimizer = mmdet_momentum.OptimizerState(
+            checkpoint.momentum,
+            checkpoint.squares,
+            checkpoint.updates,
+            checkpoint.group,
+            checkpoint.settings,
         )
+        content['optimizer'] = mmdet_momentum.write(optimizer, checkpoint.weights)
     return content

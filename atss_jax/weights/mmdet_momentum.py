@@ -1,4 +1,6 @@
-"""Reads and writes SGD's momentum in mmdetection's checkpoints, by parameter name.
+"""Reads and writes the optimizer's state in mmdetection's checkpoints, by name.
+
+It is SGD's momentum, or AdamW's means of gradients (`exp_avg`) and of their squares.
 
 PyTorch saves the state of the i-th of `model.parameters()` under i. With mmcv, and with
 mmengine without `paramwise_cfg`, frozen parameters are counted too but have no state;
@@ -7,22 +9,29 @@ with `paramwise_cfg` mmengine gives the optimizer only trained parameters.
 Source: mmengine.optim.DefaultOptimWrapperConstructor.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-_BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
+_BUFFERS = (
+    *('running_mean', 'running_var', 'num_batches_tracked'),
+    'relative_position_index',
+)
 # Modules and leaves in the order in which mmdet registers them.
 _ORDER = (
     *('backbone', 'neck', 'bbox_head'),
+    *('absolute_pos_embed', 'patch_embed', 'projection', 'stages', 'blocks'),
+    *('norm0', 'norm1', 'attn', 'norm2', 'norm3', 'w_msa', 'ffn', 'layers'),
+    *('relative_position_bias_table', 'qkv', 'proj'),
     *('conv1', 'bn1', 'gn1', 'conv2', 'bn2', 'gn2', 'conv3', 'bn3', 'gn3'),
     *('downsample', 'layer1', 'layer2', 'layer3', 'layer4'),
     *('lateral_convs', 'fpn_convs', 'cls_convs', 'reg_convs', 'dyhead_blocks'),
     *('spatial_conv_high', 'spatial_conv_mid', 'spatial_conv_low'),
     *('spatial_conv_offset', 'scale_attn_module', 'task_attn_module'),
     *('atss_cls', 'atss_reg', 'atss_centerness', 'scales'),
-    *('conv', 'bn', 'gn', 'norm', 'weight', 'bias', *_BUFFERS, 'scale'),
+    *('conv', 'bn', 'gn', 'norm', 'reduction', 'weight', 'bias', *_BUFFERS, 'scale'),
     'conv_offset',  # a module, but registered after the weights of its parent
 )
 _RANK = {token: rank for rank, token in enumerate(_ORDER)}
@@ -56,12 +65,33 @@ def parameter_names(state_dict: Iterable[str]) -> list[str]:
     return registration_order(names)
 
 
+@dataclasses.dataclass(frozen=True)
+class OptimizerState:
+    """The state of a torch optimizer; arrays are by mmdet's names.
+
+    Attributes:
+        momentum: SGD's buffer of every parameter that has one, or AdamW's running mean
+            of gradients.
+        squares: AdamW's running mean of squared gradients; None: it is SGD's state.
+        updates: number of updates that AdamW made.
+        group: hyper-parameters, of the first group if there are several.
+        settings: hyper-parameters of each trained parameter, if each is in a group of
+            its own; None: all parameters are in one group.
+    """
+
+    momentum: Mapping[str, np.ndarray]
+    squares: Mapping[str, np.ndarray] | None = None
+    updates: int | None = None
+    group: Mapping[str, Any] | None = None
+    settings: Mapping[str, Mapping[str, Any]] | None = None
+
+
 def read(
     optimizer: object,
     weights: Mapping[str, np.ndarray],
     trained: Iterable[str] | None = None,
-) -> tuple[StateDict, dict[str, Any]]:
-    """Reads SGD's buffers by parameter name, and the first group's hyper-parameters.
+) -> OptimizerState:
+    """Reads the state of SGD or AdamW by parameter name.
 
     Args:
         optimizer: `checkpoint['optimizer']`.
@@ -69,8 +99,8 @@ def read(
         trained: names of trained parameters; None: unknown.
 
     Raises:
-        ValueError: there is no optimizer, it has no momentum, or its parameters are not
-            those of the weights.
+        ValueError: there is no optimizer, it is not one of these, or its parameters are
+            not those of the weights.
     """
     groups, state = _groups_and_state(optimizer)
     indices = [index for group in groups for index in group['params']]
@@ -84,20 +114,57 @@ def read(
             f'{len(names)}'
             + ('' if trained else '; give the config to tell which are trained')
         )
-    buffers = {}
-    for index, name in zip(indices, names, strict=True):
-        buffer = state.get(index, {}).get('momentum_buffer')
-        if buffer is None:  # frozen
+    shapes = {name: weights[name].shape for name in names}
+    by_name = dict(zip(names, indices, strict=True))
+    entries = {name: state.get(index, {}) for name, index in by_name.items()}
+    hyper = [{k: v for k, v in x.items() if k != 'params'} for x in groups]
+    common = {'group': hyper[0], 'settings': None}
+    if len(groups) > 1 and len(groups) == len(names):
+        common['settings'] = dict(zip(names, hyper, strict=True))
+    momentum = _arrays('momentum_buffer', entries, shapes, by_name)
+    if momentum:
+        return OptimizerState(momentum, **common)
+    means = _arrays('exp_avg', entries, shapes, by_name)
+    squares = _arrays('exp_avg_sq', entries, shapes, by_name)
+    if not means:
+        raise ValueError(
+            'the optimizer has no momentum: it is neither SGD nor AdamW, or took no '
+            'step'
+        )
+    if means.keys() != squares.keys():
+        raise ValueError('some parameters have exp_avg or exp_avg_sq, but not both')
+    if any('max_exp_avg_sq' in entry for entry in entries.values()):
+        raise ValueError('the optimizer is AdamW with amsgrad, which is not supported')
+    updates = {_updates(entries[name]) for name in means}
+    if len(updates) > 1 or min(updates) < 0:
+        raise ValueError(
+            f'AdamW made {sorted(updates)} updates of its parameters, expected the '
+            'same number for all of them'
+        )
+    return OptimizerState(means, squares, updates.pop(), **common)
+
+
+def _updates(entry):
+    """AdamW's number of updates of a parameter; -1 if it is not known."""
+    step = np.asarray(entry.get('step'))
+    is_number = step.size == 1 and step.dtype.kind in 'iuf' and np.isfinite(step).all()
+    return int(step.item()) if is_number else -1
+
+
+def _arrays(key, entries, shapes, by_name):
+    """One array of each parameter's state; frozen parameters have none."""
+    arrays = {}
+    for name, entry in entries.items():
+        array = entry.get(key)
+        if array is None:
             continue
-        if np.shape(buffer) != weights[name].shape:
+        if np.shape(array) != shapes[name]:
             raise ValueError(
-                f'momentum {index} has the shape {np.shape(buffer)}, but {name} has '
-                f'{weights[name].shape}: the optimizer belongs to another model'
+                f'momentum {by_name[name]} has the shape {np.shape(array)}, but {name} '
+                f'has {shapes[name]}: the optimizer belongs to another model'
             )
-        buffers[name] = buffer
-    if not buffers:
-        raise ValueError('the optimizer has no momentum: it is not SGD or took no step')
-    return buffers, {k: v for k, v in groups[0].items() if k != 'params'}
+        arrays[name] = array
+    return arrays
 
 
 def _groups_and_state(optimizer):
@@ -113,33 +180,57 @@ def _groups_and_state(optimizer):
     return groups, state
 
 
-def write(
-    momentum: Mapping[str, np.ndarray],
-    weights: Iterable[str],
-    group: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Converts buffers to what `torch.optim.SGD.load_state_dict` accepts.
+def write(state: OptimizerState, weights: Iterable[str]) -> dict[str, Any]:
+    """Converts a state to what torch's `SGD` or `AdamW` accepts in `load_state_dict`.
+
+    With settings of single parameters each trained one is in a group of its own, as
+    mmengine has it with `paramwise_cfg`; otherwise all parameters are in one.
 
     Args:
-        momentum: buffers by parameter name.
+        state: the state.
         weights: names of the state dict.
-        group: hyper-parameters (`lr`, `momentum`, `weight_decay`).
 
     Raises:
         ValueError: there is momentum for something that is not a parameter.
     """
     names = parameter_names(weights)
-    unknown = sorted(set(momentum) - set(names))
+    unknown = sorted(set(state.momentum) - set(names))
     if unknown:
         raise ValueError(f'momentum for unknown parameters: {unknown[:10]}')
-    defaults = {'dampening': 0, 'nesterov': False, 'maximize': False}
-    state = {
-        index: {'momentum_buffer': momentum[name]}
+    if state.settings is not None:
+        names = [name for name in names if name in state.settings]
+    group = {**(_SGD if state.squares is None else _ADAMW), **(state.group or {})}
+    groups = [{**group, 'params': list(range(len(names)))}]
+    if state.settings is not None:
+        groups = [
+            {**group, **state.settings[name], 'params': [index]}
+            for index, name in enumerate(names)
+        ]
+    entries = {
+        index: _entry(state, name)
         for index, name in enumerate(names)
-        if name in momentum
+        if name in state.momentum
     }
-    params = list(range(len(names)))
+    return {'state': entries, 'param_groups': groups}
+
+
+# What torch needs in a group besides the settings that a config has.
+_SGD = {'dampening': 0, 'nesterov': False, 'maximize': False}
+_ADAMW = {
+    'amsgrad': False,
+    'maximize': False,
+    'foreach': None,
+    'capturable': False,
+    'differentiable': False,
+    'fused': None,
+}
+
+
+def _entry(state, name):
+    if state.squares is None:
+        return {'momentum_buffer': state.momentum[name]}
     return {
-        'state': state,
-        'param_groups': [{**defaults, **(group or {}), 'params': params}],
+        'step': np.array(state.updates, np.float32),
+        'exp_avg': state.momentum[name],
+        'exp_avg_sq': state.squares[name],
     }

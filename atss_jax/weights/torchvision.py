@@ -104,13 +104,18 @@ def backbone_weights(
             f'{path} does not have the weights of this backbone: '
             + (_WHOLE if is_detector else describe_prefixes(prefixes))
         )
+    check_names(path, missing, unexpected)
+    zero = np.zeros((), np.int64)
+    return {name: weights.get(name, zero) for name in sorted(wanted)}
+
+
+def check_names(path: pathlib.Path, missing: set[str], unexpected: set[str]) -> None:
+    """Raises ValueError if a file of weights lacks names or has others; lists them."""
     if missing or unexpected:
         raise ValueError(
             f'{path} does not have the weights of this backbone: it lacks '
             f'{_listed(missing)}; it also has {_listed(unexpected)}'
         )
-    zero = np.zeros((), np.int64)
-    return {name: weights.get(name, zero) for name in sorted(wanted)}
 
 
 def _is_counter(name: str) -> bool:

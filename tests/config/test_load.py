@@ -19,7 +19,7 @@ from atss_jax.config import (
     to_json,
 )
 from atss_jax.config.experiment import read_experiment
-from atss_jax.config.fields import Reader
+from atss_jax.config.fields import ADDED, Reader
 from atss_jax.config.tree import closest, flatten
 from tests.conftest import ROOT
 from tests.support.configs import BASE, CONFIGS, DCN, R50, changed
@@ -182,6 +182,29 @@ def test_a_config_that_was_damaged_in_its_workdir(tmp_path):
     (tmp_path / 'config.json').write_text('{"seed": ')
     with pytest.raises(ValueError, match='damaged after it was written'):
         load_config(tmp_path / 'config.json')
+
+
+@pytest.mark.parametrize('path', ADDED)
+def test_a_field_that_earlier_versions_lack_has_the_value_they_imply(path):
+    old = changed({}, remove=[path])
+    assert load_config(R50, {path: ADDED[path]}) == load_config(R50)
+    assert build_experiment(old) == build_experiment(BASE)
+
+
+def test_a_config_of_an_earlier_version(tmp_path):
+    file = tmp_path / 'config.json'
+    old = changed({'seed': 3}, remove=list(ADDED))
+    file.write_text(to_json(old))
+    assert to_json(load_config(file)) == to_json(load_config(R50, {'seed': 3}))
+    again = load_config(file, LATER)
+    assert to_json(again) == to_json(load_config(R50, {'seed': 3, **LATER}))
+    replaced = {'data.val.pipeline': {'img_scale': (9, 9), 'keep_ratio': True}}
+    with pytest.raises(ValueError, match=r"no field 'data\.val\.pipeline\.pad"):
+        load_config(file, replaced)
+
+
+# Another value of each field that earlier versions lack.
+LATER = {path: {'cv2': 'pillow'}[value] for path, value in ADDED.items()}
 
 
 def test_equal_configs_give_equal_text():

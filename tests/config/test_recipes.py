@@ -16,12 +16,17 @@ from atss_jax.commands.main import main
 from atss_jax.config import build_experiment, load_config
 from atss_jax.data.batch import variants
 from atss_jax.data.transforms import Jitter
+from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.models.detector import parameter_count
-from atss_jax.weights import torchvision
-from tests.conftest import ROOT
+from atss_jax.models.dyhead import DyHead
+from atss_jax.models.fpn import FPN
+from atss_jax.training.update_rule import multipliers_of
+from atss_jax.weights import mmdet, torchvision
+from tests.conftest import GOLDEN, ROOT
 from tests.support.small_run import train
 
 # Trained and frozen parameters with 80 classes; R50's is mmdetection's own count.
+R50_CAFFE = 'open-mmlab://detectron2/resnet50_caffe'
 X101_32X8D = 'open-mmlab://detectron2/resnext101_32x8d'
 X101_64X4D = 'open-mmlab://resnext101_64x4d'
 PARAMETERS = {18: 19_275_674, 50: 32_295_322, 101: 51_287_450}
@@ -44,9 +49,13 @@ FAMILY = {
     'atss_x101_32x8d_dcn_2x_ms': (X101_32X8D, '..xx', 102_870_926),
     'atss_x101_64x4d_dcn_2x_ms': (X101_64X4D, '..xx', 97_534_862),
     'atss_r50_dyhead_1x': ('torchvision://resnet50', '....', 39_071_682),
+    'atss_r50_caffe_dyhead_1x': (R50_CAFFE, '....', 38_897_602),
 }
+SWIN_L = 'atss_swin_l_dyhead_2x_ms'
 # The others run the same parts; `make test-slow` has them all.
 SLOW = [
+    SWIN_L,
+    'atss_r50_caffe_dyhead_1x',
     'atss_r101_dcn_2x_ms',
     'atss_x101_32x8d_2x_ms',
     'atss_x101_32x8d_dcn_2x_ms',
@@ -54,11 +63,8 @@ SLOW = [
     'atss_x101_64x4d_dcn_2x_ms',
 ]
 RUNS = [
-    *DEPTHS,
-    *(
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-        for name in FAMILY
-    ),
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in (*DEPTHS, *FAMILY, SWIN_L)
 ]
 LSJ = [name for name in DEPTHS if 'lsj' in name]
 MS = [name for name in (*DEPTHS, *FAMILY) if name.endswith('ms')]
@@ -81,8 +87,7 @@ def test_parameters(name):
     depth = DEPTHS[name]
     assert experiment.model.backbone.depth == depth
     assert parameter_count(experiment.model) == PARAMETERS[depth]
-    caffe = 'open-mmlab://detectron2/resnet50_caffe'
-    wanted = caffe if 'caffe' in name else f'torchvision://resnet{depth}'
+    wanted = R50_CAFFE if 'caffe' in name else f'torchvision://resnet{depth}'
     assert experiment.pretrained == wanted
 
 
@@ -104,12 +109,12 @@ def test_family(name):
     width = {X101_32X8D: (32, 8), X101_64X4D: (64, 4)}.get(pretrained, (1, 4))
     assert (backbone.groups, backbone.base_width) == width
     assert backbone.depth == (50 if 'r50' in name else 101)
-    assert isinstance(neck, tuple) == (name == 'atss_r50_dyhead_1x')
+    assert isinstance(neck, tuple) == ('dyhead' in name)
     assert head.stacked_convs == (0 if isinstance(neck, tuple) else 4)
     assert parameter_count(experiment.model) == parameters
     normalizers = {data.normalizer for data in experiment.data.values()}
     (normalizer,) = normalizers
-    assert normalizer.to_rgb == (pretrained != X101_32X8D)
+    assert normalizer.to_rgb == (pretrained not in (X101_32X8D, R50_CAFFE))
     assert backbone.norm_cfg['requires_grad'] == normalizer.to_rgb
 
 
@@ -170,6 +175,59 @@ def test_caffe():
     assert normalizer.mean == (103.53, 116.28, 123.675)  # blue first
 
 
+def test_caffe_with_dyhead():
+    """configs/dyhead/atss_r50-caffe_fpn_dyhead_1x_coco.py of mmdetection 3.3.0."""
+    experiment = experiment_of('atss_r50_caffe_dyhead_1x')
+    caffe = experiment_of('atss_r50_caffe_1x')
+    assert experiment.model.backbone == caffe.model.backbone
+    neck, head = experiment.model.neck, experiment.model.bbox_head
+    assert neck == (FPN(), DyHead(zero_init_offset=False))
+    assert (head.stacked_convs, head.pred_kernel_size) == (0, 1)
+    assert experiment.detect.anchors == AnchorGenerator(center_offset=0.5)
+    assert experiment.loss.anchors == experiment.detect.anchors
+    assert experiment.loss.size_divisor == experiment.detect.size_divisor == 128
+    for split, data in experiment.data.items():
+        assert data.normalizer == caffe.data[split].normalizer
+        assert (data.pipeline.backend, data.pipeline.size_divisor) == ('pillow', 128)
+        assert data.pipeline.all_canvases() == ((896, 1408), (1408, 896))
+    assert experiment.optimizer == caffe.optimizer
+
+
+def test_swin_l_with_dyhead():
+    """atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.py of mmdetection 3.3.0."""
+    experiment = experiment_of(SWIN_L)
+    model, caffe = experiment.model, experiment_of('atss_r50_caffe_dyhead_1x')
+    assert model.bbox_head == caffe.model.bbox_head
+    assert model.neck[1] == caffe.model.neck[1]
+    assert experiment.detect == caffe.detect and experiment.loss == caffe.loss
+    assert experiment.pretrained.endswith('/swin_large_patch4_window12_384_22k.pth')
+    data = experiment.data['train'].pipeline
+    assert data.jitter == Jitter(img_scales=((2000, 480), (2000, 1200)))
+    assert data.all_canvases() == ((1280, 2048), (2048, 1280))
+    assert (data.backend, data.size_divisor) == ('pillow', 128)
+    assert experiment.data['test'].pipeline.img_scale == (2000, 1200)
+    assert (experiment.times, experiment.total_epochs) == (2, 12)
+    assert experiment.lr_config.step == (8, 11)
+
+
+def test_rates_and_decays_of_swin_l():
+    """Of every parameter, as mmengine groups those of mmdetection's config."""
+    experiment = experiment_of(SWIN_L)
+    case = json.loads((GOLDEN / 'swin' / 'swin_l_groups.json').read_text())
+    optimizer, shapes = experiment.optimizer, mmdet.variable_shapes(experiment.model)
+    assert optimizer.type == 'AdamW' and optimizer.betas == (0.9, 0.999)
+    assert sum(map(math.prod, shapes.values())) == case['parameters']
+    factors = multipliers_of(experiment.model, optimizer.paramwise)
+    found = {
+        mmdet.torch_name(('params', *path)): [
+            optimizer.lr * factor.lr_mult,
+            optimizer.weight_decay * factor.decay_mult,
+        ]
+        for path, factor in factors.items()
+    }
+    assert found == case['groups']
+
+
 @pytest.mark.parametrize('flag', [['--config'], []])
 def test_show_config(capsys, flag):
     arguments = ['--config.optimizer.lr=0.3', *flag, path_of('atss_r50_lsj_200e')]
@@ -228,6 +286,7 @@ def reduced(name, changes=None):
             'pipeline': pipeline,
         }
     data['data.train']['times'] = config.data.train.times
+    size_divisor = config.data.train.pipeline.pad.size_divisor
     overrides = {
         'model.pretrained': None,
         'model.backbone.depth': 50,
@@ -245,12 +304,22 @@ def reduced(name, changes=None):
         'data.samples_per_gpu': 1,
         'data.workers_per_gpu': 0,
         'data.max_boxes': 3,
-        'data.canvases': ((96, 96),),
+        'data.canvases': ((128, 128) if size_divisor == 128 else (96, 96),),
         'total_epochs': 1,
         **data,
         **(changes or {}),
     }
-    if config.model.backbone.dcn is not None:
+    if name == SWIN_L:
+        overrides = {
+            path: value
+            for path, value in overrides.items()
+            if not path.startswith('model.backbone.')
+        }
+        backbone = config.model.backbone.to_dict()
+        backbone |= {'embed_dims': 32, 'depths': (2,), 'num_heads': (2,)}
+        overrides['model.backbone'] = backbone | {'out_indices': (0,)}
+        overrides['model.neck.in_channels'] = (32,)
+    elif config.model.backbone.dcn is not None:
         overrides['model.backbone.stage_with_dcn'] = (True,)
         overrides['model.backbone.frozen_stages'] = 0
     if config.test_cfg.tta is not None:

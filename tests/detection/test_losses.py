@@ -158,6 +158,7 @@ def loss_and_gradient(outputs, batch, config):
 # Two levels: half the time to compile.
 DEFAULT = LossConfig(AnchorGenerator((8, 16), octave_base_scale=3.0), pos_weight=-1.0)
 SEVERAL = AnchorGenerator((8, 16), ratios=(0.5, 2.0), octave_base_scale=4.0)
+CENTRED = AnchorGenerator((8, 16), octave_base_scale=3.0, center_offset=0.5)
 
 
 @pytest.mark.parametrize(
@@ -172,26 +173,33 @@ SEVERAL = AnchorGenerator((8, 16), ratios=(0.5, 2.0), octave_base_scale=4.0)
         dict(bbox_loss='CIoULoss'),
         dict(assigner=ATSSAssigner(topk=4, allowed_border=8.0)),
         dict(anchors=SEVERAL, assigner=ATSSAssigner(topk=5)),
+        # As DyHead's authors have them: other centers, a larger valid region.
+        dict(anchors=CENTRED, size_divisor=64),
     ],
     ids=str,
 )
 def test_equals_the_oracle(change):
     config = dataclasses.replace(DEFAULT, **change)
-    outputs, images = random_outputs(0, config), scene(1)
+    canvas = (64, 128) if config.size_divisor == 64 else CANVAS
+    outputs, images = random_outputs(0, config, canvas), scene(1)
     batch = make_batch(images)
     parts, _ = loss_and_gradient(outputs, batch, config)
     anchors = oracles.all_anchors(
-        CANVAS,
+        canvas,
         config.anchors.strides,
         config.anchors.ratios,
         config.anchors.octave_base_scale,
+        offset=config.anchors.center_offset,
     )
     counted = [
         [
             oracles.is_counted(
                 anchor,
                 size,
-                [-(-side // 32) * 32 for side in size],
+                [
+                    -(-side // config.size_divisor) * config.size_divisor
+                    for side in size
+                ],
                 config.anchors.strides,
                 config.assigner.allowed_border,
             )

@@ -92,6 +92,7 @@ def check(outputs, config, size=SIZE, scale=SCALE, canvas=CANVAS):
         config.anchors.ratios,
         config.anchors.octave_base_scale,
         config.anchors.scales_per_octave,
+        config.anchors.center_offset,
     )
     classes = outputs.cls_logits[0].shape[-1] // config.anchors.num_anchors
     levels = [
@@ -102,7 +103,8 @@ def check(outputs, config, size=SIZE, scale=SCALE, canvas=CANVAS):
         )
         for cls, deltas, centerness in zip(*outputs, strict=True)
     ]
-    valid_size = [-(-side // 32) * 32 for side in size]
+    divisor = config.size_divisor
+    valid_size = [-(-side // divisor) * divisor for side in size]
     expected = oracles.detect(
         levels,
         grid,
@@ -151,6 +153,18 @@ def test_no_candidate_at_all():
 def test_other_settings_equal_the_oracle(change):
     config = dataclasses.replace(LOOSE, **change)
     assert check(random_outputs(1, config.anchors), config) > 0
+
+
+def test_other_centers_and_a_larger_valid_region_equal_the_oracle():
+    """As DyHead's authors have them; only in rows that 128 adds is there anything."""
+    anchors = AnchorGenerator(center_offset=0.5)
+    config = dataclasses.replace(LOOSE, anchors=anchors, size_divisor=128)
+    outputs = random_outputs(3, canvas=(128, 256))
+    logits = tuple(
+        level.at[: 96 // stride].set(-20)
+        for level, stride in zip(outputs.cls_logits, anchors.strides, strict=True)
+    )
+    assert check(outputs._replace(cls_logits=logits), config, canvas=(128, 256)) > 0
 
 
 @pytest.mark.parametrize(

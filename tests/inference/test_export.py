@@ -12,6 +12,7 @@ import pytest
 
 from atss_jax.commands import main as commands
 from atss_jax.data.image_file import read
+from atss_jax.inference import export
 from atss_jax.inference.detector import Detector
 from tests.conftest import ROOT
 
@@ -44,6 +45,20 @@ def test_the_same_detections(exported, small_run, paths):
         assert one.names == other.names and one.size == other.size
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
         np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
+
+
+def test_the_backend_that_resizes(exported, tmp_path):
+    """Files of version 0.1 do not name it: there was OpenCV only."""
+    page = json.loads(exported.with_name('model.stablehlo.json').read_text())
+    assert (page['format'], page['backend']) == (2, 'cv2')
+    out = tmp_path / 'model.stablehlo'
+    shutil.copy(exported, out)
+    for changes in ({'backend': 'pillow'}, {'format': 1, 'backend': 'cv2'}):
+        changed = page | changes
+        if changed['format'] == 1:
+            del changed['backend']
+        (tmp_path / 'model.stablehlo.json').write_text(json.dumps(changed))
+        assert export.read(out).pipeline.backend == changes['backend']
 
 
 def test_it_needs_nothing_of_this_package(exported, paths):
@@ -79,6 +94,10 @@ def test_what_is_refused(exported, small_run, tmp_path, capsys):
     shutil.copy(f'{exported}.json', f'{out}.json')
     (tmp_path / 'model.stablehlo').write_bytes(exported.read_bytes()[:-1])
     with pytest.raises(ValueError, match='is not the file that'):
+        Detector.load(out)
+    page = json.loads((tmp_path / 'model.stablehlo.json').read_text())
+    (tmp_path / 'model.stablehlo.json').write_text(json.dumps(page | {'format': 3}))
+    with pytest.raises(ValueError, match='not the page of an export of format 1 to 2'):
         Detector.load(out)
     (tmp_path / 'model.stablehlo.json').write_text('[]')
     with pytest.raises(ValueError, match='not the page of an export'):

@@ -1,8 +1,10 @@
 """Translated mmdet configs have the same numbers, or an error names the field."""
 
 import copy
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from atss_jax.commands.import_mmdet import label_order, read_config
@@ -14,6 +16,9 @@ from atss_jax.mmdet_config.section import plain
 from atss_jax.mmdet_config.translate import translate
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.fpn import FPN
+from atss_jax.models.swin import SwinTransformer
+from atss_jax.optim.paramwise import Multipliers, ParamwiseConfig
+from atss_jax.optim.schedule import learning_rates
 from tests.conftest import ROOT
 
 OWN = ROOT / 'tests' / 'mmdet_configs'
@@ -94,17 +99,28 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v3_r50', 'model.train_cfg.assigner.alpha', 0.8),
         ('v3_r50', 'model.test_cfg.nms.type', 'soft_nms'),
         ('v3_r50', 'model.data_preprocessor.pad_value', 114),
-        ('v3_r50', 'optim_wrapper.optimizer.type', 'AdamW'),
+        ('v3_r50', 'optim_wrapper.optimizer.type', 'Adam'),
         ('v3_r50', 'optim_wrapper.optimizer.nesterov', True),
-        ('v3_r50', 'optim_wrapper.paramwise_cfg', {'norm_decay_mult': 0}),
+        ('v3_r50', 'optim_wrapper.paramwise_cfg', {'dwconv_decay_mult': 0}),
+        ('v3_r50', 'optim_wrapper.paramwise_cfg', {'bypass_duplicate': True}),
+        ('v3_r50', 'optim_wrapper.paramwise_cfg', {'norm_decay': 0.5}),
+        ('v3_r50', 'optim_wrapper.paramwise_cfg', {'norm_decay_mult': 'x'}),
+        ('v3_r50', 'optim_wrapper.paramwise_cfg', {'custom_keys': {'a': {'wd': 3}}}),
+        (
+            'v3_r50',
+            'optim_wrapper.constructor',
+            'LearningRateDecayOptimizerConstructor',
+        ),
         ('v3_r50', 'param_scheduler.0.by_epoch', True),
         ('v3_r50', 'param_scheduler.1.end', 9),
-        ('v3_r50', 'param_scheduler.1.type', 'PolyLR'),
+        ('v3_r50', 'param_scheduler.1.type', 'ExponentialLR'),
+        ('v3_r50', 'param_scheduler.0.end_factor', 0.5),
         ('v3_r50', 'train_cfg.type', 'IterBasedTrainLoop'),
         ('v3_r50', 'train_dataloader.sampler.shuffle', False),
         ('v3_r50', f'{V3_TRAIN}.type', 'VOCDataset'),
         ('v3_r50', f'{V3_PIPELINE}.0.to_float32', True),
         ('v3_r50', f'{V3_PIPELINE}.2.interpolation', 'area'),
+        ('v3_r50', f'{V3_PIPELINE}.2.backend', 'turbojpeg'),
         ('v3_r50', f'{V3_PIPELINE}.3.direction', 'vertical'),
         ('v3_r50', f'{V3_PIPELINE}.3.type', 'PhotoMetricDistortion'),
         ('v3_r50', 'val_evaluator.ann_file', 'other.json'),
@@ -114,8 +130,9 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v3_r50', 'custom_hooks', [{'type': 'YOLOXModeSwitchHook'}]),
         ('v3_r50', 'custom_imports', {'imports': ['my.models']}),
         ('v2_r50', 'custom_hooks', [{'type': 'EMAHook'}]),
-        ('v2_r50', 'lr_config.warmup', 'exp'),
-        ('v2_r50', 'lr_config.policy', 'poly'),
+        ('v2_r50', 'lr_config.warmup', 'cosine'),
+        ('v2_r50', 'lr_config.policy', 'inv'),
+        ('v2_r50', 'lr_config.warmup_by_epoch', True),
         ('v2_r50', 'lr_config.step', 0),
         ('v2_r50', 'lr_config.step', 2.5),
         ('v2_r50', 'data.train_dataloader', {'shuffle': False}),
@@ -236,6 +253,24 @@ def test_random_sizes(resize, expected):
     assert fields['data.train.pipeline.keep_ratio'] is True
 
 
+@pytest.mark.parametrize('name', ['RandomResize', 'RandomChoiceResize', 'Resize'])
+def test_the_backend_of_resizes(name):
+    scales = {
+        'RandomResize': 'scale',
+        'RandomChoiceResize': 'scales',
+        'Resize': 'scale',
+    }
+    scale = (1333, 800) if name == 'Resize' else [(1333, 640), (1333, 800)]
+    resize = {'type': name, scales[name]: scale, 'backend': 'pillow'}
+    values = changed('v3_r50', f'{V3_PIPELINE}.2', resize)
+    fields = translate(values).fields
+    assert fields['data.train.pipeline.backend'] == 'pillow'
+    assert fields['data.val.pipeline.backend'] == 'cv2'
+    older = changed('v2_r50', 'data.test.pipeline.1.transforms.0.backend', 'pillow')
+    fields = translate(older).fields
+    assert fields['data.test.pipeline.backend'] == 'pillow'
+
+
 def assert_equals_ours(values, name):
     expected = as_dict(load_config(str(ROOT / 'configs' / f'{name}.py')))
     found = as_dict(load_config(str(R50), translate(values).fields))
@@ -295,6 +330,60 @@ def test_resnext():
     values['model']['backbone'] |= {'groups': 32, 'base_width': 8}
     model = build_model(load_config(str(R50), translate(values).fields))
     assert (model.backbone.groups, model.backbone.base_width) == (32, 8)
+
+
+def test_swin():
+    """With the defaults of mmdet's constructor, and the fields that decide numbers."""
+    values = changed('v3_r50', 'model.backbone', {'type': 'SwinTransformer'})
+    values['model']['neck']['in_channels'] = [96, 192, 384, 768]
+    model = build_model(load_config(str(R50), translate(values).fields))
+    assert model.backbone == SwinTransformer(drop_path_rate=0.1)
+    backbone = values['model']['backbone']
+    backbone |= {
+        'pretrain_img_size': (192, 256),
+        'embed_dims': 128,
+        'depths': [2, 2, 18, 2],
+        'num_heads': [4, 8, 16, 32],
+        'window_size': 12,
+        'qkv_bias': False,
+        'qk_scale': 0.5,
+        'drop_rate': 0.1,
+        'attn_drop_rate': 0.2,
+        'drop_path_rate': 0.3,
+        'patch_norm': False,
+        'out_indices': (1, 2, 3),
+        'use_abs_pos_embed': True,
+        'frozen_stages': 1,
+        'with_cp': True,
+        'convert_weights': True,
+        'init_cfg': {'type': 'Pretrained', 'checkpoint': 'swin.pth'},
+    }
+    values['model']['neck'] |= {'in_channels': [256, 512, 1024], 'start_level': 0}
+    fields = translate(values).fields
+    assert fields['model.pretrained'] == 'swin.pth'
+    model = build_model(load_config(str(R50), fields))
+    for name, value in backbone.items():
+        if name not in ('type', 'init_cfg'):
+            assert getattr(model.backbone, name) == plain(value), name
+
+
+@pytest.mark.parametrize(
+    'name, value',
+    [
+        ('in_channels', 4),
+        ('patch_size', 2),
+        ('strides', (2, 2, 2, 2)),
+        ('act_cfg', {'type': 'ReLU'}),
+        ('norm_cfg', {'type': 'BN'}),
+        ('norm_eval', True),
+        ('init_cfg', {'type': 'TruncNormal'}),
+    ],
+)
+def test_what_swin_does_not_have(name, value):
+    values = changed('v3_r50', 'model.backbone', {'type': 'SwinTransformer'})
+    values['model']['backbone'][name] = value
+    with pytest.raises(ValueError, match=rf'model\.backbone\.{name}'):
+        translate(values)
 
 
 def test_two_necks():
@@ -358,6 +447,185 @@ def test_cosine_rates():
     assert fields['lr_config.warmup'] is None
     with pytest.raises(ValueError, match='T_max'):
         v3_fields('param_scheduler', [cosine | {'T_max': 10}])
+
+
+# The optimizer ------------------------------------------------------------------------
+
+# As in atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.
+ADAMW = {'type': 'AdamW', 'lr': 5e-5, 'betas': (0.9, 0.999), 'weight_decay': 0.05}
+KEYS = {
+    'absolute_pos_embed': {'decay_mult': 0.0},
+    'relative_position_bias_table': {'decay_mult': 0.0},
+    'norm': {'decay_mult': 0.0},
+}
+
+
+def optimizer_of(values):
+    return build_experiment(load_config(str(R50), translate(values).fields)).optimizer
+
+
+def test_adamw_and_custom_keys_in_both_styles():
+    third = changed('v3_r50', 'optim_wrapper.optimizer', ADAMW)
+    third['optim_wrapper']['paramwise_cfg'] = {'custom_keys': KEYS}
+    second = changed(
+        'v2_r50', 'optimizer', ADAMW | {'paramwise_cfg': {'custom_keys': KEYS}}
+    )
+    optimizer = optimizer_of(third)
+    assert optimizer == optimizer_of(second)
+    assert (optimizer.type, optimizer.lr, optimizer.eps) == ('AdamW', 5e-5, 1e-8)
+    assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.999), 0.05)
+    assert dict(optimizer.paramwise.custom_keys) == {
+        key: Multipliers(decay_mult=0.0) for key in KEYS
+    }
+
+
+def test_settings_of_torch_that_a_config_omits():
+    optimizer = optimizer_of(
+        changed('v3_r50', 'optim_wrapper.optimizer', {'type': 'AdamW', 'lr': 0.1})
+    )
+    assert (optimizer.betas, optimizer.eps) == ((0.9, 0.999), 1e-8)
+    assert optimizer.weight_decay == 0.01
+    amsgrad = changed('v3_r50', 'optim_wrapper.optimizer', ADAMW | {'amsgrad': True})
+    with pytest.raises(ValueError, match=r'optimizer\.amsgrad = True'):
+        translate(amsgrad)
+
+
+def test_factors_for_sgd_by_name_with_dots_and_by_kind():
+    paramwise = {
+        'custom_keys': {'backbone.layer4': {'lr_mult': 0.1, 'decay_mult': 2}},
+        'bias_lr_mult': 2.0,
+        'bias_decay_mult': 0.0,
+        'dcn_offset_lr_mult': 0.5,
+        'bypass_duplicate': False,
+    }
+    values = changed('v3_r50', 'optim_wrapper.paramwise_cfg', paramwise)
+    expected = ParamwiseConfig(
+        (('backbone.layer4', Multipliers(0.1, 2)),),
+        bias_lr_mult=2.0,
+        bias_decay_mult=0.0,
+        dcn_offset_lr_mult=0.5,
+    )
+    optimizer = optimizer_of(values)
+    assert (optimizer.type, optimizer.momentum) == ('SGD', 0.9)
+    assert optimizer.paramwise == expected
+    # In mmcv biases of norms are not among the biases.
+    values = changed('v2_r50', 'optimizer.paramwise_cfg', paramwise)
+    expected = dataclasses.replace(expected, norm_decay_mult=1.0)
+    assert optimizer_of(values).paramwise == expected
+
+
+@pytest.mark.parametrize('nothing', [None, {}])
+def test_factors_that_are_none(nothing):
+    values = changed('v3_r50', 'optim_wrapper.paramwise_cfg', nothing)
+    assert optimizer_of(values).paramwise is None
+
+
+# The learning rate --------------------------------------------------------------------
+
+LINEAR = {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'end': 50}
+
+
+def lr_config(*schedulers):
+    """Our section, checked: it is also what a config accepts."""
+    fields = translate(changed('v3_r50', 'param_scheduler', [*schedulers])).fields
+    load_config(str(R50), fields)
+    return fields['lr_config']
+
+
+@pytest.mark.parametrize(
+    ('scheduler', 'expected'),
+    [
+        ({}, {'by_epoch': True}),
+        ({'end': 12, 'begin': 0}, {'by_epoch': True}),
+        ({'begin': 2, 'end': 9}, {'by_epoch': True, 'begin': 2, 'end': 9}),
+        ({'begin': 2}, {'by_epoch': True, 'begin': 2, 'end': None}),
+        ({'by_epoch': False}, {'by_epoch': False}),
+        (
+            {'by_epoch': False, 'begin': 50, 'end': 900},
+            {'by_epoch': False, 'begin': 50, 'end': 900},
+        ),
+        ({'by_epoch': False, 'end': 12}, {'by_epoch': False, 'begin': 0, 'end': 12}),
+        ({'end': 12, 'convert_to_iter_based': True}, {'by_epoch': False}),
+    ],
+)
+def test_the_range_of_a_polynomial(scheduler, expected):
+    poly = {'type': 'PolyLR', 'power': 0.9, 'eta_min': 1e-4} | scheduler
+    warm_up = {'warmup': 'linear', 'warmup_iters': 50, 'warmup_ratio': 0.1}
+    expected = {'policy': 'poly', 'power': 0.9, 'min_lr': 1e-4, **warm_up, **expected}
+    assert lr_config(LINEAR, poly) == expected
+
+
+@pytest.mark.parametrize(
+    'scheduler',
+    [
+        {'begin': 1, 'convert_to_iter_based': True},
+        {'end': 11, 'convert_to_iter_based': True},
+        {'by_epoch': False, 'convert_to_iter_based': True},
+    ],
+)
+def test_iterations_that_are_not_known(scheduler):
+    with pytest.raises(ValueError, match='convert_to_iter_based = True'):
+        lr_config({'type': 'PolyLR'} | scheduler)
+
+
+def test_one_cycle():
+    cycle = {'type': 'OneCycleLR', 'eta_max': 0.02, 'pct_start': 0.4}
+    shape = {'pct_start': 0.4, 'anneal_strategy': 'cos', 'div_factor': 25.0}
+    shape |= {'final_div_factor': 1e4, 'three_phase': False}
+    found = lr_config(cycle | {'total_steps': 12, 'convert_to_iter_based': True})
+    assert found.pop('warmup') is None
+    assert found.pop('warmup_iters') == 1 and found.pop('warmup_ratio')
+    expected = {'policy': 'OneCycle', 'max_lr': 0.02, 'by_epoch': False, **shape}
+    assert found == expected
+    assert lr_config(cycle | {'by_epoch': False})['by_epoch'] is False
+    assert lr_config(cycle)['by_epoch'] is True
+    for wrong in ({'total_steps': 9}, {'total_steps': 12, 'by_epoch': False}):
+        with pytest.raises(ValueError, match='total_steps'):
+            lr_config(cycle | wrong)
+    with pytest.raises(ValueError, match='begin = 3'):
+        lr_config(cycle | {'begin': 3})
+    with pytest.raises(ValueError, match=r'lr_config\.warmup'):
+        lr_config(LINEAR, cycle)
+    values = source.read(OWN / 'v2_r50.py')
+    values['lr_config'] = {'policy': 'OneCycle', 'max_lr': 0.02, 'pct_start': 0.4}
+    fields = translate(values).fields['lr_config']
+    assert {name: fields[name] for name in expected} == expected
+
+
+def test_constant_rates_and_warm_ups():
+    constant = {'type': 'ConstantLR', 'by_epoch': False, 'factor': 0.2, 'end': 7}
+    steps = {'type': 'MultiStepLR', 'milestones': [8, 11]}
+    warm_up = {'warmup': 'constant', 'warmup_iters': 7, 'warmup_ratio': 0.2}
+    assert lr_config(constant) == {'policy': 'fixed', **warm_up}
+    assert lr_config(constant, steps).items() >= warm_up.items()
+    assert lr_config({'type': 'ConstantLR', 'factor': 1.0})['warmup'] is None
+    for wrong, expected in [
+        ([constant, LINEAR], 'a second warm-up'),
+        ([constant | {'by_epoch': True}], 'by_epoch = True'),
+        ([constant | {'begin': 2}], 'begin = 2'),
+    ]:
+        with pytest.raises(ValueError, match=expected):
+            lr_config(*wrong)
+
+
+@pytest.mark.parametrize('kind', ['linear', 'constant', 'exp'])
+def test_2x_schedules(kind):
+    values = source.read(OWN / 'v2_r50.py')
+    warm_up = {'warmup': kind, 'warmup_iters': 7, 'warmup_ratio': 0.2}
+    values['lr_config'] = {'policy': 'fixed', **warm_up}
+    assert translate(values).fields['lr_config'] == {'policy': 'fixed', **warm_up}
+    values['lr_config'] = {'policy': 'poly', 'power': 0.9, 'min_lr': 1e-4, **warm_up}
+    fields = translate(values).fields
+    assert fields['lr_config'].items() >= warm_up.items()
+    # mmcv: (1 - epoch/12) ** 0.9 of what is above min_lr, after the warm-up.
+    lr_config = build_experiment(load_config(str(R50), fields)).lr_config
+    rates = learning_rates(0.01, lr_config, 20, 12)[19::20]
+    epochs = np.arange(12)
+    expected = 1e-4 + (0.01 - 1e-4) * (1 - epochs / 12) ** 0.9
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    values['lr_config']['by_epoch'] = False
+    fields = translate(values).fields['lr_config']
+    assert fields['by_epoch'] is False and 'end' not in fields
 
 
 def test_2x_configs_with_settings_inside_the_model_and_total_epochs():
@@ -499,6 +767,11 @@ def test_labels_are_in_the_order_of_the_annotation_file(tmp_path):
         ('atss_r50_fpn_8xb8-amp-lsj-200e_coco', 'atss_r50_lsj_200e'),
         ('atss_r101_fpn_8xb8-amp-lsj-200e_coco', 'atss_r101_lsj_200e'),
         ('../dyhead/atss_r50_fpn_dyhead_1x_coco', 'atss_r50_dyhead_1x'),
+        ('../dyhead/atss_r50-caffe_fpn_dyhead_1x_coco', 'atss_r50_caffe_dyhead_1x'),
+        (
+            '../dyhead/atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco',
+            'atss_swin_l_dyhead_2x_ms',
+        ),
     ],
 )
 def test_configs_of_mmdetection_equal_ours_field_by_field(theirs, ours):

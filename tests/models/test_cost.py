@@ -199,6 +199,13 @@ def test_flops_of_a_canvas(capsys):
     assert line.split() == ['800x1280', '83.41', '16.25', '100.94', '200.60']
 
 
+def test_flops_where_images_are_padded_further(capsys):
+    """800 is no multiple of 128, 896 is."""
+    assert main(['flops', 'atss_r50_caffe_dyhead_1x']) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[8:]]
+    assert [line[0] for line in lines] == ['896x1280', '896x1408', '1408x896']
+
+
 @pytest.mark.parametrize(
     ('words', 'part'),
     [

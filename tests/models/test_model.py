@@ -190,6 +190,45 @@ def valid_parts(outputs, model, row, size):
     ]
 
 
+def test_an_image_padded_further_is_a_larger_image_that_ends_in_zeros():
+    """`size_divisor` decides only how much of the padding is computed with."""
+    model = small_model()
+    variables = random_variables(model)
+    batch, sizes = map(jnp.asarray, on_canvas(noise(3, [(30, 41)]), (64, 128)))
+    further = ATSS(model.backbone, model.neck, model.bbox_head, model.strides, 64)
+    outputs = further.apply(variables, batch, sizes)
+    expected = model.apply(variables, batch, jnp.full_like(sizes, 64))
+    parts = [valid_parts(o, model, 0, (64, 64)) for o in (outputs, expected)]
+    for a, b in zip(*parts, strict=True):
+        np.testing.assert_array_equal(a, b)
+    less = valid_parts(model.apply(variables, batch, sizes), model, 0, (64, 64))
+    assert relative_error(less[0], parts[0][0]) > 0.1
+
+
+def test_predictions_by_1x1_convolutions_are_products():
+    """`pred_kernel_size=1` without towers, as DyHead's authors have it."""
+    head = ATSSHead(3, 16, stacked_convs=0, feat_channels=16, pred_kernel_size=1)
+    features = [jnp.asarray(noise(level, [(6, 5)])[0][None]) for level in range(2)]
+    features = tuple(
+        jnp.tile(x, 6)[..., :16] + level for level, x in enumerate(features)
+    )
+    sizes = [jnp.array([[6, 5]]), jnp.array([[4, 5]])]
+    variables = head.init(jax.random.key(0), features, sizes)
+    variables = jax.tree.map(lambda x: x + 0.5, variables)
+    outputs = head.apply(variables, features, sizes)
+    scales = [variables['params'][f'scales_{level}']['scale'] for level in range(2)]
+    for name, levels in zip(('atss_cls', 'atss_reg', 'atss_centerness'), outputs,
+                            strict=True):  # fmt: skip
+        layer = variables['params'][name]
+        assert layer['kernel'].shape[:2] == (1, 1)
+        for x, scale, (height, _), level in zip(
+            features, scales, [(6, 5), (4, 5)], levels, strict=True
+        ):
+            expected = x[0, :height] @ layer['kernel'][0, 0] + layer['bias']
+            expected *= scale if name == 'atss_reg' else 1
+            assert relative_error(level[0, :height], expected) < 1e-6
+
+
 @pytest.mark.parametrize('name', VARIANTS)
 def test_canvas_does_not_matter(name):
     """Neither for outputs nor for the statistics that training stores."""

@@ -27,6 +27,12 @@ def _golden_array(name, shape):
         return 1 + 0.2 * abs(z)
     if leaf == 'scale':
         return 1 + 0.1 * z
+    if leaf == 'relative_position_bias_table':
+        return np.float32(0.5) * z
+    if leaf == 'absolute_pos_embed':
+        return np.float32(0.2) * z
+    if leaf == 'weight' and len(shape) == 2:
+        return z / np.float32(np.sqrt(shape[1]))
     if len(shape) == 4:
         gain = 2 if name.startswith('backbone.') else 1
         weight = np.float32(np.sqrt(gain / np.prod(shape[1:]))) * z

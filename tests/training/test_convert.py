@@ -17,7 +17,7 @@ from atss_jax.optim.sgd import sgd
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.state import create_state
 from atss_jax.training.workdir import trained_classes
-from atss_jax.weights import mmdet_checkpoint, safetensors
+from atss_jax.weights import mmdet_checkpoint, mmdet_momentum, safetensors
 from atss_jax.weights.torch_file import pth
 from tests.support.small_run import CLASSES, small_config, train
 
@@ -122,6 +122,53 @@ def test_momentum_through_a_mmdet_checkpoint(call, small_run, tmp_path):
     assert Checkpoints.open(str(tmp_path / 'run')).steps() == [step]
     expected = state_of(small_run.workdir, step)
     assert_same_bits(state_of(tmp_path / 'run', step), expected)
+
+
+ADAMW = {'type': 'AdamW', 'lr': 1e-4, 'weight_decay': 0.05}
+
+
+@pytest.mark.parametrize('paramwise', [None, {'norm_decay_mult': 0.0}])
+def test_adamw_through_a_mmdet_checkpoint(call, small_run, tmp_path, paramwise):
+    """mmdet's file to a workdir and back: the same means, number of updates, groups."""
+    call('convert', small_run.workdir, tmp_path / 'sgd.pth', '--momentum')
+    content = pth.load(tmp_path / 'sgd.pth')
+    weights, rng = content['state_dict'], np.random.default_rng(0)
+    trained = mmdet_checkpoint.load(tmp_path / 'sgd.pth', True).momentum
+    means, squares = (
+        {name: rng.random(x.shape, np.float32) for name, x in trained.items()}
+        for _ in range(2)
+    )
+    saved = mmdet_momentum.OptimizerState(means, squares, updates=17)
+    pth.save(
+        tmp_path / 'a.pth',
+        content | {'optimizer': mmdet_momentum.write(saved, weights)},
+    )
+    config = as_dict(load_config(str(small_run.workdir / 'config.json')))
+    config['optimizer'] = ADAMW | ({'paramwise_cfg': paramwise} if paramwise else {})
+    file = tmp_path / 'adamw.json'
+    file.write_text(json.dumps(config))
+    flags = ('--config', file, '--momentum')
+    call('convert', tmp_path / 'a.pth', tmp_path / 'run', *flags)
+    call('convert', tmp_path / 'run', tmp_path / 'b.pth', '--momentum')
+    found = mmdet_checkpoint.load(tmp_path / 'b.pth', True, trained)
+    assert (found.updates, found.step) == (17, content['meta']['iter'])
+    assert_same_bits(dict(found.momentum), means)
+    assert_same_bits(dict(found.squares), squares)
+    assert found.group['betas'] == (0.9, 0.999) and found.group['eps'] == 1e-8
+    if paramwise is None:
+        assert found.settings is None and found.group['weight_decay'] == 0.05
+    else:
+        decays = {name: x['weight_decay'] for name, x in found.settings.items()}
+        assert decays.keys() == trained.keys()
+        assert decays['bbox_head.cls_convs.0.gn.bias'] == 0
+        assert decays['bbox_head.atss_cls.bias'] == 0.05
+        assert {x['lr'] for x in found.settings.values()} == {1e-4}
+    said = call('convert', tmp_path / 'sgd.pth', tmp_path / 'other', *flags)
+    assert "the state of SGD, but optimizer.type = 'AdamW'" in said
+    flags = ('--config', small_run.workdir / 'config.json', '--momentum')
+    said = call('convert', tmp_path / 'a.pth', tmp_path / 'other', *flags)
+    assert "the state of AdamW, but optimizer.type = 'SGD'" in said
+    assert not (tmp_path / 'other').exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from atss_jax.config import build_experiment, to_json
+from atss_jax.config import build_experiment, load_config, to_json
+from atss_jax.config.fields import ADDED
 from atss_jax.data.plan import TrainPlan
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.evaluate import evaluate
@@ -262,6 +263,26 @@ def test_another_config_is_refused_and_nothing_changes(small_run, small_data, tm
         'from the weights of this run.',
     ]
     assert tree_of(workdir) == before
+
+
+def test_a_workdir_of_an_earlier_version_is_resumed(tmp_path):
+    """Its config lacks fields that were added since; they count as what it did."""
+    config = json.loads(to_json(load_config('atss_r50_1x')))
+    stream = {'global_batch_size': 8}
+    old = json.loads(to_json(config))
+    for path in ADDED:
+        *parents, name = path.split('.')
+        section = old
+        for parent in parents:
+            section = section[parent]
+        del section[name]
+    (tmp_path / 'config.json').write_text(json.dumps(old))
+    workdirs.claim(str(tmp_path), json.dumps(config), stream)
+    assert json.loads((tmp_path / 'config.json').read_text()) == config
+    (tmp_path / 'config.json').write_text(json.dumps(old))
+    config['data']['train']['pipeline']['backend'] = 'pillow'
+    with pytest.raises(ValueError, match="backend: 'cv2' there, 'pillow' now"):
+        workdirs.claim(str(tmp_path), json.dumps(config), stream)
 
 
 def test_another_global_batch_is_refused(small_run, small_data, tmp_path):

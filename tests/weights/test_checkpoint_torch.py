@@ -87,6 +87,48 @@ def test_momentum_there_and_back(detector, tmp_path, with_frozen):
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.parametrize('one_group', [True, False])
+def test_adamw_there_and_back(detector, tmp_path, one_group):
+    """As above, with all parameters in one group, or each trained one in its own."""
+    trained = {n: p for n, p in detector.named_parameters() if p.requires_grad}
+
+    def optimizer_of(lr):
+        if one_group:
+            return torch.optim.AdamW(detector.parameters(), lr, eps=1e-6)
+        groups = [
+            {'params': [p], 'weight_decay': 0.1 * i}
+            for i, p in enumerate(trained.values())
+        ]
+        return torch.optim.AdamW(groups, lr, eps=1e-6)
+
+    optimizer = optimizer_of(0.1)
+    for seed in range(3):
+        step(detector, optimizer, seed)
+    content = {
+        'meta': {'iter': 3},
+        'state_dict': detector.state_dict(),
+        'optimizer': optimizer.state_dict(),
+    }
+    torch.save(content, tmp_path / 'a.pth')
+    found = mmdet_checkpoint.load(tmp_path / 'a.pth', True, trained)
+    assert list(found.momentum) == list(found.squares) == list(trained)
+    assert found.updates == 3 and (found.settings is None) == one_group
+    for name, parameter in trained.items():
+        square = optimizer.state[parameter]['exp_avg_sq'].numpy()
+        np.testing.assert_array_equal(found.squares[name], square)
+
+    mmdet_checkpoint.save(tmp_path / 'b.pth', found)
+    back = torch.load(tmp_path / 'b.pth', weights_only=True)
+    other = optimizer_of(0.5)
+    other.load_state_dict(back['optimizer'])
+    step(detector, optimizer, 9)
+    expected = {name: p.clone() for name, p in detector.state_dict().items()}
+    detector.load_state_dict(back['state_dict'])
+    step(detector, other, 9)
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16', 'int64', 'bool'])
 def test_safetensors_with_torch(tmp_path, dtype):
     import safetensors.torch as theirs

@@ -302,6 +302,105 @@ def test_momentum_out_and_in_again(tmp_path):
     assert raw['param_groups'][0]['params'] == list(range(len(parameters())))
 
 
+# AdamW --------------------------------------------------------------------------------
+
+
+def adamw(names, updates=6, groups=1):
+    """What torch's AdamW saves for parameters of these names."""
+    means, squares = buffers(names, 1), buffers(names, 2)
+    state = {
+        i: {'step': updates, 'exp_avg': means[name], 'exp_avg_sq': squares[name]}
+        for i, name in enumerate(names)
+    }
+    indices = list(range(len(names)))
+    parts = [indices] if groups == 1 else [[index] for index in indices]
+    hyper = {'lr': 5e-5, 'betas': (0.9, 0.999), 'eps': 1e-8, 'weight_decay': 0.05}
+    return {'state': state, 'param_groups': [hyper | {'params': p} for p in parts]}
+
+
+@pytest.mark.parametrize('updates', [6, np.array(6, np.float32)])
+def test_the_state_of_adamw(tmp_path, updates):
+    """Before torch 1.12 the number of updates was an integer, now it is a tensor."""
+    path = write(tmp_path, optimizer=adamw(parameters(), updates))
+    found = mmdet_checkpoint.load(path, momentum=True)
+    assert found.updates == 6 and type(found.updates) is int
+    assert found.group['betas'] == (0.9, 0.999) and found.settings is None
+    for seed, arrays in ((1, found.momentum), (2, found.squares)):
+        assert list(arrays) == parameters()
+        for name, value in buffers(parameters(), seed).items():
+            np.testing.assert_array_equal(arrays[name], value)
+
+
+def test_adamw_out_and_in_again(tmp_path):
+    names = parameters()[5:]
+    means, squares = buffers(names, 1), buffers(names, 2)
+    group = {'lr': 0.001, 'betas': (0.8, 0.95), 'eps': 1e-6, 'weight_decay': 0.05}
+    saved = Checkpoint(
+        *(small_state(), None, means, group), step=22, squares=squares, updates=11
+    )
+    mmdet_checkpoint.save(tmp_path / 'w.pth', saved)
+    found = mmdet_checkpoint.load(tmp_path / 'w.pth', momentum=True)
+    assert (found.updates, found.step) == (11, 22)
+    assert {name: found.group[name] for name in group} == group
+    for arrays, expected in ((found.momentum, means), (found.squares, squares)):
+        assert arrays.keys() == expected.keys()
+        assert all(
+            arrays[name].tobytes() == x.tobytes() for name, x in expected.items()
+        )
+    raw = pth.load(tmp_path / 'w.pth')['optimizer']
+    assert min(raw['state']) == 5
+    assert raw['state'][5]['step'].shape == () and len(raw['param_groups']) == 1
+
+
+def test_a_group_for_each_trained_parameter(tmp_path):
+    """As mmengine makes them with `paramwise_cfg`; the stem is frozen."""
+    trained = [name for name in parameters() if not name.startswith('backbone.bn1')]
+    decays = {name: 0.01 * i for i, name in enumerate(trained)}
+    saved = Checkpoint(
+        small_state(),
+        momentum=buffers(trained, 1),
+        squares=buffers(trained, 2),
+        updates=3,
+        group={'lr': 5e-5, 'betas': (0.9, 0.999), 'eps': 1e-8, 'weight_decay': 0.05},
+        settings={name: {'weight_decay': decay} for name, decay in decays.items()},
+    )
+    mmdet_checkpoint.save(tmp_path / 'w.pth', saved)
+    raw = pth.load(tmp_path / 'w.pth')['optimizer']
+    assert [group['params'] for group in raw['param_groups']] == [
+        [index] for index in range(len(trained))
+    ]
+    found = mmdet_checkpoint.load(tmp_path / 'w.pth', True, trained)
+    assert {
+        name: settings['weight_decay'] for name, settings in found.settings.items()
+    } == decays
+    assert all(settings['lr'] == 5e-5 for settings in found.settings.values())
+    np.testing.assert_array_equal(
+        found.momentum[trained[-1]], saved.momentum[trained[-1]]
+    )
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda state: state[3].update(step=5), r'AdamW made \[5, 6\] updates'),
+        (lambda state: state[3].update(step=np.ones(2)), 'for all of them'),
+        (lambda state: state[3].update(step=np.nan), 'for all of them'),
+        (lambda state: state[3].pop('step'), 'the same number for all of them'),
+        (
+            lambda state: state[3].pop('exp_avg_sq'),
+            'exp_avg or exp_avg_sq, but not both',
+        ),
+        (lambda state: state[3].update(max_exp_avg_sq=0), 'AdamW with amsgrad'),
+        (lambda state: state[1].update(exp_avg=state[0]['exp_avg']), 'momentum 1 has'),
+    ],
+)
+def test_adamw_that_cannot_be_continued(tmp_path, spoil, message):
+    broken = adamw(parameters())
+    spoil(broken['state'])
+    with pytest.raises(ValueError, match=message):
+        mmdet_checkpoint.load(write(tmp_path, optimizer=broken), momentum=True)
+
+
 def test_averages_of_mmengine(tmp_path):
     """There `state_dict` is the average, next to the weights under training."""
     raw = {name: value + 1 for name, value in small_state().items()}

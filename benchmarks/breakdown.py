@@ -26,8 +26,9 @@ from atss_jax.data.loader import prefetch
 from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import atss_loss
 from atss_jax.distributed import devices
+from atss_jax.optim.adamw import make_optimizer
 from atss_jax.optim.optimizer import update_if
-from atss_jax.optim.sgd import global_norm, sgd
+from atss_jax.optim.sgd import global_norm
 from atss_jax.structures import TRAIN_FIELDS
 from atss_jax.training.setup import make_batches
 from atss_jax.training.state import merge, split
@@ -62,7 +63,7 @@ def measured(built: programs.Programs) -> dict[str, programs.Program]:
     def losses(outputs, batch):
         return atss_loss(outputs, batch, experiment.loss)[0]
 
-    tx = sgd(experiment.optimizer, lambda count: 0.01)
+    tx = make_optimizer(experiment.optimizer, lambda count: 0.01)
 
     def update(state, grads):
         def apply(params, momentum):

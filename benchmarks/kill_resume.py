@@ -183,12 +183,12 @@ def _hash_of_state(workdir, step):
     import jax
 
     from atss_jax.config import build_experiment, load_config
-    from atss_jax.optim.sgd import sgd
     from atss_jax.training.checkpoint import Checkpoints
     from atss_jax.training.state import create_state, zero_variables
+    from atss_jax.training.update_rule import structure_of_optimizer
 
     experiment = build_experiment(load_config(str(workdir / 'config.json')))
-    tx = sgd(experiment.optimizer, lambda step: 0.0)
+    tx = structure_of_optimizer(experiment)
     like = create_state(zero_variables(experiment.model), experiment.model, tx)
     state = Checkpoints.open(str(workdir)).restore(step, like)
     content = hashlib.sha256()

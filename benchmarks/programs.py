@@ -13,10 +13,9 @@ from atss_jax.detection.assign import assign
 from atss_jax.detection.losses import atss_loss
 from atss_jax.detection.postprocess import detect
 from atss_jax.distributed import devices
-from atss_jax.optim.schedule import learning_rates, schedule
-from atss_jax.optim.sgd import sgd
 from atss_jax.training.state import create_state, init_variables
 from atss_jax.training.step import make_train_step
+from atss_jax.training.update_rule import optimizer_of, rates_by_mult
 
 Canvas = tuple[int, int]
 
@@ -174,8 +173,8 @@ class Programs:
         """The whole training step, mapped and with a donated state, as in a run."""
         experiment = self.experiment
         optimizer, mode = experiment.optimizer, experiment.parallel
-        rates = learning_rates(optimizer.lr, experiment.lr_config, 1000, 12)
-        tx = sgd(optimizer, schedule(rates))
+        rates = rates_by_mult(experiment, experiment.auto_scale_lr.base, 1000)
+        tx = optimizer_of(experiment, rates)
         step = make_train_step(
             self.model, self.normalizer, experiment.loss, optimizer, tx
         )

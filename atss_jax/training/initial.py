@@ -22,7 +22,7 @@ from atss_jax.training.state import (
     zero_variables,
 )
 from atss_jax.training.workdir import check_stream, class_count, trained_classes
-from atss_jax.weights import address, mmdet, mmdet_checkpoint, swin, torchvision
+from atss_jax.weights import address, mmdet, mmdet_checkpoint, swin_backbone, torchvision
 
 _CLASS_LAYER = 'bbox_head.atss_cls.weight'
 
@@ -153,7 +153,7 @@ def initial_variables(
     # Read first: a missing file is reported before anything slow is done.
     if isinstance(model.backbone, SwinTransformer):
         is_official = model.backbone.convert_weights
-        loaded = swin.backbone_weights(pretrained, shapes, is_official)
+        loaded = swin_backbone.backbone_weights(pretrained, shapes, is_official)
     else:
         # No classifier was trained with offsets: they keep their initial value, 0.
         wanted = [name for name in shapes if '.conv_offset.' not in name]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atss_jax.models.cost import cost
 from atss_jax.models.detector import parameter_count
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.swin import SwinTransformer
@@ -268,6 +269,22 @@ def test_every_parameter_has_a_gradient(has_all):
     program, arguments = gradient_of(model)
     for path, x in jax.tree_util.tree_leaves_with_path(program(*arguments)):
         assert np.isfinite(x).all() and abs(x).max() > 1e-7, path
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_cost_counts_every_product(with_cp):
+    """Linear layers on the cells of the map, attention on those of whole windows."""
+    model = tiny_swin(with_cp=with_cp)
+    height, width, channels = 64 // 4, 96 // 4, 8
+    expected = height * width * 4 * 4 * 3 * channels
+    for stage in range(2):
+        cells, in_windows = height * width, 9 * -(-height // 3) * -(-width // 3)
+        linear = 12 * cells * channels**2  # queries, keys, values, output, FFN
+        expected += 2 * (linear + 2 * in_windows * 9 * channels)
+        if stage == 0:
+            expected += cells // 4 * 4 * channels * 2 * channels
+        height, width, channels = height // 2, width // 2, 2 * channels
+    assert cost(model, [(64, 96)]).multiply_adds[64, 96]['backbone'] == expected
 
 
 def test_only_named_fields():

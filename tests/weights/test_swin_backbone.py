@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atss_jax.training.initial import initial_variables
-from atss_jax.weights import mmdet, mmdet_checkpoint, safetensors, swin
+from atss_jax.weights import mmdet, mmdet_checkpoint, safetensors, swin_backbone
 from atss_jax.weights.mmdet_momentum import parameter_names
 from atss_jax.weights.torch_file import pth
 from tests.conftest import GOLDEN
@@ -50,7 +50,9 @@ def read(tmp_path, content, convert_weights, suffix='.pth'):
         pth.save(path, content)
     else:
         safetensors.save(path, content)
-    return swin.backbone_weights(path, backbone_shapes(model_of()), convert_weights)
+    return swin_backbone.backbone_weights(
+        path, backbone_shapes(model_of()), convert_weights
+    )
 
 
 # Official files ----------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from atss_jax.weights import safetensors, torchvision
+from atss_jax.weights.prefixes import without_wrappers
 from atss_jax.weights.torch_file import pth
 
 _TABLE = '.relative_position_bias_table'
@@ -93,7 +94,7 @@ def _of_mmdet(weights, path):
                 else f'; found {list(weights)[:5]}'
             )
         )
-    return pth.without_parallel_prefix(found)
+    return without_wrappers(found)
 
 
 def _official(weights, path):

@@ -22,7 +22,13 @@ from atss_jax.training.state import (
     zero_variables,
 )
 from atss_jax.training.workdir import check_stream, class_count, trained_classes
-from atss_jax.weights import address, mmdet, mmdet_checkpoint, swin_backbone, torchvision
+from atss_jax.weights import (
+    address,
+    mmdet,
+    mmdet_checkpoint,
+    swin_backbone,
+    torchvision,
+)
 
 _CLASS_LAYER = 'bbox_head.atss_cls.weight'
 

@@ -276,6 +276,11 @@ class Reader:
         if sibling or check is None or ' or ' not in check.expected:
             return sibling or closest(path, known)
         kind = self.leaves.get(f'{section}.type')
+        if kind is None:
+            return (
+                '; a config has all its fields: take a shipped one, with '
+                '`from atss_jax.configs import NAME`, and change what differs'
+            )
         return (
             f'; the fields of this section depend on config.{section}.type = {kind!r}: '
             f'to change the type, set the whole section with --config.{section}='

@@ -124,3 +124,9 @@ def test_from_configs_import_outside_the_repository(call, tmp_path, monkeypatch,
     file.write_text('from configs import atss_r50_9x\n')
     result = call('atss', *(word.format(file=file) for word in words))
     assert result.refuses('own.py, line 1: cannot import', "did you mean 'atss_r50_1x'")
+
+
+def test_a_config_of_a_few_fields_says_to_begin_with_a_shipped_one(show):
+    result = show("def get_config():\n    return {'model': {}}\n")
+    assert result.refuses("no field 'data.train.type'", 'take a shipped one')
+    assert 'None' not in result.err

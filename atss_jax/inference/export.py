@@ -63,7 +63,8 @@ def write(
     """Writes the program to `OUT` and its page to `OUT.json`.
 
     The program contains the weights, normalization and NMS. Batch size, height and
-    width are free; height and width must be multiples of 32.
+    width are free; height and width must be multiples of the model's `size_divisor`,
+    which is 32 by default.
 
     Args:
         out: file to write; its name ends in `.stablehlo`.
@@ -95,9 +96,10 @@ def _program(trained, platforms):
     def detect(batch):
         return step(trained.variables, batch)._asdict()
 
+    divisor = experiment.model.size_divisor
     b, h, w = jax.export.symbolic_shape('b, h, w')
     batch = {
-        'image': jax.ShapeDtypeStruct((b, 32 * h, 32 * w, 3), jnp.uint8),
+        'image': jax.ShapeDtypeStruct((b, divisor * h, divisor * w, 3), jnp.uint8),
         'image_size': jax.ShapeDtypeStruct((b, 2), jnp.int32),
         'scale': jax.ShapeDtypeStruct((b, 2), jnp.float32),
     }

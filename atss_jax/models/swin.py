@@ -306,7 +306,7 @@ class SwinTransformer(nn.Module):
         shape = 1, math.prod(grid), self.embed_dims
         position = jnp.asarray(self.param('absolute_pos_embed', Normal(0.02), shape))
         position = jnp.broadcast_to(
-            position.reshape(1, *grid, -1), (len(x), *grid, self.embed_dims)
+            position.reshape(1, *grid, -1), (x.shape[0], *grid, self.embed_dims)
         )
         old = jnp.broadcast_to(jnp.array(grid), size.shape)
         with jax.default_matmul_precision('highest'):

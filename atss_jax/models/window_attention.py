@@ -137,7 +137,7 @@ class ShiftWindowMSA(nn.Module):
         y = merge(y, self.window_size)
         if self.shift:
             y = roll_within(y, period, -self.shift)
-        y = attention.proj(y[:, : x.shape[1], : x.shape[2]])
+        y = attention.proj(cropped(y, x.shape[1:3]))
         return dropout(y, self.drop_rate, fold(keys, 1))
 
 
@@ -181,6 +181,18 @@ def pad_to_multiple(
     """Zeros at the bottom and on the right, up to multiples of `divisor`."""
     height, width = x.shape[1:3]
     return jnp.pad(x, ((0, 0), (0, -height % divisor), (0, -width % divisor), (0, 0)))
+
+
+def cropped(
+    x: Float[Array, 'B _h _w C'], grid: tuple[int, int]
+) -> Float[Array, 'B H W C']:
+    """The first rows and columns of a map.
+
+    By a negative padding: a slice would have to compare sizes, which are symbolic where
+    a detector is exported.
+    """
+    less = [(0, new - old, 0) for new, old in zip(grid, x.shape[1:3], strict=True)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *less, (0, 0, 0)))
 
 
 def partition(
@@ -254,7 +266,7 @@ def shifted_regions(
         return (
             (place >= period - shift)
             .astype(jnp.int32)
-            .reshape(-1, length // window_size, window_size)
+            .reshape(period.shape[0], length // window_size, window_size)
         )
 
     rows, columns = along(period[:, 0], grid[0]), along(period[:, 1], grid[1])

@@ -1,6 +1,8 @@
 """The Swin Transformer: mmdetection's numbers and names, on any canvas."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from atss_jax.models.detector import parameter_count
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.swin import SwinTransformer
 from atss_jax.weights import mmdet
+from tests.conftest import ROOT
 from tests.support.recipes import relative_error
 from tests.support.small import on_canvas, random_variables
 from tests.support.swin import (
@@ -290,3 +293,37 @@ def test_cost_counts_every_product(with_cp):
 def test_only_named_fields():
     with pytest.raises(TypeError, match='window'):
         SwinTransformer(window=7)
+
+
+EXPORT = """
+import jax
+import numpy as np
+from tests.support.small import on_canvas, random_variables
+from tests.support.swin import tiny_swin
+
+b, h, w = jax.export.symbolic_shape('b, h, w')
+shapes = (
+    jax.ShapeDtypeStruct((b, 32 * h, 32 * w, 3), np.float32),
+    jax.ShapeDtypeStruct((b, 2), np.int32),
+)
+for has_positions in (False, True):
+    model = tiny_swin(use_abs_pos_embed=has_positions, pretrain_img_size=64)
+    variables = random_variables(model)
+    forward = jax.jit(lambda images, sizes: model.apply(variables, images, sizes))
+    exported = jax.export.export(forward)(*shapes)
+    image = np.random.default_rng(0).normal(0, 1, (30, 50, 3))
+    batch = on_canvas([image], (64, 96))
+    outputs = map(jax.tree.leaves, (exported.call(*batch), forward(*batch)))
+    for ours, expected in zip(*outputs, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_it_can_be_exported_for_any_canvas():
+    """Sizes are symbols then: the windows that a map needs are not known.
+
+    In a process without the shape checks of tests, which refuse symbols.
+    """
+    command = [sys.executable, '-c', EXPORT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -200,7 +200,15 @@ def config_path(workdir: str) -> str:
             'with a config of mmdetection'
         )
     if not file.is_file():
-        raise ValueError(f'{workdir} is not the workdir of a run: no {CONFIG} in it')
+        hint = ''
+        if str(workdir).endswith('.py'):
+            hint = (
+                '. It is a config: atss train makes a workdir with it, and atss '
+                "import-mmdet with mmdetection's config and checkpoint"
+            )
+        raise ValueError(
+            f'{workdir} is not the workdir of a run: no {CONFIG} in it{hint}'
+        )
     return str(file)
 
 

@@ -123,6 +123,14 @@ def test_weights_as_workdir(call, resume, tmp_path):
         call('atss', name, *arguments).refuses(file, '--model_config=CONFIG')
 
 
+def test_a_config_as_workdir(call, tmp_path):
+    for name in ('eval', 'predict', 'export'):
+        arguments = [tmp_path] if name == 'predict' else []
+        arguments += ['--workdir=mmdet.py', f'--out={tmp_path / "o.stablehlo"}']
+        result = call('atss', name, *arguments)
+        result.refuses('mmdet.py is not the workdir of a run', 'atss import-mmdet')
+
+
 def test_a_config_for_a_workdir(call, run, tmp_path):
     image = next((tmp_path / 'data' / 'val').iterdir())
     flags = f'--workdir={run}', f'--model_config={run / "config.json"}'

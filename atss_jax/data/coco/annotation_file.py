@@ -88,6 +88,7 @@ class CocoFile:
         }
 
 
+_SKIP = " (data.on_error='skip' in a config leaves such records out)"
 _SECTIONS = ('images', 'annotations', 'categories')
 _IMAGE = {'id': INTEGER, 'file_name': TEXT, 'height': SIDE, 'width': SIDE}
 _ANNOTATION = {
@@ -126,7 +127,7 @@ def read(
     """
     content = _load_json(path, training)
     names = _category_names(path, content, classes)
-    images = Table(path, 'images', content['images'], on_error)
+    images = Table(path, 'images', content['images'], on_error, _SKIP)
     rules = _IMAGE
     if not training:
         _fill_sizes(path, images.rows, img_prefix)
@@ -134,7 +135,7 @@ def read(
         rules = _IMAGE | dict.fromkeys(('height', 'width'), Rule(side, SIDE.holds))
     _check(images, rules)
     images.require_unique('id', alike=tuple(_IMAGE))
-    annotations = Table(path, 'annotations', content['annotations'], on_error)
+    annotations = Table(path, 'annotations', content['annotations'], on_error, _SKIP)
     _check(annotations, _ANNOTATION)
     annotations.require_unique('id')
     # mmdet silently skips both; a file with ids off by one would train.

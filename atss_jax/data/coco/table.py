@@ -62,7 +62,9 @@ class Table:
         rows: these records, in the file's order.
     """
 
-    def __init__(self, path: str, name: str, rows: list, on_error: str):
+    def __init__(
+        self, path: str, name: str, rows: list, on_error: str, way_out: str = ''
+    ):
         """Starts with all records that are JSON objects.
 
         Args:
@@ -71,8 +73,10 @@ class Table:
             rows: the list as parsed.
             on_error: 'raise' an error about the first record that breaks a rule, or
                 'skip': such records are left out, with one warning per rule.
+            way_out: end of the messages of all errors.
         """
         self.rows = rows
+        self._way_out = way_out
         self._path, self._name, self._on_error = path, name, on_error
         self._places = range(len(rows))
         bad = [i for i, row in enumerate(rows) if type(row) is not dict]
@@ -178,7 +182,8 @@ class Table:
             return
         if (on_error or self._on_error) == 'raise':
             place = self._label(bad[0])
-            raise ValueError(f'{self._path}: {place}: {problem(self.rows[bad[0]])}')
+            reason = f'{problem(self.rows[bad[0]])}{self._way_out}'
+            raise ValueError(f'{self._path}: {place}: {reason}')
         named = ', '.join(map(self._label, bad[:_MAX_NAMED]))
         more = ', ...' if len(bad) > _MAX_NAMED else ''
         warnings.warn(

@@ -115,20 +115,21 @@ def test_another_model(run, call):
 def test_weights_as_workdir(call, resume, tmp_path):
     file = tmp_path / 'w.pth'
     file.write_bytes(b'')
-    call('eval', f'--workdir={file}').refuses(file, 'atss convert', 'import-mmdet')
     resume(workdir=file).refuses(file, f'--config.load_from={file}')
-    for name in ('predict', 'export'):
+    for name in ('eval', 'predict', 'export'):
         arguments = [tmp_path / 'data' / 'val'] if name == 'predict' else []
         arguments += [f'--workdir={file}', f'--out={tmp_path / "o.stablehlo"}']
         call('atss', name, *arguments).refuses(file, '--model_config=CONFIG')
 
 
 def test_a_config_as_workdir(call, tmp_path):
+    file = tmp_path / 'mmdet.py'
+    file.touch()
     for name in ('eval', 'predict', 'export'):
         arguments = [tmp_path] if name == 'predict' else []
-        arguments += ['--workdir=mmdet.py', f'--out={tmp_path / "o.stablehlo"}']
+        arguments += [f'--workdir={file}', f'--out={tmp_path / "o.stablehlo"}']
         result = call('atss', name, *arguments)
-        result.refuses('mmdet.py is not the workdir of a run', 'atss import-mmdet')
+        result.refuses(f'{file} is not the workdir of a run', 'atss import-mmdet')
 
 
 def test_a_config_for_a_workdir(call, run, tmp_path):

@@ -122,11 +122,11 @@ def test_weights_as_workdir(call, resume, tmp_path):
         call('atss', name, *arguments).refuses(file, '--model_config=CONFIG')
 
 
-def test_a_config_as_workdir(call, tmp_path):
+def test_a_config_as_workdir(call, small_data, tmp_path):
     file = tmp_path / 'mmdet.py'
     file.touch()
     for name in ('eval', 'predict', 'export'):
-        arguments = [tmp_path] if name == 'predict' else []
+        arguments = [small_data / 'val'] if name == 'predict' else []
         arguments += [f'--workdir={file}', f'--out={tmp_path / "o.stablehlo"}']
         result = call('atss', name, *arguments)
         result.refuses(f'{file} is not the workdir of a run', 'atss import-mmdet')

@@ -29,7 +29,7 @@ NOT_RUN = {
     r'pip install': 'needs a network',
     r'atss( [a-z-]+)?$': 'is a name in a sentence, without its flags',
     r'atss train --config=atss_': 'trains a shipped config; the test of the wheel does',
-    r'atss (predict|eval|export|train) .*(--model=|mmdet://|https://|hf://)': (
+    r'atss (predict|eval|export|train|convert) .*(--model=|mmdet://|https://|hf://)': (
         'needs a network: tests/training/test_zoo_weights.py'
     ),
     r'atss download-coco': 'needs a network: test_download_coco.py',

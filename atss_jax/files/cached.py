@@ -38,8 +38,12 @@ def cached_file(
     """
     hash_file = target.with_name(f'{target.name}.sha256')
     digits = (digits_in_name(target.name) if sha256 is None else sha256) or ''
-    expected = hash_file.read_text().split()[0] if hash_file.exists() else digits
-    source = f' (kept in {hash_file})' if hash_file.exists() else ''
+    expected, source = digits.lower(), ''
+    if hash_file.exists():
+        kept = hash_file.read_text().split()[0]
+        # If not, the hash is of a file that was at this address before.
+        if kept.startswith(expected):
+            expected, source = kept, f' (kept in {hash_file})'
 
     def problem(path: pathlib.Path) -> str | None:
         actual = sha256_of(path)
@@ -52,7 +56,7 @@ def cached_file(
     if reason := problem(target):
         also = f' and {hash_file.name}' if source else ''
         raise ValueError(f'{target}: {reason}; delete it{also} and run this again')
-    if not hash_file.exists() and os.access(target.parent, os.W_OK):
+    if not source and os.access(target.parent, os.W_OK):
         write_text(hash_file, f'{sha256_of(target)}  {target.name}\n')
     return target
 

@@ -69,6 +69,20 @@ def test_a_given_hash_replaces_that_of_the_name(server, tmp_path):
         cached_file([f'{server.url}/a/{NAME}'], tmp_path / NAME, '00112233')
 
 
+def test_a_given_hash_counts_more_than_a_kept_one(server, tmp_path):
+    """A new version of the file at the same address has another hash."""
+    server.files['/x.pth'] = CONTENT
+    urls, target = [f'{server.url}/x.pth'], tmp_path / 'x.pth'
+    cached_file(urls, target, SHA256)
+    server.files['/x.pth'] = b'another'
+    new = hashlib.sha256(b'another').hexdigest()
+    with pytest.raises(ValueError, match=f'{new}; delete it and run'):
+        cached_file(urls, target, new)
+    target.unlink()
+    assert cached_file(urls, target, new.upper()).read_bytes() == b'another'
+    assert (tmp_path / 'x.pth.sha256').read_text() == f'{new}  x.pth\n'
+
+
 # Mirrors -----------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,6 +87,8 @@ def models() -> dict[str, Model]:
     given = [pathlib.Path(file).expanduser() for file in files if file]
     found: dict[str, Model] = {}
     for file in given:
+        if not file.is_file():
+            raise FileNotFoundError(f'{file}: no such file; ${FILES_VARIABLE} names it')
         found |= _read(file, read_given_json(file))
     shipped = _read(_FILE, json.loads(_FILE.read_text(encoding='utf-8')))
     return found | {name: x for name, x in shipped.items() if name not in found}
@@ -103,6 +106,54 @@ def find(name: str) -> Model:
         hint = f"; did you mean '{close[0]}'? There are" if close else '; there are'
         raise ValueError(f'no model named {name!r}{hint} {", ".join(known)}')
     return known[name]
+
+
+def _is_text(value):
+    return isinstance(value, str) and value != ''
+
+
+def _is_tuple(value, is_element):
+    return isinstance(value, tuple) and value != () and all(map(is_element, value))
+
+
+def _is_address(value):
+    return _is_text(value) and value.startswith(('http://', 'https://'))
+
+
+def _is_hash(value):
+    return _is_text(value) and re.fullmatch('[0-9a-fA-F]{8,64}', value) is not None
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value):
+    return _is_number(value) and isinstance(value, int) and value >= 0
+
+
+_COUNT = _is_count, 'a whole number'
+_EXPECTED = {
+    'config': (_is_text, 'the name of a shipped config or the path of a file'),
+    'addresses': (
+        lambda value: _is_tuple(value, _is_address),
+        'a list of http:// or https:// addresses',
+    ),
+    'sha256': (_is_hash, 'the SHA-256 of the file, or its first 8 digits or more'),
+    'classes': (
+        lambda value: value == 'COCO' or _is_tuple(value, _is_text),
+        "a list of names, or 'COCO'",
+    ),
+    'ap': (_is_number, 'a number'),
+    'ap_by': (_is_text, 'a text'),
+    'source': (_is_text, 'a text'),
+    'parameters': _COUNT,
+    'multiply_adds': _COUNT,
+    'size': _COUNT,
+}
+"""For each field of an entry: what says whether a value is right, and what is."""
+
+_OPTIONAL = ('ap', 'ap_by', 'source', 'parameters', 'multiply_adds', 'size')
 
 
 def _read(file: pathlib.Path, content: Any) -> dict[str, Model]:
@@ -125,11 +176,12 @@ def _model(name, fields, file):
         raise ValueError(
             f'{file}: {name}: config, addresses and sha256 are required'
         ) from error
-    addresses = model.addresses
-    if not isinstance(addresses, tuple) or not addresses:
-        raise ValueError(f'{file}: {name}: addresses: expected a list of addresses')
-    if not isinstance(model.sha256, str) or len(model.sha256) < 8:
-        raise ValueError(f'{file}: {name}: sha256: expected 8 digits or more')
+    for field, (is_right, expected) in _EXPECTED.items():
+        value = getattr(model, field)
+        if not (is_right(value) or (value is None and field in _OPTIONAL)):
+            raise ValueError(
+                f'{file}: {name}: {field} = {value!r}: expected {expected}'
+            )
     if model.config.endswith(('.py', '.json')):
         config = file.parent / pathlib.Path(model.config).expanduser()
         model = dataclasses.replace(model, config=os.fspath(config))

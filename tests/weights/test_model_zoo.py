@@ -132,9 +132,20 @@ def test_models_of_the_user_come_first_and_replace(write, tmp_path, monkeypatch)
         ({'mine': 3}, 'mine: expected an object with the fields'),
         ({'mine': MINE | {'adress': 'x'}}, "expected an object with the fields ['conf"),
         ({'mine': {'config': 'x'}}, 'config, addresses and sha256 are required'),
-        ({'mine': MINE | {'addresses': 'http://a'}}, 'expected a list of addresses'),
-        ({'mine': MINE | {'addresses': []}}, 'expected a list of addresses'),
-        ({'mine': MINE | {'sha256': 'abc'}}, 'sha256: expected 8 digits or more'),
+        (
+            {'mine': MINE | {'addresses': 'http://a'}},
+            "addresses = 'http://a': expected",
+        ),
+        ({'mine': MINE | {'addresses': []}}, 'addresses = (): expected a list of'),
+        ({'mine': MINE | {'addresses': ['ftp://a/x.pth']}}, 'http:// or https://'),
+        ({'mine': MINE | {'addresses': [1]}}, 'addresses = (1,): expected a list of'),
+        ({'mine': MINE | {'sha256': 'abc'}}, "sha256 = 'abc': expected the SHA-256"),
+        ({'mine': MINE | {'sha256': 'xyz' * 8}}, 'or its first 8 digits or more'),
+        ({'mine': MINE | {'config': 3}}, 'config = 3: expected the name of a shipped'),
+        ({'mine': MINE | {'classes': 'cat'}}, "classes = 'cat': expected a list of"),
+        ({'mine': MINE | {'classes': None}}, 'classes = None: expected a list of'),
+        ({'mine': MINE | {'parameters': 'many'}}, "parameters = 'many': expected a wh"),
+        ({'mine': MINE | {'ap': True}}, 'ap = True: expected a number'),
     ],
 )
 def test_a_malformed_file_is_named(write, content, part):
@@ -146,5 +157,5 @@ def test_a_malformed_file_is_named(write, content, part):
 
 def test_a_file_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv('ATSS_JAX_MODELS', str(tmp_path / 'none.json'))
-    with pytest.raises(FileNotFoundError, match=r'none\.json'):
+    with pytest.raises(FileNotFoundError, match=r'none\.json: .* \$ATSS_JAX_MODELS'):
         model_zoo.models()

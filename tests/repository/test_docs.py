@@ -14,8 +14,10 @@ import sys
 
 import pytest
 
-from atss_jax.config import load_config, parse_overrides
+from atss_jax.config import build_model, load_config, parse_overrides
 from atss_jax.config.tree import flatten
+from atss_jax.models.cost import CUSTOMARY, cost
+from atss_jax.structures import round_up
 from tests.conftest import ROOT
 from tests.support import documents
 from tests.support.documents import PAGES, README, Command
@@ -137,6 +139,24 @@ def test_number_of_words(tmp_path):
 def test_every_config_is_among_the_models():
     listed = re.findall(r'\]\(\.\./configs/(atss_\w+)\.py\)', MODELS.read_text())
     assert sorted(listed) == [path.stem for path in CONFIGS]
+
+
+@pytest.mark.slow
+def test_the_models_have_the_cost_that_the_page_states():
+    row = re.compile(r'^\| \[`(\w+)`\].*?\| ([\d.]+) M \| ([\d.]+) G \|', re.MULTILINE)
+    stated = {name: numbers for name, *numbers in row.findall(MODELS.read_text())}
+    assert len(stated) == len(CONFIGS)
+    counted = {}
+    for name in stated:
+        model = build_model(load_config(name))
+        canvas = tuple(int(round_up(side, model.size_divisor)) for side in CUSTOMARY)
+        parameters, multiply_adds = cost(model, [canvas])
+        work = sum(multiply_adds[canvas].values())
+        counted[name] = [
+            f'{sum(parameters.values()) / 1e6:.1f}',
+            f'{work / 1e9:.1f}',
+        ]
+    assert stated == counted
 
 
 # Code, files, links, fields, messages

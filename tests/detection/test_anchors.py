@@ -9,7 +9,7 @@ from tests.support import oracles
 
 DEFAULT = AnchorGenerator()
 RETINA = AnchorGenerator((8, 16), (0.5, 1.0, 2.0), 4.0, 3)
-CENTRED = AnchorGenerator(center_offset=0.5)
+CENTERED = AnchorGenerator(center_offset=0.5)
 
 
 def test_first_cell_by_hand():
@@ -19,8 +19,8 @@ def test_first_cell_by_hand():
 
 
 def test_in_the_middle_of_the_cell_by_hand():
-    np.testing.assert_array_equal(CENTRED.grid(0, 1, 1), [[-28, -28, 36, 36]])
-    np.testing.assert_array_equal(CENTRED.grid(4, 1, 1), [[-448, -448, 576, 576]])
+    np.testing.assert_array_equal(CENTERED.grid(0, 1, 1), [[-28, -28, 36, 36]])
+    np.testing.assert_array_equal(CENTERED.grid(4, 1, 1), [[-448, -448, 576, 576]])
 
 
 def test_columns_before_rows_by_hand():
@@ -76,7 +76,7 @@ def test_retina_anchors_equal_mmdet(golden, level, size):
     np.testing.assert_array_equal(ours, golden('anchors')[f'retina/{level}'])
 
 
-@pytest.mark.parametrize('generator', [DEFAULT, RETINA, CENTRED])
+@pytest.mark.parametrize('generator', [DEFAULT, RETINA, CENTERED])
 def test_some_anchors_by_index(generator):
     for level, (height, width) in enumerate(generator.grid_sizes((70, 50))):
         grid = generator.grid(level, height, width)
@@ -85,7 +85,7 @@ def test_some_anchors_by_index(generator):
         np.testing.assert_array_equal(anchors, grid[index])
 
 
-@pytest.mark.parametrize('generator', [DEFAULT, RETINA, CENTRED])
+@pytest.mark.parametrize('generator', [DEFAULT, RETINA, CENTERED])
 def test_all_lists_levels_rows_columns_as_a_plain_loop(generator):
     canvas = (64, 160)
     expected = oracles.all_anchors(

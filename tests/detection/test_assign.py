@@ -264,7 +264,7 @@ def test_tiny_images_equal_the_oracle(size, canvas):
         check(boxes, size, canvas)
 
 
-CENTRED = AnchorGenerator(center_offset=0.5)
+CENTERED = AnchorGenerator(center_offset=0.5)
 SEVERAL = AnchorGenerator(
     (8, 16), ratios=(0.5, 1.0, 2.0), octave_base_scale=4.0, scales_per_octave=2
 )
@@ -284,8 +284,8 @@ SEVERAL = AnchorGenerator(
         (SEVERAL, ATSS),
         (SEVERAL, ATSSAssigner(topk=20, allowed_border=8.0)),
         (AnchorGenerator((8, 16), scales_per_octave=3), ATSSAssigner(topk=5)),
-        (CENTRED, ATSSAssigner(topk=4)),
-        (CENTRED, ATSSAssigner(allowed_border=0.0)),
+        (CENTERED, ATSSAssigner(topk=4)),
+        (CENTERED, ATSSAssigner(allowed_border=0.0)),
         (AnchorGenerator((8, 16), center_offset=0.3), ATSSAssigner(topk=20)),
     ],
     ids=str,
@@ -300,11 +300,11 @@ def test_anchors_in_the_middle_of_their_cells_equal_the_oracle(seed):
     """`center_offset`: the nearest cells are others; boxes on grid lines are ties."""
     rng = np.random.default_rng(seed)
     boxes = clipped(random_boxes(rng, [2, 12, 24][seed], SIZE), SIZE)
-    assert (check(boxes, SIZE, CANVAS, CENTRED) >= 0).any()
+    assert (check(boxes, SIZE, CANVAS, CENTERED) >= 0).any()
     check(hostile_boxes()[('ties', 'half_ties', 'across_the_border')[seed]], SIZE,
-          CANVAS, CENTRED)  # fmt: skip
+          CANVAS, CENTERED)  # fmt: skip
     plain = owners(boxes, SIZE, CANVAS)
-    assert (plain != owners(boxes, SIZE, CANVAS, CENTRED)).any()
+    assert (plain != owners(boxes, SIZE, CANVAS, CENTERED)).any()
 
 
 def test_allowed_border_0_leaves_only_anchors_within_the_image():

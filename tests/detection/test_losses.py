@@ -158,7 +158,7 @@ def loss_and_gradient(outputs, batch, config):
 # Two levels: half the time to compile.
 DEFAULT = LossConfig(AnchorGenerator((8, 16), octave_base_scale=3.0), pos_weight=-1.0)
 SEVERAL = AnchorGenerator((8, 16), ratios=(0.5, 2.0), octave_base_scale=4.0)
-CENTRED = AnchorGenerator((8, 16), octave_base_scale=3.0, center_offset=0.5)
+CENTERED = AnchorGenerator((8, 16), octave_base_scale=3.0, center_offset=0.5)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ CENTRED = AnchorGenerator((8, 16), octave_base_scale=3.0, center_offset=0.5)
         dict(assigner=ATSSAssigner(topk=4, allowed_border=8.0)),
         dict(anchors=SEVERAL, assigner=ATSSAssigner(topk=5)),
         # As DyHead's authors have them: other centers, a larger valid region.
-        dict(anchors=CENTRED, size_divisor=64),
+        dict(anchors=CENTERED, size_divisor=64),
     ],
     ids=str,
 )

@@ -162,7 +162,9 @@ class SwinStage(nn.Module):
             size: their valid region.
             keys: for each block one key for each image, or None.
         """
-        block_type = nn.remat(SwinBlock) if self.with_cp else SwinBlock
+        # Parameters that are created within `remat` would be tracers, not NumPy arrays.
+        computes_again = self.with_cp and not self.is_initializing()
+        block_type = nn.remat(SwinBlock) if computes_again else SwinBlock
         for index, fields in enumerate(self.blocks):
             x = block_type(**fields, name=f'blocks_{index}')(x, size, keys[index])
         if self.merged_channels is None:

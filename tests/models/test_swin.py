@@ -13,6 +13,7 @@ from atss_jax.models.cost import cost
 from atss_jax.models.detector import parameter_count
 from atss_jax.models.dyhead import DyHead
 from atss_jax.models.swin import SwinTransformer
+from atss_jax.training.state import init_variables
 from atss_jax.weights import mmdet
 from tests.conftest import ROOT
 from tests.support.recipes import relative_error
@@ -230,6 +231,15 @@ def gradient_of(model):
         return sum((x * jnp.cos(x)).mean() for x in outputs)
 
     return jax.jit(jax.grad(loss)).lower(*arguments).compile(), arguments
+
+
+def test_with_cp_starts_from_the_same_parameters():
+    plain = init_variables(tiny_swin(), 0)
+    saving = init_variables(tiny_swin(with_cp=True), 0)
+    assert jax.tree.structure(saving) == jax.tree.structure(plain)
+    for x, y in zip(jax.tree.leaves(saving), jax.tree.leaves(plain), strict=True):
+        assert isinstance(x, np.ndarray)
+        np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from atss_jax.config.fields import (
 from atss_jax.data.batch import Pipeline
 from atss_jax.data.coco.annotation_file import ON_ERROR
 from atss_jax.data.coco.dataset import CocoDataset
+from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.records import Source
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.tfds.dataset import TFDSDataset
@@ -39,6 +40,12 @@ _RECOMPUTE_BBOX = Check(
 COCO_FIELDS = {
     'ann_file': PATH,
     'img_prefix': FOLDER,
+    'classes': optional(tuple_of(text)),
+    'indices': optional(integer(1)),
+}
+AUTO_FIELDS = {
+    'path': PATH,
+    'split': text,
     'classes': optional(tuple_of(text)),
     'indices': optional(integer(1)),
 }
@@ -64,6 +71,7 @@ SHAPES_FIELDS = {
 }
 SOURCES = {
     'CocoDataset': (CocoDataset, COCO_FIELDS),
+    'auto': (AutoDataset, AUTO_FIELDS),
     'TFDSDataset': (TFDSDataset, TFDS_FIELDS),
     'ShapesDataset': (ShapesDataset, SHAPES_FIELDS),
 }
@@ -113,7 +121,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
         fields = fields | COCO_TRAIN_FIELDS
     arguments = {name: read(f'{path}.{name}', check) for name, check in fields.items()}
     on_error = read('data.on_error', one_of(*ON_ERROR))
-    if kind == 'CocoDataset':
+    if kind in ('CocoDataset', 'auto'):
         arguments['on_error'] = on_error
     if is_annotated and split != 'train':
         arguments['test_mode'] = True

@@ -219,6 +219,7 @@ _FILTER = {'classes': None, 'indices': None}
 _TRAIN_FILTER = {'filter_empty_gt': True, 'min_size': 32}
 _DATA = {
     'CocoDataset': {'ann_file': 'a.json', 'img_prefix': 'a'},
+    'auto': {'path': 'my_data', 'split': 'train'},
     'TFDSDataset': {'data_dir': 'a', 'name': 'coco/2017:1.1.0', 'split': 'train'},
     'ShapesDataset': {
         'num_images': 1,

@@ -168,7 +168,7 @@ def _data_file(folder):
     """The annotation file of a run's training data in brackets, or ''."""
     config = atomic.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     train = config.get('data', {}).get('train', {})
-    name = train.get('ann_file') or train.get('data_dir')
+    name = train.get('ann_file') or train.get('path') or train.get('data_dir')
     return f' ({name})' if name else ''
 
 

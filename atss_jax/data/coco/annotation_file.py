@@ -1,6 +1,5 @@
 """COCO annotation files, read and checked; the names of COCO's own classes."""
 
-import dataclasses
 import warnings
 from collections.abc import Container, Iterable
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from atss_jax.data import image_file
+from atss_jax.data.annotations import Annotations
 from atss_jax.data.coco.table import (
     BOX,
     FLAG_OR_NONE,
@@ -22,71 +22,6 @@ from atss_jax.data.coco.table import (
 from atss_jax.files.atomic import read_given_json
 
 ON_ERROR = ('raise', 'skip')
-
-# The file -----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class CocoFile:
-    """An annotation file as columns, in the file's order.
-
-    Attributes:
-        path: of the file.
-        image_ids: (N,) int64.
-        file_names: (N,) as written in the file, relative to the image folder.
-        image_sizes: (N,2) int64 height, width.
-        annotation_ids: (M,) int64.
-        annotation_images: (M,) int64, image id of each annotation.
-        annotation_categories: (M,) int64, category id of each annotation.
-        boxes: (M,4) float64 x, y, width, height.
-        areas: (M,) float64; width * height where the file gives none.
-        crowds: (M,) bool; False where the file gives none.
-        dropped: (M,) bool, annotations with a non-zero `ignore`.
-        categories: name of each category id.
-    """
-
-    path: str
-    image_ids: np.ndarray
-    file_names: list[str]
-    image_sizes: np.ndarray
-    annotation_ids: np.ndarray
-    annotation_images: np.ndarray
-    annotation_categories: np.ndarray
-    boxes: np.ndarray
-    areas: np.ndarray
-    crowds: np.ndarray
-    dropped: np.ndarray
-    categories: dict[int, str]
-
-    def as_dict(self) -> dict:
-        """The file's COCO dict, reduced to what the evaluation of boxes reads."""
-        images = zip(
-            self.image_ids.tolist(),
-            self.file_names,
-            self.image_sizes.tolist(),
-            strict=True,
-        )
-        annotations = zip(
-            self.annotation_ids.tolist(),
-            self.annotation_images.tolist(),
-            self.annotation_categories.tolist(),
-            self.boxes.tolist(),
-            self.areas.tolist(),
-            self.crowds.astype(int).tolist(),
-            strict=True,
-        )
-        keys = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
-        return {
-            'images': [
-                {'id': id_, 'file_name': name, 'height': height, 'width': width}
-                for id_, name, (height, width) in images
-            ],
-            'annotations': [dict(zip(keys, row, strict=True)) for row in annotations],
-            'categories': [
-                {'id': id_, 'name': name} for id_, name in self.categories.items()
-            ],
-        }
-
 
 _SKIP = " (data.on_error='skip' in a config leaves such records out)"
 _SECTIONS = ('images', 'annotations', 'categories')
@@ -107,7 +42,7 @@ def read(
     training: bool = True,
     img_prefix: str = '',
     classes: Container[str] | None = None,
-) -> CocoFile:
+) -> Annotations:
     """Reads and checks a COCO annotation file for detection; masks are ignored.
 
     Args:
@@ -230,13 +165,13 @@ def _one_of(section: str, ids: Iterable[int]) -> Rule:
 
 def _columns(
     path: str, images: Table, annotations: Table, categories: dict[int, str]
-) -> CocoFile:
+) -> Annotations:
     def integers(table, key):
         return np.array(table.column(key), np.int64)
 
     boxes = np.array(annotations.column('bbox'), np.float64).reshape(-1, 4)
     areas = np.array(annotations.column('area'), np.float64)  # None becomes nan
-    return CocoFile(
+    return Annotations(
         path=path,
         image_ids=integers(images, 'id'),
         file_names=images.column('file_name'),

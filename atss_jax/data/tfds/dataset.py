@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from atss_jax.data import image_file
-from atss_jax.data.coco.annotation_file import CocoFile
-from atss_jax.data.coco.dataset import ImageFilter, select
+from atss_jax.data.annotations import Annotations
 from atss_jax.data.records import Record
+from atss_jax.data.selection import ImageFilter, select
 from atss_jax.data.tfds.index import read_index
 from atss_jax.data.tfds.storage import folder_of, open_builder, open_rows, record_errors
 
@@ -81,7 +81,7 @@ class TFDSDataset:
         }
 
     @functools.cached_property
-    def _index(self) -> CocoFile:
+    def _index(self) -> Annotations:
         return read_index(open_builder(self.data_dir, self.name), self.split)
 
     @functools.cached_property

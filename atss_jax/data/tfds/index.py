@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from atss_jax.data import image_header
-from atss_jax.data.coco.annotation_file import CocoFile
+from atss_jax.data.annotations import Annotations
 from atss_jax.data.tfds.storage import check_split, is_local, open_rows, record_errors
 from atss_jax.files.atomic import replacing
 from atss_jax.files.download import cache_folder
@@ -57,7 +57,7 @@ def fingerprint(info: Any, split: str) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def read_index(builder: Any, split: str) -> CocoFile:
+def read_index(builder: Any, split: str) -> Annotations:
     """The annotations of a split; row k of the index describes record k.
 
     An index that `prepare-tfds` wrote is exact. For data from elsewhere it is made from
@@ -93,7 +93,7 @@ def read_index(builder: Any, split: str) -> CocoFile:
     return file
 
 
-def _keep(file: CocoFile, wanted: str, paths: list['epath.Path']) -> None:
+def _keep(file: Annotations, wanted: str, paths: list['epath.Path']) -> None:
     """Writes an index to the first path that is writable; warns if none is."""
     for path in paths:
         try:
@@ -109,7 +109,7 @@ def _keep(file: CocoFile, wanted: str, paths: list['epath.Path']) -> None:
     )
 
 
-def save(path: str | os.PathLike, file: CocoFile, wanted: str) -> None:
+def save(path: str | os.PathLike, file: Annotations, wanted: str) -> None:
     """Writes an index to a local path, whole or not at all."""
     columns = {name: np.asarray(getattr(file, name)) for name in _COLUMNS}
     columns['file_names'] = np.array(file.file_names, str)
@@ -119,7 +119,7 @@ def save(path: str | os.PathLike, file: CocoFile, wanted: str) -> None:
         np.savez_compressed(stream, fingerprint=np.array(wanted), **columns)
 
 
-def load(path: 'epath.Path', wanted: str, label: str) -> CocoFile | None:
+def load(path: 'epath.Path', wanted: str, label: str) -> Annotations | None:
     """The index at `path`; None if there is none, or if it belongs to other records.
 
     Args:
@@ -142,7 +142,7 @@ def load(path: 'epath.Path', wanted: str, label: str) -> CocoFile | None:
         raise ValueError(f'{path}: a damaged index ({error}); delete it') from error
 
 
-def _file(columns: Any, label: str) -> CocoFile:
+def _file(columns: Any, label: str) -> Annotations:
     fields = {name: columns[name] for name in _COLUMNS}
     fields['file_names'] = fields['file_names'].tolist()
     categories = zip(
@@ -150,7 +150,7 @@ def _file(columns: Any, label: str) -> CocoFile:
         columns['category_names'].tolist(),
         strict=True,
     )
-    return CocoFile(path=label, categories=dict(categories), **fields)
+    return Annotations(path=label, categories=dict(categories), **fields)
 
 
 # Annotations read from the records ----------------------------------------------------
@@ -174,7 +174,7 @@ def _fields(objects: Any) -> set[str]:
     return set(inner) if hasattr(inner, 'keys') else set()
 
 
-def scan(builder: Any, split: str, label: str) -> CocoFile:
+def scan(builder: Any, split: str, label: str) -> Annotations:
     """The columns of the original COCO file, as exactly as the records allow.
 
     TensorFlow Datasets' own `coco` loses information, which is filled in as follows:
@@ -268,13 +268,13 @@ def _objects(
     }
 
 
-def _columns(images, objects, categories: dict[int, str], label: str) -> CocoFile:
+def _columns(images, objects, categories: dict[int, str], label: str) -> Annotations:
     image_ids = np.array([image[0] for image in images], np.int64)
     if len(np.unique(image_ids)) != len(image_ids):
         raise ValueError(f'{label}: image ids are not unique')
     column = {name: np.concatenate([x[name] for x in objects]) for name in objects[0]}
     ids = np.array([*categories, -1], np.int64)  # -1 for label -1: no class
-    return CocoFile(
+    return Annotations(
         path=label,
         image_ids=image_ids,
         file_names=[image[1] for image in images],

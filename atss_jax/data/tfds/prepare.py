@@ -16,8 +16,8 @@ import numpy as np
 import tqdm
 
 from atss_jax.data import image_file, missing_image
+from atss_jax.data.annotations import Annotations
 from atss_jax.data.coco import annotation_file
-from atss_jax.data.coco.annotation_file import CocoFile
 from atss_jax.data.coco.dataset import check_paths
 from atss_jax.data.tfds import storage
 from atss_jax.data.tfds.index import (
@@ -112,9 +112,7 @@ def _local_folder(data_dir: str, name: str) -> pathlib.Path:
     return pathlib.Path(folder)
 
 
-def _image_bytes(
-    paths: list[str], file: annotation_file.CocoFile, img_prefix: str
-) -> list[int]:
+def _image_bytes(paths: list[str], file: Annotations, img_prefix: str) -> list[int]:
     if not paths:
         raise ValueError(f'{file.path}: has no images')
     sizes = [os.path.getsize(path) if os.path.isfile(path) else -1 for path in paths]
@@ -128,7 +126,7 @@ def _image_bytes(
     return sizes
 
 
-def _check_categories(file: annotation_file.CocoFile) -> None:
+def _check_categories(file: Annotations) -> None:
     """Names of categories are stored in a text file, one per line and stripped."""
     for id_, name in file.categories.items():
         if name != name.strip() or len(name.splitlines()) != 1:
@@ -140,9 +138,7 @@ def _check_categories(file: annotation_file.CocoFile) -> None:
         raise ValueError(f'{file.path}: has no categories')
 
 
-def _other_splits(
-    data_dir: str, name: str, split: str, file: annotation_file.CocoFile
-) -> list[Any]:
+def _other_splits(data_dir: str, name: str, split: str, file: Annotations) -> list[Any]:
     """`SplitInfo` of each existing split; checks that they match `file`."""
     folder = folder_of(data_dir, name)
     if not (folder / 'dataset_info.json').exists():
@@ -183,7 +179,7 @@ def _staging(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _write_shards(
-    prefix: pathlib.Path, file: annotation_file.CocoFile, paths: list[str], count: int
+    prefix: pathlib.Path, file: Annotations, paths: list[str], count: int
 ) -> tuple[list[int], int]:
     """Writes all records to `count` files.
 
@@ -261,7 +257,7 @@ def _publish(staging: pathlib.Path, folder: pathlib.Path, split: str) -> None:
 # Records ------------------------------------------------------------------------------
 
 
-def features(file: CocoFile) -> Any:
+def features(file: Annotations) -> Any:
     """The `tfds.features.FeaturesDict` of a record."""
     tfds = storage.library()
     number = tfds.features.Tensor(shape=(), dtype=np.float64, encoding='bytes')
@@ -294,7 +290,7 @@ def features(file: CocoFile) -> Any:
     )
 
 
-def examples(file: CocoFile, paths: list[str]) -> Iterator[dict[str, Any]]:
+def examples(file: Annotations, paths: list[str]) -> Iterator[dict[str, Any]]:
     """The record of each image, in the order of the file."""
     row_of = {id_: row for row, id_ in enumerate(file.image_ids.tolist())}
     rows = np.array([row_of[id_] for id_ in file.annotation_images.tolist()], np.int64)
@@ -318,7 +314,7 @@ def examples(file: CocoFile, paths: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _object(
-    file: CocoFile, k: int, labels: dict[int, int], size: tuple[int, int]
+    file: Annotations, k: int, labels: dict[int, int], size: tuple[int, int]
 ) -> dict[str, Any]:
     x, y, width, height = file.boxes[k].tolist()
     category_id = int(file.annotation_categories[k])

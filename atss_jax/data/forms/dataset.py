@@ -1,0 +1,92 @@
+"""Data sets of any form, `type='auto'` in a config."""
+
+import numpy as np
+
+from atss_jax.data import record_image
+from atss_jax.data.forms.find import find
+from atss_jax.data.forms.form import ALL, Form
+from atss_jax.data.records import Record
+from atss_jax.data.selection import ImageFilter, select
+
+
+class AutoDataset:
+    """A data set whose form is found out from what lies at a path.
+
+    Annotations and images are selected as by `CocoDataset`.
+
+    Attributes:
+        form: the data set as it was found.
+        classes: name of each label.
+        category_ids: category id of each label, as in `ground_truth`.
+        records: the images that remain after filtering.
+        untrained: number of annotations that training does not learn, by reason.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str,
+        classes: tuple[str, ...] | None = None,
+        filter_empty_gt: bool = True,
+        min_size: int = 32,
+        test_mode: bool = False,
+        indices: int | None = None,
+        on_error: str = 'raise',
+    ):
+        """Reads the annotations, and no images yet.
+
+        Args:
+            path: folder, annotation file or `hf://` address of the data set.
+            split: 'train', 'val', 'test' or another one that is there; 'all' if the
+                data set is not divided.
+            classes: names to detect; None: all of the data set's, in its order.
+            filter_empty_gt: whether to drop images without any annotation of a wanted
+                category.
+            min_size: drop images whose shorter side is below this.
+            test_mode: keep every image, whatever the two above say.
+            indices: number of images to use, the first of those that remain; None: all.
+            on_error: 'raise' an error about the first malformed record, or 'skip':
+                malformed ones are left out, and a warning counts them.
+
+        Raises:
+            FileNotFoundError: there is nothing at `path`.
+            ValueError: no known form lies there, it has no such split, it is malformed
+                or lacks a class, or no image remains.
+        """
+        self.form = find(path)
+        check_split(self.form, split)
+        self._annotations = self.form.read(split, on_error, not test_mode, classes)
+        images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
+        self.classes, self.category_ids, self.records, self.untrained = select(
+            self._annotations, self.form.folder, classes, images
+        )
+
+    def read_image(self, record: Record) -> np.ndarray:
+        """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+        Raises:
+            OSError: the file is missing or cannot be read.
+            BadImage: it is not an image, is cut off, or is not of this size.
+        """
+        owner, folder = self._annotations.path, self.form.folder
+        return record_image.read(record, owner, folder, self.form.image_content)
+
+    def ground_truth(self) -> dict:
+        """All annotations of the split as a COCO dict; nothing is filtered."""
+        return self._annotations.as_dict()
+
+
+def check_split(form: Form, split: str) -> None:
+    """Raises ValueError if a data set has no such split."""
+    if split in form.splits:
+        return
+    if ALL in form.splits:
+        raise ValueError(
+            f'split = {split!r}, but {form.path} ({form.name}) is not divided into '
+            f'splits. To divide it: atss split {form.path} --out=FOLDER. To use all of '
+            f"it here: split = '{ALL}'"
+        )
+    raise ValueError(
+        f'split = {split!r}, but {form.path} ({form.name}) has only '
+        f'{", ".join(form.splits)}'
+    )

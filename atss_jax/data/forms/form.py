@@ -1,0 +1,86 @@
+"""What the readers of all forms of data sets have in common."""
+
+import re
+from collections.abc import Container, Mapping
+from typing import Protocol
+
+from atss_jax.data.annotations import Annotations
+
+ALL = 'all'
+"""The split of a data set that is not divided into splits."""
+
+_SPLITS = {
+    'train': ('train', 'training'),
+    'val': ('val', 'valid', 'validation', 'dev', 'eval'),
+    'test': ('test', 'testing'),
+}
+
+
+class Form(Protocol):
+    """A data set of one form, found but not yet read.
+
+    It is sent to worker processes, so it must be possible to pickle it.
+
+    Attributes:
+        name: of the form, such as 'COCO'.
+        path: the folder, file or address that the user gave.
+        folder: folder that the images' file names are relative to.
+        splits: by the name of each split ('train', 'val', 'test', others as they are
+            called there, or `ALL` alone), where it was found, for messages.
+    """
+
+    name: str
+    path: str
+    folder: str
+    splits: Mapping[str, str]
+
+    def read(
+        self,
+        split: str,
+        on_error: str = 'raise',
+        training: bool = True,
+        classes: Container[str] | None = None,
+    ) -> Annotations:
+        """Reads and checks the annotations of a split.
+
+        Args:
+            split: one of `splits`.
+            on_error: 'raise' an error about the first malformed record, or 'skip':
+                malformed ones are left out, and a warning counts them.
+            training: whether images without annotation files are wrong as the form
+                understands it; elsewhere they are images without objects.
+            classes: names that must be unique; None: all.
+
+        Raises:
+            ValueError: a file is malformed; the message names the file and the line.
+            OSError: a file cannot be read.
+        """
+
+    def image_content(self, path: str) -> bytes:
+        """The bytes of an image file, encoded as it is stored.
+
+        Args:
+            path: `folder` joined with one of the file names that `read` gave.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
+
+def split_name(name: str) -> str | None:
+    """'train', 'val' or 'test' if a file or folder name contains such a word.
+
+    `instances_val2017`, `valid` and `my-validation-set` are all 'val'.
+    """
+    words = re.findall('[a-z]+', name.lower())
+    for split, synonyms in _SPLITS.items():
+        if any(word in synonyms for word in words):
+            return split
+    return None
+
+
+def in_order(splits: Mapping[str, str]) -> dict[str, str]:
+    """The splits as people list them: train, val, test, then others by name."""
+    order = {name: place for place, name in enumerate(_SPLITS)}
+    names = sorted(splits, key=lambda name: (order.get(name, len(order)), name))
+    return {name: splits[name] for name in names}

@@ -1,0 +1,38 @@
+"""Reads the image file of a record, or says which one is missing and why."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from atss_jax.data import image_file, missing_image
+from atss_jax.data.records import Record
+
+
+def read(
+    record: Record,
+    owner: str,
+    folder: str,
+    content: Callable[[str], bytes] = image_file.file_content,
+) -> np.ndarray:
+    """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+    Args:
+        record: whose image to read.
+        owner: file or folder with the annotations, for messages.
+        folder: that the names of the images are relative to, for messages.
+        content: gives the bytes of an image file by its path.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        BadImage: it is not an image, is cut off, or is not of this size.
+    """
+    name, owner = record.file_name, f'image id {record.image_id}, {owner}'
+    try:
+        encoded = content(name)
+    except OSError as error:
+        reason = error.strerror or 'cannot be read'
+        cause = ''
+        if isinstance(error, FileNotFoundError):
+            cause = missing_image.explain(name, folder)
+        raise type(error)(f'{name}: {reason} ({owner}){cause}') from error
+    return image_file.decode(encoded, record.size, name, owner)

@@ -50,6 +50,8 @@ def cached_file(
         if actual.startswith(expected):
             return None
         shown = actual[: len(expected)]
+        if shown == actual:
+            return f'its SHA-256 is {actual}, expected {expected}{source}'
         return f'its SHA-256 starts with {shown}, expected {expected}{source}'
 
     download(urls, target, problem)

@@ -75,6 +75,11 @@ SOURCES = {
     'TFDSDataset': (TFDSDataset, TFDS_FIELDS),
     'ShapesDataset': (ShapesDataset, SHAPES_FIELDS),
 }
+# Fields of training count for all sections: in another one they are in a wrong place.
+_FIELDS = {
+    kind: (*fields, *(() if kind == 'ShapesDataset' else COCO_TRAIN_FIELDS))
+    for kind, (_, fields) in SOURCES.items()
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +119,7 @@ class DataConfig:
 def read_data(read: Reader, split: str) -> DataConfig:
     """Reads and checks the section `data.SPLIT`; opens no files."""
     path = f'data.{split}'
-    kind = read(f'{path}.type', one_of(*SOURCES))
+    kind = read.kind(f'{path}.type', _FIELDS)
     source, fields = SOURCES[kind]
     is_annotated = kind != 'ShapesDataset'
     if is_annotated and split == 'train':

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from atss_jax.config.tree import closest, closest_sibling, flatten
@@ -133,6 +133,10 @@ ADDED = {f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', '
 """Fields that configs of version 0.1 lack, each with the value that they imply."""
 
 
+COMPANIONS = {'model.backbone.dcn': 'stage_with_dcn'}
+"""Fields next to an optional section that are read only with it, by its path."""
+
+
 def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that may be of an earlier version, with the fields added since then.
 
@@ -160,12 +164,15 @@ class Reader:
     Attributes:
         leaves: value of every field by dotted path.
         checks: check of every field that was read, by path.
+        kinds: names of the fields of each kind of section, by the path of the field
+            that says which kind it is.
     """
 
     def __init__(self, config: Mapping[str, Any]):
         self.leaves = flatten(with_added_fields(config))
         self.checks: dict[str, Check] = {}
         self._sections: list[str] = []  # prefixes of paths that were read as a whole
+        self.kinds: dict[str, Mapping[str, Collection[str]]] = {}
 
     def has(self, path: str) -> bool:
         """Whether there is a field or a section at `path`."""
@@ -199,12 +206,9 @@ class Reader:
         self.checks[path] = check
         if path not in self.leaves:
             self._check_kind(path, check)
-            unread = [leaf for leaf in self.leaves if leaf not in self.checks]
-            hint = self._hint(path, unread).replace(
-                'did you mean', 'is it misspelled as'
-            )
             raise ValueError(
-                f"config has no field '{path}' (expected {check.expected}){hint}"
+                f"config has no field '{path}' (expected {check.expected})"
+                + self._hint_for_missing(path)
             )
         value = self.leaves[path]
         try:
@@ -214,6 +218,19 @@ class Reader:
                 f'config.{path} = {shortened(value)} is not supported; expected '
                 f'{check.expected}'
             ) from None
+
+    def kind(self, path: str, fields: Mapping[str, Collection[str]]) -> str:
+        """Returns the value at `path`, which decides what fields its section has.
+
+        Args:
+            path: the field, `model.backbone.type`.
+            fields: by its accepted values, names of fields that not all of them have.
+
+        Raises:
+            ValueError: there is no such field, or it has another value.
+        """
+        self.kinds[path] = fields
+        return self(path, one_of(*fields))
 
     def section(self, path: str, check: Check) -> Any:
         """Reads a section whose names are not fixed, all of it at once.
@@ -268,24 +285,74 @@ class Reader:
                 )
             section, _, name = section.rpartition('.')
 
-    def _hint(self, path, known):
-        """Suggests a field of the same section, the section's type, or any field."""
+    def _kind_of(self, path):
+        """Path of the field that decides about a field's section, and the field's name.
+
+        The name is that in the section: `dcn` for `model.backbone.dcn.type`. None:
+        all sections that the field is in have the same fields in any case.
+        """
         section = path.rpartition('.')[0]
-        check = self.checks.get(f'{section}.type')
-        sibling = closest_sibling(path, known)
-        if sibling or check is None or ' or ' not in check.expected:
-            return sibling or closest(path, known)
-        kind = self.leaves.get(f'{section}.type')
-        if kind is None:
+        while section:
+            for kind in self.kinds:
+                if kind.rpartition('.')[0] == section:
+                    name = path.removeprefix(f'{section}.').partition('.')[0]
+                    return None if kind == path else (kind, name)
+            section = section.rpartition('.')[0]
+        return None
+
+    def _other_kinds(self, path):
+        """The kinds of section that have this field, if the present one does not."""
+        decided = self._kind_of(path)
+        if decided is None:
+            return []
+        kind, name = decided
+        owners = [value for value, names in self.kinds[kind].items() if name in names]
+        return [] if self.leaves.get(kind) in owners else owners
+
+    def _hint_for_missing(self, path):
+        """Suggests an unread field, or says what decides that this one is needed."""
+        unread = [
+            leaf
+            for leaf in self.leaves
+            if leaf not in self.checks and not self._other_kinds(leaf)
+        ]
+        misspelled = closest_sibling(path, unread)
+        decided = self._kind_of(path)
+        if not misspelled and path in self.kinds:
             return (
                 '; a config has all its fields: take a shipped one, with '
                 '`from atss_jax.configs import NAME`, and change what differs'
             )
-        return (
-            f'; the fields of this section depend on config.{section}.type = {kind!r}: '
-            f'to change the type, set the whole section with --config.{section}='
-            f'"{{\'type\': {kind!r}, ...}}"'
-        )
+        if not misspelled and decided and decided[1] in self._fields_of(decided[0]):
+            value = self.leaves[decided[0]]
+            return (
+                f'; the fields of this section depend on config.{decided[0]} = '
+                f'{value!r}: to change it, set the whole section with '
+                f'{_whole_section(decided[0], value)}'
+            )
+        hint = misspelled or closest(path, unread)
+        return hint.replace('did you mean', 'is it misspelled as')
+
+    def _fields_of(self, kind):
+        """Names of the fields that a section has because of the kind that it is."""
+        return self.kinds[kind].get(self.leaves.get(kind), ())
+
+    def _hint_for_unread(self, path):
+        """Says what the field belongs to, or suggests one that was read."""
+        if owners := self._other_kinds(path):
+            kind, name = self._kind_of(path)
+            section, _, decider = kind.rpartition('.')
+            value = self.leaves[kind]
+            subject = 'it' if path == f'{section}.{name}' else f"'{section}.{name}'"
+            return (
+                f'; {subject} belongs to {decider} {" or ".join(map(repr, owners))}, '
+                f'but config.{kind} = {value!r}: remove it, or set the whole section '
+                f'with {_whole_section(kind, value)}'
+            )
+        for section, companion in COMPANIONS.items():
+            if path == f'{section.rpartition(".")[0]}.{companion}':
+                return f"; it goes with a section '{section}'"
+        return closest(path, self.checks)
 
     def refuse(self, path: str, reason: str) -> ValueError:
         """Returns an error about a value that contradicts other fields."""
@@ -297,5 +364,11 @@ class Reader:
             if path not in self.checks and not path.startswith((*self._sections,)):
                 raise ValueError(
                     f"config has a field '{path}' that nothing reads"
-                    + self._hint(path, self.checks)
+                    + self._hint_for_unread(path)
                 )
+
+
+def _whole_section(kind, value):
+    """The flag that sets a section to another kind, of which `value` is the name."""
+    section, _, decider = kind.rpartition('.')
+    return f'--config.{section}="{{\'{decider}\': {value!r}, ...}}"'

@@ -14,8 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from atss_jax.config.experiment import Experiment, build
-from atss_jax.config.fields import with_added_fields
-from atss_jax.config.model import COMPANIONS
+from atss_jax.config.fields import COMPANIONS, with_added_fields
 from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
 from atss_jax.files.atomic import read_given_json, read_json

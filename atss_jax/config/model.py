@@ -42,12 +42,43 @@ _RATE = Check(
     number(minimum=0, maximum=math.nextafter(1, 0)).convert,
 )
 
-COMPANIONS = {'model.backbone.dcn': 'stage_with_dcn'}
-"""Fields next to an optional section that are read only with it, by its path."""
+_RESNET_FIELDS = (
+    'depth',
+    'num_stages',
+    'style',
+    'norm_cfg',
+    'norm_eval',
+    'dcn',
+    'stage_with_dcn',
+)
+_SWIN_FIELDS = {
+    'pretrain_img_size': _SIDES,
+    'embed_dims': integer(1),
+    'depths': tuple_of(integer(1)),
+    'num_heads': tuple_of(integer(1)),
+    'window_size': integer(1),
+    'mlp_ratio': integer(1),
+    'qkv_bias': boolean,
+    'qk_scale': optional(POSITIVE),
+    'drop_rate': _RATE,
+    'attn_drop_rate': _RATE,
+    'drop_path_rate': _RATE,
+    'patch_norm': boolean,
+    'use_abs_pos_embed': boolean,
+    'with_cp': boolean,
+    'convert_weights': boolean,
+}
+# In addition to the type, `out_indices`, `frozen_stages` and `init_cfg`.
+_BACKBONES = {
+    'ResNet': _RESNET_FIELDS,
+    'ResNeXt': (*_RESNET_FIELDS, 'groups', 'base_width'),
+    'SwinTransformer': _SWIN_FIELDS,
+}
+_NORMS = {'BN': (), 'SyncBN': (), 'GN': ('num_groups',)}
 
 
 def _norm_cfg(read, path, channels):
-    kind = read(f'{path}.type', one_of('BN', 'SyncBN', 'GN'))
+    kind = read.kind(f'{path}.type', _NORMS)
     norm_cfg = dict(type=kind, requires_grad=read(f'{path}.requires_grad', boolean))
     if kind == 'GN':
         groups = norm_cfg['num_groups'] = read(f'{path}.num_groups', integer(1))
@@ -110,44 +141,28 @@ def read_pretrained(read: Reader) -> str | None:
 
 def _backbone(read):
     path = 'model.backbone'
-    kind = read(f'{path}.type', one_of('ResNet', 'ResNeXt', 'SwinTransformer'))
+    kind = read.kind(f'{path}.type', _BACKBONES)
     return _swin(read) if kind == 'SwinTransformer' else _resnet(read, kind)
 
 
 def _swin(read):
     path = 'model.backbone'
-    depths = read(f'{path}.depths', tuple_of(integer(1)))
-    if len(depths) > 4:
+    fields = {name: read(f'{path}.{name}', x) for name, x in _SWIN_FIELDS.items()}
+    stages, heads = len(fields['depths']), fields['num_heads']
+    if stages > 4:
         raise read.refuse(f'{path}.depths', 'expected at most 4 stages')
-    heads = read(f'{path}.num_heads', tuple_of(integer(1)))
-    if len(heads) != len(depths):
-        raise read.refuse(f'{path}.num_heads', f'depths has {len(depths)} stages')
-    channels = read(f'{path}.embed_dims', integer(1))
+    if len(heads) != stages:
+        raise read.refuse(f'{path}.num_heads', f'depths has {stages} stages')
     for stage, count in enumerate(heads):
-        if channels * 2**stage % count:
-            message = f'{count} does not divide {channels * 2**stage} channels'
+        channels = fields['embed_dims'] * 2**stage
+        if channels % count:
+            message = f'{count} does not divide {channels} channels'
             raise read.refuse(f'{path}.num_heads', message)
     frozen = read(f'{path}.frozen_stages', one_of(-1, 0, 1, 2, 3, 4))
-    if frozen > len(depths):
-        raise read.refuse(f'{path}.frozen_stages', f'depths has {len(depths)} stages')
+    if frozen > stages:
+        raise read.refuse(f'{path}.frozen_stages', f'depths has {stages} stages')
     return SwinTransformer(
-        pretrain_img_size=read(f'{path}.pretrain_img_size', _SIDES),
-        embed_dims=channels,
-        depths=depths,
-        num_heads=heads,
-        window_size=read(f'{path}.window_size', integer(1)),
-        mlp_ratio=read(f'{path}.mlp_ratio', integer(1)),
-        qkv_bias=read(f'{path}.qkv_bias', boolean),
-        qk_scale=read(f'{path}.qk_scale', optional(POSITIVE)),
-        drop_rate=read(f'{path}.drop_rate', _RATE),
-        attn_drop_rate=read(f'{path}.attn_drop_rate', _RATE),
-        drop_path_rate=read(f'{path}.drop_path_rate', _RATE),
-        patch_norm=read(f'{path}.patch_norm', boolean),
-        out_indices=_out_indices(read, len(depths)),
-        use_abs_pos_embed=read(f'{path}.use_abs_pos_embed', boolean),
-        frozen_stages=frozen,
-        with_cp=read(f'{path}.with_cp', boolean),
-        convert_weights=read(f'{path}.convert_weights', boolean),
+        **fields, out_indices=_out_indices(read, stages), frozen_stages=frozen
     )
 
 

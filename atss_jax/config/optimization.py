@@ -29,6 +29,7 @@ _BETAS = Check(
     'a tuple of 2, each a number from 0 to 1, 1 excluded',
     tuple_of(number(minimum=0, maximum=math.nextafter(1, 0)), 2).convert,
 )
+_OPTIMIZERS = {'SGD': ('momentum',), 'AdamW': ('betas', 'eps')}
 _PARAMWISE = 'optimizer.paramwise_cfg'
 _UNSUPPORTED = ('dwconv_decay_mult', 'bypass_duplicate')
 
@@ -41,7 +42,7 @@ def read_optimizer(read: Reader) -> OptimizerConfig:
 
     `betas`, `eps` and `paramwise_cfg` may be absent: torch and mmengine have defaults.
     """
-    kind = read('optimizer.type', one_of('SGD', 'AdamW'))
+    kind = read.kind('optimizer.type', _OPTIMIZERS)
     by_kind = {}
     if kind == 'SGD':
         by_kind['momentum'] = read('optimizer.momentum', FRACTION)
@@ -129,8 +130,8 @@ def read_lr_config(read: Reader) -> LrConfig:
     Raises:
         ValueError: a field is wrong, or changes nothing with this policy.
     """
-    policies = ('step', 'CosineAnnealing', 'poly', 'OneCycle', 'fixed')
-    policy = read('lr_config.policy', one_of(*policies))
+    fields = {**_BY_POLICY, 'poly': (*_BY_POLICY['poly'], *_POLY_RANGE)}
+    policy = read.kind('lr_config.policy', fields)
     warmups = (None,) if policy == 'OneCycle' else ('linear', 'constant', 'exp', None)
     return LrConfig(
         policy=policy,
@@ -147,11 +148,10 @@ def read_lr_config(read: Reader) -> LrConfig:
 
 def _poly_range(read, policy):
     """Reads where the decay of 'poly' begins and ends, if the config says so."""
-    names = [name for name in ('begin', 'end') if read.has(f'lr_config.{name}')]
+    names = [name for name in _POLY_RANGE if read.has(f'lr_config.{name}')]
     if policy != 'poly' or not names:
         return {}
-    checks = {'begin': integer(0), 'end': optional(integer(1))}
-    limits = {name: read(f'lr_config.{name}', checks[name]) for name in names}
+    limits = {name: read(f'lr_config.{name}', _POLY_RANGE[name]) for name in names}
     if limits.get('end') is not None and limits['end'] <= limits.get('begin', 0):
         begin = limits.get('begin', 0)
         raise read.refuse('lr_config.end', f'lr_config.begin is {begin}')
@@ -173,6 +173,8 @@ _BY_POLICY: dict[str, dict[str, Check]] = {
     },
     'fixed': {},
 }
+# These may be absent.
+_POLY_RANGE = {'begin': integer(0), 'end': optional(integer(1))}
 
 
 def check_one_cycle(read: Reader, config: LrConfig, optimizer: OptimizerConfig) -> None:

@@ -39,7 +39,7 @@ def changed(values, remove=()):
         section = config
         for parent in parents:
             section = section.setdefault(parent, {})
-        section[name] = value
+        section[name] = copy.deepcopy(value)
     for path in remove:
         *parents, name = path.split('.')
         section = config

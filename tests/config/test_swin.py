@@ -2,44 +2,19 @@
 
 import pytest
 
-from atss_jax.config import build_experiment
+from atss_jax.config import as_dict, build_experiment, load_config
 from atss_jax.models.detector import parameter_count
 from atss_jax.models.swin import SwinTransformer
-from tests.support.configs import BASE, DYHEAD, changed, error
+from tests.support.configs import changed, error
 
-# Swin-L as in mmdetection's atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco.py.
-SWIN = {
-    'type': 'SwinTransformer',
-    'pretrain_img_size': 384,
-    'embed_dims': 192,
-    'depths': (2, 2, 18, 2),
-    'num_heads': (6, 12, 24, 48),
-    'window_size': 12,
-    'mlp_ratio': 4,
-    'qkv_bias': True,
-    'qk_scale': None,
-    'drop_rate': 0.0,
-    'attn_drop_rate': 0.0,
-    'drop_path_rate': 0.2,
-    'patch_norm': True,
-    'out_indices': (1, 2, 3),
-    'use_abs_pos_embed': False,
-    'frozen_stages': -1,
-    'with_cp': False,
-    'convert_weights': True,
-}
-FPN = {
-    **BASE['model']['neck'],
-    'in_channels': (384, 768, 1536),
-    'start_level': 0,
-}
+SWIN_L = as_dict(load_config('atss_swin_l_dyhead_2x_ms'))['model']
 
 
 def detector(**fields):
     """Changes of the R50 config that make it a Swin-L with DyHead."""
     return {
-        'model.backbone': {**SWIN, **fields},
-        'model.neck': (FPN, {**DYHEAD, 'zero_init_offset': False}),
+        'model.backbone': {**SWIN_L['backbone'], **fields},
+        'model.neck': SWIN_L['neck'],
         'model.bbox_head.stacked_convs': 0,
         'model.bbox_head.pred_kernel_size': 1,
         'model.bbox_head.anchor_generator.center_offset': 0.5,

@@ -132,18 +132,25 @@ def read_lr_config(read: Reader) -> LrConfig:
     """
     fields = {**_BY_POLICY, 'poly': (*_BY_POLICY['poly'], *_POLY_RANGE)}
     policy = read.kind('lr_config.policy', fields)
-    warmups = (None,) if policy == 'OneCycle' else ('linear', 'constant', 'exp', None)
     return LrConfig(
         policy=policy,
-        warmup=read('lr_config.warmup', one_of(*warmups)),
-        warmup_iters=read('lr_config.warmup_iters', integer(1)),
-        warmup_ratio=read('lr_config.warmup_ratio', FRACTION),
+        **_warm_up(read, policy),
         **{
             name: read(f'lr_config.{name}', check)
             for name, check in _BY_POLICY[policy].items()
         },
         **_poly_range(read, policy),
     )
+
+
+def _warm_up(read, policy):
+    """Reads the warm-up; without one its length and ratio may be absent."""
+    kinds = (None,) if policy == 'OneCycle' else ('linear', 'constant', 'exp', None)
+    fields = {'warmup': read('lr_config.warmup', one_of(*kinds))}
+    for name, check in (('warmup_iters', integer(1)), ('warmup_ratio', FRACTION)):
+        if fields['warmup'] is not None or read.has(f'lr_config.{name}'):
+            fields[name] = read(f'lr_config.{name}', check)
+    return fields
 
 
 def _poly_range(read, policy):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from atss_jax.config import (
@@ -12,6 +13,7 @@ from atss_jax.config import (
     to_json,
 )
 from atss_jax.optim.paramwise import Multipliers, ParamwiseConfig
+from atss_jax.optim.schedule import learning_rates
 from tests.support.configs import BASE, R50, changed, error
 
 ADAMW = {
@@ -149,6 +151,32 @@ def test_every_field_of_a_policy_is_read(section):
 def test_warm_ups(warmup):
     built = build_experiment(changed({'lr_config.warmup': warmup})).lr_config
     assert built.warmup == warmup
+
+
+STEP = {'policy': 'step', 'step': (8, 11), 'gamma': 0.1, **WARMUP}
+COSINE = {'policy': 'CosineAnnealing', 'min_lr_ratio': 0.01, **WARMUP}
+FIXED = {'policy': 'fixed', **WARMUP}
+
+
+@pytest.mark.parametrize(
+    'section',
+    [STEP, COSINE, POLY, ONE_CYCLE, FIXED],
+    ids=lambda section: section['policy'],
+)
+def test_without_a_warm_up_its_length_and_ratio_may_be_absent(section):
+    shorter = {k: x for k, x in section.items() if not k.startswith('warmup_')}
+    rates = [
+        learning_rates(0.1, build_experiment(changed({'lr_config': x})).lr_config, 5, 3)
+        for x in (section, shorter)
+    ]
+    np.testing.assert_array_equal(*rates)
+    wrong = section | {'warmup_iters': 0}
+    assert 'config.lr_config.warmup_iters = 0' in error({'lr_config': wrong})
+
+
+@pytest.mark.parametrize('missing', ['warmup_iters', 'warmup_ratio'])
+def test_a_warm_up_needs_its_length_and_ratio(missing):
+    assert f"no field 'lr_config.{missing}'" in error({}, [f'lr_config.{missing}'])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Learning rate and weight decay by parameter, mmengine's `paramwise_cfg`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -84,7 +84,7 @@ def _by_kind(name, axes, config):
     module, _, leaf = name.rpartition('.')
     is_norm = axes.get(f'{module}.weight') == 1
     is_bias = leaf == 'bias'
-    is_offset = module.rpartition('.')[2] == 'conv_offset'
+    is_offset = _is_offset(name)
     lr_mult, decay_mult = None, None
     if is_offset:
         lr_mult = config.dcn_offset_lr_mult
@@ -97,6 +97,29 @@ def _by_kind(name, axes, config):
     elif axes[name] == 1 and not is_offset:
         decay_mult = config.flat_decay_mult
     return Multipliers(*(1.0 if x is None else x for x in (lr_mult, decay_mult)))
+
+
+def _is_offset(name):
+    """Whether a parameter belongs to a convolution that computes offsets."""
+    return name.split('.')[-2:-1] == ['conv_offset']
+
+
+def unused_settings(names: Iterable[str], config: ParamwiseConfig) -> list[str]:
+    """Settings that apply to none of the parameters: `custom_keys.norn`.
+
+    Args:
+        names: names of the parameters in mmdetection.
+        config: the rules.
+    """
+    names = list(names)
+    unused = [
+        f'custom_keys.{key}'
+        for key, _ in config.custom_keys
+        if not any(key in name for name in names)
+    ]
+    if config.dcn_offset_lr_mult is not None and not any(map(_is_offset, names)):
+        unused.append('dcn_offset_lr_mult')
+    return unused
 
 
 # As transformations -------------------------------------------------------------------

@@ -188,6 +188,7 @@ def _open_log(run, start):
         log.say(f'resuming after step {start.step}')
     for warning_about in (
         setup.learning_rate_warning,
+        setup.paramwise_warning,
         setup.warm_up_warning,
         setup.evaluation_warning,
     ):

@@ -15,9 +15,13 @@ from atss_jax.data.loader import TrainBatches
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
+from atss_jax.optim.paramwise import unused_settings
 from atss_jax.optim.schedule import warm_up_factors
 from atss_jax.training import workdir as workdirs
-from atss_jax.training.update_rule import rates_by_mult
+from atss_jax.training.update_rule import rates_by_mult, trained_names
+
+# All recipes with a Swin Transformer have this key; few models have the parameter.
+_NAMED_IN_ANY_CASE = 'custom_keys.absolute_pos_embed'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +162,22 @@ def learning_rate_warning(run: Run) -> str | None:
         f'batches of {run.batch_size}, but optimizer.lr = '
         f'{run.experiment.optimizer.lr:g} is for {scale.base} '
         '(auto_scale_lr.base_batch_size); auto_scale_lr.enable=True scales it'
+    )
+
+
+def paramwise_warning(run: Run) -> str | None:
+    """A warning if a setting of single parameters applies to none."""
+    config = run.experiment.optimizer.paramwise
+    if config is None:
+        return None
+    names = trained_names(run.experiment.model)
+    unused = [x for x in unused_settings(names, config) if x != _NAMED_IN_ANY_CASE]
+    if not unused:
+        return None
+    listed = ', '.join(f'optimizer.paramwise_cfg.{setting}' for setting in unused)
+    return (
+        f'no trained parameter matches {listed}, which therefore has no effect; names '
+        f"are mmdetection's, such as {names[0]}"
     )
 
 

@@ -69,11 +69,7 @@ def multipliers_of(
     model: ATSS, config: ParamwiseConfig
 ) -> dict[tuple[str, ...], Multipliers]:
     """The factors on learning rate and decay of each trained parameter, by its path."""
-    shapes = {
-        path: shape
-        for path, shape in mmdet.variable_shapes(model).items()
-        if path[0] == 'params'
-    }
+    shapes = _parameter_shapes(model)
     axes = {mmdet.torch_name(path): len(shape) for path, shape in shapes.items()}
     factors = multipliers(axes, config)
     return {
@@ -81,3 +77,14 @@ def multipliers_of(
         for path in shapes
         if is_trained(path[1:], model)
     }
+
+
+def trained_names(model: ATSS) -> list[str]:
+    """The names in mmdetection of all parameters that are trained."""
+    paths = _parameter_shapes(model)
+    return [mmdet.torch_name(path) for path in paths if is_trained(path[1:], model)]
+
+
+def _parameter_shapes(model):
+    shapes = mmdet.variable_shapes(model)
+    return {path: shape for path, shape in shapes.items() if path[0] == 'params'}

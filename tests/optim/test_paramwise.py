@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from atss_jax.optim.paramwise import Multipliers, ParamwiseConfig, multipliers
+from atss_jax.optim.paramwise import (
+    Multipliers,
+    ParamwiseConfig,
+    multipliers,
+    unused_settings,
+)
 from tests.conftest import GOLDEN
 
 NO_DECAY = Multipliers(decay_mult=0.0)
@@ -80,3 +85,15 @@ def test_the_longest_key_wins_then_the_first_in_the_alphabet():
     same = ParamwiseConfig((('yer', Multipliers(2.0)), ('lay', Multipliers(3.0))))
     assert multipliers(AXES, same)[CONV].lr_mult == 3
     assert config.lr_mults == {1.0, *keys.values()}
+
+
+def test_settings_that_apply_to_no_parameter():
+    keys = ('bn1', 'layer1', 'bn3', 'atss_cls.bias', 'Layer1')
+    config = ParamwiseConfig(
+        tuple((key, Multipliers(2.0)) for key in keys), dcn_offset_lr_mult=0.1
+    )
+    assert unused_settings(AXES, config) == ['custom_keys.bn3', 'custom_keys.Layer1']
+    without_offsets = [name for name in AXES if '.conv_offset.' not in name]
+    assert unused_settings(without_offsets, config)[2:] == ['dcn_offset_lr_mult']
+    assert unused_settings(AXES, ParamwiseConfig()) == []
+    assert unused_settings(without_offsets, ParamwiseConfig(norm_decay_mult=0.0)) == []

@@ -17,7 +17,13 @@ from atss_jax.training.step import make_train_step
 from atss_jax.training.update_rule import multipliers_of, rates_by_mult
 from tests.support.configs import R50
 from tests.support.small import LOSS, random_batch, random_variables, small_model
-from tests.support.small_run import assert_equal, small_config, train, train_until
+from tests.support.small_run import (
+    assert_equal,
+    first_state,
+    small_config,
+    train,
+    train_until,
+)
 
 MODEL = small_model({'num_stages': 1, 'out_indices': (0,)})
 SIZES = [(32, 32), (25, 32), (32, 17), (10, 30), (32, 20), (16, 16), (7, 9), (32, 32)]
@@ -38,7 +44,7 @@ def optimizer():
 
 
 @functools.cache
-def first_state():
+def new_state():
     return create_state(random_variables(MODEL), MODEL, optimizer(), True, True)
 
 
@@ -51,7 +57,7 @@ def after(state, seed):
 @pytest.fixture(scope='module')
 def states():
     """After each of three steps: an update after the second, and at the run's end."""
-    history = [first_state()]
+    history = [new_state()]
     for seed in range(3):
         history.append(after(history[-1], seed)[0])
     return history
@@ -166,6 +172,36 @@ def test_a_killed_run_resumes_to_the_same_bits(small_data, tmp_path):
         start.params['bbox_head']['atss_cls']['bias']
         != found.params['bbox_head']['atss_cls']['bias']
     )
+
+
+@pytest.mark.parametrize(
+    ('rules', 'listed'),
+    [
+        ({'custom_keys': {'nek': {'lr_mult': 2.0}}}, 'custom_keys.nek'),
+        ({'custom_keys': {'conv1': {}, 'backbone.conv1': {}}}, None),
+        ({'custom_keys': {'absolute_pos_embed': {'decay_mult': 0.0}}}, None),
+        (
+            {'custom_keys': {'backbone.stem': {}}, 'dcn_offset_lr_mult': 0.1},
+            'custom_keys.backbone.stem, optimizer.paramwise_cfg.dcn_offset_lr_mult',
+        ),
+    ],
+)
+def test_settings_without_effect_are_named(rules, listed, small_data, tmp_path, capsys):
+    overrides = {'model.backbone.frozen_stages': -1, 'optimizer.paramwise_cfg': rules}
+    first_state(small_config(small_data, overrides), tmp_path)
+    warned = capsys.readouterr().err
+    lines = [line for line in warned.splitlines() if 'paramwise_cfg' in line]
+    assert len(lines) == (listed is not None)
+    for line in lines:
+        expected = f'no trained parameter matches optimizer.paramwise_cfg.{listed}, wh'
+        assert expected in line and 'such as backbone.bn1.bias' in line
+
+
+def test_keys_of_frozen_parameters_are_named(small_data, tmp_path, capsys):
+    rules = {'custom_keys': {'backbone.conv1': {'lr_mult': 2.0}}}
+    overrides = {'model.backbone.frozen_stages': 0, 'optimizer.paramwise_cfg': rules}
+    first_state(small_config(small_data, overrides), tmp_path)
+    assert 'custom_keys.backbone.conv1, which' in capsys.readouterr().err
 
 
 def test_configs_of_runs_with_sgd_have_no_new_fields():

@@ -92,7 +92,7 @@ def train(
     stop = hosts.StopSignal()
     startup.spent_on('annotations')
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workdirs.locked(workdir))
+        begin = stack.enter_context(workdirs.locked(workdir))
         # Signals are handled until the last save is done, so that a second SIGTERM
         # does not interrupt it.
         stack.enter_context(stop.listening())
@@ -131,6 +131,7 @@ def train(
                         batch = next(batches)
                     if step == start.step:
                         startup.spent_on('first batch')
+                        begin()  # a run that is refused before leaves no workdir
                     hosts.progress(f'training step {step + 1}')
                     with log.compiling(batch['image'].shape[1:3]):
                         inputs = {name: batch[name] for name in TRAIN_FIELDS}

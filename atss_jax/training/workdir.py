@@ -6,8 +6,9 @@ import importlib.metadata
 import json
 import pathlib
 import secrets
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,11 +19,22 @@ from atss_jax.config.fields import with_added_fields
 from atss_jax.config.tree import flatten
 from atss_jax.distributed import devices
 from atss_jax.files import atomic, lock
+from atss_jax.training.log import FILE as LOG
 from atss_jax.weights.mmdet_checkpoint import is_weights_file
 
 CONFIG = 'config.json'
 STREAM = 'stream.json'
 _LOCK = 'lock'
+# All that a run writes before its first step, the lock last.
+_BEFORE_TRAINING = (
+    CONFIG,
+    STREAM,
+    LOG,
+    'tensorboard',
+    'checkpoints',
+    'compile_cache',
+    _LOCK,
+)
 
 # These fields change neither weights nor metrics, so a run may be resumed with others.
 _FREE_FIELDS = (
@@ -229,10 +241,14 @@ def class_count(workdir: str) -> int:
 
 
 @contextlib.contextmanager
-def locked(workdir: str) -> Iterator[None]:
+def locked(workdir: str) -> Iterator[Callable[[], None]]:
     """Keeps other runs from training in the workdir within the `with` block.
 
-    A collective. The lock is freed when the run ends, however it ends.
+    A collective. The lock is freed when the run ends, however it ends. If the run is
+    refused (ValueError or OSError), a workdir that was new is removed again.
+
+    Yields:
+        A function to call when training begins: from then on the workdir stays.
 
     Raises:
         ValueError: another run is training there now, or it is not a folder.
@@ -243,10 +259,10 @@ def locked(workdir: str) -> Iterator[None]:
             f'weights in a file, use --config.load_from={workdir}'
         )
     with contextlib.ExitStack() as stack:
-        is_taken = False
+        is_taken, new = False, _New(pathlib.Path(workdir))
         if devices.is_first():
             try:
-                stack.enter_context(lock.locked(pathlib.Path(workdir) / _LOCK, False))
+                stack.enter_context(lock.locked(new.folder / _LOCK, False))
             except BlockingIOError:
                 is_taken = True
         if devices.from_first(is_taken):
@@ -254,7 +270,41 @@ def locked(workdir: str) -> Iterator[None]:
                 f'another run is training in {workdir} now: wait for it, stop it, or '
                 'use another --workdir'
             )
-        yield
+        try:
+            yield new.keep
+        except (ValueError, OSError):
+            if devices.is_first():
+                new.remove()
+            raise
+
+
+class _New:
+    """Removes what a run writes to a new workdir before it trains.
+
+    Nothing that was there before is removed, and nothing that is not of the run.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._is_new = bool(self._made) or not any(folder.iterdir())
+
+    def keep(self):
+        self._is_new = False
+
+    def remove(self):
+        """Called by the run that holds the lock."""
+        if not self._is_new:
+            return
+        for name in _BEFORE_TRAINING:
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another program has put something there
+            for path in self._made:
+                path.rmdir()
 
 
 def check_shared(workdir: str) -> None:

@@ -119,7 +119,9 @@ def test_the_python_api(home, monkeypatch, tmp_path):
     config = small_config(home / 'data', {'load_from': '~/none.pth'})
     with pytest.raises(ValueError, match=f'{home}/none.pth'):
         atss_jax.train(config, '~/run')
-    assert (home / 'run').is_dir()
+    (home / 'file').write_text('')
+    with pytest.raises(ValueError, match=f'{home}/file is a file'):
+        atss_jax.train(config, '~/file')
     assert tree_of(tmp_path).keys() - before.keys() <= {
         str(path.relative_to(tmp_path)) for path in home.rglob('*')
     }

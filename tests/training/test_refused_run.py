@@ -1,0 +1,92 @@
+"""A run that is refused before its first step leaves no workdir behind."""
+
+import pytest
+
+from atss_jax.config import to_json
+from atss_jax.training import workdir as workdirs
+from tests.support.small_run import small_config, train, tree_of, write_coco
+
+MISSING = {'model.pretrained': 'missing.pth'}
+
+
+def test_a_new_workdir_and_the_folders_around_it_are_removed(small_data, tmp_path):
+    with pytest.raises(OSError, match=r'missing\.pth'):
+        train(small_config(small_data, MISSING), str(tmp_path / 'a' / 'b'))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_stays(small_data, tmp_path):
+    with pytest.raises(OSError, match=r'missing\.pth'):
+        train(small_config(small_data, MISSING), str(tmp_path))
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+
+
+def test_a_command_and_its_compiled_programs(call, small_data, tmp_path):
+    config = tmp_path / 'config.json'
+    config.write_text(to_json(small_config(small_data)))
+    result = call(
+        'train',
+        f'--config={config}',
+        f'--workdir={tmp_path / "w"}',
+        '--profile=500:600',
+    )
+    assert result.refuses('--profile=500:600')
+    assert [path.name for path in tmp_path.iterdir()] == ['config.json']
+
+
+def test_the_first_batch_is_part_of_it(tmp_path):
+    """Config and log are written by then, and the step is compiled."""
+    for seed, split in enumerate(('train', 'val')):
+        write_coco(tmp_path / 'data', split, 8, seed)
+    for image in (tmp_path / 'data' / 'train').iterdir():
+        image.write_bytes(b'')
+    with pytest.raises(ValueError, match='none can be read'):
+        train(small_config(tmp_path / 'data'), str(tmp_path / 'w'))
+    assert not (tmp_path / 'w').exists()
+
+
+# What stays ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['notes.txt', 'lock', 'tensorboard/old'])
+def test_files_that_were_there_before(name, small_data, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('mine')
+    with pytest.raises(OSError, match=r'missing\.pth'):
+        train(small_config(small_data, MISSING), str(tmp_path))
+    assert (tmp_path / name).read_text() == 'mine'
+
+
+def test_the_workdir_of_a_run(small_data, tmp_path):
+    """One that was stopped before its first checkpoint, say."""
+    config = to_json(small_config(small_data))
+    workdirs.claim(str(tmp_path), config, {'classes': []})
+    before = tree_of(tmp_path)
+    for overrides in (MISSING, {'seed': 7}):
+        with pytest.raises((ValueError, OSError)):
+            train(small_config(small_data, overrides), str(tmp_path))
+    assert before.items() <= tree_of(tmp_path).items()
+
+
+def test_a_file_of_another_program_that_came_meanwhile(tmp_path):
+    folder = tmp_path / 'w'
+    with pytest.raises(ValueError, match='refused'), workdirs.locked(str(folder)):
+        (folder / 'other.log').write_text('x')
+        (folder / 'checkpoints').mkdir()
+        raise ValueError('refused')
+    assert tree_of(tmp_path) == {'w': b'', 'w/other.log': b'x'}
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, FloatingPointError])
+def test_a_run_that_was_stopped(error, tmp_path):
+    """It may have compiled for minutes."""
+    with pytest.raises(error), workdirs.locked(str(tmp_path / 'w')):
+        raise error
+    assert (tmp_path / 'w' / 'lock').exists()
+
+
+def test_a_run_that_has_begun_to_train(tmp_path):
+    with pytest.raises(OSError, match='full'), workdirs.locked(str(tmp_path)) as begin:
+        begin()
+        raise OSError('the disk is full')
+    assert (tmp_path / 'lock').exists()

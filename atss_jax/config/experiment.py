@@ -62,6 +62,7 @@ class Experiment:
             whatever its loss scale, otherwise float32.
         pretrained: weights that the backbone starts from, by mmdet's name or a path;
             None: random.
+        pretrained_field: the field of the config that names them.
         loss: settings of assignment and losses.
         detect: settings of postprocessing.
         tta: views for test-time augmentation (`--tta`); None: the test scale, plain
@@ -91,6 +92,7 @@ class Experiment:
     model: ATSS
     training_dtype: str
     pretrained: str | None
+    pretrained_field: str
     loss: LossConfig
     detect: DetectConfig
     tta: Tta
@@ -138,10 +140,13 @@ def read_experiment(read: Reader) -> Experiment:
             )
     anchors = read_anchors(read)
     coder = read_coder(read)
+    model = read_model(read, anchors, size_divisor)
+    pretrained, pretrained_field = read_pretrained(read)
     experiment = Experiment(
-        model=read_model(read, anchors, size_divisor),
+        model=model,
         training_dtype=_training_dtype(read),
-        pretrained=read_pretrained(read),
+        pretrained=pretrained,
+        pretrained_field=pretrained_field,
         loss=_loss(read, anchors, coder, size_divisor),
         detect=_detect(read, anchors, coder, size_divisor),
         tta=_tta(read),

@@ -124,19 +124,23 @@ def _head(read, anchors):
     return head
 
 
-def read_pretrained(read: Reader) -> str | None:
-    """Weights that the backbone starts from: `pretrained`, or the newer `init_cfg`."""
-    pretrained = read('model.pretrained', optional(text))
-    path = 'model.backbone.init_cfg'
-    if not (read.has_section(path) or path in read.leaves):
-        return pretrained
+def read_pretrained(read: Reader) -> tuple[str | None, str]:
+    """Weights that the backbone starts from: `pretrained`, or the newer `init_cfg`.
+
+    Returns:
+        The weights, and the field that names them.
+    """
+    field, path = 'model.pretrained', 'model.backbone.init_cfg'
+    pretrained = read(field, optional(text))
+    if not read.has(path):
+        return pretrained, field
     if not read.has_optional_section(path, "{'type': 'Pretrained', 'checkpoint': ...}"):
-        return pretrained
+        return pretrained, field
     read(f'{path}.type', one_of('Pretrained'))
     checkpoint = read(f'{path}.checkpoint', text)
     if pretrained is not None:
-        raise read.refuse('model.pretrained', f'{path} gives weights, too')
-    return checkpoint
+        raise read.refuse(field, f'{path} gives weights, too')
+    return checkpoint, f'{path}.checkpoint'
 
 
 def _backbone(read):

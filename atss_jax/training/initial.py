@@ -1,5 +1,6 @@
 """What a run starts from: a checkpoint, other weights, or random ones."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -74,21 +75,35 @@ def starting_point(
         notes = checkpoints.notes(int(state.step))
         warnings += damaged
     elif experiment.resume_from is not None:
-        state, notes, damaged = _resume_from(experiment.resume_from, run, tx)
+        with _naming('resume_from'):
+            state, notes, damaged = _resume_from(experiment.resume_from, run, tx)
         warnings += damaged
     else:
-        variables = initial_variables(
-            experiment.model,
-            experiment.seed,
-            experiment.pretrained,
-            experiment.load_from,
-            run.stream['classes'],
-            warnings.append,
-        )
+        field = 'load_from' if experiment.load_from else experiment.pretrained_field
+        with _naming(field):
+            variables = initial_variables(
+                experiment.model,
+                experiment.seed,
+                experiment.pretrained,
+                experiment.load_from,
+                run.stream['classes'],
+                warnings.append,
+            )
         state = new_state(experiment, variables, tx)
     hosts.check_equal({'step to resume from': str(state.step)}, {})
     checkpoints.forget_evaluations_after(int(state.step))
     return Start(state, notes.get('log', ()), warnings)
+
+
+@contextlib.contextmanager
+def _naming(field):
+    """Puts the field whose weights cannot be used before the message of an error."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        kinds = (ConnectionError, FileNotFoundError, OSError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f'config.{field}: {error}') from error
 
 
 def new_state(
@@ -112,9 +127,9 @@ def _resume_from(folder, run, tx):
     state, damaged = checkpoints.restore_latest(like, set_aside=False)
     if state.step >= run.total_steps:
         raise ValueError(
-            f'resume_from = {folder}: step {state.step} of {run.total_steps} is done '
-            'there, nothing is left to train; raise total_epochs, or start from its '
-            'weights with load_from'
+            f'{folder}: step {state.step} of {run.total_steps} is done there, nothing '
+            'is left to train; raise total_epochs, or start from its weights with '
+            'load_from'
         )
     return state, checkpoints.notes(int(state.step)), damaged
 

@@ -41,7 +41,7 @@ def backbone_weights(
     classifiers do not have, may be missing. Tables of another window are interpolated.
 
     Args:
-        name_or_path: as for `torchvision.resolve`.
+        name_or_path: path or address of a file.
         shapes: shape of every parameter of the backbone, by name.
         convert_weights: whether the file is of the official code. If not, arrays whose
             names begin with 'backbone.' are read.
@@ -50,7 +50,7 @@ def backbone_weights(
     Raises:
         ValueError: the file lacks names or has others; lists them.
     """
-    path = torchvision.resolve(name_or_path, cache_dir)
+    path = torchvision.resolve(name_or_path, cache_dir, has_names=False)
     weights = _read(path)
     weights = _official(weights, path) if convert_weights else _of_mmdet(weights, path)
     weights = {k: x for k, x in weights.items() if not _NOT_OF_BACKBONE.search(k)}

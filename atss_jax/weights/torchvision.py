@@ -49,7 +49,9 @@ _WHOLE = 'it has those of a whole detector; give it as load_from instead'
 
 
 def resolve(
-    name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None
+    name_or_path: str | os.PathLike,
+    cache_dir: str | os.PathLike | None = None,
+    has_names: bool = True,
 ) -> pathlib.Path:
     """The local file of a backbone, downloaded if it is not in the cache.
 
@@ -58,6 +60,7 @@ def resolve(
             an http(s) URL (such as a checkpoint of mmdet's model zoo), or a path.
         cache_dir: folder of downloads; default `$ATSS_JAX_CACHE` or
             `~/.cache/atss_jax`.
+        has_names: whether names are accepted; all of them are of ResNets.
 
     Raises:
         ValueError: the name is unknown, or a file does not have the hash in its name.
@@ -69,11 +72,11 @@ def resolve(
     if '://' not in name:
         path = pathlib.Path(name).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(
-                f'{path}: no such file; expected a path, or one of {_known_names()}'
-            )
+            raise FileNotFoundError(f'{path}: no such file; {_expected(has_names)}')
         return path
-    url = _url(name)
+    url = _url(name) if has_names or _is_url(name) else None
+    if url is None:
+        raise ValueError(f'no weights named {name!r}; {_expected(has_names)}')
     cache = pathlib.Path(cache_dir).expanduser() if cache_dir else cache_folder()
     return cached_file([url], cache / name_in(url))
 
@@ -135,6 +138,12 @@ def _listed(names: set[str], limit: int = 12) -> str:
     return ', '.join(sorted(names)[:limit]) + more
 
 
+def _expected(has_names):
+    """What may be given for weights, for messages."""
+    forms = 'expected the path or https:// address of a .pth or .safetensors file'
+    return f'{forms}, or one of {", ".join(_known_names())}' if has_names else forms
+
+
 def _known_names() -> list[str]:
     return [
         *(f'torchvision://{name}' for name in TORCHVISION_FILES),
@@ -142,12 +151,17 @@ def _known_names() -> list[str]:
     ]
 
 
-def _url(name: str) -> str:
-    scheme, _, rest = name.partition('://')
-    if scheme in ('http', 'https'):
+def _is_url(name):
+    return name.startswith(('http://', 'https://'))
+
+
+def _url(name: str) -> str | None:
+    """The address that a name stands for; None: it is not known."""
+    if _is_url(name):
         return name
+    scheme, _, rest = name.partition('://')
     if scheme == 'torchvision' and rest in TORCHVISION_FILES:
         return f'{PYTORCH_URL}/{TORCHVISION_FILES[rest]}'
     if scheme == 'open-mmlab' and rest in OPENMMLAB_FILES:
         return f'{OPENMMLAB_URL}/{OPENMMLAB_FILES[rest]}'
-    raise ValueError(f'no weights named {name!r}; expected a path or {_known_names()}')
+    return None

@@ -84,9 +84,12 @@ CHECKPOINT = {'type': 'Pretrained', 'checkpoint': 'https://x.org/swin.pth'}
 
 def test_init_cfg_or_pretrained():
     values = {**detector(init_cfg=CHECKPOINT), 'model.pretrained': None}
-    assert build_experiment(changed(values)).pretrained == 'https://x.org/swin.pth'
+    built = build_experiment(changed(values))
+    assert built.pretrained == 'https://x.org/swin.pth'
+    assert built.pretrained_field == 'model.backbone.init_cfg.checkpoint'
     values = {**detector(init_cfg=None), 'model.pretrained': 'a.pth'}
-    assert build_experiment(changed(values)).pretrained == 'a.pth'
+    built = build_experiment(changed(values))
+    assert (built.pretrained, built.pretrained_field) == ('a.pth', 'model.pretrained')
     assert 'init_cfg gives weights, too' in error(detector(init_cfg=CHECKPOINT))
     wrong = {**CHECKPOINT, 'type': 'Kaiming'}
     assert "'Pretrained'" in error(

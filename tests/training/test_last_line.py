@@ -43,7 +43,7 @@ def test_an_early_error(small_data, tmp_path):
     result = train(tmp_path / 'w', small_data, '--config.load_from=/nope/x.pth')
     assert result.returncode == 1 and result.stdout == ''
     (line,) = result.stderr.splitlines()
-    assert line.startswith('train.py: no weights at /nope/x.pth')
+    assert line.startswith('train.py: config.load_from: no weights at /nope/x.pth')
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='needs ulimit')

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atss_jax.config import to_json
+from atss_jax.config import as_dict, load_config, to_json
 from atss_jax.training import workdir as workdirs
 from tests.support.small_run import small_config, train, tree_of, write_coco
 
@@ -43,6 +43,66 @@ def test_the_first_batch_is_part_of_it(tmp_path):
     with pytest.raises(ValueError, match='none can be read'):
         train(small_config(tmp_path / 'data'), str(tmp_path / 'w'))
     assert not (tmp_path / 'w').exists()
+
+
+# Which weights were refused, and what is accepted -------------------------------------
+
+SWIN = {
+    **as_dict(load_config('atss_swin_l_dyhead_2x_ms'))['model']['backbone'],
+    'embed_dims': 8,
+    'depths': (1, 1),
+    'num_heads': (1, 1),
+    'out_indices': (1,),
+}
+SWIN_FIELDS = {
+    'model.backbone': SWIN,
+    'model.neck.in_channels': (16,),
+    'model.neck.start_level': 0,
+    'model.bbox_head.anchor_generator.strides': (8, 16),
+}
+CHECKPOINT = {'type': 'Pretrained', 'checkpoint': 'missing.pth'}
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'field'),
+    [
+        (SWIN_FIELDS | MISSING, 'model.pretrained'),
+        (
+            SWIN_FIELDS | {'model.backbone.init_cfg': CHECKPOINT},
+            'model.backbone.init_cfg.checkpoint',
+        ),
+    ],
+)
+def test_weights_of_a_swin_transformer(overrides, field, small_data, tmp_path):
+    """Names like torchvision://resnet50 are of ResNets, so none is offered."""
+    expected = (
+        rf'^config\.{field}: missing\.pth: no such file; expected the path or https:// '
+        r'address of a \.pth or \.safetensors file$'
+    )
+    with pytest.raises(FileNotFoundError, match=expected):
+        train(small_config(small_data, overrides), str(tmp_path / 'w'))
+    overrides = {**SWIN_FIELDS, 'model.pretrained': 'torchvision://resnet50'}
+    with pytest.raises(ValueError, match=r"named 'torchvision://resnet50'; .* file$"):
+        train(small_config(small_data, overrides), str(tmp_path / 'w'))
+
+
+@pytest.mark.parametrize(
+    ('fields', 'accepted'),
+    [
+        ({'model.pretrained': 'missing'}, 'torchvision://resnet50'),
+        ({'model.backbone.init_cfg': CHECKPOINT}, 'torchvision://resnet50'),
+        ({'load_from': 'missing'}, 'a .pth or .safetensors file'),
+        ({'load_from': 'mmdet://missing'}, 'atss_r50_fpn_1x_coco'),
+        ({'resume_from': 'missing'}, 'no checkpoints in missing'),
+    ],
+)
+def test_the_field_of_all_other_weights(fields, accepted, small_data, tmp_path):
+    (field,) = fields
+    with pytest.raises((ValueError, OSError)) as caught:
+        train(small_config(small_data, fields), str(tmp_path / 'w'))
+    message = str(caught.value)
+    assert message.startswith(f'config.{field}') and 'missing' in message
+    assert accepted in message and message.count('config.') == 1
 
 
 # What stays ---------------------------------------------------------------------------

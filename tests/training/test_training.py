@@ -345,7 +345,7 @@ def test_weights_that_cannot_be_taken_over(
     config = small_config(small_data, {**overrides, name: path})
     with pytest.raises(ValueError, match=message) as caught:
         train(config, str(tmp_path / 'workdir'))
-    assert len(str(caught.value).replace(path, '')) < 280
+    assert len(str(caught.value).replace(path, '')) < 300
     assert not (tmp_path / 'workdir' / 'config.json').exists()  # it may be corrected
 
 

@@ -127,7 +127,7 @@ class TestResolve:
         assert server.requests == []
 
     def test_no_such_path(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r'torchvision://resnet50'):
+        with pytest.raises(FileNotFoundError, match=r'address.*torchvision://resnet50'):
             torchvision.resolve(tmp_path / 'missing.pth')
 
     @pytest.mark.parametrize(

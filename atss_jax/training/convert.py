@@ -64,6 +64,7 @@ def convert(
     options = options or Options()
     _check_suffix(target)
     weights = address.locate(source)
+    weights.check()
     config = _load_config(weights, target, config_file)
     experiment = None if config is None else build_experiment(config)
     checkpoint = read(source, experiment, options)

@@ -80,6 +80,7 @@ def load_weights(
 
 def _load_file(weights, config, step, overrides):
     source = weights.source
+    weights.check()
     if config is None and weights.config is None:
         raise ValueError(
             f'{source} is a file of weights: give the config of its model with '

@@ -49,6 +49,23 @@ class Weights:
         is_remote = self.model is not None or is_address(self.source)
         return is_remote or is_weights_file(self.source)
 
+    def check(self) -> None:
+        """Checks all that is known before a download.
+
+        Raises:
+            ValueError: the address is of another form, is that of no file of weights,
+                or needs a package that is not installed.
+        """
+        if self.model is not None or not is_address(self.source):
+            return
+        if not self.source.startswith(_HUB):
+            _check_suffix(self.source, name_in(self.source))
+            return
+        _, _, file = _parts_of_hub(self.source)
+        if file is not None:
+            _check_suffix(self.source, file)
+        _import_hub(self.source)
+
     def fetch(self) -> str:
         """The local path; the file is downloaded if it is not in the cache.
 
@@ -57,12 +74,12 @@ class Weights:
             ConnectionError: the download failed; the message says which addresses to
                 fetch and where to put the file.
         """
+        self.check()
         if self.model is not None:
             return os.fspath(self.model.fetch())
         if self.source.startswith(_HUB):
             return _from_hub(self.source)
         if is_address(self.source):
-            _check_suffix(self.source, name_in(self.source))
             return os.fspath(cached_file([self.source], place_of(self.source)))
         return self.source
 
@@ -113,8 +130,8 @@ def _check_suffix(source, name):
 # Hugging Face ------------------------------------------------------------------------
 
 
-def _from_hub(source: str) -> str:
-    """The local file of `hf://...`, in the cache of huggingface_hub."""
+def _parts_of_hub(source: str) -> tuple[str, str | None, str | None]:
+    """Repository, revision and file of `hf://...`."""
     match = re.fullmatch(
         rf'{_HUB}([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?', source.rstrip('/')
     )
@@ -123,7 +140,12 @@ def _from_hub(source: str) -> str:
             f'{source}: expected {_HUB}OWNER/REPOSITORY, with @REVISION and /FILE '
             'after it if need be'
         )
-    repository, revision, file = match.groups()
+    return match.groups()
+
+
+def _from_hub(source: str) -> str:
+    """The local file of `hf://...`, in the cache of huggingface_hub."""
+    repository, revision, file = _parts_of_hub(source)
     hub = _import_hub(source)
     # Errors of the network are OSErrors with requests, which huggingface_hub used
     # before 1.0, but not with httpx.
@@ -132,7 +154,6 @@ def _from_hub(source: str) -> str:
         if file is None:
             files = hub.list_repo_files(repository, revision=revision)
             file = _only_weights(source, files)
-        _check_suffix(source, file)
         return hub.hf_hub_download(repository, file, revision=revision)
     except errors as error:
         raise ConnectionError(

@@ -213,5 +213,24 @@ def test_a_hub_that_cannot_be_reached(hub, error, file):
 def test_the_extra_is_named_where_the_library_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     weights = locate('hf://me/atss')  # imports nothing
-    with pytest.raises(ValueError, match=r"pip install 'atss-jax\[hub\]'"):
-        weights.fetch()
+    for step in (weights.check, weights.fetch):
+        with pytest.raises(ValueError, match=r"pip install 'atss-jax\[hub\]'"):
+            step()
+
+
+@pytest.mark.parametrize(
+    ('source', 'part'),
+    [
+        ('hf://me/atss', "pip install 'atss-jax[hub]'"),
+        ('hf://me/atss/notes.txt', "its name is 'notes.txt'"),
+        ('hf://atss', 'expected hf://OWNER/REPOSITORY'),
+        ('https://x.org/notes.txt', "its name is 'notes.txt'"),
+    ],
+)
+def test_what_is_wrong_comes_before_what_is_missing(source, part, monkeypatch, call):
+    """A config for weights that cannot be fetched would be in vain."""
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    assert call('eval', f'--model={source}').refuses(part)
+    assert call('atss', 'convert', source, 'workdir').refuses(part)
+    result = call('eval', '--model=https://x.org/atss.pth')
+    assert result.refuses('give the config of its model with --model_config')

@@ -1,7 +1,7 @@
 """Config files in Python: runs `get_config()`, and finds the configs it imports.
 
-A config file is a user's own program. Whatever it raises becomes a ValueError with the
-file and the line.
+A config file is a user's own program. Whatever it raises, `sys.exit()` included,
+becomes a ValueError with the file and the line.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ def _errors_of_user(file) -> Iterator[None]:
         place = error.filename or file
         place = f'{place}, line {error.lineno}' if error.lineno else place
         raise ValueError(f'{place}: {error.msg}{_quoted(error.text)}') from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # or the program would end silently
         is_missing = isinstance(error, ModuleNotFoundError)
         kind = MissingModule if is_missing else ValueError
         raise kind(_message(file, error)) from error
@@ -112,7 +112,7 @@ def _message(file, error):
             f'NAME`{list_shipped(missing)}'
         )
     elif not isinstance(error, ImportError):
-        reason = f'{type(error).__name__}: {reason}'
+        reason = ': '.join(filter(None, [type(error).__name__, reason]))
     if not lines:
         return f'{file}: {reason}{hint}'
     quoted = _quoted(linecache.getline(str(file.absolute()), lines[-1]))

@@ -54,6 +54,9 @@ def test_what_get_config_may_return(tmp_path, returned):
         (with_body('config.optimiser.lr = 1'), ['line 5: AttributeError', 'optimiser']),
         (with_body("config.optimizer.lr = 'a'"), ['line 5: TypeError', "field 'lr'"]),
         (with_body("raise ValueError('mine')"), ['line 5: ValueError: mine']),
+        (with_body('import sys', 'sys.exit()'), ['line 6: SystemExit in `sys.exit()`']),
+        (with_body("raise SystemExit('no data')"), ['line 5: SystemExit: no data in']),
+        ('\nquit(3)\n', ['line 2: SystemExit: 3 in `quit(3)`']),
         (with_body('config.data.train = [config.data.train]'), ["field 'train'"]),
         (
             'def get_config(x): return x',

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from atss_jax.config.experiment import Experiment, build
+from atss_jax.config.experiment import SPLITS, Experiment, build
 from atss_jax.config.fields import COMPANIONS, with_added_fields
 from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
@@ -166,6 +166,34 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             overrides[name.removeprefix('--config.')] = value
     return overrides
+
+
+def check_section(
+    overrides: Mapping[str, Any] | None, split: str, use: str, choice: str = ''
+) -> None:
+    """Checks that overrides of the data are those of the section that is used.
+
+    Those of other sections are in order next to one of this section: some fields must
+    be the same in all of them.
+
+    Args:
+        overrides: dotted path to value.
+        split: the section of `data` that is used.
+        use: what it is used for, for the message: 'is scored'.
+        choice: how to use another one, with `{}` in place of its name.
+
+    Raises:
+        ValueError: only sections that are not used are changed.
+    """
+    fields = [tuple(path.split('.')) for path in overrides or {}]
+    changed = [x for x in fields if x[0] == 'data' and x[1:2] and x[1] in SPLITS]
+    if not changed or any(section == split for _, section, *_ in changed):
+        return
+    _, section, *rest = changed[0]
+    raise ValueError(
+        f'config.{".".join(changed[0])} has no effect, since data.{split} {use}; set '
+        f'--config.{".".join(["data", split, *rest])} instead{choice.format(section)}'
+    )
 
 
 def to_json(config: ConfigDict | Mapping[str, Any]) -> str:

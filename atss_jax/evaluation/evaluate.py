@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from atss_jax.config import check_section
 from atss_jax.config.experiment import open_sources
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
@@ -107,6 +108,7 @@ def score_checkpoint(
     config: str | os.PathLike | None = None,
 ) -> Evaluation:
     """As `evaluate`, but writes nothing yet."""
+    check_overrides(overrides, split)
     workdir = os.path.expanduser(os.fspath(workdir))
     loaded = load_weights(workdir, config, step, overrides)
     experiment, variables = loaded.experiment, loaded.variables
@@ -137,6 +139,12 @@ def score_checkpoint(
         title=f'{weights.title}, data.{split}',
         report_path=folder / f'{name}_report.html',
     )
+
+
+def check_overrides(overrides: Mapping[str, Any] | None, split: str) -> None:
+    """Raises ValueError if overrides are of data that is not scored."""
+    choice = ", or choose --split={0} (in Python, split='{0}')"
+    check_section(overrides, split, 'is scored', choice)
 
 
 def check_output(folder: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ from atss_jax.config import build_experiment, load_config
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.records import Source
 from atss_jax.evaluation import coco_metric
-from atss_jax.evaluation.evaluate import Evaluation, check_output
+from atss_jax.evaluation.evaluate import Evaluation, check_output, check_overrides
 from atss_jax.evaluation.run import summary
 from atss_jax.files.atomic import read_given_json
 from atss_jax.training.workdir import config_path
@@ -116,6 +116,7 @@ def open_ground_truth(
     if ann_file is None:
         if img_prefix is not None:
             raise ValueError('--img_prefix goes with --ann_file alone')
+        check_overrides(overrides, split)
         path = config_path(workdir) if workdir else config
         return build_experiment(load_config(path, overrides)).data[split].open()
     if overrides:

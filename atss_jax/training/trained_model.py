@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from atss_jax.config import build_experiment, load_config
+from atss_jax.config import build_experiment, check_section, load_config
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.distributed import hosts
@@ -46,6 +46,7 @@ def load_trained(
     overrides: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     """Loads a trained model; for the arguments and errors see `Detector.load`."""
+    check_section(overrides, 'test', 'says how images are prepared')
     loaded = load_weights(source, config, step, overrides)
     named = classes or (overrides or {}).get('data.test.classes')
     names = _choose_classes(loaded.classes, named, loaded.experiment, source)

@@ -320,6 +320,19 @@ def test_evaluating_with_test_time_augmentation(call, own_run):
             ('--config.data.val.ann_file=no.json',),
             ("config.data.val.ann_file = 'no.json': file not found",),
         ),
+        (
+            None,
+            ('--config.data.test.indices=5',),
+            (
+                'config.data.test.indices has no effect, since data.val is scored',
+                'set --config.data.val.indices instead, or choose --split=test',
+            ),
+        ),
+        (
+            None,
+            ('--split=test', '--config.data.val.indices=5'),
+            ('since data.test is scored', 'or choose --split=val'),
+        ),
         (None, ('--config.model.neck.num_outs=3',), ('config.',)),
         (
             None,

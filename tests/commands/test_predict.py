@@ -204,6 +204,10 @@ def test_test_time_augmentation_and_overrides_with_spaces(predict, images, tmp_p
         (('IMAGES', '--classes=red,gren'), ("'gren'", "did you mean 'green'?")),
         (('IMAGES', '--device=tpu'), ('no tpu',)),
         (('IMAGES', '--config.test_cfg.scor_thr=1'), ('test_cfg.scor_thr',)),
+        (
+            ('IMAGES', '--config.data.val.pipeline.img_scale=(96, 48)'),
+            ('data.test says how images are prepared; set --config.data.test.',),
+        ),
     ],
 )
 def test_what_is_refused(predict, images, tmp_path, arguments, parts):

@@ -14,6 +14,7 @@ from atss_jax.config import (
     as_dict,
     build_experiment,
     build_model,
+    check_section,
     load_config,
     parse_overrides,
     to_json,
@@ -251,6 +252,32 @@ def test_parse_overrides_refuses_other_arguments(argument):
     with pytest.raises(ValueError) as caught:
         parse_overrides([argument])
     assert argument in str(caught.value) and '--config.FIELD=VALUE' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    [
+        None,
+        {'optimizer.lr': 1, 'data.canvases': None, 'database.test': 1},
+        {'data.val.ann_file': 'x'},
+        {'data.val': {'type': 'x'}},
+        {f'data.{split}.pipeline.pad.size_divisor': 64 for split in ('test', 'val')},
+    ],
+)
+def test_overrides_of_the_section_that_is_used(overrides):
+    check_section(overrides, 'val', 'is scored')
+
+
+@pytest.mark.parametrize('path', ['data.test.ann_file', 'data.test.pipeline.pad.x'])
+def test_overrides_of_another_section_alone(path):
+    with pytest.raises(ValueError) as caught:
+        overrides = {'seed': 1, path: 'x', 'data.train.times': 2}
+        check_section(overrides, 'val', 'is scored', ', or {}')
+    wanted = path.replace('test', 'val')
+    assert str(caught.value) == (
+        f'config.{path} has no effect, since data.val is scored; set '
+        f'--config.{wanted} instead, or test'
+    )
 
 
 def test_closest_prefers_the_same_section():

@@ -130,6 +130,11 @@ class TestResultsFile:
         path.write_text('[]')
         result = call('eval', f'--results={path}', f'--workdir={small_run.workdir}')
         assert result.status == 0 and '0 detections, 9 images' in result.out
+        other = '--config.data.test.indices=3'
+        result = call(
+            'eval', f'--results={path}', f'--workdir={small_run.workdir}', other
+        )
+        assert result.refuses('test.indices has no effect', 'choose --split=test')
 
 
 def test_report_of_a_run(call, small_run, tmp_path):

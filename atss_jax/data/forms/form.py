@@ -16,6 +16,13 @@ _SPLITS = {
 }
 
 
+class Incomplete(ValueError):
+    """A data set of a form lies at a path, but something that it needs does not.
+
+    If a data set of another form lies there, that is the one.
+    """
+
+
 class Form(Protocol):
     """A data set of one form, found but not yet read.
 

@@ -1,0 +1,48 @@
+"""The files of a folder and of all folders in it."""
+
+import os
+from collections.abc import Container
+
+SUFFIXES = (
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.png', '.apng', '.webp'),
+    *('.bmp', '.dib', '.tif', '.tiff', '.gif'),
+)
+"""How the names of image files end, in lower case."""
+
+
+def files_below(folder: str, suffixes: Container[str] = SUFFIXES) -> list[str]:
+    """Paths of files relative to `folder`, with slashes, sorted.
+
+    Links are followed. Hidden files and folders, and those that macOS adds to archives,
+    are not looked at.
+
+    Args:
+        folder: where to look, in all folders below too.
+        suffixes: how the names must end, in lower case.
+    """
+    return sorted(_files(folder, '', suffixes, frozenset()))
+
+
+def has_any(folder: str) -> bool:
+    """Whether there is an image in a folder or in one below."""
+    return any(True for _ in _files(folder, '', SUFFIXES, frozenset()))
+
+
+def suffix(path: str) -> str:
+    """How the name of a file ends, in lower case, such as '.jpg'."""
+    return os.path.splitext(path)[1].lower()
+
+
+def _files(folder, inside, suffixes, above):
+    here = os.path.realpath(folder)
+    if here in above:  # a link to a folder that it lies in
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith('.') or entry.name == '__MACOSX':
+                continue
+            name = f'{inside}{entry.name}'
+            if entry.is_dir():
+                yield from _files(entry.path, f'{name}/', suffixes, above | {here})
+            elif suffix(name) in suffixes:
+                yield name

@@ -1,0 +1,98 @@
+"""COCO data sets written in other forms."""
+
+import pathlib
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from atss_jax.data.annotations import Annotations
+
+
+def objects_by_image(table: Annotations) -> dict[int, list[tuple[int, list, bool]]]:
+    """Category id, box (x, y, width, height) and crowd of the objects of each image."""
+    objects = {image_id: [] for image_id in table.image_ids.tolist()}
+    columns = (
+        table.annotation_images.tolist(),
+        table.annotation_categories.tolist(),
+        table.boxes.tolist(),
+        table.crowds.tolist(),
+    )
+    for image_id, category, box, crowd in zip(*columns, strict=True):
+        objects[image_id].append((category, box, crowd))
+    return objects
+
+
+def yolo_line(index: int, box: list[float], size: tuple[int, int]) -> str:
+    """A box in pixels as a line of a label file, with all digits."""
+    x, y, width, height = box
+    image_height, image_width = size
+    values = (
+        (x + width / 2) / image_width,
+        (y + height / 2) / image_height,
+        width / image_width,
+        height / image_height,
+    )
+    return f'{index} ' + ' '.join(map(repr, values))
+
+
+def write_yolo_labels(table: Annotations, folder: pathlib.Path) -> None:
+    """Writes a label file for each image with objects, named as the image."""
+    indices = {id_: index for index, id_ in enumerate(table.categories)}
+    objects = objects_by_image(table)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = (table.image_ids.tolist(), table.file_names, table.image_sizes.tolist())
+    for image_id, name, size in zip(*images, strict=True):
+        lines = [yolo_line(indices[k], box, size) for k, box, _ in objects[image_id]]
+        if lines:
+            file = folder / f'{pathlib.Path(name).stem}.txt'
+            file.write_text('\n'.join(lines) + '\n')
+
+
+def voc_object(name: str, box: list[float], difficult: bool = False) -> str:
+    """A box in pixels as an object of a VOC file: pixels counted from 1, all of it."""
+    x, y, width, height = box
+    sides = {'xmin': x + 1, 'ymin': y + 1, 'xmax': x + width, 'ymax': y + height}
+    corners = ''.join(f'<{key}>{value:.15g}</{key}>' for key, value in sides.items())
+    return (
+        f'<object><name>{escape(name)}</name><truncated>0</truncated>'
+        f'<difficult>{int(difficult)}</difficult><bndbox>{corners}</bndbox></object>'
+    )
+
+
+def voc_file(name: str, size: tuple[int, int] | None, objects: list[str]) -> str:
+    """A VOC file of an image; without its size if that is None."""
+    text = ''
+    if size is not None:
+        height, width = size
+        text = f'<size><width>{width}</width><height>{height}</height></size>'
+    lines = [f'<filename>{escape(name)}</filename>{text}', *objects]
+    return '<annotation>\n' + '\n'.join(lines) + '\n</annotation>\n'
+
+
+def write_voc_annotations(table: Annotations, folder: pathlib.Path) -> None:
+    """Writes a VOC file for each image, named as the image."""
+    objects = objects_by_image(table)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = (table.image_ids.tolist(), table.file_names, table.image_sizes.tolist())
+    for image_id, name, size in zip(*images, strict=True):
+        texts = [
+            voc_object(table.categories[k], box, crowd)
+            for k, box, crowd in objects[image_id]
+        ]
+        file = folder / f'{pathlib.Path(name).stem}.xml'
+        file.write_text(voc_file(name, size, texts))
+
+
+def records(table: Annotations) -> list[tuple]:
+    """File name, size, class and crowd of each object, boxes; for each image."""
+    objects = objects_by_image(table)
+    images = (table.image_ids.tolist(), table.file_names, table.image_sizes.tolist())
+    return [
+        (
+            pathlib.PurePath(name).name,
+            tuple(size),
+            [(table.categories[k], crowd) for k, _, crowd in objects[image_id]],
+            np.array([box for _, box, _ in objects[image_id]]).reshape(-1, 4),
+        )
+        for image_id, name, size in zip(*images, strict=True)
+    ]

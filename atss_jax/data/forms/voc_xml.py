@@ -1,61 +1,86 @@
 """Pascal VOC annotation files: one XML file for each image."""
 
+import dataclasses
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
 
 from atss_jax.data import image_file
-from atss_jax.data.coco.table import SIDE, Rule, Table, show
+from atss_jax.data.coco.table import SIDE
 from atss_jax.files.read_ahead import map_ahead
 
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
-_LARGEST = 1e15  # as in COCO files
-
-_CONTENT = Rule('XML whose root is <annotation>', lambda problem: problem is None)
-_CORNER = Rule(
-    'a finite number', lambda v: isinstance(v, float) and -_LARGEST <= v <= _LARGEST
-)
-_FLAG = Rule('a whole number', lambda v: isinstance(v, float) and v.is_integer())
 
 
-def read(paths: Sequence[str]) -> list[Element | str]:
-    """The root element of each file, or what is wrong with its content.
+@dataclasses.dataclass(frozen=True)
+class VocFile:
+    """What a file says.
+
+    Attributes:
+        image_name: name of the image, without folders; '' if it is not given.
+        size: height, width of the image; None if they are missing or cannot be those of
+            an image. Many programs write 0 where they did not open the image.
+        objects: for each `name`, `difficult`, `bndbox` (true if there is one) and
+            `CORNERS`; what is missing is left out. Numbers are float, and text where
+            they are none.
+        problem: why the content cannot be used; None if it can.
+    """
+
+    image_name: str = ''
+    size: tuple[int, int] | None = None
+    objects: Sequence[dict[str, Any]] = ()
+    problem: str | None = None
+
+
+def read(paths: Sequence[str]) -> Iterator[VocFile]:
+    """Reads the files; their values are not checked.
 
     Raises:
         OSError: a file cannot be read.
     """
-    return [_parse(content) for content in map_ahead(image_file.file_content, paths)]
+    for content in map_ahead(image_file.file_content, paths):
+        yield _parse(content)
 
 
-def _parse(content: bytes) -> Element | str:
-    # Expat refuses entities that would grow beyond any measure, and reads no others.
+def _parse(content):
     try:
+        # expat refuses entities that grow beyond measure, and reads no other files.
         root = ElementTree.fromstring(content)
-    except (ParseError, ValueError, LookupError) as error:
-        return str(error)
-    return root if root.tag == 'annotation' else f'<{root.tag}>'
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        return VocFile(problem=str(error))
+    if root.tag != 'annotation':
+        return VocFile(problem=f'<{root.tag}>')
+    image_name = (_text(root, 'filename') or '').replace('\\', '/').rpartition('/')[2]
+    return VocFile(image_name, _size(root), list(map(_object, root.findall('object'))))
 
 
-def names_of(root: Element | str) -> set[str]:
-    """The names of the objects of a file, those that are given."""
-    if isinstance(root, str):
-        return set()
-    return {name for each in root.findall('object') if (name := _text(each, 'name'))}
+def _size(root):
+    sides = [_number(_text(root, f'size/{side}')) for side in ('height', 'width')]
+    if not all(isinstance(side, float) and side.is_integer() for side in sides):
+        return None
+    height, width = map(int, sides)
+    return (height, width) if SIDE.holds(height) and SIDE.holds(width) else None
 
 
-def file_name(root: Element | str) -> str:
-    """The name of the image that a file gives, without folders; '' if none."""
-    text = '' if isinstance(root, str) else _text(root, 'filename')
-    return text.replace('\\', '/').rpartition('/')[2]
+def _object(element):
+    """A row. Parts of the object (the head of a person) have boxes too: not read."""
+    row = {
+        'name': _text(element, 'name'),
+        'difficult': _number(_text(element, 'difficult') or '0'),
+        'bndbox': True if element.find('bndbox') is not None else None,
+        **{key: _number(_text(element, f'bndbox/{key}')) for key in CORNERS},
+    }
+    return {key: value for key, value in row.items() if value is not None}
 
 
-def size(root: Element | str) -> tuple[int, int] | None:
-    """Height and width; None if one is missing, not a whole number, or not above 0."""
-    sides = []
-    for key in ('height', 'width'):
-        side = None if isinstance(root, str) else _number(_text(root, f'size/{key}'))
-        if not isinstance(side, float) or not side.is_integer() or not SIDE.holds(int(side)):
-            return None
-        sides.append(int(side))
-    return tuple(sides)
+def _text(element, path):
+    """The text of an element below; None if there is none or it is blank."""
+    return (element.findtext(path) or '').strip() or None
+
+
+def _number(text):
+    """A float; the text if it is no number."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text

@@ -19,10 +19,9 @@ from atss_jax.data.forms import (
     yolo_labels,
     yolo_places,
 )
-from atss_jax.data.forms.form import Incomplete
+from atss_jax.data.forms.form import SKIP, Incomplete
 from atss_jax.data.forms.sizes import UNREADABLE, image_sizes
 from atss_jax.data.forms.yolo_config import YoloConfig
-from atss_jax.data.forms.yolo_labels import SKIP
 
 CLASS_FILES = ('classes.txt', 'obj.names', '_darknet.labels')
 """Files that name the classes of a data set that has no YAML file."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from atss_jax.data import image_file
 from atss_jax.data.coco.table import Rule, Table
 from atss_jax.data.forms import image_files
+from atss_jax.data.forms.form import SKIP
 from atss_jax.files.read_ahead import map_ahead
-
-SKIP = " (data.on_error='skip' in a config leaves such records out)"
 
 _TOLERANCE = 0.001  # programs round, and some points lie on the edge of the image
 _FRACTIONS = Rule(

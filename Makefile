@@ -61,7 +61,7 @@ test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
 test-torch: install
-	$(INSTALL) torch==2.13.0 pillow==13.0.0
+	$(INSTALL) torch==2.13.0 pillow==13.0.0 supervision==0.31.2
 	$(BIN)/python -m pytest -q -m torch
 
 # Nothing of mmdetection is installed or run: its config files are read.

@@ -6,6 +6,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from atss_jax.data.annotations import Annotations
+from tests.support.image_files import RGB, png
 
 
 def objects_by_image(table: Annotations) -> dict[int, list[tuple[int, list, bool]]]:
@@ -96,3 +97,30 @@ def records(table: Annotations) -> list[tuple]:
         )
         for image_id, name, size in zip(*images, strict=True)
     ]
+
+
+def assert_same_records(records: list, expected: list, atol: float) -> None:
+    """Checks that what `records` gave is equal, boxes within `atol` pixels."""
+    assert len(records) == len(expected)
+    for (*texts, boxes), (*others, other_boxes) in zip(records, expected, strict=True):
+        assert texts == others
+        np.testing.assert_allclose(boxes, other_boxes, rtol=0, atol=atol)
+
+
+IMAGE = png((50, 80), 8, RGB, b'\x64\x32\x0a')
+"""A file of 80x50 pixels."""
+
+
+def write_files(folder: pathlib.Path, files: dict[str, str | bytes]) -> None:
+    """Writes files by their paths in a folder."""
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def link_images(table: Annotations, source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Links to the images of a data set in another folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in table.file_names:
+        (folder / name).symlink_to(source / name)

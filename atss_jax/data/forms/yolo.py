@@ -65,7 +65,8 @@ class YoloForm:
         """
         class_names.check_unique(self.source, self.names, classes)
         owner = f'{self.source} ({split})'
-        images = self._images(owner, split, on_error)
+        listed = self._listed(split)
+        images = self._images(owner, listed, on_error)
         labels = [
             (row['image_id'], row['label'], os.path.relpath(row['label'], self.folder))
             for row in images.rows
@@ -74,7 +75,7 @@ class YoloForm:
         if training and not labels:
             self._refuse_no_labels(owner, images)
         if all(map(os.path.isdir, self.places[split])):  # lists may name a part
-            every = [row['label'] for row in images.rows]
+            every = [yolo_labels.label_path(path, self.folder) for path, _ in listed]
             yolo_labels.without_image(owner, every, self.folder, on_error)
         lines = yolo_labels.read_lines(
             owner, labels, len(self.names), self.keypoints, on_error
@@ -85,9 +86,8 @@ class YoloForm:
         """The bytes of an image file."""
         return image_file.file_content(path)
 
-    def _images(self, owner, split, on_error):
+    def _images(self, owner, listed, on_error):
         """The table of the images: image_id, path, label, size."""
-        listed = self._listed(split)
         ids = self._ids()
         sizes = image_sizes([path for path, _ in listed], self.folder).tolist()
         rows = [

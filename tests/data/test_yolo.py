@@ -185,7 +185,7 @@ PLACES = {
     'no test': USUAL | {'data.yaml': f'{YAML}test:  # optional\n'},
     'classes.txt': IN_SPLITS | {'classes.txt': 'cat\r\ndog\r\nowl\r\n\r\n'},
     'Darknet': NEXT_TO
-    | {f'{s}/_darknet.labels': 'cat\ndog\nowl' for s in ('train', 'valid')},
+    | {f'{each}/_darknet.labels': 'cat\ndog\nowl' for each in ('train', 'valid')},
     'CVAT': CVAT,
     'other files': USUAL
     | {'args.yaml': 'lr: 1\n', 'model.yaml': f'{NAMES}backbone: []\n', 'a.txt': '0'},

@@ -49,11 +49,17 @@ def write_yolo_labels(table: Annotations, folder: pathlib.Path) -> None:
             file.write_text('\n'.join(lines) + '\n')
 
 
+CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
+
+
 def voc_object(name: str, box: list[float], difficult: bool = False) -> str:
     """A box in pixels as an object of a VOC file: pixels counted from 1, all of it."""
     x, y, width, height = box
-    sides = {'xmin': x + 1, 'ymin': y + 1, 'xmax': x + width, 'ymax': y + height}
-    corners = ''.join(f'<{key}>{value:.15g}</{key}>' for key, value in sides.items())
+    values = (x + 1, y + 1, x + width, y + height)
+    corners = ''.join(
+        f'<{key}>{value:.15g}</{key}>'
+        for key, value in zip(CORNERS, values, strict=True)
+    )
     return (
         f'<object><name>{escape(name)}</name><truncated>0</truncated>'
         f'<difficult>{int(difficult)}</difficult><bndbox>{corners}</bndbox></object>'
@@ -111,9 +117,11 @@ IMAGE = png((50, 80), 8, RGB, b'\x64\x32\x0a')
 """A file of 80x50 pixels."""
 
 
-def write_files(folder: pathlib.Path, files: dict[str, str | bytes]) -> None:
-    """Writes files by their paths in a folder."""
+def write_files(folder: pathlib.Path, files: dict[str, str | bytes | None]) -> None:
+    """Writes files by their paths in a folder; None is a file that is not written."""
     for name, content in files.items():
+        if content is None:
+            continue
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -187,8 +187,8 @@ PLACES = {
     'Darknet': NEXT_TO
     | {f'{each}/_darknet.labels': 'cat\ndog\nowl' for each in ('train', 'valid')},
     'CVAT': CVAT,
-    'other files': USUAL
-    | {'args.yaml': 'lr: 1\n', 'model.yaml': f'{NAMES}backbone: []\n', 'a.txt': '0'},
+    'other files': IN_SPLITS
+    | {'args.yaml': 'lr: 1\n', 'x.yaml': f'{NAMES}backbone: []\n', 'y.yaml': NAMES},
 }  # fmt: skip
 
 
@@ -362,6 +362,16 @@ def test_files_that_do_not_fit(folder, kind):
     assert len(told) == 1
 
 
+def test_nothing_remains(folder):
+    """The reason comes from what selects the records."""
+    write_files(folder, USUAL | {f'images/train/{n}.png': b'' for n in 'ab'})
+    with (
+        pytest.warns(UserWarning, match='2 of 2 images left out'),
+        pytest.raises(ValueError, match='none of its 0 images remains'),
+    ):
+        AutoDataset(str(folder), 'train', on_error='skip')
+
+
 def test_lists_name_files_that_exist_and_once(folder):
     write_files(
         folder, USUAL | LISTS | {'two.txt': 'images/a.png\nnone.png\n# a note\n'}
@@ -384,6 +394,7 @@ BAD_YAML = {
     'names: [a, ""]': "names[1] must be a text of 1 to 1024 characters, found ''",
     'names: []': 'no names of classes (names) and no number (nc)',
     'nc: 0': 'no names of classes (names) and no number (nc)',
+    'nc: 9999999999': "nc must be the number of classes, found '9999999999'",
     'nc: x': "nc must be the number of classes, found 'x'",
     'nc: 2\nnames: [a]': 'nc is 2, but names has 1 names',
     'names: {0: a, 2: b}': "indices of the 2 names must be 0 to 1, found ['0', '2']",

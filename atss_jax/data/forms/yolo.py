@@ -20,6 +20,7 @@ from atss_jax.data.forms import (
     yolo_places,
 )
 from atss_jax.data.forms.form import SKIP, Incomplete
+from atss_jax.data.forms.image_files import inside
 from atss_jax.data.forms.sizes import UNREADABLE, image_sizes
 from atss_jax.data.forms.yolo_config import YoloConfig
 
@@ -68,11 +69,11 @@ class YoloForm:
         listed = self._listed(split)
         images = self._images(owner, listed, on_error)
         labels = [
-            (row['image_id'], row['label'], os.path.relpath(row['label'], self.folder))
+            (row['image_id'], row['label'], inside(row['label'], self.folder))
             for row in images.rows
             if os.path.isfile(row['label'])
         ]
-        if training and not labels:
+        if training and images.rows and not labels:
             self._refuse_no_labels(owner, images)
         if all(map(os.path.isdir, self.places[split])):  # lists may name a part
             every = [yolo_labels.label_path(path, self.folder) for path, _ in listed]
@@ -147,7 +148,7 @@ class YoloForm:
 
     def _refuse_no_labels(self, owner, images):
         first = images.rows[0]
-        label = os.path.relpath(first['label'], self.folder)
+        label = inside(first['label'], self.folder)
         raise ValueError(
             f'{owner}: none of the {len(images.rows)} images has a label file; that of '
             f'{first["at"]} would be {label}. Label files lie next to the images, or '
@@ -165,7 +166,7 @@ class YoloForm:
         return Annotations(
             path=owner,
             image_ids=image_ids,
-            file_names=[_inside(path, self.folder) for path in images.column('path')],
+            file_names=[inside(path, self.folder) for path in images.column('path')],
             image_sizes=sizes,
             annotation_ids=np.arange(1, count + 1),
             annotation_images=annotated,
@@ -190,9 +191,9 @@ def find(path: str) -> YoloForm | None:
         ValueError: the YAML file is malformed, or there are several.
     """
     file = yolo_config.find_file(pathlib.Path(path))
-    config = yolo_config.read(file) if file else None
-    if config is None:
+    if file is None:
         return _without_yaml(path) if os.path.isdir(path) else None
+    config = yolo_config.read(file)
     folder = str(file.parent)
     places = config.places or yolo_places.usual(folder)
     if not places:
@@ -207,12 +208,12 @@ def _without_yaml(folder: str) -> YoloForm | None:
     label_folders = [os.path.dirname(label) for label in labels if label]
     if not label_folders:
         return None
-    inside = [os.path.join(folder, name) for name in ('labels', 'data')]
-    source = class_names.find_file([folder, *inside, *label_folders], CLASS_FILES)
+    others = [os.path.join(folder, name) for name in ('labels', 'data')]
+    source = class_names.find_file([folder, *others, *label_folders], CLASS_FILES)
     if source is None:
         raise Incomplete(
             f'{folder}: there are label files as those of YOLO in '
-            f'{os.path.relpath(label_folders[0], folder)}, but no file that names the '
+            f'{inside(label_folders[0], folder)}, but no file that names the '
             'classes. Write data.yaml with the line names: [NAME, ...], in the order '
             f'of their numbers; or {CLASS_FILES[0]} with a name in each line'
         )
@@ -222,15 +223,9 @@ def _without_yaml(folder: str) -> YoloForm | None:
 
 def _form(path, folder, places, source, config):
     splits = {
-        split: ', '.join(_inside(place, folder) for place in each)
+        split: ', '.join(inside(place, folder) for place in each)
         for split, each in places.items()
     }
     return YoloForm(
         path, folder, splits, places, source, config.names, config.keypoints
     )
-
-
-def _inside(path: str, folder: str) -> str:
-    """A path relative to a folder, unless it lies elsewhere."""
-    relative = os.path.relpath(path, folder)
-    return os.path.abspath(path) if relative.startswith('..') else relative

@@ -19,8 +19,9 @@ _SPLITS = {
     'val': 'val',
     'test': 'test',
 }
-_DATA_SET = re.compile(rb'^(\xef\xbb\xbf)?[\'"]?(names|nc)[\'"]?\s*:', re.MULTILINE)
-_MODEL = ('backbone', 'head')  # keys of files that describe a detector, with `nc` too
+_NAMES = re.compile(rb'^(\xef\xbb\xbf)?[\'"]?(names|nc)[\'"]?\s*:', re.MULTILINE)
+_DETECTOR = re.compile(rb'^[\'"]?backbone[\'"]?\s*:', re.MULTILINE)  # has `nc` too
+_MOST_DIGITS = 6  # of numbers: nobody has a million classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +61,19 @@ def find_file(path: pathlib.Path) -> pathlib.Path | None:
 
 def _is_data_set(file):
     """Whether a YAML file has a key of a YOLO data set; it is not parsed."""
-    is_yaml = file.suffix.lower() in ('.yaml', '.yml') and file.is_file()
-    return is_yaml and bool(_DATA_SET.search(file.read_bytes()))
+    if file.suffix.lower() not in ('.yaml', '.yml') or not file.is_file():
+        return False
+    content = file.read_bytes()
+    return bool(_NAMES.search(content)) and not _DETECTOR.search(content)
 
 
-def read(file: pathlib.Path) -> YoloConfig | None:
-    """Reads and checks a YAML file; None if it describes a detector, not a data set.
+def read(file: pathlib.Path) -> YoloConfig:
+    """Reads and checks a YAML file.
 
     Raises:
         ValueError: it is malformed; the message names the file and the line or the key.
     """
     content = _load(file)
-    if any(key in content for key in _MODEL):
-        return None
     if not TEXT.holds(content.get('path') or '.'):
         raise ValueError(
             f'{file}: path must be a folder, found {show(content["path"])}'
@@ -107,7 +108,7 @@ def _load(file: pathlib.Path) -> dict[str, Any]:
 
 def _names(file: pathlib.Path, content: dict[str, Any]) -> tuple[str, ...]:
     count = content.get('nc')
-    if count is not None and not (type(count) is str and count.isdecimal()):
+    if count is not None and not _is_count(count):
         raise ValueError(f'{file}: nc must be the number of classes, found {count!r}')
     names = content.get('names')
     if not names:
@@ -132,7 +133,7 @@ def _names(file: pathlib.Path, content: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _in_order_of_keys(file, names):
-    by_index = {int(key): name for key, name in names.items() if key.isdecimal()}
+    by_index = {int(key): name for key, name in names.items() if _is_count(key)}
     if len(by_index) != len(names) or sorted(by_index) != list(range(len(names))):
         raise ValueError(
             f'{file}: the indices of the {len(names)} names must be 0 to '
@@ -145,16 +146,16 @@ def _keypoints(file: pathlib.Path, content: dict[str, Any]) -> int:
     shape = content.get('kpt_shape')
     if shape is None:
         return 0
-    if (
-        not isinstance(shape, list)
-        or len(shape) != 2
-        or not all(type(value) is str and value.isdecimal() for value in shape)
-    ):
+    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_count, shape)):
         raise ValueError(
             f'{file}: kpt_shape must be the number of keypoints and of values of each, '
             f'found {show(shape)}'
         )
     return int(shape[0]) * int(shape[1])
+
+
+def _is_count(text: Any) -> bool:
+    return type(text) is str and text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def _entries(file: pathlib.Path, key: str, value: Any) -> list[str]:

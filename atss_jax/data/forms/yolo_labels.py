@@ -30,10 +30,7 @@ def label_path(image: str, folder: str) -> str:
 
     Source: ultralytics.data.utils.img2label_paths.
     """
-    inside = os.path.relpath(image, folder)
-    if inside.startswith('..'):
-        folder, inside = os.sep, os.path.relpath(image, os.sep)
-    names = inside.split(os.sep)
+    names = image_files.inside(image, folder).split(os.sep)
     places = [i for i, name in enumerate(names[:-1]) if name == 'images']
     if places:
         names[places[-1]] = 'labels'
@@ -114,7 +111,7 @@ def without_image(
         names = sorted(os.listdir(place)) if os.path.isdir(place) else []
         for path in (os.path.join(place, name) for name in names):
             if path not in known and is_label_file(path):
-                rows.append({'at': os.path.relpath(path, folder)})
+                rows.append({'at': image_files.inside(path, folder)})
     table = Table(owner, 'label files without image', rows, on_error, SKIP, 'at')
     table.require(
         'image', Rule('a file of the same name, in images/ or next to it', bool)

@@ -22,10 +22,10 @@ def images(place: str, folder: str) -> list[tuple[str, str]]:
     """
     if os.path.isdir(place):
         paths = [os.path.join(place, name) for name in image_files.files_below(place)]
-        return [(path, os.path.relpath(path, folder)) for path in paths]
+        return [(path, image_files.inside(path, folder)) for path in paths]
     with open(place, encoding='utf-8-sig', errors='replace') as file:
         lines = [line.strip() for line in file]
-    name = os.path.relpath(place, folder)
+    name = image_files.inside(place, folder)
     bases = dict.fromkeys((os.path.dirname(place), folder))
     return [
         (_listed(line, bases), f'{name}:{number}')
@@ -71,7 +71,9 @@ def _lists(folder):
     places = {}
     for file in sorted(folder.glob('*.txt')):
         split = split_name(file.stem)
-        if split and any(os.path.isfile(path) for path, _ in images(str(file), folder)):
+        if split and any(
+            os.path.isfile(path) for path, _ in images(str(file), str(folder))
+        ):
             places[split] = (*places.get(split, ()), str(file))
     return places
 

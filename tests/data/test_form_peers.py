@@ -17,11 +17,6 @@ NAMES = ('cat', 'dog', 'owl')
 DEEPFOREST = ROOT / '.cache' / 'deepforest' / 'deepforest' / 'data'
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('ATSS_JAX_CACHE', str(tmp_path / 'cache'))
-
-
 def random_table() -> Annotations:
     """Boxes of whole pixels in six images of unlike sizes, with 0 to 5 boxes each."""
     random = np.random.default_rng(3)

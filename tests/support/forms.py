@@ -1,11 +1,15 @@
 """COCO data sets written in other forms."""
 
 import pathlib
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
+from hypothesis import strategies as st
 
 from atss_jax.data.annotations import Annotations
+from atss_jax.data.forms.dataset import AutoDataset
+from atss_jax.data.forms.find import find
 from tests.support.image_files import RGB, png
 
 
@@ -125,6 +129,31 @@ def write_files(folder: pathlib.Path, files: dict[str, str | bytes | None]) -> N
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def read(folder: pathlib.Path, split: str = 'train', **kwargs: Any) -> Annotations:
+    """The annotations of a split, whatever their form."""
+    return find(str(folder)).read(split, **kwargs)
+
+
+def boxes_of(folder: pathlib.Path, on_error: str) -> np.ndarray:
+    """(M,4) the boxes of the split `train`, as a data set for training has them."""
+    source = AutoDataset(str(folder), 'train', filter_empty_gt=False, on_error=on_error)
+    rows = source.ground_truth()['annotations']
+    return np.array([row['bbox'] for row in rows]).reshape(-1, 4)
+
+
+def damaged(content: bytes) -> st.SearchStrategy[bytes]:
+    """The content with some bytes in one place replaced by others."""
+    places = st.integers(0, len(content)), st.integers(0, 12)
+    others = st.binary(max_size=6) | st.sampled_from(
+        [b'-', b'nan', b'1e999', b'\n', b' ', b'[', b'&a;', b'<', b'9' * 5000]
+    )
+    return st.builds(
+        lambda start, length, new: content[:start] + new + content[start + length :],
+        *places,
+        others,
+    )
 
 
 def link_images(table: Annotations, source: pathlib.Path, folder: pathlib.Path) -> None:

@@ -167,6 +167,28 @@ def test_where_data_sets_lie(folder, place):
     np.testing.assert_allclose(box, [32, 15, 16, 20], atol=1e-12)
 
 
+def test_the_yaml_file_may_lie_elsewhere(folder, tmp_path):
+    write_files(folder, USUAL)
+    write_files(tmp_path / 'other', {'mine.yaml': f'path: {folder}\n{YAML}'})
+    table = read(tmp_path / 'other')
+    assert len(table.boxes) == 3
+    assert table.file_names[0] == str(folder / 'images' / 'train' / 'a.png')
+    lines = f'{folder}/images/val/c.png\n../set/images/train/b.png\n'
+    lists = {'data.yaml': f'train: a.txt\n{NAMES}', 'a.txt': lines}
+    write_files(tmp_path / 'lists', lists)
+    assert len(read(tmp_path / 'lists').boxes) == 2
+
+
+def test_folders_that_may_not_be_read(folder):
+    """As `lost+found` on a disk of its own."""
+    if os.geteuid() == 0:
+        pytest.skip('root may read everything')
+    write_files(folder, USUAL | {'lost+found/a.txt': ''})
+    (folder / 'lost+found').chmod(0)
+    with pytest.warns(UserWarning, match=r'lost\+found: not searched'):
+        assert len(read(folder).boxes) == 3
+
+
 def test_the_yaml_file_may_be_given(folder, tmp_path):
     write_files(folder, USUAL)
     write_files(tmp_path, {'mine.yaml': f'path: {folder}\n{YAML}'})

@@ -1,6 +1,7 @@
 """The files of a folder and of all folders in it."""
 
 import os
+import warnings
 from collections.abc import Container
 
 SUFFIXES = (
@@ -14,7 +15,7 @@ def files_below(folder: str, suffixes: Container[str] = SUFFIXES) -> list[str]:
     """Paths of files relative to `folder`, with slashes, sorted.
 
     Links are followed. Hidden files and folders, and those that macOS adds to archives,
-    are not looked at.
+    are not looked at. Folders in it that may not be read are warned of.
 
     Args:
         folder: where to look, in all folders below too.
@@ -46,7 +47,14 @@ def _files(folder, inside, suffixes, above):
     here = os.path.realpath(folder)
     if here in above:  # a link to a folder that it lies in
         return
-    with os.scandir(folder) as entries:
+    try:
+        entries = os.scandir(folder)
+    except PermissionError as error:
+        if not inside:
+            raise
+        warnings.warn(f'{folder}: not searched ({error.strerror})', stacklevel=2)
+        return
+    with entries:
         for entry in entries:
             if entry.name.startswith('.') or entry.name == '__MACOSX':
                 continue

@@ -14,8 +14,6 @@ _FRACTIONS = Rule(
     'numbers from 0 to 1, fractions of the width and height of the image',
     lambda box: isinstance(box, tuple),
 )
-
-
 _SHAPES = (
     'class x y width height, or class x1 y1 x2 y2 x3 y3 ... of a polygon (six values '
     'are a detection with its score or track, not an annotation)'
@@ -30,11 +28,13 @@ def label_path(image: str, folder: str) -> str:
 
     Source: ultralytics.data.utils.img2label_paths.
     """
-    names = image_files.inside(image, folder).split(os.sep)
+    inside = image_files.inside(image, folder)
+    base = os.sep if os.path.isabs(inside) else folder
+    names = inside.lstrip(os.sep).split(os.sep)
     places = [i for i, name in enumerate(names[:-1]) if name == 'images']
     if places:
         names[places[-1]] = 'labels'
-    stem = os.path.splitext(os.path.join(folder, *names))[0]
+    stem = os.path.splitext(os.path.join(base, *names))[0]
     return image_file.locate('', f'{stem}.txt')
 
 

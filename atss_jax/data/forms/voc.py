@@ -194,7 +194,7 @@ def _of_development_kit(path: pathlib.Path) -> str:
     if (path / _ANNOTATIONS).is_dir():
         return str(path)
     places = [*path.iterdir(), *(path / 'VOCdevkit').glob('*')]
-    years = [str(each) for each in sorted(places) if (each / _LISTS).is_dir()]
+    years = [str(each) for each in sorted(places) if os.path.isdir(each / _LISTS)]
     if len(years) > 1:
         raise ValueError(
             f'{path}: several VOC data sets lie there: {", ".join(years)}. Give the '

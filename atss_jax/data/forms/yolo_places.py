@@ -60,8 +60,8 @@ def usual(folder: str) -> dict[str, tuple[str, ...]]:
 def _split_folders(folder):
     places = {}
     for each in sorted(folder.iterdir()) if folder.is_dir() else ():
-        split = split_name(each.name)
-        place = each / 'images' if (each / 'images').is_dir() else each
+        split, inside = split_name(each.name), each / 'images'
+        place = inside if os.path.isdir(inside) else each
         if split and each.is_dir() and image_files.has_any(str(place)):
             places[split] = (*places.get(split, ()), str(place))
     return places

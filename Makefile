@@ -61,7 +61,9 @@ test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
 test-torch: install
-	$(INSTALL) torch==2.13.0 pillow==13.0.0
+	$(INSTALL) torch==2.13.0 pillow==13.0.0 supervision==0.31.2
+	$(BIN)/pip download --quiet --no-deps --dest .cache/deepforest deepforest==2.1.0
+	$(BIN)/python -m zipfile -e .cache/deepforest/deepforest-2.1.0-*.whl .cache/deepforest
 	$(BIN)/python -m pytest -q -m torch
 
 # Nothing of mmdetection is installed or run: its config files are read.

@@ -40,7 +40,7 @@ LIBRARIES = {
     'detection': MATHS,
     'models': MATHS | {'flax'},
     'optim': MATHS | {'optax'},
-    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm'}
+    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm', 'yaml'}
     | {'tensorflow_datasets', 'array_record', 'etils'},
     'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax', 'huggingface_hub'},
     'mmdet_config': set(),

@@ -1,4 +1,4 @@
-"""Lists of JSON records, and the rules that their values must keep."""
+"""Lists of records of annotation files, and the rules that their values must keep."""
 
 import dataclasses
 import re
@@ -63,7 +63,13 @@ class Table:
     """
 
     def __init__(
-        self, path: str, name: str, rows: list, on_error: str, way_out: str = ''
+        self,
+        path: str,
+        name: str,
+        rows: list,
+        on_error: str,
+        way_out: str = '',
+        place_key: str | None = None,
     ):
         """Starts with all records that are JSON objects.
 
@@ -74,8 +80,11 @@ class Table:
             on_error: 'raise' an error about the first record that breaks a rule, or
                 'skip': such records are left out, with one warning per rule.
             way_out: end of the messages of all errors.
+            place_key: key of the text of each record that says where it stands, such
+                as `labels/a.txt:3`; None: its position in the list says it.
         """
         self.rows = rows
+        self._place_key = place_key
         self._way_out = way_out
         self._path, self._name, self._on_error = path, name, on_error
         self._places = range(len(rows))
@@ -107,6 +116,15 @@ class Table:
 
         self._refuse(bad, f'{key} is not {rule.expected}', problem, on_error)
 
+    def leave_out(self, indices: list[int], kind: str) -> None:
+        """Leaves out records at positions in `rows`, and a warning counts them.
+
+        Args:
+            indices: the positions, ascending.
+            kind: what is wrong with them, for the warning.
+        """
+        self._refuse(indices, kind, str, on_error='skip')
+
     def leave_out_unused_twins(self, key: str, used: Container[Any]) -> None:
         """Leaves out records whose `key` another record has and whose id is not used.
 
@@ -120,8 +138,7 @@ class Table:
         for group in groups.values():
             unused = [i for i in group if self.rows[i]['id'] not in used]
             bad += unused[:-1] if len(unused) == len(group) else unused
-        kind = f'{key} of another one, and without annotations'
-        self._refuse(sorted(bad), kind, str, on_error='skip')
+        self.leave_out(sorted(bad), f'{key} of another one, and without annotations')
 
     def require_unique(
         self,
@@ -163,8 +180,8 @@ class Table:
         ]
 
         def problem(row):
-            place = self._places[values.index(row[key])]
-            return f'{key} {show(row[key])} is taken by {self._name}[{place}]{advice}'
+            place = self._place(values.index(row[key]))
+            return f'{key} {show(row[key])} is taken by {place}{advice}'
 
         # An error is about the repeated record, not about the first.
         unclear = unclear if self._on_error == 'skip' else []
@@ -195,8 +212,13 @@ class Table:
         self.rows = [self.rows[i] for i in good]
         self._places = [self._places[i] for i in good]
 
+    def _place(self, index: int) -> str:
+        if self._place_key is not None:
+            return self.rows[index][self._place_key]
+        return f'{self._name}[{self._places[index]}]'
+
     def _label(self, index: int) -> str:
-        row, place = self.rows[index], f'{self._name}[{self._places[index]}]'
+        row, place = self.rows[index], self._place(index)
         has_id = isinstance(row, dict) and 'id' in row
         return f'{place} (id {show(row["id"])})' if has_id else place
 

@@ -3,10 +3,14 @@
 import os
 from collections.abc import Callable
 
-from atss_jax.data.forms import coco
-from atss_jax.data.forms.form import Form
+from atss_jax.data.forms import coco, voc, yolo
+from atss_jax.data.forms.form import Form, Incomplete
 
-FORMS: dict[str, Callable[[str], Form | None]] = {'COCO': coco.find}
+FORMS: dict[str, Callable[[str], Form | None]] = {
+    'COCO': coco.find,
+    'YOLO': yolo.find,
+    'Pascal VOC': voc.find,
+}
 """By the name of each form, the function that finds a data set of this form at a path,
 or None where there is none."""
 
@@ -24,9 +28,19 @@ def find(path: str) -> Form:
     path = os.path.expanduser(path)
     if '://' not in path and not os.path.exists(path):
         raise FileNotFoundError(f'path = {path!r}: there is no such file or folder')
-    found = [form for look in FORMS.values() if (form := look(path)) is not None]
+    found, incomplete = [], None
+    for look in FORMS.values():
+        try:
+            form = look(path)
+        except Incomplete as error:
+            incomplete = error
+            continue
+        if form is not None:
+            found.append(form)
     if len(found) == 1:
         return found[0]
+    if not found and incomplete is not None:
+        raise incomplete
     if found:
         listed = '; '.join(describe(form) for form in found)
         raise ValueError(

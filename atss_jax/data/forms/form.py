@@ -9,11 +9,21 @@ from atss_jax.data.annotations import Annotations
 ALL = 'all'
 """The split of a data set that is not divided into splits."""
 
+SKIP = " (data.on_error='skip' in a config leaves such records out)"
+"""End of the messages about malformed records."""
+
 _SPLITS = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev', 'eval'),
     'test': ('test', 'testing'),
 }
+
+
+class Incomplete(ValueError):
+    """A data set of a form lies at a path, but something that it needs does not.
+
+    If a data set of another form lies there, that is the one.
+    """
 
 
 class Form(Protocol):

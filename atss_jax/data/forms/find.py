@@ -3,10 +3,13 @@
 import os
 from collections.abc import Callable
 
-from atss_jax.data.forms import coco
+from atss_jax.data.forms import coco, hugging_face
 from atss_jax.data.forms.form import Form
 
-FORMS: dict[str, Callable[[str], Form | None]] = {'COCO': coco.find}
+FORMS: dict[str, Callable[[str], Form | None]] = {
+    'COCO': coco.find,
+    'Hugging Face': hugging_face.find,
+}
 """By the name of each form, the function that finds a data set of this form at a path,
 or None where there is none."""
 

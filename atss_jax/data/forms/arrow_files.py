@@ -186,9 +186,16 @@ def unpack(folder: str, names: Sequence[str]) -> None:
     # disable=None: a bar on a terminal, nothing in a log file.
     for file in tqdm.tqdm(missing, desc='images of Parquet files', disable=None):
         copy = _copy_of(file)
-        with locked(copy.with_suffix('.lock')):
-            if not copy.exists():  # another process may have made it meanwhile
-                _copy_images(file, copy)
+        try:
+            with locked(copy.with_suffix('.lock')):
+                if not copy.exists():  # another process may have made it meanwhile
+                    _copy_images(file, copy)
+        except OSError as error:
+            raise OSError(
+                f'{file}: its images cannot be copied to the cache ({error}). Set '
+                'ATSS_JAX_CACHE to a folder that can be written to and has '
+                f'{os.path.getsize(file):,} bytes free'
+            ) from error
 
 
 def _schema_names(file):
@@ -267,6 +274,8 @@ def _naming(file: str) -> Iterator[None]:
     """Names the file in errors about what is in it."""
     try:
         yield
-    except library().ArrowInvalid as error:
+    except (library().ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the operating system's, about a file that cannot be read
         reason = str(error).splitlines()[0]
         raise ValueError(f'{file}: damaged, or not of this kind ({reason})') from error

@@ -259,6 +259,8 @@ def _described(folder: pathlib.Path) -> dict[str, list[str]]:
             raise ValueError(f'{place}: there are both {" and ".join(names)}')
         if names:
             files[split] = [str((place / names[0]).relative_to(folder))]
+        else:
+            _check_no_csv(place / 'metadata.csv')
     if len(files) > 1 and ALL in files:
         raise ValueError(
             f'{folder}: {files[ALL][0]} describes the whole folder, but there are '
@@ -266,6 +268,18 @@ def _described(folder: pathlib.Path) -> dict[str, list[str]]:
             'path of one of them'
         )
     return files
+
+
+def _check_no_csv(file):
+    """Raises ValueError if this file of texts should describe objects."""
+    if file.is_file():
+        with open(file, encoding='utf-8', errors='replace') as opened:
+            columns = opened.readline().strip().split(',')
+        if 'objects' in columns:
+            raise ValueError(
+                f'{file}: a table of texts, which has no lists of boxes, neither for '
+                'the library datasets; write a metadata.jsonl with the same columns'
+            )
 
 
 def _shards(folder: pathlib.Path) -> dict[str, list[str]]:

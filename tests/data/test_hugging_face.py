@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +118,14 @@ class TestReads:
             f'{folder}: Hugging Face with train (train/metadata.jsonl), val '
             '(validation/metadata.jsonl)'
         )
+
+    def test_a_second_folder_of_a_split_keeps_its_name(self, folder):
+        for name in ('train', 'train_more', 'night'):
+            write_folder(folder / name, ROWS)
+        assert dict(find(str(folder)).splits) == {
+            'train': 'train/metadata.jsonl',
+            'train_more': 'train_more/metadata.jsonl',
+        }
 
     def test_ids_are_counted_where_none_are_given(self, folder, recwarn):
         objects = {'bbox': [[1, 1, 9, 9]], 'category': [1], 'id': [0]}
@@ -447,3 +456,9 @@ def test_tables_of_texts_are_refused_with_the_reason(folder):
     (folder / 'metadata.csv').write_text('file_name,objects\na.png,"{}"\n')
     with pytest.raises(ValueError, match=r'metadata\.csv: a table of texts'):
         find(str(folder))
+
+
+def test_the_extra_is_named_where_the_library_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'datasets', None)
+    with pytest.raises(ValueError, match=r"pip install 'atss-jax\[hf\]'"):
+        find('hf://owner/cells')

@@ -256,6 +256,23 @@ def test_configurations(forms, hub, tmp_path):
     assert 'Add its name to the address: hf://OWNER/NAME/CONFIG' in done.stderr
 
 
+def test_parquet_as_the_hub_itself_makes_it(bccd, forms, hub, tmp_path):
+    """Folders for configurations, which nothing declares, and for splits."""
+    for config, splits in (('full', SPLITS.values()), ('mini', ('test',))):
+        for split in splits:
+            folder = tmp_path / 'repository' / config / split
+            folder.mkdir(parents=True)
+            files = sorted((forms / 'parquet' / 'data').glob(f'{split}-*'))
+            for index, file in enumerate(files):
+                shutil.copy(file, folder / f'{index:04d}.parquet')
+    hub.server.repositories['owner/cells'] = tmp_path / 'repository'
+    classes = bccd['train'][1]
+    done = hub.load('hf://owner/cells@refs%2Fconvert%2Fparquet/full', 'train', classes)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == coco('train', tuple(classes)).records.digest()
+    assert any('/refs%2Fconvert%2Fparquet' in path for path in hub.server.requests)
+
+
 def test_what_the_hub_does_not_have(forms, hub, tmp_path):
     done = hub.load('hf://owner/nothing', 'val')
     assert "FileNotFoundError: path = 'hf://owner/nothing': " in done.stderr
@@ -265,10 +282,4 @@ def test_what_the_hub_does_not_have(forms, hub, tmp_path):
     hub.server.repositories['owner/scripts'] = scripts
     done = hub.load('hf://owner/scripts', 'val')
     assert "ValueError: path = 'hf://owner/scripts': " in done.stderr
-    assert 'add @refs%2Fconvert%2Fparquet after the name' in done.stderr
-
-
-def test_the_extra_is_named_where_the_library_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'datasets', None)
-    with pytest.raises(ValueError, match=r"pip install 'atss-jax\[hf\]'"):
-        find('hf://owner/cells')
+    assert 'write hf://OWNER/NAME@refs%2Fconvert%2Fparquet/CONFIG' in done.stderr

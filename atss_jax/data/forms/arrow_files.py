@@ -81,27 +81,29 @@ def read(folder: str, names: Sequence[str]) -> ImageRows:
 def _read_table(path: str) -> tuple[Any, Any]:
     """The schema of a file, and a table of its columns except for the images."""
     arrow = library()
+    is_arrow = path.endswith(ARROW)
     with _naming(path):
-        file = (
-            _mapped(path) if path.endswith(ARROW) else arrow.parquet.ParquetFile(path)
-        )
-        schema = file.schema if path.endswith(ARROW) else file.schema_arrow
+        file = _mapped(path) if is_arrow else arrow.parquet.ParquetFile(path)
+        schema = file.schema if is_arrow else file.schema_arrow
         columns = [name for name in _COLUMNS if name in schema.names]
-        leaves = list(columns)
-        if 'image' in schema.names:
-            kind = schema.field('image').type
-            if arrow.types.is_struct(kind) and kind.get_field_index('path') >= 0:
-                columns, leaves = [*columns, 'image'], [*leaves, 'image.path']
-            elif arrow.types.is_string(kind):
-                columns, leaves = [*columns, 'image'], [*leaves, 'image']
-        elif 'file_name' not in columns:
+        if 'image' not in schema.names and 'file_name' not in columns:
             raise ValueError(
                 f'{path}: there is no column image, nor a column file_name; its '
                 f'columns are {", ".join(schema.names)}'
             )
-        if path.endswith(ARROW):
-            return schema, file.select(columns)
-        return schema, file.read(columns=leaves)
+        if 'image' in schema.names:
+            columns += _name_column(schema.field('image').type)
+        if is_arrow:
+            return schema, file.select([name.partition('.')[0] for name in columns])
+        return schema, file.read(columns=columns)
+
+
+def _name_column(kind):
+    """The column with the names of images of this type, in a list, if there is one."""
+    types = library().types
+    if types.is_struct(kind) and kind.get_field_index('path') >= 0:
+        return ['image.path']
+    return ['image'] if types.is_string(kind) or types.is_large_string(kind) else []
 
 
 def _rows(name, schema, table):
@@ -184,7 +186,8 @@ def unpack(folder: str, names: Sequence[str]) -> None:
     files = [file for file in files if 'image' in _schema_names(file)]
     missing = [file for file in files if not _copy_of(file).exists()]
     # disable=None: a bar on a terminal, nothing in a log file.
-    for file in tqdm.tqdm(missing, desc='images of Parquet files', disable=None):
+    silent = None if missing else True
+    for file in tqdm.tqdm(missing, desc='images of Parquet files', disable=silent):
         copy = _copy_of(file)
         try:
             with locked(copy.with_suffix('.lock')):

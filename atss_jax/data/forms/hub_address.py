@@ -1,6 +1,7 @@
 """Addresses of data sets on the Hugging Face Hub, and their files on this machine."""
 
 import dataclasses
+import functools
 import re
 import urllib.parse
 from types import ModuleType
@@ -21,7 +22,7 @@ class Address:
         name: OWNER/NAME, or the path of a local folder or file.
         is_local: whether it is such a path.
         revision: branch, tag or commit; None: the newest.
-        config: name of the configuration (the subset); None: the only one.
+        config: name of the configuration (the subset), or a folder; None: the only one.
         box_format: what the numbers of a box are, as for `objects_column.annotations`.
     """
 
@@ -91,9 +92,9 @@ def arrow_files(address: Address) -> dict[str, list[str]]:
         ValueError: it cannot be loaded; `datasets` is not installed.
         ConnectionError: the download failed.
     """
-    load = library().load_dataset
+    datasets = library()
     try:
-        splits = load(address.name, address.config, revision=address.revision)
+        splits = _load(datasets, address)
     except (ValueError, OSError, RuntimeError) as error:
         kind = type(error) if isinstance(error, ConnectionError) else ValueError
         if isinstance(error, FileNotFoundError):
@@ -105,12 +106,29 @@ def arrow_files(address: Address) -> dict[str, list[str]]:
     }
 
 
+def _load(datasets, address):
+    """The rows of each split; a configuration is declared, or a folder of this name."""
+    load = functools.partial(
+        datasets.load_dataset,
+        address.name,
+        revision=address.revision,
+        keep_in_memory=False,  # whatever an environment variable of the library says
+    )
+    try:
+        return load(address.config)
+    except ValueError as error:
+        if f"BuilderConfig '{address.config}' not found" not in str(error):
+            raise
+        # The Hub's own Parquet copies declare none.
+        return load(data_dir=address.config)
+
+
 def _advice(error):
     """The way out of errors whose messages do not say it in our words."""
     if 'scripts are no longer supported' in str(error):
         return (
-            '. The Hub has most of these data sets as Parquet files, too: add '
-            '@refs%2Fconvert%2Fparquet after the name'
+            '. The Hub has most of these data sets as Parquet files, too: write '
+            'hf://OWNER/NAME@refs%2Fconvert%2Fparquet/CONFIG'
         )
     if 'Config name is missing' in str(error):
         return '\nAdd its name to the address: hf://OWNER/NAME/CONFIG'

@@ -247,13 +247,9 @@ def _files_of_state(place, folder):
 
 def _described(folder: pathlib.Path) -> dict[str, list[str]]:
     """The metadata file of each split."""
-    places = {ALL: folder} | {
-        split: each
-        for each in sorted(folder.iterdir())
-        if each.is_dir() and (split := split_name(each.name))
-    }
     files = {}
-    for split, place in places.items():
+    for place in (folder, *_split_folders(folder)):
+        split = ALL if place == folder else place.name
         names = [name for name in _METADATA if (place / name).is_file()]
         if len(names) > 1:
             raise ValueError(f'{place}: there are both {" and ".join(names)}')
@@ -267,7 +263,7 @@ def _described(folder: pathlib.Path) -> dict[str, list[str]]:
             f'others for splits: {", ".join(f[0] for f in files.values())}. Give the '
             'path of one of them'
         )
-    return files
+    return _by_our_names(files)
 
 
 def _check_no_csv(file):
@@ -277,21 +273,34 @@ def _check_no_csv(file):
             columns = opened.readline().strip().split(',')
         if 'objects' in columns:
             raise ValueError(
-                f'{file}: a table of texts, which has no lists of boxes, neither for '
-                'the library datasets; write a metadata.jsonl with the same columns'
+                f'{file}: a table of texts, in which objects cannot be lists of boxes; '
+                'write a metadata.jsonl with the same columns'
             )
 
 
 def _shards(folder: pathlib.Path) -> dict[str, list[str]]:
     """The Parquet files of each split, told apart by their names and folders."""
-    splits = {}
-    for pattern in ('*', 'data/*', '*/*', 'data/*/*'):
-        for file in sorted(folder.glob(pattern + arrow_files.PARQUET)):
-            inside = file.relative_to(folder)
-            shard = _SHARD.fullmatch(file.stem)
-            name = shard[1] if shard else split_name(file.stem)
-            name = name or split_name(inside.parent.name)
-            splits.setdefault(name or ALL, []).append(str(inside))
+    data = folder / 'data'
+    for places in ([folder], [data], _split_folders(folder), _split_folders(data)):
+        splits = {}
+        for place in places:
+            of_place = place.name if place not in (folder, data) else ALL
+            for file in sorted(place.glob(f'*{arrow_files.PARQUET}')):
+                shard = _SHARD.fullmatch(file.stem)
+                split = shard[1] if shard else split_name(file.stem) or of_place
+                name = str(file.relative_to(folder))
+                splits.setdefault(split, []).append(name)
         if splits:
-            break
-    return _by_our_names(splits)
+            return _by_our_names(splits)
+    return {}
+
+
+def _split_folders(folder):
+    """The folders in a folder that have the name of a split."""
+    if not folder.is_dir():
+        return []
+    return [
+        place
+        for place in sorted(folder.iterdir())
+        if split_name(place.name) and place.is_dir()
+    ]

@@ -18,7 +18,7 @@ from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.forms.find import find
 from tests.conftest import ROOT, SHARED_DATA
 from tests.support import hub_server
-from tests.support.hugging_face import rows_of_coco
+from tests.support.hugging_face import encoded, rows_of_coco
 
 datasets = pytest.importorskip('datasets')
 pytestmark = pytest.mark.hf
@@ -271,6 +271,31 @@ def test_parquet_as_the_hub_itself_makes_it(bccd, forms, hub, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == coco('train', tuple(classes)).records.digest()
     assert any('/refs%2Fconvert%2Fparquet' in path for path in hub.server.requests)
+
+
+@pytest.mark.parametrize(
+    ('category', 'message'),
+    [
+        ([4], 'hf://owner/cells: the categories are integers (4 to 4), and nothing'),
+        ([4], 'Download the data set to a folder (hf download --repo-type=dataset'),
+        (
+            ['dog', 'cat'],
+            'hf://owner/cells: cells-train.arrow row 1 (id 2): the lists of objects',
+        ),
+    ],
+)
+def test_messages_about_the_hub_name_the_address(hub, tmp_path, category, message):
+    repository = tmp_path / 'repository'
+    repository.mkdir()
+    good = {'bbox': [[1.0, 1.0, 9.0, 9.0]] * len(category), 'category': category}
+    bad = {**good, 'bbox': good['bbox'][:1]}
+    image = encoded('a.png')
+    rows = [{'image': image, 'objects': objects} for objects in (good, bad)]
+    file = repository / 'train-00000-of-00001.parquet'
+    datasets.Dataset.from_list(rows).to_parquet(file)
+    hub.server.repositories['owner/cells'] = repository
+    done = hub.load('hf://owner/cells', 'train')
+    assert message in done.stderr
 
 
 def test_what_the_hub_does_not_have(forms, hub, tmp_path):

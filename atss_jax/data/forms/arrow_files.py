@@ -19,7 +19,7 @@ from typing import Any
 import tqdm
 
 from atss_jax.data import image_file
-from atss_jax.data.forms.objects_column import CATEGORY_NAMES, ImageRows
+from atss_jax.data.forms.objects_column import CATEGORY_NAMES, ImageRows, shown_names
 from atss_jax.files.atomic import replacing
 from atss_jax.files.download import cache_folder
 from atss_jax.files.lock import locked
@@ -89,7 +89,7 @@ def _read_table(path: str) -> tuple[Any, Any]:
         if 'image' not in schema.names and 'file_name' not in columns:
             raise ValueError(
                 f'{path}: there is no column image, nor a column file_name; its '
-                f'columns are {", ".join(schema.names)}'
+                f'columns are {shown_names(schema.names)}'
             )
         if 'image' in schema.names:
             columns += _name_column(schema.field('image').type)

@@ -66,7 +66,14 @@ class HuggingFaceForm:
         files = self.files[split]
         if files[0].endswith(_LINES):
             return metadata_lines.read(self.folder, files[0])
-        return arrow_files.read(self.folder, files)
+        rows = arrow_files.read(self.folder, files)
+        # Nobody knows the files in the cache of `datasets`.
+        return dataclasses.replace(rows, path=self.path) if self._is_on_hub else rows
+
+    @property
+    def _is_on_hub(self):
+        is_address = self.path.startswith(hub_address.SCHEME)
+        return is_address and not hub_address.parse(self.path).is_local
 
     def _category_names(self, rows):
         """Names of the categories in the order of the labels.
@@ -87,16 +94,16 @@ class HuggingFaceForm:
         )
         texts = {value for value in values if type(value) is str}
         if values and not texts:
+            first = (
+                'Download the data set to a folder (hf download --repo-type=dataset '
+                f'OWNER/NAME --local-dir=FOLDER), and write them to FOLDER/{_CLASSES}'
+                if self._is_on_hub
+                else f'Write them to {listed}'
+            )
             raise ValueError(
                 f'{rows.path}: the categories are integers ({min(values)} to '
-                f'{max(values)}), and nothing says their names. Write the names in '
-                f'this order, one a line, to {listed}'
-                + (
-                    ', after a copy of the data set to a folder of your own'
-                    if self.path.startswith(hub_address.SCHEME)
-                    else ''
-                )
-                + ', or make the column a ClassLabel'
+                f'{max(values)}), and nothing says their names. {first}, one a line, '
+                'the one for 0 first; or make the column a ClassLabel'
             )
         return tuple(sorted(texts))
 

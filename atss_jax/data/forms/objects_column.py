@@ -1,9 +1,10 @@
 """Columns named `objects`, as data sets of Hugging Face have them, made a table."""
 
 import dataclasses
+import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from atss_jax.data.coco.table import (
     FLAG_OR_NONE,
     INTEGER,
     NUMBER_OR_NONE,
+    TEXT,
     Rule,
     Table,
     box_rule,
@@ -62,10 +64,16 @@ class ImageRows:
 
 
 def _is_inside(name):
-    if type(name) is not str or not name or '\0' in name or '://' in name:
+    if not TEXT.holds(name) or '://' in name:
         return False
     name = os.path.normpath(name.replace('\\', '/'))
     return not os.path.isabs(name) and name.partition('/')[0] != '..'
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """The first names of a list, for a message."""
+    first = [show(name)[1:-1] for name in itertools.islice(names, 11)]
+    return ', '.join(first[:10]) + (', ...' if len(first) > 10 else '')
 
 
 _FILE_NAME = Rule('a path in the folder of the data set, relative to it', _is_inside)
@@ -88,7 +96,8 @@ def image_table(images: ImageRows, on_error: str, training: bool) -> Table:
     if training and 'objects' not in images.columns:
         raise ValueError(
             f'{images.path}: there is no column objects, which must hold the bbox and '
-            f'the category of each object; its columns are {", ".join(images.columns)}'
+            'the category of each object; its columns are '
+            f'{shown_names(images.columns)}'
         )
     _number(images)
 
@@ -140,7 +149,7 @@ def _problem(objects):
         if not any(name in objects for name in _NAMES[key]):
             return (
                 f'objects must have a list {" or ".join(_NAMES[key])}, found '
-                f'{", ".join(objects)}'
+                f'{shown_names(objects)}'
             )
     lists = {name: objects[name] for name in map(_first(objects), _NAMES) if name}
     for name, values in lists.items():
@@ -188,7 +197,7 @@ def category_values(images: ImageRows) -> set[Any]:
         for row in images.rows
         if not _problem(objects := row.get('objects'))
         for each in _each(objects)
-        if type(each.get('category')) in (str, int)
+        if TEXT.holds(each.get('category')) or INTEGER.holds(each.get('category'))
     }
 
 
@@ -229,8 +238,7 @@ def annotations(
 
 
 def _category_rule(names):
-    listed = ', '.join(map(str, names[:10])) + (', ...' if len(names) > 10 else '')
-    known = set(names)
+    listed, known = shown_names(names), set(names)
     return Rule(
         f'one of {listed}, or an integer from 0 to {len(names) - 1}',
         lambda value: (

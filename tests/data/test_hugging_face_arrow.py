@@ -110,6 +110,16 @@ def test_parquet_equals_the_folder(file, tmp_path, features):
     ]
 
 
+def test_a_list_of_objects_is_the_same(file, tmp_path):
+    rows = rows_with_images()
+    for row in rows:
+        lists = row['objects']
+        count = len(lists['bbox'])
+        row['objects'] = [{k: v[i] for k, v in lists.items()} for i in range(count)]
+    write(file, rows, FEATURES['a list of objects'])
+    check_equal_to_the_folder(read(file.parent), tmp_path)
+
+
 @pytest.mark.parametrize('kind', ['parquet', 'arrow'])
 def test_images_are_the_bytes_in_the_rows(file, kind):
     file = write(file.with_suffix(f'.{kind}'), rows_with_images())

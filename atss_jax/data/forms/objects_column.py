@@ -73,7 +73,7 @@ def _is_inside(name):
 def shown_names(names: Iterable[str]) -> str:
     """The first names of a list, for a message."""
     first = [show(name)[1:-1] for name in itertools.islice(names, 11)]
-    return ', '.join(first[:10]) + (', ...' if len(first) > 10 else '')
+    return ', '.join(first[:10]) + (', ...' if len(first) > 10 else '') or 'nothing'
 
 
 _FILE_NAME = Rule('a path in the folder of the data set, relative to it', _is_inside)
@@ -145,31 +145,29 @@ def _problem(objects):
             'objects must be lists of bbox and category (empty ones for an image '
             f'without objects), found {show(objects)}'
         )
+    names = {key: name for key in _NAMES if (name := _name_of(objects, key))}
     for key in ('bbox', 'category') if objects else ():
-        if not any(name in objects for name in _NAMES[key]):
+        if key not in names:
             return (
                 f'objects must have a list {" or ".join(_NAMES[key])}, found '
-                f'{shown_names(objects)}'
+                f'{shown_names(k for k, v in objects.items() if v is not None)}'
             )
-    lists = {name: objects[name] for name in map(_first(objects), _NAMES) if name}
-    for name, values in lists.items():
-        if type(values) is not list:
-            return f'objects.{name} must be a list, found {show(values)}'
-    lengths = {name: len(values) for name, values in lists.items()}
+    for name in names.values():
+        if type(objects[name]) is not list:
+            return f'objects.{name} must be a list, found {show(objects[name])}'
+    lengths = {name: len(objects[name]) for name in names.values()}
     if len(set(lengths.values())) > 1:
         counts = ', '.join(f'{count} {name}' for name, count in lengths.items())
         return f'the lists of objects must be equally long, found {counts}'
     return ''
 
 
-def _first(objects):
-    """A function that gives the name under which `objects` has a value, or None."""
-
-    def name_of(key):
-        names = [name for name in _NAMES[key] if name in objects]
-        return next((name for name in names if objects[name] is not None), None)
-
-    return name_of
+def _name_of(objects, key):
+    """The name of `_NAMES` under which `objects` has something; None: it has not."""
+    for name in _NAMES[key]:
+        if objects.get(name) is not None:
+            return name
+    return None
 
 
 def _each(objects: Any) -> Iterator[dict]:
@@ -178,13 +176,13 @@ def _each(objects: Any) -> Iterator[dict]:
     Values that are not there are left out.
     """
     if type(objects) is dict:
-        names = {key: name for key in _NAMES if (name := _first(objects)(key))}
+        names = {key: name for key in _NAMES if (name := _name_of(objects, key))}
         columns = [objects[name] for name in names.values()]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
     for each in objects if type(objects) is list else ():
-        find = _first(each)
-        yield {key: each[name] for key in _NAMES if (name := find(key))}
+        names = {key: name for key in _NAMES if (name := _name_of(each, key))}
+        yield {key: each[name] for key, name in names.items()}
 
 
 def category_values(images: ImageRows) -> set[Any]:

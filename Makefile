@@ -17,7 +17,7 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	lint install mmdet-env clean
+	test-hf lint install mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,7 +54,7 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
@@ -71,6 +71,11 @@ test-mmdet: install
 	$(BIN)/pip download --quiet --no-deps --dest .cache/mmdet mmdet==3.3.0
 	$(BIN)/python -m zipfile -e .cache/mmdet/mmdet-3.3.0-*.whl .cache/mmdet
 	$(BIN)/python -m pytest -q -m mmdet
+
+# The library `datasets` writes data sets and loads them from a server on this machine.
+test-hf: install
+	$(INSTALL) -e '.[hf]'
+	$(BIN)/python -m pytest -q -m hf
 
 # The wheel in a new environment, used in an empty folder.
 test-wheel: install

@@ -3,6 +3,7 @@
 import math
 import os
 import unicodedata
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -57,18 +58,24 @@ def file_content(path: str | os.PathLike) -> bytes:
         return file.read()
 
 
-def size_of(path: str | os.PathLike) -> tuple[int, int]:
+def size_of(
+    path: str | os.PathLike, content: Callable[[str], bytes] = file_content
+) -> tuple[int, int]:
     """Height, width of an image file as `read` gives it; decodes only where it must.
+
+    Args:
+        path: of the image.
+        content: gives the bytes of an image file by its path.
 
     Raises:
         BadImage, OSError: as `read`.
     """
-    content = file_content(path)
-    header = image_header.read(content)
+    encoded = content(path)
+    header = image_header.read(encoded)
     # An orientation turns the image; TIFF has it without the word.
-    may_be_turned = b'exif' in content.lower() or content[:2] in (b'II', b'MM')
+    may_be_turned = b'exif' in encoded.lower() or encoded[:2] in (b'II', b'MM')
     if header is None or header.size is None or may_be_turned:
-        height, width, _ = read(path).shape
+        height, width, _ = decode(encoded, None, os.fspath(path), 'a file').shape
         return height, width
     return header.size
 

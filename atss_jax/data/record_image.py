@@ -12,7 +12,7 @@ def read(
     record: Record,
     owner: str,
     folder: str,
-    content: Callable[[str], bytes] = image_file.file_content,
+    content: Callable[[str], bytes] | None = None,
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
 
@@ -20,7 +20,7 @@ def read(
         record: whose image to read.
         owner: file or folder with the annotations, for messages.
         folder: that the names of the images are relative to, for messages.
-        content: gives the bytes of an image file by its path.
+        content: gives the bytes of an image file by its path; None: reads the file.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -28,7 +28,7 @@ def read(
     """
     name, owner = record.file_name, f'image id {record.image_id}, {owner}'
     try:
-        encoded = content(name)
+        encoded = (content or image_file.file_content)(name)
     except OSError as error:
         reason = error.strerror or 'cannot be read'
         cause = ''

@@ -41,7 +41,8 @@ LIBRARIES = {
     'models': MATHS | {'flax'},
     'optim': MATHS | {'optax'},
     'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm', 'yaml'}
-    | {'tensorflow_datasets', 'array_record', 'etils'},
+    | {'tensorflow_datasets', 'array_record', 'etils'}
+    | {'datasets', 'pyarrow'},
     'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax', 'huggingface_hub'},
     'mmdet_config': set(),
     'distributed': MATHS,

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 # Far larger than any image, and nothing computed from it overflows float32.
@@ -41,10 +41,17 @@ SIDE = Rule(
     lambda v: type(v) is int and 1 <= v <= _LARGEST_SIDE,
 )
 TEXT = Rule(f'a text of 1 to {_LONGEST_TEXT} characters', _is_text)
-BOX = Rule(
-    f'4 finite numbers of at most {_LARGEST:g} [x, y, width, height]',
-    lambda v: type(v) is list and len(v) == 4 and all(map(_is_number, v)),
-)
+
+
+def box_rule(numbers: str) -> Rule:
+    """The rule for a box; `numbers` says what its four numbers are."""
+    return Rule(
+        f'4 finite numbers of at most {_LARGEST:g} [{numbers}]',
+        lambda v: type(v) is list and len(v) == 4 and all(map(_is_number, v)),
+    )
+
+
+BOX = box_rule('x, y, width, height')
 NUMBER_OR_NONE = Rule(
     f'a finite number of at most {_LARGEST:g}',
     lambda v: v is None or _is_number(v),
@@ -69,7 +76,7 @@ class Table:
         rows: list,
         on_error: str,
         way_out: str = '',
-        place_key: str | None = None,
+        place: Callable[[int], str] | None = None,
     ):
         """Starts with all records that are JSON objects.
 
@@ -80,11 +87,11 @@ class Table:
             on_error: 'raise' an error about the first record that breaks a rule, or
                 'skip': such records are left out, with one warning per rule.
             way_out: end of the messages of all errors.
-            place_key: key of the text of each record that says where it stands, such
-                as `labels/a.txt:3`; None: its position in the list says it.
+            place: where the record of an index of `rows` stands, such as 'line 3', for
+                messages; None: `NAME[index]`.
         """
         self.rows = rows
-        self._place_key = place_key
+        self._place = place or (lambda index: f'{name}[{index}]')
         self._way_out = way_out
         self._path, self._name, self._on_error = path, name, on_error
         self._places = range(len(rows))
@@ -124,6 +131,19 @@ class Table:
             kind: what is wrong with them, for the warning.
         """
         self._refuse(indices, kind, str, on_error='skip')
+
+    def refuse(self, problems: Mapping[int, str], kind: str) -> None:
+        """Refuses or leaves out the records at these indices of `rows`.
+
+        Args:
+            problems: by index, what is wrong with the record.
+            kind: what is wrong with all of them.
+
+        Raises:
+            ValueError: there is one and `on_error` is 'raise'.
+        """
+        bad = sorted(problems)
+        self._refuse(bad, kind, lambda _row: problems[bad[0]])
 
     def leave_out_unused_twins(self, key: str, used: Container[Any]) -> None:
         """Leaves out records whose `key` another record has and whose id is not used.
@@ -180,8 +200,8 @@ class Table:
         ]
 
         def problem(row):
-            place = self._place(values.index(row[key]))
-            return f'{key} {show(row[key])} is taken by {place}{advice}'
+            place = self._places[values.index(row[key])]
+            return f'{key} {show(row[key])} is taken by {self._place(place)}{advice}'
 
         # An error is about the repeated record, not about the first.
         unclear = unclear if self._on_error == 'skip' else []
@@ -212,13 +232,8 @@ class Table:
         self.rows = [self.rows[i] for i in good]
         self._places = [self._places[i] for i in good]
 
-    def _place(self, index: int) -> str:
-        if self._place_key is not None:
-            return self.rows[index][self._place_key]
-        return f'{self._name}[{self._places[index]}]'
-
     def _label(self, index: int) -> str:
-        row, place = self.rows[index], self._place(index)
+        row, place = self.rows[index], self._place(self._places[index])
         has_id = isinstance(row, dict) and 'id' in row
         return f'{place} (id {show(row["id"])})' if has_id else place
 

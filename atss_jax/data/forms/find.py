@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable
 
-from atss_jax.data.forms import coco, voc, yolo
+from atss_jax.data.forms import coco, hugging_face, voc, yolo
 from atss_jax.data.forms.form import Form, Incomplete
 
 FORMS: dict[str, Callable[[str], Form | None]] = {
     'COCO': coco.find,
     'YOLO': yolo.find,
     'Pascal VOC': voc.find,
+    'Hugging Face': hugging_face.find,
 }
 """By the name of each form, the function that finds a data set of this form at a path,
 or None where there is none."""

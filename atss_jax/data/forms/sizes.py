@@ -3,12 +3,13 @@
 Some forms of annotations do not say how large the images are.
 """
 
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,7 +22,12 @@ UNREADABLE = (0, 0)
 """The size of an image that cannot be read."""
 
 
-def image_sizes(paths: Sequence[str], owner: str) -> np.ndarray:
+def image_sizes(
+    paths: Sequence[str],
+    owner: str,
+    content: Callable[[str], bytes] = image_file.file_content,
+    file_of: Callable[[str], str] = str,
+) -> np.ndarray:
     """(N,2) int64 height, width of each image, turned as its EXIF orientation says.
 
     A size is read again when the length of the file or the time of its last change is
@@ -30,16 +36,19 @@ def image_sizes(paths: Sequence[str], owner: str) -> np.ndarray:
     Args:
         paths: of the image files.
         owner: path of the data set, which the cache file is for.
+        content: gives the bytes of an image file by its path.
+        file_of: gives the file in which an image lies by the image's path.
     """
     cache = _cache_file(owner)
     known = _load(cache)
-    stamps = {path: _stamp(path) for path in paths}
+    stamps = {path: _stamp(file_of(path)) for path in paths}
     unknown = [
         path
         for path, stamp in stamps.items()
         if stamp is not None and known.get(path, {}).get('stamp') != stamp
     ]
-    for path, size in zip(unknown, map_ahead(_size, unknown), strict=True):
+    read_size = functools.partial(_size, content=content)
+    for path, size in zip(unknown, map_ahead(read_size, unknown), strict=True):
         known[path] = {'stamp': stamps[path], 'size': size}
     if unknown:
         _keep(cache, known)
@@ -58,9 +67,9 @@ def _stamp(path):
     return [status.st_size, status.st_mtime_ns]
 
 
-def _size(path):
+def _size(path, content):
     try:
-        return image_file.size_of(path)
+        return image_file.size_of(path, content)
     except (image_file.BadImage, OSError):
         return UNREADABLE
 

@@ -49,7 +49,7 @@ def check_images(
     for row in rows:
         read = row['parsed'] or VocFile()
         row['content'], row['size'] = read.problem, read.size
-    table = Table(owner, 'images', rows, on_error, SKIP, 'at')
+    table = Table(owner, 'images', rows, on_error, SKIP, lambda i: rows[i]['at'])
     files = table.column('file')
     repeated = [i for i in range(1, len(files)) if files[i] == files[i - 1]]
     table.leave_out(repeated, 'listed more than once')
@@ -94,7 +94,7 @@ def check_objects(
         if image['parsed'] is not None
         for number, row in enumerate(image['parsed'].objects, 1)
     ]
-    table = Table(owner, 'objects', rows, on_error, SKIP, 'at')
+    table = Table(owner, 'objects', rows, on_error, SKIP, lambda i: rows[i]['at'])
     table.require('name', TEXT)
     table.require(
         'name', Rule(f'one of the classes of {source}', set(names).__contains__)

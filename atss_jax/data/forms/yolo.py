@@ -101,7 +101,7 @@ class YoloForm:
             }
             for (path, at), size in zip(listed, sizes, strict=True)
         ]
-        table = Table(owner, 'images', rows, on_error, SKIP, 'at')
+        table = Table(owner, 'images', rows, on_error, SKIP, lambda i: rows[i]['at'])
         paths = table.column('path')
         pairs = enumerate(itertools.pairwise(paths), 1)
         table.leave_out([i for i, (a, b) in pairs if a == b], 'listed more than once')

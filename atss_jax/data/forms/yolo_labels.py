@@ -69,7 +69,9 @@ def read_lines(
             if line.strip():
                 row = _row(line.split(), keypoints)
                 rows.append({'image_id': image_id, 'at': f'{name}:{number}', **row})
-    table = Table(owner, 'lines of label files', rows, on_error, SKIP, 'at')
+    table = Table(
+        owner, 'lines of label files', rows, on_error, SKIP, lambda i: rows[i]['at']
+    )
     shape = f'class x y width height and {keypoints} values of keypoints (kpt_shape)'
     table.require('line', Rule(shape if keypoints else _SHAPES, lambda line: not line))
     indices = f'a whole number from 0 to {class_count - 1}, one of the classes'
@@ -112,7 +114,14 @@ def without_image(
         for path in (os.path.join(place, name) for name in names):
             if path not in known and is_label_file(path):
                 rows.append({'at': image_files.inside(path, folder)})
-    table = Table(owner, 'label files without image', rows, on_error, SKIP, 'at')
+    table = Table(
+        owner,
+        'label files without image',
+        rows,
+        on_error,
+        SKIP,
+        lambda i: rows[i]['at'],
+    )
     table.require(
         'image', Rule('a file of the same name, in images/ or next to it', bool)
     )

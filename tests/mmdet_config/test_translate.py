@@ -47,6 +47,7 @@ def test_both_styles_equal_our_config_field_by_field(name):
 # Off in the R50 recipe: a translation names them only where they are on.
 NEUTRAL = {
     *('fp16', 'ema', 'optimizer_config.cumulative_iters', 'data.train.times'),
+    'data.train.oversample_thr',
     *(
         f'data.train.pipeline.{name}'
         for name in ('img_scales', 'multiscale_mode', 'random_resize', 'random_crop')

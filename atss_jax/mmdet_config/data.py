@@ -60,7 +60,9 @@ def translate_2x(top: Section) -> dict[str, Any]:
     loader.expect(shuffle=True)
     loader.skip('persistent_workers')
     for split in SPLITS:
-        fields |= _data(data.sections(split), split, _options_2x, {})
+        is_list = isinstance(data.peek(split), list | tuple)
+        sections = data.sections(split) if is_list else [data.section(split)]
+        fields |= _data(sections, split, _options_2x, {})
     data.skip('persistent_workers', 'val_dataloader', 'test_dataloader')
     return fields
 

@@ -78,7 +78,7 @@ def _data(sections, split, options, normalize):
     """
     path, fields = f'data.{split}', {}
     if len(sections) == 1:
-        fields, (section,) = _unwrapped(sections, split)
+        fields, section = _unwrapped(sections[0], split)
         if _kind(section) != 'ConcatDataset':
             values, steps = _dataset(section, split, options, normalize)
             return _under(path, fields | values) | _under(f'{path}.pipeline', steps)
@@ -87,22 +87,33 @@ def _data(sections, split, options, normalize):
         section.skip('separate_eval', 'lazy_init')
         section.expect(ignore_keys=None)
         sections = section.sections('datasets')
+    if not sections:
+        raise ValueError(f'the mmdet config has no data set in {path}')
     members = [_member(section, split, options, normalize) for section in sections]
-    steps, classes = members[0][1], members[0][0]['classes']
-    for section, (values, own_steps) in zip(sections, members, strict=True):
-        if own_steps != steps:
+    (first, steps), section = members[0], sections[0]
+    for other, (values, other_steps) in zip(sections, members, strict=True):
+        if other_steps != steps:
             raise ValueError(
-                f'{section.path}.pipeline differs from that of {sections[0].path}, but '
-                'data sets that are joined have one pipeline here'
+                f'{other.path}.pipeline differs from that of {section.path}, but data '
+                'sets that are joined have one pipeline here'
             )
-        if values.pop('classes') != classes:
+        if values['classes'] != first['classes']:
             raise ValueError(
-                f'{section.path} has other classes than {sections[0].path}, but data '
-                'sets that are joined have the same'
+                f'{other.path} has other classes than {section.path}, but data sets '
+                'that are joined have the same'
             )
-    datasets = tuple({'type': 'CocoDataset', **values} for values, _ in members)
-    fields |= {'type': 'ConcatDataset', 'classes': classes, 'datasets': datasets}
+    fields |= {
+        'type': 'ConcatDataset',
+        'classes': first['classes'],
+        'datasets': tuple(_without_classes(values) for values, _ in members),
+    }
     return _under(path, fields) | _under(f'{path}.pipeline', steps)
+
+
+def _without_classes(values):
+    """A data set for `datasets`: its classes are those of all."""
+    kept = {name: value for name, value in values.items() if name != 'classes'}
+    return {'type': 'CocoDataset', **kept}
 
 
 def _under(path, fields):
@@ -114,9 +125,9 @@ def _kind(section):
     return str(section.peek('type')).rsplit('.', 1)[-1]
 
 
-def _unwrapped(sections, split):
+def _unwrapped(section, split):
     """`times` and `oversample_thr` of wrappers, and the data set inside them."""
-    (section,), fields = sections, {}
+    fields = {}
     while (kind := _kind(section)) in ('RepeatDataset', 'ClassBalancedDataset'):
         section.take_kind(kind)
         section.skip('lazy_init')
@@ -131,12 +142,12 @@ def _unwrapped(sections, split):
         section = section.section('dataset')
     if fields.get('times') == 1:
         del fields['times']
-    return fields, [section]
+    return fields, section
 
 
 def _member(section, split, options, normalize):
     """Translates one of several data sets, which may be inside a RepeatDataset."""
-    fields, (inner,) = _unwrapped([section], split)
+    fields, inner = _unwrapped(section, split)
     if 'oversample_thr' in fields:
         kind = 'ClassBalancedDataset'
         raise section.refuse('type', kind, f'{kind} around the ConcatDataset')

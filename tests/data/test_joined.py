@@ -241,6 +241,7 @@ def test_two_hosts_load_slices_of_one_batch(small_data, tfds_dir):
         assert_same(both, whole(step))
 
 
+@pytest.mark.long
 def test_batches_do_not_depend_on_workers(small_data, tfds_dir, tmp_path):
     """In a program of its own, as worker processes import what started them."""
     batches = batches_of(small_data, tfds_dir, oversample_thr=0.9)

@@ -90,6 +90,18 @@ def _data(sections, split, options, normalize):
     if not sections:
         raise ValueError(f'the mmdet config has no data set in {path}')
     members = [_member(section, split, options, normalize) for section in sections]
+    _check_alike(sections, members)
+    first, steps = members[0]
+    fields |= {
+        'type': 'ConcatDataset',
+        'classes': first['classes'],
+        'datasets': tuple(_without_classes(values) for values, _ in members),
+    }
+    return _under(path, fields) | _under(f'{path}.pipeline', steps)
+
+
+def _check_alike(sections, members):
+    """Raises ValueError unless all data sets have the same pipeline and classes."""
     (first, steps), section = members[0], sections[0]
     for other, (values, other_steps) in zip(sections, members, strict=True):
         if other_steps != steps:
@@ -102,12 +114,6 @@ def _data(sections, split, options, normalize):
                 f'{other.path} has other classes than {section.path}, but data sets '
                 'that are joined have the same'
             )
-    fields |= {
-        'type': 'ConcatDataset',
-        'classes': first['classes'],
-        'datasets': tuple(_without_classes(values) for values, _ in members),
-    }
-    return _under(path, fields) | _under(f'{path}.pipeline', steps)
 
 
 def _without_classes(values):

@@ -94,12 +94,14 @@ class SetConfig:
         arguments: keyword arguments of `source`; for `JoinedDataset` its members are
             other `SetConfig`s.
         times: how often an epoch passes over it, where it is one of several.
+        name: what messages call it, where that is not its section.
     """
 
     section: str
     source: type
     arguments: Mapping[str, Any]
     times: int = 1
+    name: str | None = None
 
     def open(self) -> Source:
         """Reads the annotations.
@@ -110,7 +112,7 @@ class SetConfig:
         """
         if self.source is JoinedDataset:
             members = [
-                Member(member.section, member.open(), member.times)
+                Member(member.name or member.section, member.open(), member.times)
                 for member in self.arguments['members']
             ]
             return JoinedDataset(members, self.arguments['classes'])
@@ -242,11 +244,12 @@ def _several_files(read, path, arguments):
         )
     members = [
         SetConfig(
-            f'{path}.ann_file[{number}]',
+            path,
             CocoDataset,
             arguments | {'ann_file': file, 'img_prefix': folder},
+            name=f'{file} (in {path}.ann_file)',
         )
-        for number, (file, folder) in enumerate(zip(files, folders, strict=True))
+        for file, folder in zip(files, folders, strict=True)
     ]
     return _joined(path, members, arguments['classes'])
 
@@ -269,6 +272,8 @@ def _read_member(read, split, path, classes):
     kind = read(f'{path}.type', one_of(*kinds))
     fields = {name: x for name, x in SOURCES[kind][1].items() if name != 'classes'}
     defaults = MEMBER_DEFAULTS | ({'split': split} if kind == 'auto' else {})
+    if kind == 'ShapesDataset':
+        defaults = {'times': 1}  # its min_size is another field
 
     def read_field(field, check):
         name = field.rpartition('.')[2]

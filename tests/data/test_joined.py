@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from atss_jax.config import build_experiment
+from atss_jax.config import build_experiment, load_config
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.joined import JoinedDataset, Member, set_times
 from atss_jax.data.tfds.prepare import prepare
@@ -379,3 +379,50 @@ def test_classes_of_a_config_that_do_not_agree(small_data, tfds_dir, tmp_path):
     source = build_experiment(small_config(small_data, fields)).data['train'].open()
     assert source.classes == ('red',) and len(source.members) == 3
     assert set(source.records.labels.tolist()) == {0}
+
+
+def test_errors_of_a_file_in_a_tuple(small_data, tmp_path):
+    files = (str(small_data / 'train.json'), str(tmp_path / 'missing.json'))
+    fields = tuple_form(small_data, ann_file=files)
+    data = build_experiment(small_config(small_data, fields)).data
+    with pytest.raises(FileNotFoundError) as caught:
+        data['train'].open()
+    assert str(caught.value).startswith(f'config.data.train.ann_file = {files[1]!r}: ')
+    write_set(tmp_path / 'a', (3, 1), ('red', 'cyan'), 100)
+    files = (files[0], str(tmp_path / 'a' / 'a.json'))
+    fields = tuple_form(small_data, ann_file=files)
+    data = build_experiment(small_config(small_data, fields)).data
+    with pytest.raises(ValueError) as caught:
+        data['train'].open()
+    assert f"{files[1]} (in data.train.ann_file) lacks 'blue'" in str(caught.value)
+
+
+def test_a_python_config(small_data, tmp_path):
+    """Of generated images; fields of one set can be set on the command line."""
+    (tmp_path / 'own.py').write_text(
+        """from atss_jax.configs import atss_shapes
+
+def get_config():
+    config = atss_shapes.get_config()
+    shapes = config.data.train.to_dict()
+    fields = {k: x for k, x in shapes.items() if k not in ('pipeline', 'times')}
+    config.data.train = dict(
+        type='ConcatDataset',
+        datasets=(fields | {'num_images': 3}, fields | {'seed': 9, 'num_images': 2}),
+        classes=None,
+        times=2,
+        pipeline=config.data.train.pipeline,
+    )
+    return config
+"""
+    )
+    experiment = build_experiment(load_config(tmp_path / 'own.py'))
+    batches = make_batches(experiment, experiment.data['train'].open(), 1, (0, 1))
+    assert batches.plan.steps_per_epoch == 2 * (3 + 2)
+    records = batches.source.records
+    assert records.image_ids.tolist() == [1, 2, 3, 4, 5]
+    images = [batches.source.read_image(records[k]) for k in (0, 3)]
+    assert (images[0] != images[1]).any()
+    fields = {'data.train.datasets.0.min_size': 3}
+    with pytest.raises(ValueError, match='min_size'):
+        build_experiment(load_config(tmp_path / 'own.py', fields)).data['train'].open()

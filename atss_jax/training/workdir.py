@@ -158,7 +158,7 @@ def _data_differences(folder, before, now):
         if 'records' in differing:
             line += f': {before["records"]} images there, {now["records"]} now'
         lines.append(f'{line} since that run began')
-    if 'occurrences_digest' in differing:
+    if 'occurrences_digest' in differing and 'records' not in differing:
         lines.append(
             '  how often an epoch shows each image has changed (data.train.times, '
             'data.train.oversample_thr, or times of one of data.train.datasets)'

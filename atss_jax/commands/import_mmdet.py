@@ -81,10 +81,28 @@ def read_config(
         ValueError: something in it is not supported; the message says what and where.
     """
     translation = translate(source.read_lazily(path, mmdet_configs))
+    fields = _sections_of_joined(translation.fields) | translation.fields
     try:
-        return load_config(DEFAULTS, translation.fields), translation
+        return load_config(DEFAULTS, fields), translation
     except ValueError as error:
         raise ValueError(f'{path}, translated: {error}') from error
+
+
+def _sections_of_joined(fields):
+    """Whole sections in place of those of `DEFAULTS`, for data sets that are joined.
+
+    Theirs has fields of a single data set.
+    """
+    data = as_dict(load_config(DEFAULTS))['data']
+    return {
+        f'data.{split}': {
+            name: data[split][name]
+            for name in ('pipeline', 'times', 'oversample_thr')
+            if name in data[split]
+        }
+        for split in SPLITS
+        if fields.get(f'data.{split}.type') == 'ConcatDataset'
+    }
 
 
 def import_mmdet(
@@ -142,8 +160,7 @@ def label_order(
     """
     train = config.data.train
     classes = classes or (tuple(train.classes) if train.classes else None)
-    is_file_based = train.type == 'CocoDataset'
-    ann_file = os.path.expanduser(train.ann_file) if is_file_based else ''
+    ann_file = os.path.expanduser(_first_file(train))
     has_file = pathlib.Path(ann_file).is_file()
     if classes is None and _may_be_coco(config):
         in_file = _categories(ann_file) if has_file else COCO_CLASSES
@@ -156,9 +173,18 @@ def label_order(
     return tuple(name for name in in_file if name in classes)
 
 
+def _first_file(data):
+    """The annotation file whose categories mmdet's labels follow; '' for none."""
+    if data.type == 'ConcatDataset':
+        return _first_file(ConfigDict(data.datasets[0]))
+    if data.type != 'CocoDataset':
+        return ''
+    return data.ann_file if isinstance(data.ann_file, str) else data.ann_file[0]
+
+
 def _may_be_coco(config):
     is_of_coco = config.model.bbox_head.num_classes == len(COCO_CLASSES)
-    return config.data.train.type == 'CocoDataset' and is_of_coco
+    return bool(_first_file(config.data.train)) and is_of_coco
 
 
 def _categories(ann_file):

@@ -17,6 +17,7 @@ from atss_jax.config.fields import (
     integer,
     number,
     one_of,
+    one_or_more,
     optional,
     text,
     tuple_of,
@@ -25,6 +26,7 @@ from atss_jax.data.batch import Pipeline
 from atss_jax.data.coco.annotation_file import ON_ERROR
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.forms.dataset import AutoDataset
+from atss_jax.data.joined import JoinedDataset, Member
 from atss_jax.data.records import Source
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.tfds.dataset import TFDSDataset
@@ -57,6 +59,8 @@ TFDS_FIELDS = {
     'indices': optional(integer(1)),
 }
 COCO_TRAIN_FIELDS = {'filter_empty_gt': boolean, 'min_size': integer(0)}
+COCO_FILES = ('ann_file', 'img_prefix')
+JOINED_FIELDS = {'classes': optional(tuple_of(text))}
 SHAPES_FIELDS = {
     'num_images': integer(1),
     'seed': integer(0),
@@ -74,31 +78,34 @@ SOURCES = {
     'auto': (AutoDataset, AUTO_FIELDS),
     'TFDSDataset': (TFDSDataset, TFDS_FIELDS),
     'ShapesDataset': (ShapesDataset, SHAPES_FIELDS),
+    'ConcatDataset': (JoinedDataset, JOINED_FIELDS),
 }
 # Fields of training count for all sections: in another one they are in a wrong place.
-_FIELDS = {
-    kind: (*fields, *(() if kind == 'ShapesDataset' else COCO_TRAIN_FIELDS))
-    for kind, (_, fields) in SOURCES.items()
-}
+_FIELDS = {kind: (*fields, *COCO_TRAIN_FIELDS) for kind, (_, fields) in SOURCES.items()}
+_FIELDS['ShapesDataset'] = tuple(SHAPES_FIELDS)
+_FIELDS['ConcatDataset'] = (*JOINED_FIELDS, 'datasets')
+# Values of fields that the data sets of a ConcatDataset may leave out.
+MEMBER_DEFAULTS = {'indices': None, 'filter_empty_gt': True, 'min_size': 32, 'times': 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """One of the sections `data.train`, `data.val` and `data.test`.
+class SetConfig:
+    """A data set that has not been opened.
 
     Attributes:
         section: its path in the config, for messages.
         source: class of the data set; creating one reads its files.
-        arguments: keyword arguments of `source`.
-        pipeline: how images are loaded.
-        normalizer: how the device normalizes them.
+        arguments: keyword arguments of `source`; for `JoinedDataset` its members are
+            other `SetConfig`s.
+        times: how often an epoch passes over it, where it is one of several.
+        name: what messages call it, where that is not its section.
     """
 
     section: str
     source: type
     arguments: Mapping[str, Any]
-    pipeline: Pipeline
-    normalizer: Normalizer
+    times: int = 1
+    name: str | None = None
 
     def open(self) -> Source:
         """Reads the annotations.
@@ -107,6 +114,12 @@ class DataConfig:
             FileNotFoundError: annotations or images do not exist; names the field.
             ValueError: the annotations are malformed.
         """
+        if self.source is JoinedDataset:
+            members = [
+                Member(member.name or member.section, member.open(), member.times)
+                for member in self.arguments['members']
+            ]
+            return JoinedDataset(members, self.arguments['classes'])
         try:
             return self.source(**self.arguments)
         except FileNotFoundError as error:
@@ -116,21 +129,39 @@ class DataConfig:
             raise FileNotFoundError(f'{owner}{error}') from error
 
 
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """One of the sections `data.train`, `data.val` and `data.test`.
+
+    Attributes:
+        data_set: the data set, which may consist of several.
+        pipeline: how images are loaded.
+        normalizer: how the device normalizes them.
+    """
+
+    data_set: SetConfig
+    pipeline: Pipeline
+    normalizer: Normalizer
+
+    @property
+    def source(self) -> type:
+        """Class of the data set."""
+        return self.data_set.source
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Keyword arguments of `source`."""
+        return self.data_set.arguments
+
+    def open(self) -> Source:
+        """Opens the data set; see `SetConfig.open`."""
+        return self.data_set.open()
+
+
 def read_data(read: Reader, split: str) -> DataConfig:
     """Reads and checks the section `data.SPLIT`; opens no files."""
-    path = f'data.{split}'
-    kind = read.kind(f'{path}.type', _FIELDS)
-    source, fields = SOURCES[kind]
-    is_annotated = kind != 'ShapesDataset'
-    if is_annotated and split == 'train':
-        fields = fields | COCO_TRAIN_FIELDS
-    arguments = {name: read(f'{path}.{name}', check) for name, check in fields.items()}
-    on_error = read('data.on_error', one_of(*ON_ERROR))
-    if kind in ('CocoDataset', 'auto'):
-        arguments['on_error'] = on_error
-    if is_annotated and split != 'train':
-        arguments['test_mode'] = True
-    path = f'{path}.pipeline'
+    data_set = _read_set(read, split, f'data.{split}')
+    path = f'data.{split}.pipeline'
     divisor = read(f'{path}.pad.size_divisor', one_of(32, 64, 128))
     pipeline = Pipeline(
         img_scale=read(f'{path}.img_scale', SCALE),
@@ -150,7 +181,116 @@ def read_data(read: Reader, split: str) -> DataConfig:
         std=read(f'{path}.img_norm_cfg.std', tuple_of(POSITIVE, 3)),
         to_rgb=read(f'{path}.img_norm_cfg.to_rgb', boolean),
     )
-    return DataConfig(f'data.{split}', source, arguments, pipeline, normalizer)
+    return DataConfig(data_set, pipeline, normalizer)
+
+
+# The data sets ------------------------------------------------------------------------
+
+
+def _read_set(read, split, path):
+    """Reads what `data.SPLIT` says about its data: one data set, or several."""
+    kind = read.kind(f'{path}.type', _FIELDS)
+    if kind == 'ConcatDataset':
+        classes = read(f'{path}.classes', JOINED_FIELDS['classes'])
+        sections = _member_sections(read, path)
+        members = [_read_member(read, split, s, classes) for s in sections]
+        return _joined(path, members, classes)
+    fields = dict(SOURCES[kind][1])
+    if kind == 'CocoDataset':
+        fields |= {name: one_or_more(fields[name]) for name in COCO_FILES}
+    arguments = _arguments(read, split, path, kind, fields)
+    if kind == 'CocoDataset' and not all(type(arguments[n]) is str for n in COCO_FILES):
+        return _several_files(read, path, arguments)
+    return SetConfig(path, SOURCES[kind][0], arguments)
+
+
+def _arguments(read, split, path, kind, fields):
+    """Keyword arguments of the class of a data set, from its fields."""
+    is_annotated = kind != 'ShapesDataset'
+    if is_annotated and split == 'train':
+        fields = fields | COCO_TRAIN_FIELDS
+    arguments = {name: read(f'{path}.{name}', check) for name, check in fields.items()}
+    on_error = read('data.on_error', one_of(*ON_ERROR))
+    if kind in ('CocoDataset', 'auto'):
+        arguments['on_error'] = on_error
+    if is_annotated and split != 'train':
+        arguments['test_mode'] = True
+    return arguments
+
+
+def _joined(path, members, classes):
+    arguments = {'classes': classes, 'members': tuple(members)}
+    return SetConfig(path, JoinedDataset, arguments)
+
+
+def _several_files(read, path, arguments):
+    """A CocoDataset with tuples of annotation files or of image folders."""
+    files, folders = (arguments[name] for name in COCO_FILES)
+    if isinstance(files, str):
+        raise read.refuse(
+            f'{path}.img_prefix',
+            f'one annotation file {files!r} needs one folder; to join data sets, make '
+            'ann_file a tuple of the same length',
+        )
+    if isinstance(folders, str):
+        folders = (folders,) * len(files)
+    if len(files) != len(folders):
+        raise read.refuse(
+            f'{path}.img_prefix',
+            f'{len(folders)} folders for the {len(files)} files of ann_file; expected '
+            'one for each file, or a single one for all',
+        )
+    if arguments['indices'] is not None:
+        raise read.refuse(
+            f'{path}.indices',
+            "expected None with several files; in a 'ConcatDataset' each data set has "
+            'indices of its own',
+        )
+    members = [
+        SetConfig(
+            path,
+            CocoDataset,
+            arguments | {'ann_file': file, 'img_prefix': folder},
+            name=f'{file} (in {path}.ann_file)',
+        )
+        for file, folder in zip(files, folders, strict=True)
+    ]
+    return _joined(path, members, arguments['classes'])
+
+
+def _member_sections(read, path):
+    """The paths of the data sets of a ConcatDataset."""
+    sections = []
+    while read.has_section(f'{path}.datasets.{len(sections)}'):
+        sections.append(f'{path}.datasets.{len(sections)}')
+    if not sections:  # an error that says what was found instead
+        example = "{'type': 'CocoDataset', 'ann_file': ..., 'img_prefix': ...}"
+        expected = f'a tuple of one or more sections such as {example}'
+        read(f'{path}.datasets', Check(expected, one_of().convert))
+    return sections
+
+
+def _read_member(read, split, path, classes):
+    """Reads one of the data sets of a ConcatDataset."""
+    kinds = {kind: x for kind, x in _FIELDS.items() if kind != 'ConcatDataset'}
+    kind = read.kind(f'{path}.type', kinds)
+    fields = {name: x for name, x in SOURCES[kind][1].items() if name != 'classes'}
+    defaults = MEMBER_DEFAULTS | ({'split': split} if kind == 'auto' else {})
+    if kind == 'ShapesDataset':
+        defaults = {'times': 1}  # its min_size is another field
+
+    def read_field(field, check):
+        name = field.rpartition('.')[2]
+        if name in defaults and not read.has(field):
+            read.checks[field] = check
+            return defaults[name]
+        return read(field, check)
+
+    arguments = _arguments(read_field, split, path, kind, fields)
+    if kind != 'ShapesDataset':
+        arguments['classes'] = classes
+    times = read_field(f'{path}.times', integer(1)) if split == 'train' else 1
+    return SetConfig(path, SOURCES[kind][0], arguments, times)
 
 
 def _jitter(read, path):

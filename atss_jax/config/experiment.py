@@ -69,6 +69,9 @@ class Experiment:
             and mirrored.
         data: settings of each split.
         times: passes over the training data per epoch.
+        oversample_thr: classes that a smaller fraction of the training images has are
+            rare, and images with them occur more often in an epoch (mmdet's
+            ClassBalancedDataset); None: all occur equally often.
         samples_per_gpu: images per device and step.
         workers_per_gpu: loading processes per device; 0: threads.
         optimizer: settings of the optimizer.
@@ -98,6 +101,7 @@ class Experiment:
     tta: Tta
     data: Mapping[str, DataConfig]
     times: int
+    oversample_thr: float | None
     samples_per_gpu: int
     workers_per_gpu: int
     optimizer: OptimizerConfig
@@ -152,6 +156,7 @@ def read_experiment(read: Reader) -> Experiment:
         tta=_tta(read),
         data=data,
         times=read('data.train.times', integer(1)),
+        oversample_thr=read('data.train.oversample_thr', optional(POSITIVE)),
         samples_per_gpu=read('data.samples_per_gpu', integer(1)),
         workers_per_gpu=read('data.workers_per_gpu', integer(0)),
         optimizer=read_optimizer(read),

@@ -108,6 +108,17 @@ def tuple_of(check: Check, length: int | None = None) -> Check:
     return Check(f'a tuple of {count}, each {check.expected}', convert)
 
 
+def one_or_more(check: Check) -> Check:
+    """What `check` accepts, or a tuple or list of such values."""
+    several = tuple_of(check)
+
+    def convert(value):
+        is_several = isinstance(value, tuple | list)
+        return several.convert(value) if is_several else check.convert(value)
+
+    return Check(f'{check.expected}; or a tuple of several', convert)
+
+
 # Checks that several sections use.
 POSITIVE = number(above=0)
 NON_NEGATIVE = number(minimum=0)
@@ -129,7 +140,10 @@ def shortened(value: Any, to_text: Callable[[Any], str] = repr) -> str:
     return text if len(text) <= _MAX_SHOWN else f'{text[:_MAX_SHOWN]}...'
 
 
-ADDED = {f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', 'test')}
+ADDED = {
+    'data.train.oversample_thr': None,
+    **{f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', 'test')},
+}
 """Fields that configs of version 0.1 lack, each with the value that they imply."""
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from atss_jax.config.data import SOURCES
+from atss_jax.config.data import SOURCES, SetConfig
 from atss_jax.config.experiment import SPLITS, AutoScaleLr, Experiment, read_experiment
 from atss_jax.config.fields import Reader
 from atss_jax.config.load import as_dict
@@ -61,6 +61,7 @@ _OWNERS = {
     'test_cfg.tta': (Tta,),
     'data': (Pipeline, CocoDataset, Experiment),
     'data.SPLIT': (Experiment,),
+    'data.SPLIT.datasets.0': (SetConfig,),
     'data.SPLIT.pipeline': (Pipeline, Jitter),
     'data.SPLIT.pipeline.img_norm_cfg': (Normalizer,),
     'optimizer': (OptimizerConfig,),
@@ -221,6 +222,10 @@ _DATA = {
     'CocoDataset': {'ann_file': 'a.json', 'img_prefix': 'a'},
     'auto': {'path': 'my_data', 'split': 'train'},
     'TFDSDataset': {'data_dir': 'a', 'name': 'coco/2017:1.1.0', 'split': 'train'},
+    # Its data sets have the fields of their types; one type stands for all.
+    'ConcatDataset': {
+        'datasets': ({'type': 'CocoDataset', 'ann_file': 'a.json', 'img_prefix': 'a'},)
+    },
     'ShapesDataset': {
         'num_images': 1,
         'seed': 0,
@@ -320,12 +325,13 @@ def _data_alternatives(config):
     alternatives = {}
     for split in SPLITS:
         section = config['data'][split]
-        kept = {
-            name: section[name] for name in ('pipeline', 'times') if name in section
-        }
+        names = ('pipeline', 'times', 'oversample_thr')
+        kept = {name: section[name] for name in names if name in section}
         for kind, fields in _DATA.items():
             values = {'type': kind, **kept, **fields}
-            if kind != 'ShapesDataset':
+            if kind == 'ConcatDataset':
+                values['classes'] = None
+            elif kind != 'ShapesDataset':
                 values |= {**_FILTER, **(_TRAIN_FILTER if split == 'train' else {})}
             alternatives[f'data.{split}.type is {kind}'] = {f'data.{split}': values}
     return alternatives
@@ -342,7 +348,7 @@ def _meaning(path, leaves):
     while owner_section not in _OWNERS:
         owner_section = owner_section.rpartition('.')[0]
     owners = _OWNERS[owner_section]
-    if section == 'data.SPLIT':
+    if section in ('data.SPLIT', 'data.SPLIT.datasets.0'):
         kind = leaves[f'{path.rpartition(".")[0]}.type']
         owners = (SOURCES[kind][0], CocoDataset, *owners)
     for owner in owners:

@@ -34,21 +34,33 @@ class TrainPlan:
         canvases: all canvases.
         batch_size: number of rows of the global batch.
         seed: decides everything else.
-        times: how often an epoch passes over the records (mmdet's RepeatDataset).
+        occurrences: (N,) how often an epoch shows each record; None: once.
     """
 
     canvas_index: np.ndarray
     canvases: tuple[Canvas, ...]
     batch_size: int
     seed: int
-    times: int = 1
+    occurrences: np.ndarray | None = None
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Number of batches in an epoch, the same in each."""
-        counts = np.bincount(self.canvas_index, minlength=len(self.canvases))
-        counts *= self.times
+        canvases = range(len(self.canvases))
+        counts = np.array([len(self.members(canvas)) for canvas in canvases])
         return int(np.sum(-(-counts // self.batch_size)))
+
+    def members(self, canvas: int) -> np.ndarray:
+        """Records of a canvas, each as often as an epoch shows it.
+
+        The first pass has all of them, the second those that occur twice, and so on.
+        """
+        records = np.flatnonzero(self.canvas_index == canvas)
+        if self.occurrences is None:
+            return records
+        counts = self.occurrences[records]
+        passes = range(counts.max(initial=0))
+        return np.concatenate([records[:0], *(records[counts > n] for n in passes)])
 
     def canvas(self, step: int) -> Canvas:
         """The canvas that holds the images of a batch at any size they may be shown."""
@@ -85,8 +97,7 @@ def _epoch_batches(plan, epoch):
     random = np.random.default_rng(np.random.SeedSequence([plan.seed, 0, epoch]))
     batches = []
     for canvas in range(len(plan.canvases)):
-        members = np.flatnonzero(plan.canvas_index == canvas)
-        members = np.tile(members, plan.times)
+        members = plan.members(canvas)
         count = round_up(len(members), plan.batch_size)
         batches.append(np.resize(random.permutation(members), count))
     batches = np.concatenate(batches).astype(np.int64).reshape(-1, plan.batch_size)

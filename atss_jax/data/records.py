@@ -111,7 +111,7 @@ class Records:
 
 
 class Source(Protocol):
-    """A data set: `CocoDataset`, `TFDSDataset` or `ShapesDataset`."""
+    """A data set, of any form: `CocoDataset`, `TFDSDataset`, `JoinedDataset`, ..."""
 
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]

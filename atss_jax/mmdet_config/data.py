@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atss_jax.mmdet_config import pipeline
-from atss_jax.mmdet_config.section import Section, plain
+from atss_jax.mmdet_config.section import REQUIRED, Section, plain
 
 SPLITS = ('train', 'val', 'test')
 _SPEED = (  # fields of data loaders that decide how fast they are, not what they load
@@ -37,7 +37,7 @@ def translate_3x(top: Section, normalize: Mapping[str, Any]) -> dict[str, Any]:
         loader.skip('batch_sampler', 'drop_last', *_SPEED)
         loader.expect(collate_fn={'type': 'pseudo_collate'})
         dataset = loader.section('dataset')
-        fields |= _dataset(dataset, split, _options_3x, normalize)
+        fields |= _data([dataset], split, _options_3x, normalize)
         _check_evaluator(top, split, fields)
     return fields
 
@@ -60,29 +60,117 @@ def translate_2x(top: Section) -> dict[str, Any]:
     loader.expect(shuffle=True)
     loader.skip('persistent_workers')
     for split in SPLITS:
-        fields |= _dataset(data.section(split), split, _options_2x, {})
+        is_list = isinstance(data.peek(split), list | tuple)
+        sections = data.sections(split) if is_list else [data.section(split)]
+        fields |= _data(sections, split, _options_2x, {})
     data.skip('persistent_workers', 'val_dataloader', 'test_dataloader')
     return fields
 
 
-def _dataset(section, split, options, normalize):
-    """Translates a data set, which may be inside a RepeatDataset."""
-    path, times = f'data.{split}', 1
-    if str(section.peek('type')).endswith('RepeatDataset'):
-        section.take_kind('RepeatDataset')
-        times = section.take('times')
+def _data(sections, split, options, normalize):
+    """Translates the data of a split: one data set, or several that are joined.
+
+    Args:
+        sections: one, or in 2.x several.
+        split: 'train', 'val' or 'test'.
+        options: reads what 2.x and 3.x call differently.
+        normalize: as for `translate_3x`.
+    """
+    path, fields = f'data.{split}', {}
+    if len(sections) == 1:
+        fields, section = _unwrapped(sections[0], split)
+        if _kind(section) != 'ConcatDataset':
+            values, steps = _dataset(section, split, options, normalize)
+            return _under(path, fields | values) | _under(f'{path}.pipeline', steps)
+        section.take_kind('ConcatDataset')
+        # In mmdet these sets may be evaluated one by one; here together.
+        section.skip('separate_eval', 'lazy_init')
+        section.expect(ignore_keys=None)
+        sections = section.sections('datasets')
+    if not sections:
+        raise ValueError(f'the mmdet config has no data set in {path}')
+    members = [_member(section, split, options, normalize) for section in sections]
+    _check_alike(sections, members)
+    first, steps = members[0]
+    fields |= {
+        'type': 'ConcatDataset',
+        'classes': first['classes'],
+        'datasets': tuple(_without_classes(values) for values, _ in members),
+    }
+    return _under(path, fields) | _under(f'{path}.pipeline', steps)
+
+
+def _check_alike(sections, members):
+    """Raises ValueError unless all data sets have the same pipeline and classes."""
+    (first, steps), section = members[0], sections[0]
+    for other, (values, other_steps) in zip(sections, members, strict=True):
+        if other_steps != steps:
+            raise ValueError(
+                f'{other.path}.pipeline differs from that of {section.path}, but data '
+                'sets that are joined have one pipeline here'
+            )
+        if values['classes'] != first['classes']:
+            raise ValueError(
+                f'{other.path} has other classes than {section.path}, but data sets '
+                'that are joined have the same'
+            )
+
+
+def _without_classes(values):
+    """A data set for `datasets`: its classes are those of all."""
+    kept = {name: value for name, value in values.items() if name != 'classes'}
+    return {'type': 'CocoDataset', **kept}
+
+
+def _under(path, fields):
+    return {f'{path}.{name}': value for name, value in fields.items()}
+
+
+def _kind(section):
+    """The type of a data set or a wrapper, without its scope."""
+    return str(section.peek('type')).rsplit('.', 1)[-1]
+
+
+def _unwrapped(section, split):
+    """`times` and `oversample_thr` of wrappers, and the data set inside them."""
+    fields = {}
+    while (kind := _kind(section)) in ('RepeatDataset', 'ClassBalancedDataset'):
+        section.take_kind(kind)
+        section.skip('lazy_init')
+        if kind == 'RepeatDataset':
+            fields['times'] = fields.get('times', 1) * section.take('times')
+        elif split != 'train' or 'oversample_thr' in fields:
+            raise section.refuse('type', kind, 'it once, around the training data')
+        else:
+            fields['oversample_thr'] = section.take_number('oversample_thr')
+            # In 2.x images without objects would count as a class of their own.
+            section.expect(filter_empty_gt=True)
         section = section.section('dataset')
+    if fields.get('times') == 1:
+        del fields['times']
+    return fields, section
+
+
+def _member(section, split, options, normalize):
+    """Translates one of several data sets, which may be inside a RepeatDataset."""
+    fields, inner = _unwrapped(section, split)
+    if 'oversample_thr' in fields:
+        kind = 'ClassBalancedDataset'
+        raise section.refuse('type', kind, f'{kind} around the ConcatDataset')
+    values, steps = _dataset(inner, split, options, normalize)
+    if not isinstance(values['ann_file'], str):
+        raise inner.refuse('ann_file', values['ann_file'], 'one file in each data set')
+    return fields | values, steps
+
+
+def _dataset(section, split, options, normalize):
+    """Translates a data set: its fields, and those of its pipeline."""
     section.take_kind('CocoDataset')
     root = section.take('data_root', None)
     root = '' if root is None else root
     if not isinstance(root, str):
         raise section.refuse('data_root', root, 'a string')
-    fields = {f'{path}.ann_file': _joined(root, section.take_text('ann_file'))}
-    fields |= {
-        f'{path}.{name}': value for name, value in options(section, root, split).items()
-    }
-    if times != 1:
-        fields[f'{path}.times'] = times
+    fields = options(section, root, split)
     steps = section.sections('pipeline')
     section.expect(test_mode=split != 'train', proposal_file=None)
     loading = {**normalize, **pipeline.translate(steps, split == 'train')}
@@ -91,7 +179,7 @@ def _dataset(section, split, options, normalize):
             raise ValueError(f'{section.path}.pipeline has nothing that sets {name}')
     if split == 'train':
         loading = {'flip_ratio': 0.0} | loading
-    return fields | {f'{path}.pipeline.{name}': x for name, x in loading.items()}
+    return fields, loading
 
 
 def _joined(root, name):
@@ -108,7 +196,11 @@ def _options_3x(section, root, split):
     classes = _classes(meta)
     meta.skip('palette', 'PALETTE')
     filters = section.section('filter_cfg', {})
-    fields = {'img_prefix': _joined(root, folder), 'classes': classes}
+    fields = {
+        'ann_file': _joined(root, section.take_text('ann_file')),
+        'img_prefix': _joined(root, folder),
+        'classes': classes,
+    }
     filter_empty_gt = filters.take('filter_empty_gt', False)
     min_size = filters.take('min_size', 0)
     if split == 'train':
@@ -122,7 +214,8 @@ def _options_3x(section, root, split):
 
 def _options_2x(section, root, split):
     fields = {
-        'img_prefix': _joined(root, section.take_text('img_prefix', '')),
+        'ann_file': _one_or_several(section, root, 'ann_file', REQUIRED),
+        'img_prefix': _one_or_several(section, root, 'img_prefix', ''),
         'classes': _classes(section),
         'indices': None,
     }
@@ -133,6 +226,16 @@ def _options_2x(section, root, split):
         section.skip('filter_empty_gt')
     section.expect(seg_prefix=None, file_client_args={'backend': 'disk'})
     return fields
+
+
+def _one_or_several(section, root, name, default):
+    """A path, or a tuple of those that a list names, which 2.x joins."""
+    if not isinstance(section.peek(name), list | tuple):
+        return _joined(root, section.take_text(name, default))
+    names = section.take_tuple(name)
+    if not names or not all(isinstance(element, str) for element in names):
+        raise section.refuse(name, names, 'a string, or a list of strings')
+    return tuple(_joined(root, element) for element in names)
 
 
 def _classes(section):
@@ -149,10 +252,9 @@ def _check_evaluator(top, split, fields):
         return
     for section in top.sections(f'{split}_evaluator'):
         section.take_kind('CocoMetric')
-        file, expected = (
-            section.take('ann_file', None),
-            fields[f'data.{split}.ann_file'],
-        )
+        file = section.take('ann_file', None)
+        # Data sets that are joined are scored on their own annotations.
+        expected = fields.get(f'data.{split}.ann_file')
         if file is not None and file != expected:
             raise section.refuse('ann_file', file, f'{expected!r}, as for the data set')
         metric = section.take('metric', 'bbox')

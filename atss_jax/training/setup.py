@@ -1,6 +1,7 @@
 """A training run as its config and data describe it, before the first step."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ from ml_collections import ConfigDict
 
 from atss_jax.config import build_experiment, to_json
 from atss_jax.config.experiment import Experiment, open_sources
+from atss_jax.data.balance import occurrences
 from atss_jax.data.batch import check_box_counts, check_has_objects
+from atss_jax.data.joined import set_times
 from atss_jax.data.loader import TrainBatches
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Source
@@ -76,9 +79,11 @@ class Run:
 
     def __str__(self) -> str:
         train, val = self.sources['train'], self.sources['val']
+        shown = self.batches.plan.occurrences
+        repeats = f' ({shown.sum()} an epoch)' if len(set(shown.tolist())) > 1 else ''
         return (
-            f'{len(train.records)} training and {len(val.records)} evaluation images, '
-            f'{len(train.classes)} classes; {jax.device_count()} '
+            f'{len(train.records)} training{repeats} and {len(val.records)} evaluation '
+            f'images, {len(train.classes)} classes; {jax.device_count()} '
             f'{jax.devices()[0].platform} device(s), batch {self.batch_size}; '
             f'{self.steps_per_epoch} steps an epoch, {self.total_steps} in all; '
             f'canvases {self.batches.pipeline.all_canvases()}'
@@ -108,6 +113,7 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
         'global_batch_size': batch_size,
         'records': len(train.records),
         'records_digest': train.records.digest(),
+        'occurrences_digest': hashlib.sha256(batches.plan.occurrences).hexdigest(),
         'classes': list(train.classes),
     }
     workdirs.check(workdir, config_json, stream)
@@ -142,12 +148,13 @@ def make_batches(
         rows: first and last+1 of those rows of the batch that this host loads.
     """
     pipeline = experiment.data['train'].pipeline
+    times = experiment.times * set_times(source)
     plan = TrainPlan(
         pipeline.canvas_index(source),
         pipeline.all_canvases(),
         batch_size,
         experiment.seed,
-        experiment.times,
+        occurrences(source.records, times, experiment.oversample_thr),
     )
     return TrainBatches(source, plan, pipeline, rows)
 

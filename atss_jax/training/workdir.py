@@ -86,7 +86,7 @@ def _config_differences(folder, now):
     if not (folder / CONFIG).exists():
         return ''
     before = with_added_fields(atomic.read_json(folder / CONFIG))
-    before, now = flatten(before), flatten(now)
+    before, now = flatten(before), flatten(with_added_fields(now))
     absent = object()
     return '\n'.join(
         f'  {path}: {_show(before, path)} there, {_show(now, path)} now'
@@ -170,6 +170,11 @@ def _data_differences(folder, before, now):
         if 'records' in differing:
             line += f': {before["records"]} images there, {now["records"]} now'
         lines.append(f'{line} since that run began')
+    if 'occurrences_digest' in differing and 'records' not in differing:
+        lines.append(
+            '  how often an epoch shows each image has changed (data.train.times, '
+            'data.train.oversample_thr, or times of one of data.train.datasets)'
+        )
     if 'classes' in differing:
         old, new = before['classes'], now['classes']
         lines.append(f'  classes of data.train: {old} there, {new} now')
@@ -181,6 +186,7 @@ def _data_file(folder):
     config = atomic.read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     train = config.get('data', {}).get('train', {})
     name = train.get('ann_file') or train.get('path') or train.get('data_dir')
+    name = ', '.join(name) if isinstance(name, list) else name
     return f' ({name})' if name else ''
 
 

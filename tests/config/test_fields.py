@@ -43,7 +43,8 @@ def test_a_missing_field_is_named(leaf):
 @pytest.mark.parametrize('leaf', LEAVES)
 def test_a_value_of_a_wrong_type_is_named_with_what_is_accepted(leaf):
     value = LEAVES[leaf]
-    wrong = 1.5 if value is None or isinstance(value, str) else 'wrong'
+    is_number = leaf == 'data.train.oversample_thr' or not isinstance(value, str | None)
+    wrong = 'wrong' if is_number else 1.5
     message = error({leaf: wrong})
     assert f'config.{leaf} = {wrong!r} is not supported; expected ' in message
     assert len(message.partition('expected ')[2]) > 3
@@ -112,6 +113,7 @@ ALTERNATIVES = {
         'model.neck.num_outs': 4,
         'model.bbox_head.anchor_generator.strides': (8, 16, 32, 64),
     },
+    'data.train.oversample_thr': 0.5,
     'model.bbox_head.num_classes': 3,
     'model.bbox_head.in_channels': {
         'model.neck.out_channels': 64,

@@ -205,7 +205,7 @@ def test_a_config_of_an_earlier_version(tmp_path):
 
 
 # Another value of each field that earlier versions lack.
-LATER = {path: {'cv2': 'pillow'}[value] for path, value in ADDED.items()}
+LATER = {path: {'cv2': 'pillow', None: 0.5}[value] for path, value in ADDED.items()}
 
 
 def test_equal_configs_give_equal_text():

@@ -295,7 +295,8 @@ def train_batches(jitter, rows=(0, 4), source=None, times=1, **fields):
     source = source or Source()
     pipe = pipeline(jitter, **fields)
     index = pipe.canvas_index(source)
-    plan = TrainPlan(index, pipe.all_canvases(), 4, seed=1, times=times)
+    occurrences = np.full(len(index), times)
+    plan = TrainPlan(index, pipe.all_canvases(), 4, 1, occurrences)
     return TrainBatches(source, plan, pipe, rows)
 
 

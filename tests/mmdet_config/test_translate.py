@@ -47,6 +47,7 @@ def test_both_styles_equal_our_config_field_by_field(name):
 # Off in the R50 recipe: a translation names them only where they are on.
 NEUTRAL = {
     *('fp16', 'ema', 'optimizer_config.cumulative_iters', 'data.train.times'),
+    'data.train.oversample_thr',
     *(
         f'data.train.pipeline.{name}'
         for name in ('img_scales', 'multiscale_mode', 'random_resize', 'random_crop')
@@ -138,7 +139,7 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v2_r50', 'data.train_dataloader', {'shuffle': False}),
         ('v2_r50', 'data.imgs_per_gpu', 4),
         ('v2_r50', 'workflow', [('train', 1), ('val', 1)]),
-        ('v2_r50', 'data.train.type', 'ClassBalancedDataset'),
+        ('v2_r50', 'data.train.type', 'MultiImageMixDataset'),
         ('v2_r50', 'data.train.classes', 'names.txt'),
         ('v2_r50', 'data.train.pipeline.5.size_divisor', None),
         ('v2_r50', 'data.val.pipeline.1.flip', True),

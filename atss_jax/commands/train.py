@@ -21,6 +21,12 @@ def parser(program: str = 'atss train') -> argparse.ArgumentParser:
         '--config', type=command_line.path, required=True, help=command_line.CONFIG_HELP
     )
     flags.add_argument(
+        '--data',
+        type=command_line.path,
+        help='your own data in place of those of the config: a folder in the form of '
+        'COCO, YOLO, Pascal VOC or Hugging Face, or hf://OWNER/NAME',
+    )
+    flags.add_argument(
         '--workdir', type=command_line.path, required=True, help='folder of the run'
     )
     flags.add_argument(
@@ -47,7 +53,7 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
         from atss_jax.evaluation.run import make_evaluator
         from atss_jax.training.loop import train
 
-        config = load_config(flags.config, parse_overrides(overrides))
+        config = load_config(flags.config, parse_overrides(overrides), flags.data)
         train(config, flags.workdir, make_evaluator, flags.profile, began=_BEGAN)
         if devices.is_first():
             evaluate = command_line.other_command('eval')

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from atss_jax.config.experiment import SPLITS, Experiment, build
 from atss_jax.config.fields import COMPANIONS, with_added_fields
+from atss_jax.config.own_data import use_found_data
 from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
 from atss_jax.files.atomic import read_given_json, read_json
@@ -22,7 +23,9 @@ from atss_jax.models.detector import ATSS
 
 
 def load_config(
-    path: str | os.PathLike, overrides: Mapping[str, Any] | None = None
+    path: str | os.PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    data: str | None = None,
 ) -> ConfigDict:
     """Runs `get_config()` of a config file, applies overrides and checks every field.
 
@@ -33,13 +36,18 @@ def load_config(
             the name of a shipped config: 'atss_r50_1x'.
         overrides: dotted path to value: `{'model.bbox_head.num_classes': 3}`. A mapping
             replaces a whole section, and None switches an optional one off.
+        data: folder, annotation file or address of the data to use in place of those
+            that the file names, before the overrides; see `own_data.use_found_data`.
 
     Raises:
+        FileNotFoundError: there is nothing at `data`.
         ValueError: no such file; a field is unknown, missing or not supported.
     """
     file = config_file(path)
     config = _read_json_config(file) if file.suffix == '.json' else run(file)
     config = _copy(config)
+    if data is not None:
+        use_found_data(config, data)
     for name, value in (overrides or {}).items():
         _override(config, name, value)
     config = with_added_fields(config)

@@ -1,0 +1,82 @@
+"""Puts a user's own data into a config, in place of the data that it names."""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from atss_jax.data.forms.dataset import check_split
+from atss_jax.data.forms.find import find
+from atss_jax.data.forms.form import Form
+
+# Fields of a data section that do not say where the data are.
+_KEPT = ('pipeline', 'filter_empty_gt', 'min_size', 'times', 'oversample_thr')
+_ADDED = {'train': {'filter_empty_gt': True, 'min_size': 32, 'times': 1}}
+
+
+def use_data(
+    config: MutableMapping[str, Any],
+    path: str,
+    train: str = 'train',
+    val: str = 'val',
+    test: str | None = None,
+) -> None:
+    """Makes a config read the data at a path, whatever their form; opens no files.
+
+    Each of `data.train`, `data.val` and `data.test` becomes a section of `type='auto'`,
+    with its pipeline as it was. `model.bbox_head.num_classes` is not touched.
+
+    Args:
+        config: changed in place.
+        path: folder, annotation file or address of the data.
+        train: split of the data that is trained on.
+        val: split that is evaluated during training.
+        test: split of `data.test`; None: that of `data.val`.
+    """
+    data = config['data']
+    splits = {'train': train, 'val': val, 'test': val if test is None else test}
+    for section, split in splits.items():
+        old: Mapping[str, Any] = data[section]
+        kept = {name: old[name] for name in _KEPT if name in old}
+        data[section] = {
+            'type': 'auto',
+            'path': path,
+            'split': split,
+            'classes': None,
+            'indices': None,
+            **_ADDED.get(section, {}),
+            **kept,
+        }
+
+
+def splits_of(form: Form) -> dict[str, str]:
+    """The splits of a data set to train on, to evaluate with and to test with.
+
+    Raises:
+        ValueError: it has no `train` or no `val`.
+    """
+    check_split(form, 'train')
+    check_split(form, 'val')
+    test = 'test' if 'test' in form.splits else 'val'
+    return {'train': 'train', 'val': 'val', 'test': test}
+
+
+def use_found_data(config: MutableMapping[str, Any], path: str) -> Form:
+    """Makes a config read the data that lie at a path, and have their classes.
+
+    Args:
+        config: changed in place.
+        path: folder, annotation file or address of the data.
+
+    Returns:
+        What was found.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: no known form lies there, it is malformed, or it is not divided into
+            training and evaluation data.
+    """
+    form = find(path)
+    use_data(config, path, **splits_of(form))
+    on_error = config['data']['on_error']
+    classes = form.read('train', on_error).categories
+    config['model']['bbox_head']['num_classes'] = len(classes)
+    return form

@@ -190,6 +190,16 @@ def canvas(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+def scale(text: str) -> tuple[int, int]:
+    """Long and short side from `1333x800`, for `type=` of a flag."""
+    sides = text.split('x')
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(
+            f'{text}: expected LONGxSHORT such as 1333x800'
+        )
+    return max(map(int, sides)), min(map(int, sides))
+
+
 def step_range(text: str) -> tuple[int, int]:
     """First and last step from `100:105`, for `type=` of a flag."""
     first, colon, last = text.partition(':')

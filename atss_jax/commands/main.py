@@ -7,6 +7,7 @@ import sys
 import atss_jax
 
 COMMANDS = {
+    'init': 'write a config that fits your data',
     'train': 'train a detector',
     'eval': 'score a checkpoint, or the results of any detector',
     'predict': 'detect objects in images and videos',

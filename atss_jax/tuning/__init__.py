@@ -1,0 +1,1 @@
+"""Chooses the settings of a config for a data set, without training."""

@@ -1,0 +1,244 @@
+"""Writes a chosen config as a Python file of a few lines, each with its reason."""
+
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from atss_jax.data.plan import Canvas
+from atss_jax.tuning.choose import Chosen, class_mean
+from atss_jax.tuning.fit import anchor_sides
+from atss_jax.tuning.recipe import Schedule
+
+_WIDTH = 80  # of a comment, without its indentation
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything that a written config says.
+
+    Attributes:
+        path: of the data.
+        found: one line about what lies there.
+        splits: split of the data for 'train', 'val' and 'test'.
+        classes: names of the labels.
+        images: number of training images.
+        chosen: image scale and anchors.
+        cost: multiply-adds of one image in billions, and with mmdetection's anchors.
+        max_boxes: capacity for boxes per image.
+        most_boxes: largest number of boxes that an image has.
+        canvases: of all images; None: the usual two.
+        samples_per_gpu: images per device and step.
+        devices: number and kind of the devices, '1 cpu'.
+        batch: images per step, over all devices.
+        schedule: epochs and learning rate.
+        start: one of `recipe.STARTS`.
+        depth: of the ResNet.
+        model: name of the trained detector that 'zoo' starts from.
+    """
+
+    path: str
+    found: str
+    splits: Mapping[str, str]
+    classes: Sequence[str]
+    images: int
+    chosen: Chosen
+    cost: tuple[float, float]
+    max_boxes: int
+    most_boxes: int
+    canvases: tuple[Canvas, ...] | None
+    samples_per_gpu: int
+    devices: str
+    batch: int
+    schedule: Schedule
+    start: str
+    depth: int
+    model: str
+
+
+def config_text(setup: Setup, command: str, name: str) -> str:
+    """The text of the file.
+
+    Args:
+        setup: what it says.
+        command: the command that writes it.
+        name: path of the file.
+    """
+    sections = (_data, _start, _scale_and_anchors, _batch, _schedule)
+    body = [line for section in sections for line in ('', *section(setup))]
+    return '\n'.join(
+        [
+            f'"""ATSS for {setup.path}: {_counted(setup.classes, "class", "classes")}, '
+            f'{setup.images} training images.',
+            '',
+            f'Written by `{command}`. It is an ordinary config: change what you know',
+            'better. To train with it:',
+            '',
+            f'    atss train --config={name} --workdir=WORKDIR',
+            '"""',
+            '',
+            'from atss_jax.config.own_data import use_data',
+            'from atss_jax.configs import atss_r50_1x',
+            '',
+            '',
+            'def get_config():',
+            '    """Returns the main recipe, fitted to the data."""',
+            '    config = atss_r50_1x.get_config()',
+            *(f'    {line}' if line else '' for line in body),
+            '    return config',
+            '',
+        ]
+    )
+
+
+def _counted(items, singular, plural):
+    return f'{len(items)} {singular if len(items) == 1 else plural}'
+
+
+def _comment(text):
+    return [f'# {line}' for line in textwrap.wrap(text, _WIDTH)]
+
+
+def _data(setup):
+    names = ', '.join(setup.classes)
+    arguments = ', '.join(f'{name}={split!r}' for name, split in setup.splits.items())
+    return [
+        *_comment(f'Found {setup.found}.'),
+        f'use_data(config, {setup.path!r}, {arguments})',
+        *_comment(f'The classes are {names}.'),
+        f'config.model.bbox_head.num_classes = {len(setup.classes)}',
+        *_comment(f'No image has more than {setup.most_boxes} objects.'),
+        f'config.data.max_boxes = {setup.max_boxes}',
+    ]
+
+
+def _start(setup):
+    backbone = f'config.model.backbone.depth = {setup.depth}'
+    channels = f'config.model.neck.in_channels = {stage_channels(setup.depth)}'
+    if setup.start == 'zoo':
+        return [
+            *_comment(
+                'Training starts from a detector trained on COCO, which is downloaded '
+                'once; only its class layer is new.'
+            ),
+            f"config.load_from = 'mmdet://{setup.model}'",
+        ]
+    if setup.start == 'imagenet':
+        lines = _comment('Training starts from a backbone trained on ImageNet.')
+        if setup.depth != 50:
+            name = f'torchvision://resnet{setup.depth}'
+            lines += [f'config.model.pretrained = {name!r}', backbone, channels]
+        return lines
+    return [
+        *_comment(
+            'Training starts from random weights, so that all layers learn, and batch '
+            'normalization learns its statistics.'
+        ),
+        'config.model.pretrained = None',
+        f'config.model.backbone.update(depth={setup.depth}, frozen_stages=-1, '
+        'norm_eval=False)',
+        channels,
+    ]
+
+
+def stage_channels(depth: int) -> tuple[int, ...]:
+    """Channels of the stages of a ResNet."""
+    return tuple((64 if depth < 50 else 256) * 2**stage for stage in range(4))
+
+
+def _scale_and_anchors(setup):
+    chosen, choice = setup.chosen, setup.chosen.fit.choice
+    sides = chosen.smallest_sides
+    smallest = int(np.nanargmin(sides))
+    lines = [
+        *_comment(
+            f'At this size nine of ten objects of {setup.classes[smallest]}, the '
+            f'smallest, have sides of at least {sides[smallest]:.0f} pixels.'
+        ),
+        "for split in ('train', 'val', 'test'):",
+        f'    config.data[split].pipeline.img_scale = {choice.img_scale}',
+    ]
+    if setup.canvases is not None:
+        lines += [
+            *_comment('All images have one orientation.'),
+            f'config.data.canvases = {setup.canvases}',
+        ]
+    return lines + _anchors(setup)
+
+
+def _anchors(setup):
+    chosen, anchors = setup.chosen, setup.chosen.fit.choice.anchors
+    usual = chosen.usual.choice.anchors
+    count = len(setup.classes)
+    overlap = f'{class_mean(chosen.fit, count):.2f}'
+    if anchors == usual:
+        return _comment(
+            f"mmdetection's anchors overlap by {overlap} with the objects that they "
+            'are assigned to, as the mean over the classes.'
+        )
+    sides = ', '.join(f'{side:.0f}' for side in anchor_sides(anchors))
+    lines = _comment(
+        f'Anchors of {sides} pixels on the finest level overlap by {overlap} with the '
+        'objects that they are assigned to, as the mean over the classes; '
+        f"mmdetection's, of {anchor_sides(usual)[0]:.0f}, by "
+        f'{class_mean(chosen.usual, count):.2f}. An image costs {setup.cost[0]:.1f} '
+        f'billion multiply-adds with them, and {setup.cost[1]:.1f} with those.'
+    )
+    if anchors.strides != usual.strides:
+        lines += _comment('The small objects need a level finer than P3.')
+        lines.append('config.model.neck.start_level = 0')
+    fields = {
+        name: getattr(anchors, name)
+        for name in ('strides', 'octave_base_scale', 'scales_per_octave')
+        if getattr(anchors, name) != getattr(usual, name)
+    }
+    arguments = ', '.join(f'{name}={value!r}' for name, value in fields.items())
+    lines.append(f'config.model.bbox_head.anchor_generator.update({arguments})')
+    return lines
+
+
+def _batch(setup):
+    return [
+        *_comment(
+            f'{setup.samples_per_gpu} images per device and step, on {setup.devices}; '
+            'an estimate of what fits into its memory.'
+        ),
+        f'config.data.samples_per_gpu = {setup.samples_per_gpu}',
+        f'config.auto_scale_lr.base_batch_size = {setup.batch}',
+    ]
+
+
+def _schedule(setup):
+    plan = setup.schedule
+    steps = plan.epochs * plan.steps_per_epoch
+    lines = [
+        *_comment(
+            f'{plan.epochs} epochs are {steps} steps, and show '
+            f'{plan.epochs * setup.images} images.'
+        ),
+        f'config.total_epochs = {plan.epochs}',
+        f'config.evaluation.interval = {max(1, plan.epochs // 12)}',
+        f'config.log_config.interval = {min(50, plan.steps_per_epoch)}',
+        f'config.lr_config.update(warmup_iters={plan.warmup_steps}, '
+        f'step={plan.milestones})',
+    ]
+    if setup.start != 'scratch':
+        return [
+            *lines,
+            *_comment(
+                f"mmdetection's rate, 0.01 for 16 images per step, for {setup.batch}."
+            ),
+            f'config.optimizer.lr = {plan.rate:g}',
+            'config.optimizer_config.grad_clip = dict(max_norm=35, norm_type=2)',
+        ]
+    return [
+        *lines,
+        *_comment('From random weights AdamW learns in far fewer steps than SGD.'),
+        'config.optimizer = dict(',
+        f"    type='AdamW', lr={plan.rate:g}, betas=(0.9, 0.999), eps=1e-8, "
+        'weight_decay=0.05,',
+        '    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),',
+        ')',
+        'config.optimizer_config.grad_clip = dict(max_norm=10, norm_type=2)',
+    ]

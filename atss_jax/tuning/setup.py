@@ -1,0 +1,171 @@
+"""From a data set to everything that a config for it says."""
+
+import dataclasses
+import os
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from atss_jax.config import build_model, load_config
+from atss_jax.config.own_data import splits_of
+from atss_jax.data.forms.dataset import AutoDataset
+from atss_jax.data.forms.find import describe, find
+from atss_jax.data.plan import default_canvases
+from atss_jax.detection.anchors import AnchorGenerator
+from atss_jax.models.cost import cost
+from atss_jax.tuning import recipe
+from atss_jax.tuning.choose import Chosen, choose
+from atss_jax.tuning.config_file import Setup, stage_channels
+from atss_jax.tuning.fit import sample_objects
+
+DEPTHS = (18, 34, 50, 101)
+"""Depths of the ResNet to choose from."""
+ZOO = {depth: f'atss_r{depth}_fpn_1x_coco' for depth in (50, 101)}
+"""The trained detector of each depth that training can start from."""
+
+_DIVISOR = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What the user wants; None: it is chosen.
+
+    Attributes:
+        start: one of `recipe.STARTS`.
+        depth: one of `DEPTHS`.
+        img_scale: (long, short) that images are resized to fit into.
+        batch: images per device and step.
+        epochs: passes over the training images.
+        images: number of training images whose objects are tried.
+    """
+
+    start: str = 'zoo'
+    depth: int = 50
+    img_scale: tuple[int, int] | None = None
+    batch: int | None = None
+    epochs: int | None = None
+    images: int = 200
+
+
+class Device(NamedTuple):
+    """What training is meant for.
+
+    Attributes:
+        platform: 'cpu', 'gpu' or 'tpu'.
+        memory: bytes of one device; None: unknown.
+        count: number of devices.
+    """
+
+    platform: str
+    memory: int | None
+    count: int
+
+
+def this_device() -> Device:
+    """The devices of this machine."""
+    device = jax.devices()[0]
+    if device.platform == 'cpu':
+        memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+        return Device('cpu', memory // jax.device_count(), jax.device_count())
+    memory = (device.memory_stats() or {}).get('bytes_limit')
+    return Device(device.platform, memory, jax.device_count())
+
+
+def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
+    """Chooses everything that is not wished for.
+
+    Args:
+        path: folder, annotation file or address of the data.
+        wishes: what the user wants.
+        device: what training is meant for.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: no known form lies there, it is malformed, not divided into training
+            and evaluation data, or has no objects to learn; or wishes contradict.
+    """
+    check(wishes)
+    form = find(path)
+    splits = splits_of(form)
+    train = AutoDataset(path, splits['train'])
+    others = [
+        AutoDataset(path, splits[name], test_mode=True) for name in ('val', 'test')
+    ]
+    if not (~train.records.ignored).any():
+        raise ValueError(f'{path}: no object of the training images can be learned')
+    chosen = choose(
+        sample_objects(train.records, wishes.images),
+        len(train.classes),
+        AnchorGenerator(),
+        may_change_anchors=wishes.start != 'zoo',
+        img_scale=wishes.img_scale,
+    )
+    sizes = np.concatenate([each.records.sizes for each in (train, *others)])
+    img_scale = chosen.fit.choice.img_scale
+    canvases = recipe.canvases_of(sizes, img_scale, _DIVISOR)
+    largest = max(canvases or default_canvases(img_scale, True, _DIVISOR))
+    per_device = wishes.batch or recipe.batch_per_device(
+        largest, device.memory, device.platform, wishes.start
+    )
+    batch = per_device * device.count
+    return Setup(
+        path=path,
+        found=describe(form).partition(': ')[2],
+        splits=splits,
+        classes=train.classes,
+        images=len(train.records),
+        chosen=chosen,
+        cost=_costs(chosen, wishes, largest, len(train.classes)),
+        max_boxes=recipe.capacity(train.records.counts),
+        most_boxes=int(train.records.counts.max()),
+        canvases=canvases,
+        samples_per_gpu=per_device,
+        devices=_device_text(device),
+        batch=batch,
+        schedule=recipe.schedule(
+            len(train.records), batch, wishes.start, wishes.epochs
+        ),
+        start=wishes.start,
+        depth=wishes.depth,
+        model=ZOO.get(wishes.depth, ''),
+    )
+
+
+def check(wishes: Wishes) -> None:
+    """Raises ValueError if wishes contradict each other."""
+    if wishes.start == 'zoo' and wishes.depth not in ZOO:
+        raise ValueError(
+            f'--depth {wishes.depth}: there are trained detectors of the depths '
+            f'{", ".join(map(str, ZOO))} only; or use --start imagenet, --start scratch'
+        )
+
+
+def _device_text(device):
+    text = f'{device.count} {device.platform}'
+    if device.memory is None:
+        return text
+    return f'{text} with {device.memory / 2**30:.0f} GiB each'
+
+
+def _costs(chosen: Chosen, wishes: Wishes, canvas, num_classes):
+    """Billions of multiply-adds of an image, as chosen and with the usual anchors."""
+    return tuple(
+        _cost(fit.choice.anchors, wishes.depth, canvas, num_classes)
+        for fit in (chosen.fit, chosen.usual)
+    )
+
+
+def _cost(anchors: AnchorGenerator, depth, canvas, num_classes):
+    generator = 'model.bbox_head.anchor_generator'
+    overrides = {
+        'model.backbone.depth': depth,
+        'model.neck.in_channels': stage_channels(depth),
+        'model.bbox_head.num_classes': num_classes,
+        f'{generator}.strides': anchors.strides,
+        f'{generator}.octave_base_scale': anchors.octave_base_scale,
+        f'{generator}.scales_per_octave': anchors.scales_per_octave,
+        'model.neck.start_level': 0 if anchors.strides[0] < 8 else 1,
+    }
+    model = build_model(load_config('atss_r50_1x', overrides))
+    return sum(cost(model, [canvas]).multiply_adds[canvas].values()) / 1e9

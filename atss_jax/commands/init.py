@@ -34,8 +34,8 @@ def parser(program: str = 'atss init') -> argparse.ArgumentParser:
         '--start',
         choices=('zoo', 'imagenet', 'scratch'),
         default='zoo',
-        help='what training starts from: a detector trained on COCO, a backbone trained '
-        'on ImageNet, or random weights (default: zoo)',
+        help='what training starts from: a detector trained on COCO, a backbone '
+        'trained on ImageNet, or random weights (default: zoo)',
     )
     flags.add_argument(
         '--depth',
@@ -92,7 +92,7 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
         prepared = setup.prepare(flags.data, wishes, setup.this_device())
         print(f'{flags.data}: {prepared.found}\n', flush=True)
         print(f'{tables.trials(prepared)}\n\n{tables.sizes(prepared)}\n')
-        command = shlex.join([program, *arguments])
+        command = f'{program} {shlex.join(arguments)}'
         write_text(flags.out, config_text(prepared, command, flags.out))
         load_config(flags.out)
         train = command_line.other_command('train')

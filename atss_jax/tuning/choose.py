@@ -22,6 +22,7 @@ SCALES_PER_OCTAVE = (1, 2, 3)
 
 _LARGEST_ENLARGEMENT = 2  # of images that are smaller than the scale
 _ALIKE = 0.01  # difference in overlap that does not matter
+_ALIKE_SCALE = 0.02  # the same for scales, of which the larger costs more
 _POOR = 0.25  # overlap of a class for which finer levels are tried
 _FEW, _RARE = 5, 0.01  # objects of a class, number and share, that decide nothing
 
@@ -32,7 +33,7 @@ class Chosen:
 
     Attributes:
         fit: of the choice.
-        usual: fit of mmdetection's anchors at the same image scale.
+        usual: fit of mmdetection's anchors at the chosen image scale.
         tried: all fits, in the order of the trials.
         smallest_sides: (C,) by class, the side in pixels at the chosen image scale that
             nine of ten objects reach; nan for classes with too few objects.
@@ -48,7 +49,6 @@ def choose(
     objects: Objects,
     num_classes: int,
     usual: AnchorGenerator,
-    may_change_anchors: bool = True,
     img_scale: tuple[int, int] | None = None,
 ) -> Chosen:
     """Chooses the image scale, then the anchors at this scale.
@@ -58,37 +58,63 @@ def choose(
     twice the size of the images. The anchors are those with the highest overlap of
     positive anchors with their objects, as the mean over the classes; of anchors that
     are alike in this, the fewest per cell, and then those with the highest overlap as
-    the mean over all objects. Levels
-    finer than P3 cost several times as much and are tried only if a class has an
-    overlap below 0.25 without them.
+    the mean over all objects. Levels finer than P3 cost several times as much and are
+    tried only if a class has an overlap below 0.25 without them.
 
     Args:
         objects: of the training data.
         num_classes: number of classes.
         usual: mmdetection's anchors.
-        may_change_anchors: False to keep `usual`, for weights that were trained with
-            them.
         img_scale: (long, short), to be kept; None: it is chosen.
     """
     if img_scale is None:
         img_scale = choose_scale(objects, num_classes)
-    boxes, _ = objects.resized(img_scale)
-    sides = smallest_sides(objects, box_sides(boxes), num_classes)
     first = fit(objects, Choice(img_scale, usual))
-    tried = [first]
-    if may_change_anchors:
-        anchors = [
-            dataclasses.replace(usual, octave_base_scale=base, scales_per_octave=count)
-            for count in SCALES_PER_OCTAVE
-            for base in BASE_SCALES
-        ]
+    anchors = [
+        dataclasses.replace(usual, octave_base_scale=base, scales_per_octave=count)
+        for count in SCALES_PER_OCTAVE
+        for base in BASE_SCALES
+    ]
+    tried = [first, *_fits(objects, img_scale, anchors, usual)]
+    if _worst(best_of(tried, num_classes), num_classes) < _POOR:
+        finer = tuple(stride // 2 for stride in usual.strides)
+        anchors = [dataclasses.replace(each, strides=finer) for each in anchors]
         tried += _fits(objects, img_scale, anchors, usual)
-        best = best_of(tried, num_classes)
-        if _worst(best, num_classes) < _POOR:
-            finer = tuple(stride // 2 for stride in usual.strides)
-            anchors = [dataclasses.replace(each, strides=finer) for each in anchors]
-            tried += _fits(objects, img_scale, anchors, usual)
-    return Chosen(best_of(tried, num_classes), first, tuple(tried), sides)
+    return _chosen(objects, num_classes, best_of(tried, num_classes), first, tried)
+
+
+def choose_scale_alone(
+    objects: Objects,
+    num_classes: int,
+    usual: AnchorGenerator,
+    img_scale: tuple[int, int] | None = None,
+) -> Chosen:
+    """Chooses the image scale for weights that were trained with the usual anchors.
+
+    It is the smallest at which these overlap with their objects about as much as at the
+    best one, as the mean over the classes.
+
+    Args:
+        objects: of the training data.
+        num_classes: number of classes.
+        usual: the anchors of the weights.
+        img_scale: (long, short), to be kept; None: it is chosen.
+    """
+    scales = candidate_scales(objects.sizes) if img_scale is None else [img_scale]
+    tried = [fit(objects, Choice(scale, usual)) for scale in scales]
+    overlaps = [class_mean(each, num_classes) for each in tried]
+    best = next(
+        each
+        for each, overlap in zip(tried, overlaps, strict=True)
+        if overlap >= max(overlaps) - _ALIKE_SCALE
+    )
+    return _chosen(objects, num_classes, best, best, tried)
+
+
+def _chosen(objects, num_classes, best, usual, tried):
+    boxes, _ = objects.resized(best.choice.img_scale)
+    sides = smallest_sides(objects, box_sides(boxes), num_classes)
+    return Chosen(best, usual, tuple(tried), sides)
 
 
 def _fits(objects, img_scale, anchors, usual):

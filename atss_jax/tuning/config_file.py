@@ -72,8 +72,11 @@ def config_text(setup: Setup, command: str, name: str) -> str:
             f'"""ATSS for {setup.path}: {_counted(setup.classes, "class", "classes")}, '
             f'{setup.images} training images.',
             '',
-            f'Written by `{command}`. It is an ordinary config: change what you know',
-            'better. To train with it:',
+            'Written by',
+            '',
+            f'    {command}',
+            '',
+            'It is an ordinary config: change what you know better. To train with it:',
             '',
             f'    atss train --config={name} --workdir=WORKDIR',
             '"""',
@@ -100,12 +103,20 @@ def _comment(text):
     return [f'# {line}' for line in textwrap.wrap(text, _WIDTH)]
 
 
+def _call(function: str, *arguments: str) -> list[str]:
+    """The lines of a call: one, or a line for each argument if it is too long."""
+    line = f'{function}({", ".join(arguments)})'
+    if len(line) <= _WIDTH + 2:
+        return [line]
+    return [f'{function}(', *(f'    {argument},' for argument in arguments), ')']
+
+
 def _data(setup):
     names = ', '.join(setup.classes)
-    arguments = ', '.join(f'{name}={split!r}' for name, split in setup.splits.items())
+    splits = [f'{name}={split!r}' for name, split in setup.splits.items()]
     return [
         *_comment(f'Found {setup.found}.'),
-        f'use_data(config, {setup.path!r}, {arguments})',
+        *_call('use_data', 'config', repr(setup.path), *splits),
         *_comment(f'The classes are {names}.'),
         f'config.model.bbox_head.num_classes = {len(setup.classes)}',
         *_comment(f'No image has more than {setup.most_boxes} objects.'),
@@ -136,8 +147,12 @@ def _start(setup):
             'normalization learns its statistics.'
         ),
         'config.model.pretrained = None',
-        f'config.model.backbone.update(depth={setup.depth}, frozen_stages=-1, '
-        'norm_eval=False)',
+        *_call(
+            'config.model.backbone.update',
+            f'depth={setup.depth}',
+            'frozen_stages=-1',
+            'norm_eval=False',
+        ),
         channels,
     ]
 
@@ -174,8 +189,8 @@ def _anchors(setup):
     overlap = f'{class_mean(chosen.fit, count):.2f}'
     if anchors == usual:
         return _comment(
-            f"mmdetection's anchors overlap by {overlap} with the objects that they "
-            'are assigned to, as the mean over the classes.'
+            f'The anchors, those of mmdetection, overlap by {overlap} with the objects '
+            'that they are assigned to, as the mean over the classes.'
         )
     sides = ', '.join(f'{side:.0f}' for side in anchor_sides(anchors))
     lines = _comment(
@@ -193,9 +208,9 @@ def _anchors(setup):
         for name in ('strides', 'octave_base_scale', 'scales_per_octave')
         if getattr(anchors, name) != getattr(usual, name)
     }
-    arguments = ', '.join(f'{name}={value!r}' for name, value in fields.items())
-    lines.append(f'config.model.bbox_head.anchor_generator.update({arguments})')
-    return lines
+    arguments = [f'{name}={value!r}' for name, value in fields.items()]
+    generator = 'config.model.bbox_head.anchor_generator'
+    return lines + _call(f'{generator}.update', *arguments)
 
 
 def _batch(setup):
@@ -235,10 +250,14 @@ def _schedule(setup):
     return [
         *lines,
         *_comment('From random weights AdamW learns in far fewer steps than SGD.'),
-        'config.optimizer = dict(',
-        f"    type='AdamW', lr={plan.rate:g}, betas=(0.9, 0.999), eps=1e-8, "
-        'weight_decay=0.05,',
-        '    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),',
-        ')',
+        *_call(
+            'config.optimizer = dict',
+            "type='AdamW'",
+            f'lr={plan.rate:g}',
+            'betas=(0.9, 0.999)',
+            'eps=1e-8',
+            'weight_decay=0.05',
+            'paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0)',
+        ),
         'config.optimizer_config.grad_clip = dict(max_norm=10, norm_type=2)',
     ]

@@ -15,7 +15,7 @@ from atss_jax.data.plan import default_canvases
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.models.cost import cost
 from atss_jax.tuning import recipe
-from atss_jax.tuning.choose import Chosen, choose
+from atss_jax.tuning.choose import Chosen, choose, choose_scale_alone
 from atss_jax.tuning.config_file import Setup, stage_channels
 from atss_jax.tuning.fit import sample_objects
 
@@ -94,12 +94,11 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
     ]
     if not (~train.records.ignored).any():
         raise ValueError(f'{path}: no object of the training images can be learned')
-    chosen = choose(
+    chosen = (choose_scale_alone if wishes.start == 'zoo' else choose)(
         sample_objects(train.records, wishes.images),
         len(train.classes),
         AnchorGenerator(),
-        may_change_anchors=wishes.start != 'zoo',
-        img_scale=wishes.img_scale,
+        wishes.img_scale,
     )
     sizes = np.concatenate([each.records.sizes for each in (train, *others)])
     img_scale = chosen.fit.choice.img_scale

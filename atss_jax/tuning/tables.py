@@ -1,4 +1,4 @@
-"""What was tried, as text: the anchors, and the objects by size."""
+"""What was tried, as text: the settings, and the objects by size."""
 
 import numpy as np
 
@@ -8,52 +8,78 @@ from atss_jax.tuning.fit import Fit, anchor_sides
 
 
 def trials(setup: Setup) -> str:
-    """A row for each choice of anchors that was tried; `*` marks the chosen one.
+    """A row for each image scale and set of anchors that was tried; `*`: chosen.
 
     An object without anchor is not learned. The overlap is the mean IoU of the anchors
     with the object that they are assigned to.
     """
-    chosen, count = setup.chosen.fit, len(setup.classes)
+    chosen = setup.chosen.fit
+    titles = 'image', 'anchors, px', 'from', 'no anchor', 'per object', 'overlap'
     lines = [
-        f'{setup.images} training images, {len(chosen.labels)} objects tried at '
-        f'{chosen.choice.img_scale}',
-        f'{"":2}{"anchors, px":<15}{"from":<6}{"no anchor":>10}{"per object":>12}'
-        f'{"overlap":>9}  lowest of a class',
+        f'{setup.images} training images; settings tried with {len(chosen.labels)} '
+        'of their objects',
+        _trial('', *titles, 'lowest of a class'),
     ]
     for each in setup.chosen.tried:
         anchors = each.choice.anchors
-        sides = '/'.join(f'{side:.0f}' for side in anchor_sides(anchors))
-        level = f'P{anchors.strides[0].bit_length() - 1}'
         lowest, name = _lowest(each, setup.classes)
-        mark = '*' if each is chosen else ''
         lines.append(
-            f'{mark:2}{sides:<15}{level:<6}{each.unassigned:>10.1%}'
-            f'{np.mean(each.positives):>12.1f}{class_mean(each, count):>9.2f}  '
-            f'{lowest:.2f} {name}'
+            _trial(
+                '*' if each is chosen else '',
+                'x'.join(map(str, each.choice.img_scale)),
+                '/'.join(f'{side:.0f}' for side in anchor_sides(anchors)),
+                _level_name(anchors.strides[0]),
+                f'{each.unassigned:.1%}',
+                f'{np.mean(each.positives):.1f}',
+                f'{class_mean(each, len(setup.classes)):.2f}',
+                f'{lowest:.2f} {name}',
+            )
         )
     return '\n'.join(lines)
 
 
+def _trial(mark, image, anchors, level, unassigned, positives, overlap, lowest):
+    return (
+        f'{mark:2}{image:<10}{anchors:<12}{level:<5}{unassigned:>10}{positives:>11}'
+        f'{overlap:>8}  {lowest}'
+    )
+
+
 def _lowest(each: Fit, classes):
+    """The lowest overlap of a common class, and the name of the class."""
     overlaps = each.class_overlaps(len(classes))
     overlaps[~is_common(each.labels, len(classes))] = np.nan
     label = int(np.nanargmin(overlaps))
     return overlaps[label], classes[label]
 
 
+def _level_name(stride):
+    return f'P{stride.bit_length() - 1}'
+
+
 def sizes(setup: Setup) -> str:
-    """A row for each size of objects, with the chosen anchors: the number of objects,
-    the share without anchor, anchors per object, and the share of these by level."""
+    """A row for each size of objects, with the chosen settings.
+
+    It has the number of objects, the share without anchor, the mean number of anchors,
+    and the share of these on each level.
+    """
     chosen = setup.chosen.fit
-    strides = chosen.choice.anchors.strides
-    levels = ''.join(f'{f"P{stride.bit_length() - 1}":>6}' for stride in strides)
-    lines = [
-        f'{"object, px":<13}{"objects":>8}{"no anchor":>11}{"per object":>12}{levels}'
-    ]
+    levels = [_level_name(stride) for stride in chosen.choice.anchors.strides]
+    titles = 'object, px', 'objects', 'no anchor', 'per object'
+    lines = [_size(*titles, levels)]
     for row in chosen.size_rows():
-        shares = ''.join(f'{share:>6.0%}' for share in row.levels)
         lines.append(
-            f'{row.name:<13}{row.objects:>8}{row.unassigned:>11.1%}'
-            f'{row.positives:>12.1f}{shares}'
+            _size(
+                row.name,
+                str(row.objects),
+                f'{row.unassigned:.1%}',
+                f'{row.positives:.1f}',
+                [f'{share:.0%}' for share in row.levels],
+            )
         )
     return '\n'.join(lines)
+
+
+def _size(name, objects, unassigned, positives, shares):
+    columns = ''.join(f'{share:>6}' for share in shares)
+    return f'{name:<13}{objects:>8}{unassigned:>11}{positives:>12}{columns}'

@@ -1,6 +1,8 @@
 """`atss train`: trains a detector from a config."""
 
 import argparse
+import pathlib
+import tempfile
 import time
 
 from atss_jax.commands import command_line, foreign_flags
@@ -18,7 +20,10 @@ def parser(program: str = 'atss train') -> argparse.ArgumentParser:
     """The flags of the command."""
     flags = command_line.new_parser(program, 'Trains a detector.', _USAGE)
     flags.add_argument(
-        '--config', type=command_line.path, required=True, help=command_line.CONFIG_HELP
+        '--config',
+        type=command_line.path,
+        help=f'{command_line.CONFIG_HELP}; with --data alone one that fits the '
+        'data, as `atss init` writes it',
     )
     flags.add_argument(
         '--data',
@@ -45,18 +50,40 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
     parse = parser(program)
     flags, overrides = parse.parse_known_args(arguments)
     foreign_flags.check(parse, 'train', overrides)
+    if flags.config is None and flags.data is None:
+        parse.error('--config or --data is required')
     command_line.use_cache(flags)
 
     def action():
-        from atss_jax.config import load_config, parse_overrides
+        from atss_jax.config import parse_overrides
         from atss_jax.distributed import devices
         from atss_jax.evaluation.run import make_evaluator
         from atss_jax.training.loop import train
 
-        config = load_config(flags.config, parse_overrides(overrides), flags.data)
+        config = _config(flags, parse_overrides(overrides))
         train(config, flags.workdir, make_evaluator, flags.profile, began=_BEGAN)
         if devices.is_first():
             evaluate = command_line.other_command('eval')
             print(f'done; to evaluate: {evaluate} --workdir={flags.workdir}')
 
     return command_line.run(flags, program, action)
+
+
+def _config(flags, overrides):
+    """The config that the flags name, or one that fits the data."""
+    from atss_jax.config import load_config
+    from atss_jax.training.workdir import CONFIG
+
+    if flags.config is not None:
+        return load_config(flags.config, overrides, flags.data)
+    saved = pathlib.Path(flags.workdir, CONFIG)
+    if saved.is_file():  # a run that is resumed keeps what was chosen at its start
+        return load_config(saved, overrides, flags.data)
+    from atss_jax.tuning import setup
+    from atss_jax.tuning.config_file import config_text
+
+    prepared = setup.prepare(flags.data, setup.Wishes(), setup.this_device())
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, 'config.py')
+        path.write_text(config_text(prepared, f'atss init {flags.data}', 'config.py'))
+        return load_config(path, overrides)

@@ -22,6 +22,7 @@ ROOMS = (
     'mmdet_config',
     'distributed',
     'config',
+    'tuning',
     'training',
     'evaluation',
     'inference',
@@ -47,6 +48,7 @@ LIBRARIES = {
     'mmdet_config': set(),
     'distributed': MATHS,
     'config': {'ml_collections', 'jax'},
+    'tuning': MATHS,
     'training': MATHS
     | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections'},
     'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools'},

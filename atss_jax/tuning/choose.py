@@ -10,7 +10,7 @@ from atss_jax.data.plan import round_up
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.tuning.fit import Choice, Fit, Objects, box_sides, fit
 
-LONG_SIDES = (320, 416, 512, 640, 800, 1024, 1333)
+LONG_SIDES = (96, 128, 192, 256, 320, 416, 512, 640, 800, 1024, 1333)
 """Long sides of the images that are tried."""
 SMALLEST_SIDE = 16
 """Pixels that nine of ten objects of each class must have at least: two cells of the

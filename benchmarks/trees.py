@@ -1,0 +1,93 @@
+"""Cuts the aerial images of deepforest's wheel into tiles: a small real data set.
+
+    pip download --no-deps deepforest==2.1.0 && unzip -q deepforest-*.whl -d trees_wheel
+    python benchmarks/trees.py trees_wheel/deepforest/data trees
+
+The wheel has four images with Pascal VOC files: 951 crowns of trees (most of the class
+Tree, some Alive and Dead; all are one class here). The largest image becomes the tiles
+to train on, the others those to evaluate with, so that no tree is in both.
+"""
+
+import argparse
+import pathlib
+
+import cv2
+import numpy as np
+
+from atss_jax.data.forms.dataset import AutoDataset
+from atss_jax.files.atomic import write_json
+
+_SIDE, _STEP = 400, 300  # pixels; tiles overlap by 100
+_VISIBLE = 0.5  # share of a box that must lie in a tile
+
+
+def main() -> None:
+    """Writes `OUT/annotations/instances_{train,val}.json` and `OUT/images`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('data', help='folder deepforest/data of the unpacked wheel')
+    parser.add_argument('out', help='folder to write')
+    flags = parser.parse_args()
+    out = pathlib.Path(flags.out)
+    (out / 'images').mkdir(parents=True)
+    source = AutoDataset(flags.data, 'all')
+    largest = int(np.argmax(np.prod(source.records.sizes, axis=1)))
+    for split, rows in (
+        ('train', [largest]),
+        ('val', [i for i in range(len(source.records)) if i != largest]),
+    ):
+        tiles = [tile for row in rows for tile in _tiles(source, row, out / 'images')]
+        path = out / 'annotations' / f'instances_{split}.json'
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, _coco(tiles))
+        print(f'{path}: {len(tiles)} tiles, {sum(len(b) for _, _, b in tiles)} trees')
+
+
+def _tiles(source, row, folder):
+    """Name, (height, width) and (G,4) boxes of each tile of an image, written there."""
+    record = source.records[row]
+    image = source.read_image(record)
+    stem = pathlib.Path(record.file_name).stem
+    areas = np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1)
+    tiles = []
+    for top in _starts(record.size[0]):
+        for left in _starts(record.size[1]):
+            tile = image[top : top + _SIDE, left : left + _SIDE]
+            limits = [tile.shape[1], tile.shape[0]] * 2
+            boxes = np.clip(record.boxes - [left, top, left, top], 0, limits)
+            inside = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) >= _VISIBLE * areas
+            if inside.any():
+                name = f'{stem}_{top}_{left}.png'
+                cv2.imwrite(str(folder / name), tile[..., ::-1])
+                tiles.append((name, tile.shape[:2], boxes[inside]))
+    return tiles
+
+
+def _starts(length):
+    return range(0, max(length - (_SIDE - _STEP), 1), _STEP)
+
+
+def _coco(tiles):
+    """The tiles as a COCO dict of one class."""
+    annotations = [
+        {
+            'image_id': image,
+            'category_id': 1,
+            'bbox': [x1, y1, x2 - x1, y2 - y1],
+            'area': (x2 - x1) * (y2 - y1),
+            'iscrowd': 0,
+        }
+        for image, (_, _, boxes) in enumerate(tiles, 1)
+        for x1, y1, x2, y2 in boxes.tolist()
+    ]
+    return {
+        'images': [
+            {'id': image, 'file_name': name, 'height': height, 'width': width}
+            for image, (name, (height, width), _) in enumerate(tiles, 1)
+        ],
+        'annotations': [{'id': i, **each} for i, each in enumerate(annotations, 1)],
+        'categories': [{'id': 1, 'name': 'tree'}],
+    }
+
+
+if __name__ == '__main__':
+    main()

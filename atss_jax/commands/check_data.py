@@ -1,7 +1,6 @@
 """`atss check-data`: what is wrong or odd about a data set, without training."""
 
 import argparse
-import sys
 import textwrap
 
 from atss_jax.commands import command_line
@@ -62,7 +61,7 @@ def _check(flags, overrides):
         _check_report_path(flags.report)
     place, openers, expected = _what_to_check(flags, overrides)
     print(_wrapped(place), flush=True)
-    verdict = check(place, openers, expected, _progress)
+    verdict = check(flags.data or flags.config, place, openers, expected, _progress)
     command_line.show(text(verdict))
     if flags.report:
         from atss_jax.report.data_page import write_data_page
@@ -152,7 +151,9 @@ def _progress(images, count, name):
 
 def text(verdict) -> str:
     """The verdict as aligned text, at most 80 columns wide."""
-    lines = ['', *_splits(verdict), '', *_classes(verdict), '', *_boxes(verdict)]
+    lines = []
+    if verdict.splits:
+        lines = ['', *_splits(verdict), '', *_classes(verdict), '', *_boxes(verdict)]
     untrained = [
         f'  {split.name}: {count} {reason}'
         for split in verdict.splits

@@ -9,7 +9,7 @@ def parser(program: str = 'atss split') -> argparse.ArgumentParser:
     """The flags of the command."""
     flags = command_line.new_parser(
         program,
-        'Divides a data set into train, val and test, and writes a COCO file for each.\n'
+        'Divides a data set into train, val and test, with a COCO file for each.\n'
         'Equal images stay together, and each split has its share of each class.',
     )
     flags.add_argument(
@@ -38,7 +38,7 @@ def parser(program: str = 'atss split') -> argparse.ArgumentParser:
         '--group_by',
         metavar='REGEX',
         help='images stay together if the first group that it captures in their file '
-        "names is equal: '^(.+)_frame' for frames of videos",
+        "names, folders included, is equal: '(.+)_frame' for frames of videos",
     )
     flags.add_argument(
         '--join',
@@ -107,8 +107,6 @@ def text(division) -> str:
     ]
     copies = len(division.split_of) - division.num_groups
     if copies:
-        lines.append(
-            f'{len(division.split_of)} images in {division.num_groups} groups that stay '
-            'together'
-        )
+        images, groups = len(division.split_of), division.num_groups
+        lines.append(f'{images} images in {groups} groups that stay together')
     return '\n'.join(lines + [f'warning: {line}' for line in division.remarks()])

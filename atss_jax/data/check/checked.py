@@ -90,15 +90,19 @@ class Finding:
         text: what it is, with its number.
         names: of the first images that it is about.
         examples: split and index of the record of some of these images.
+        objects: split and index in `Objects` of the boxes that it is about.
     """
 
     stops: bool
     text: str
     names: tuple[str, ...] = ()
     examples: tuple[tuple[str, int], ...] = ()
+    objects: frozenset[tuple[str, int]] = frozenset()
 
 
-def about_images(split: CheckedSplit, rows: np.ndarray, text: str, stops=False):
+def about_images(
+    split: CheckedSplit, rows: np.ndarray, text: str, stops: bool = False
+) -> Finding:
     """The finding `text` about the images of the records `rows`, repeated or not."""
     rows = np.unique(rows).tolist()
     names = [image_name(split, row) for row in rows[:MAX_NAMED]]
@@ -106,6 +110,13 @@ def about_images(split: CheckedSplit, rows: np.ndarray, text: str, stops=False):
         names.append('...')
     examples = tuple((split.name, row) for row in rows[:_MAX_EXAMPLES])
     return Finding(stops, f'{split.name}: {text}', tuple(names), examples)
+
+
+def about_objects(split: CheckedSplit, indices: np.ndarray, text: str) -> Finding:
+    """The finding `text` about some objects, by their indices."""
+    finding = about_images(split, split.objects.rows[indices], text)
+    objects = frozenset((split.name, index) for index in indices.tolist())
+    return dataclasses.replace(finding, objects=objects)
 
 
 def image_name(split: CheckedSplit, row: int) -> str:

@@ -9,6 +9,7 @@ from atss_jax.data.check.checked import (
     Expectations,
     Finding,
     about_images,
+    about_objects,
 )
 from atss_jax.data.check.measures import measure_boxes, resize_factor
 
@@ -65,23 +66,25 @@ def _anchors(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
     """Objects far smaller or larger than all anchors."""
     sides = measure_boxes(split, expected).sides
     smallest, largest = min(expected.anchors), max(expected.anchors)
-    for number, text in (
-        (np.sum(sides < smallest / 2), f'smaller than half of the smallest anchor, '
-         f'{smallest:g} pixels, at the resized scale'),
-        (np.sum(sides > largest * 2), f'larger than twice the largest anchor, '
-         f'{largest:g} pixels, at the resized scale'),
-    ):  # fmt: skip
-        if number > _LARGE_SHARE / 4 * len(sides):
-            share = number / len(sides)
-            advice = (
-                'A larger img_scale or a smaller octave_base_scale fits them better'
-                if 'smaller' in text
-                else 'A smaller img_scale or a larger octave_base_scale fits them better'
-            )
+    small, large = sides < smallest / 2, sides > largest * 2
+    for applies, text, advice in (
+        (
+            small,
+            f'smaller than half of the smallest anchor, {smallest:g} pixels',
+            'A larger img_scale or a smaller octave_base_scale fits them better',
+        ),
+        (
+            large,
+            f'larger than twice the largest anchor, {largest:g} pixels',
+            'A smaller img_scale or a larger octave_base_scale fits them better',
+        ),
+    ):
+        if np.sum(applies) > _LARGE_SHARE / 4 * len(sides):
+            number = f'{np.sum(applies)} of {len(sides)} ({np.mean(applies):.0%})'
             yield Finding(
                 False,
-                f'{split.name}: {number} of {len(sides)} objects ({share:.0%}) are '
-                f'{text}. {advice}',
+                f'{split.name}: {number} objects are {text}, at the resized scale. '
+                f'{advice}',
             )
 
 
@@ -95,7 +98,7 @@ def _specks(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
             f'{is_speck.sum()} of {len(sides)} boxes are narrower or lower than '
             f'{_SPECK} pixels at the resized scale: slips of the hand?'
         )
-        yield about_images(split, split.objects.rows[is_speck], text)
+        yield about_objects(split, np.flatnonzero(is_speck), text)
 
 
 def _places(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
@@ -114,7 +117,7 @@ def _places(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
     ):
         if applies.any():
             number = f'{applies.sum()} of {len(rows)}'
-            yield about_images(split, rows[applies], f'{number} {text}')
+            yield about_objects(split, np.flatnonzero(applies), f'{number} {text}')
 
 
 def _twins(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
@@ -128,12 +131,12 @@ def _twins(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
     repeated = np.setdiff1d(np.arange(len(rows)), first)
     if repeated.size:
         text = f'{repeated.size} boxes repeat another of the same class in their image'
-        yield about_images(split, rows[repeated], text)
+        yield about_objects(split, repeated, text)
     # Of the boxes without repetitions, those whose place occurs more than once.
     several = first[np.bincount(place[first], minlength=1)[place[first]] > 1]
     if several.size:
         text = f'{several.size} boxes are the same as one of another class'
-        yield about_images(split, rows[several], text)
+        yield about_objects(split, several, text)
 
 
 def _borders(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
@@ -150,7 +153,7 @@ def _borders(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
                 f'{touches[is_class].sum()} of {is_class.sum()} boxes of {name} touch '
                 'the border of the image'
             )
-            yield about_images(split, rows[is_class & touches], text)
+            yield about_objects(split, np.flatnonzero(is_class & touches), text)
 
 
 def _ids(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
@@ -163,10 +166,8 @@ def _ids(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
         return
     for step, word in ((-1, 'before'), (1, 'after')):
         others = rows + step
-        exists = (others >= 0) & (others < len(split.sizes))
-        if not exists.any():
-            continue
-        if _misfits(boxes[exists], split.sizes[others[exists]]) == 0:
+        exists = ((others >= 0) & (others < len(split.sizes))).all()
+        if exists and _misfits(boxes, split.sizes[others]) == 0:
             yield Finding(
                 False,
                 f'{split.name}: {misfits} boxes do not fit their images, but all fit '

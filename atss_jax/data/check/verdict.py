@@ -27,6 +27,7 @@ class Verdict:
     """What a check of a data set found.
 
     Attributes:
+        title: where the data lie, as the user gave it.
         place: which data these are, in one line.
         splits: those that could be read.
         classes: counts of each class.
@@ -34,6 +35,7 @@ class Verdict:
         expected: what the data were compared with.
     """
 
+    title: str
     place: str
     splits: list[CheckedSplit]
     classes: list[ClassCounts]
@@ -83,17 +85,21 @@ def openers_of(form: Form, splits: Sequence[str]) -> list[Opener]:
     return [opener(name) for name in splits]
 
 
+def _all(items: Iterable, count: int, name: str) -> Iterable:
+    return items
+
+
 def check(
+    title: str,
     place: str,
     openers: Sequence[Opener],
     expected: Expectations,
-    progress: Callable[[Iterable, int, str], Iterable] = lambda items, count, name: (
-        items
-    ),
+    progress: Callable[[Iterable, int, str], Iterable] = _all,
 ) -> Verdict:
     """Reads the splits, decodes every image once, and judges them.
 
     Args:
+        title: where the data lie, as the user gave it.
         place: which data these are, in one line.
         openers: the splits.
         expected: what the data are compared with.
@@ -112,7 +118,7 @@ def check(
     classes = count_classes(splits)
     findings += find_copies(splits) + _from_classes(splits, classes)
     findings.sort(key=lambda finding: not finding.stops)
-    return Verdict(place, splits, classes, findings, expected)
+    return Verdict(title, place, splits, classes, findings, expected)
 
 
 def _read(opener, progress):

@@ -40,11 +40,13 @@ def assign_splits(
     The class with the fewest objects that are not assigned yet is next: each group with
     such objects, the largest first, goes to the split that lacks most of this class,
     and among equals to the one that lacks most images. Groups of equal number are in an
-    order sampled at random.
+    order sampled at random. At the end, the first split gets a group of each class that
+    it has none of, so that training sees all classes, and no split stays empty if there
+    are enough groups.
 
     Args:
-        counts: (G,C) number of objects of each class in each group; images without
-            objects may be a class of their own.
+        counts: (G,C) number of objects of each class in each group. Groups without
+            any are assigned at the end, so that the numbers of images fit.
         sizes: (G,) number of images of each group.
         shares: of each split; their sum is 1.
         seed: of the random order. It is applied to the groups in the order given.
@@ -75,12 +77,24 @@ def assign_splits(
             assign(group, wanted[:, label])
     for group in np.flatnonzero(split_of < 0)[np.argsort(rank[split_of < 0])]:
         assign(group, wanted_images)
-    _fill_empty(split_of, sizes, allowed, rank)
+    _complete_first(split_of, counts, sizes)
+    _fill_empty(split_of, counts, sizes, rank, allowed)
     return split_of
 
 
-def _fill_empty(split_of, sizes, allowed, rank):
-    """Gives each split without any group the smallest one of the largest split."""
+def _complete_first(split_of, counts, sizes):
+    """Moves the smallest group with it to the first split, for each class it lacks."""
+    for label in range(counts.shape[1]):
+        groups = np.flatnonzero(counts[:, label] > 0)
+        if groups.size and not (split_of[groups] == 0).any():
+            split_of[groups[np.argmin(sizes[groups])]] = 0
+
+
+def _fill_empty(split_of, counts, sizes, rank, allowed):
+    """Gives each split without any group one of the largest split.
+
+    It is one of few images and objects, which are missed least there.
+    """
     for split in allowed:
         if (split_of == split).any():
             continue
@@ -88,4 +102,6 @@ def _fill_empty(split_of, sizes, allowed, rank):
         giver = max(allowed, key=lambda other: len(groups_of[other]))
         if len(groups_of[giver]) > 1:
             groups = groups_of[giver]
-            split_of[groups[np.lexsort((rank[groups], sizes[groups]))[0]]] = split
+            objects = counts[groups].sum(axis=1)
+            order = np.lexsort((rank[groups], objects, sizes[groups]))
+            split_of[groups[order[0]]] = split

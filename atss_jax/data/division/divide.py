@@ -108,9 +108,8 @@ def divide(
     groups = np.empty(len(order), np.int64)
     groups[order] = join_groups([keys[row] for row in order])
     num_groups = int(groups.max()) + 1
-    with_empty = np.concatenate([counts, (counts.sum(1) == 0)[:, None]], 1)
-    group_counts = np.zeros((num_groups, with_empty.shape[1]), np.int64)
-    np.add.at(group_counts, groups, with_empty)
+    group_counts = np.zeros((num_groups, counts.shape[1]), np.int64)
+    np.add.at(group_counts, groups, counts)
     split_of_group = assign_splits(
         group_counts, np.bincount(groups), [shares[name] for name in names], seed
     )

@@ -123,23 +123,24 @@ def _from_config(path, overrides):
         min_size=train.arguments.get('min_size', 0),
     )
     openers = [
-        Opener(name, name == 'train', _whole(experiment.data[name]).open)
+        Opener(name, name == 'train', _whole(experiment.data[name].data_set).open)
         for name in ('train', 'val', 'test')
     ]
     return expected, openers
 
 
-def _whole(section):
-    """A section of data that leaves no image and no error out."""
+def _whole(data_set):
+    """The setting of a data set that leaves no image and no error out."""
     import dataclasses
 
-    settings = {'filter_empty_gt': False, 'on_error': 'skip'}
-    if 'filter_empty_gt' in section.arguments:
-        settings['min_size'] = 0
-    changes = {
-        name: value for name, value in settings.items() if name in section.arguments
-    }
-    return dataclasses.replace(section, arguments={**section.arguments, **changes})
+    arguments = dict(data_set.arguments)
+    if 'members' in arguments:  # several data sets as one
+        arguments['members'] = tuple(map(_whole, arguments['members']))
+    if 'filter_empty_gt' in arguments:
+        arguments |= {'filter_empty_gt': False, 'min_size': 0}
+    if 'on_error' in arguments:
+        arguments['on_error'] = 'skip'
+    return dataclasses.replace(data_set, arguments=arguments, times=1)
 
 
 def _progress(images, count, name):

@@ -55,7 +55,7 @@ def test_shares_of_classes_are_close_to_those_asked_for(seed):
     for split, share in enumerate((0.7, 0.2, 0.1)):
         objects = counts[split_of == split].sum(0)
         total = counts.sum(0)
-        assert (np.abs(objects - share * total) <= 2 + 0.02 * total).all()
+        assert (np.abs(objects - share * total) <= 2 + 0.01 * total).all()
 
 
 class Folder:

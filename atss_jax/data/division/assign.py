@@ -39,8 +39,7 @@ def assign_splits(
 
     The class with the fewest objects that are not assigned yet is next: each group with
     such objects, the largest first, goes to the split that lacks most of this class,
-    and among equals to the one that lacks most images. Groups of equal number are in an
-    order sampled at random. At the end, the first split gets a group of each class that
+    and among equals to the one that lacks most images. At the end, the first split gets a group of each class that
     it has none of, so that training sees all classes, and no split stays empty if there
     are enough groups.
 
@@ -73,7 +72,7 @@ def assign_splits(
             break
         label = np.argmin(np.where(rest > 0, rest, np.inf))
         groups = np.flatnonzero((split_of < 0) & (counts[:, label] > 0))
-        for group in groups[np.lexsort((rank[groups], -counts[groups, label]))]:
+        for group in groups[np.argsort(rank[groups])]:
             assign(group, wanted[:, label])
     for group in np.flatnonzero(split_of < 0)[np.argsort(rank[split_of < 0])]:
         assign(group, wanted_images)

@@ -38,10 +38,10 @@ def assign_splits(
     """(G,) int64 split of each group.
 
     The class with the fewest objects that are not assigned yet is next: each group with
-    such objects, the largest first, goes to the split that lacks most of this class,
-    and among equals to the one that lacks most images. At the end, the first split gets a group of each class that
-    it has none of, so that training sees all classes, and no split stays empty if there
-    are enough groups.
+    such objects, in an order sampled at random, goes to the split that lacks most of
+    this class, and among equals to the one that lacks most images. At the end, the
+    first split gets a group of each class that it has none of, so that training sees
+    all classes, and no split stays empty if there are enough groups.
 
     Args:
         counts: (G,C) number of objects of each class in each group. Groups without

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies
 
 from atss_jax.commands.main import main
-from atss_jax.data.division.stratify import assign_splits, join_groups
 from atss_jax.data.division.divide import divide, write_division
+from atss_jax.data.division.stratify import assign_splits, join_groups
 from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.forms.find import find
 

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 
 from atss_jax.data import image_header
-from atss_jax.data.division.stratify import assign_splits, join_groups
 from atss_jax.data.division.pool import Pool, read_pool
+from atss_jax.data.division.stratify import assign_splits, join_groups
 from atss_jax.data.forms.form import Form
 from atss_jax.files.atomic import write_bytes, write_json
 

@@ -100,7 +100,7 @@ def _figure(
     )
     size = np.array([width, height])
     boxes = [
-        _box('truth', state, label, classes[label], corners / size)
+        box('truth', state, label, classes[label], corners / size)
         for state, label, corners in zip(
             states, image.gt_labels, image.gt_boxes.reshape(-1, 2, 2), strict=True
         )
@@ -110,12 +110,12 @@ def _figure(
         label = image.labels[row]
         text = f'{classes[label]} {image.scores[row]:.2f}'
         corners = image.boxes[row].reshape(2, 2) / size
-        boxes.append(_box('detections', diagnosis.kinds[row], label, text, corners))
+        boxes.append(box('detections', diagnosis.kinds[row], label, text, corners))
     caption = html.escape(name)
     return (
         f'<figure><div class="image" style="--ratio:{width / height:.3f}">'
         f'<img alt="{caption}" width="{width}" height="{height}" '
-        f'src="{_data_url(pixels)}">{"".join(boxes)}</div>'
+        f'src="{data_url(pixels)}">{"".join(boxes)}</div>'
         f'<figcaption><span>{caption}</span> '
         f'<span>{_tally(states, diagnosis)}</span>'
         '<button type="button" class="enlarge" aria-pressed="false">enlarge</button>'
@@ -123,7 +123,7 @@ def _figure(
     )
 
 
-def _box(side: str, kind: str, label: int, text: str, corners: np.ndarray) -> str:
+def box(side: str, kind: str, label: int, text: str, corners: np.ndarray) -> str:
     """A box over the image; corners (2,2) are x and y as shares of its sides."""
     (x1, y1), (x2, y2) = np.clip(corners, 0, 1) * 100
     title = html.escape(f'{_SIDE_NAMES[side]}: {text}, {kind}')
@@ -149,6 +149,7 @@ def _tally(states: np.ndarray, diagnosis: Diagnosis) -> str:
     )
 
 
-def _data_url(pixels: np.ndarray) -> str:
+def data_url(pixels: np.ndarray) -> str:
+    """The address of an inline JPEG of an image, made smaller if it is large."""
     data = encode_image(scale_down(pixels, _LONG_SIDE), '.jpg', _QUALITY)
     return f'data:image/jpeg;base64,{base64.b64encode(data).decode()}'

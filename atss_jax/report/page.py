@@ -5,6 +5,7 @@ import importlib.resources
 import os
 import pathlib
 import string
+from collections.abc import Mapping
 
 from atss_jax.data.records import Source
 from atss_jax.files.atomic import write_text
@@ -53,12 +54,23 @@ def page(title: str, analysis: Analysis, source: Source) -> str:
         'Confusion': sections.confusion(analysis),
         'Worst images': _worst_images(analysis, source),
     }
+    counts = f'{len(analysis.images):,} images, {len(analysis.classes):,} classes'
+    return assemble(title, counts, contents)
+
+
+def assemble(title: str, counts: str, contents: Mapping[str, str]) -> str:
+    """A page of sections.
+
+    Args:
+        title: plain text.
+        counts: plain text under the title.
+        contents: the HTML of each section by its name.
+    """
     folder = importlib.resources.files('atss_jax.report') / 'assets'
     template = string.Template((folder / 'report.html').read_text(encoding='utf-8'))
     return template.substitute(
         title=html.escape(title),
-        images=f'{len(analysis.images):,}',
-        classes=f'{len(analysis.classes):,}',
+        counts=html.escape(counts),
         style=(folder / 'report.css').read_text(encoding='utf-8'),
         script=(folder / 'report.js').read_text(encoding='utf-8'),
         contents=''.join(

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -231,19 +231,32 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
     return ''.join(commands)
 
 
+_TICKS = {tick: f'{tick:g}' for tick in (0, 0.2, 0.4, 0.6, 0.8, 1)}
+
+
 def unit_plot(
-    content: Sequence[str], x_name: str, y_name: str, description: str
+    content: Sequence[str],
+    x_name: str,
+    y_name: str,
+    description: str,
+    x_ticks: Mapping[float, str] = _TICKS,
+    y_ticks: Mapping[float, str] = _TICKS,
 ) -> str:
-    """An SVG with axes from 0 to 1 around the elements of `content`."""
-    lines = []
-    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        x, y = _x(tick), _y(tick)
-        lines.append(
-            f'<path class="grid" d="M{x:.1f} {_y(0):.1f}V{_y(1):.1f}'
-            f'M{_x(0):.1f} {y:.1f}H{_x(1):.1f}"/>'
-            f'<text x="{x:.1f}" y="{_y(0) + 18:.1f}" text-anchor="middle">{tick}</text>'
-            f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{tick}</text>'
-        )
+    """An SVG with axes from 0 to 1 around the elements of `content`.
+
+    The ticks are what stands at some places of the axes.
+    """
+    lines = [
+        f'<path class="grid" d="M{_x(place):.1f} {_y(0):.1f}V{_y(1):.1f}"/>'
+        f'<text x="{_x(place):.1f}" y="{_y(0) + 18:.1f}" text-anchor="middle">{text}'
+        '</text>'
+        for place, text in x_ticks.items()
+    ]
+    lines += [
+        f'<path class="grid" d="M{_x(0):.1f} {_y(place):.1f}H{_x(1):.1f}"/>'
+        f'<text x="{_LEFT - 7}" y="{_y(place) + 4:.1f}" text-anchor="end">{text}</text>'
+        for place, text in y_ticks.items()
+    ]
     middle_x, middle_y = _x(0.5), _y(0.5)
     lines.append(
         f'<text x="{middle_x}" y="{_HEIGHT - 8}" text-anchor="middle">{x_name}</text>'

@@ -26,14 +26,25 @@ function sortBy(heading) {
   body.append(...[...body.rows].sort(compare));
 }
 
+// The page about a data set has no curves.
 const curve = document.getElementById('curve');
-curve.addEventListener('change', () => {
+curve?.addEventListener('change', () => {
   for (const group of document.querySelectorAll('[data-curve]')) {
     group.toggleAttribute('hidden', group.dataset.curve !== curve.value);
   }
 });
 
-// A report without errors has no images and no controls.
+for (const button of document.querySelectorAll('.enlarge')) {
+  button.addEventListener('click', () => {
+    const figure = button.closest('figure');
+    const isLarge = figure.classList.toggle('large');
+    button.setAttribute('aria-pressed', isLarge);
+    button.textContent = isLarge ? 'shrink' : 'enlarge';
+    figure.scrollIntoView({ block: 'nearest' });
+  });
+}
+
+// A report without errors, and the page about a data set, have no controls.
 const controls = document.getElementById('controls');
 if (controls) {
   controls.addEventListener('submit', (event) => event.preventDefault());
@@ -44,15 +55,6 @@ if (controls) {
         box.checked = button.dataset.all === 'on';
       }
       showBoxes();
-    });
-  }
-  for (const button of document.querySelectorAll('.enlarge')) {
-    button.addEventListener('click', () => {
-      const figure = button.closest('figure');
-      const isLarge = figure.classList.toggle('large');
-      button.setAttribute('aria-pressed', isLarge);
-      button.textContent = isLarge ? 'shrink' : 'enlarge';
-      figure.scrollIntoView({ block: 'nearest' });
     });
   }
   showBoxes();

@@ -1,0 +1,1 @@
+"""A data set judged without training: images, boxes, classes, copies, conventions."""

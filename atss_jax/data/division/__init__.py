@@ -1,0 +1,1 @@
+"""Divides a data set into train, val and test."""

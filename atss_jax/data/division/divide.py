@@ -1,0 +1,220 @@
+"""Divides a data set of any form into splits and writes them as COCO files."""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from atss_jax.data import image_header
+from atss_jax.data.division.pool import Pool, read_pool
+from atss_jax.data.division.stratify import assign_splits, join_groups
+from atss_jax.data.forms.form import Form
+from atss_jax.files.atomic import write_bytes, write_json
+
+_ORDER = ('train', 'val', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Division:
+    """Which split each image of a data set goes to.
+
+    Attributes:
+        pool: the images.
+        names: of the splits.
+        split_of: (N,) int64, index of the split of each image.
+        num_groups: number of groups of images that stayed together.
+        counts: (S,C) objects by split and class.
+        images: (S,C) images with objects of the class by split and class.
+    """
+
+    pool: Pool
+    names: tuple[str, ...]
+    split_of: np.ndarray
+    num_groups: int
+    counts: np.ndarray
+    images: np.ndarray
+
+    @property
+    def classes(self) -> list[str]:
+        """Name of each class."""
+        return list(self.pool.annotations.categories.values())
+
+    def remarks(self) -> list[str]:
+        """What a user should know about the division, one line each."""
+        lines = []
+        missing = [
+            name
+            for name, digest in zip(
+                self.pool.annotations.file_names, self.pool.digests, strict=True
+            )
+            if not digest
+        ]
+        if missing:
+            lines.append(
+                f'{len(missing)} images cannot be read, so whether they are copies of '
+                f'others is unknown: {", ".join(missing[:4])}'
+            )
+        for number, name in enumerate(self.names):
+            if not (self.split_of == number).any():
+                lines.append(
+                    f'{name} has no images: there are only {self.num_groups} groups of '
+                    'images that have to stay together'
+                )
+        for label, name in enumerate(self.classes):
+            lacking = [
+                split
+                for split, count in zip(self.names, self.counts[:, label], strict=True)
+                if not count
+            ]
+            if lacking:
+                total = self.images[:, label].sum()
+                lines.append(
+                    f'class {name}: none in {" and ".join(lacking)}; {total} '
+                    f'{"image has" if total == 1 else "images have"} it in all'
+                )
+        return lines
+
+
+def divide(
+    form: Form,
+    shares: dict[str, float],
+    seed: int,
+    group_by: str | None = None,
+) -> Division:
+    """Assigns the images of a data set, whatever its splits are, to new splits.
+
+    The result is a function of the images' content and names, the annotations, the
+    shares and the seed; the order of the images does not matter.
+
+    Args:
+        form: the data set.
+        shares: of 'train', 'val' and 'test'; splits of share 0 are not made.
+        seed: of the random order.
+        group_by: see `Pool.keys`.
+
+    Raises:
+        ValueError, OSError: the data cannot be read.
+    """
+    pool = read_pool(form)
+    names = tuple(name for name in _ORDER if shares.get(name, 0) > 0)
+    counts = _class_counts(pool)
+    # Groups in an order that does not depend on that of the images.
+    order = sorted(
+        range(len(pool.digests)),
+        key=lambda row: (pool.digests[row], pool.annotations.file_names[row]),
+    )
+    keys = pool.keys(group_by)
+    groups = np.empty(len(order), np.int64)
+    groups[order] = join_groups([keys[row] for row in order])
+    num_groups = int(groups.max()) + 1
+    group_counts = np.zeros((num_groups, counts.shape[1]), np.int64)
+    np.add.at(group_counts, groups, counts)
+    split_of_group = assign_splits(
+        group_counts, np.bincount(groups), [shares[name] for name in names], seed
+    )
+    split_of = split_of_group[groups]
+    by_split = [split_of == number for number in range(len(names))]
+    return Division(
+        pool,
+        names,
+        split_of,
+        num_groups,
+        np.stack([counts[rows].sum(0) for rows in by_split]),
+        np.stack([(counts[rows] > 0).sum(0) for rows in by_split]),
+    )
+
+
+def _class_counts(pool: Pool) -> np.ndarray:
+    """(N,C) int64 number of objects of each class in each image."""
+    table = pool.annotations
+    row_of = {id_: row for row, id_ in enumerate(table.image_ids.tolist())}
+    label_of = {id_: label for label, id_ in enumerate(table.categories)}
+    counts = np.zeros((len(row_of), len(label_of)), np.int64)
+    for image, category in zip(
+        table.annotation_images.tolist(),
+        table.annotation_categories.tolist(),
+        strict=True,
+    ):
+        counts[row_of[image], label_of[category]] += 1
+    return counts
+
+
+def check_empty(folder: str) -> None:
+    """Raises ValueError if a folder to write to has content or is a file."""
+    place = pathlib.Path(folder)
+    if place.exists() and not place.is_dir():
+        raise ValueError(f'--out={folder}: is a file; expected a new folder')
+    if place.is_dir() and any(place.iterdir()):
+        raise ValueError(
+            f'--out={folder}: the folder is not empty; nothing is overwritten. Remove '
+            'it, or give another one'
+        )
+
+
+def write_division(division: Division, form: Form, folder: str, copy: bool) -> None:
+    """Writes `annotations/instances_SPLIT.json` in a folder, for `type='auto'`.
+
+    File names lead from the folder to the images where they lie. Images that are not
+    files, or all with `copy`, are written to `images/`.
+
+    Args:
+        division: what goes where.
+        form: the data set, for its images.
+        folder: to write to.
+        copy: whether to copy the images.
+
+    Raises:
+        ValueError: the folder is not empty.
+        OSError: it cannot be written to, or an image cannot be read.
+    """
+    check_empty(folder)
+    names = [
+        _place(path, id_, form, folder, copy)
+        for path, id_ in zip(
+            division.pool.paths,
+            division.pool.annotations.image_ids.tolist(),
+            strict=True,
+        )
+    ]
+    content = dataclasses.replace(division.pool.annotations, file_names=names).as_dict()
+    for annotation, ignore in zip(
+        content['annotations'], division.pool.annotations.dropped.tolist(), strict=True
+    ):
+        if ignore:
+            annotation['ignore'] = 1
+    for number, split in enumerate(division.names):
+        rows = np.flatnonzero(division.split_of == number).tolist()
+        if not rows:
+            continue
+        images = [content['images'][row] for row in rows]
+        ids = {image['id'] for image in images}
+        chosen = [each for each in content['annotations'] if each['image_id'] in ids]
+        file = pathlib.Path(folder, 'annotations', f'instances_{split}.json')
+        write_json(file, content | {'images': images, 'annotations': chosen})
+
+
+def _place(path, image_id, form, folder, copy):
+    """The file name of an image relative to the folder, where it is put if need be."""
+    content = None if os.path.isfile(path) and not copy else _content(form, path)
+    if content is None:
+        # Links are followed first: `..` leads out of what a link leads to.
+        start = os.path.realpath(folder)
+        parent, name = os.path.split(path)
+        return pathlib.Path(
+            os.path.relpath(os.path.join(os.path.realpath(parent), name), start)
+        ).as_posix()
+    header = image_header.read(content)
+    kind = 'bin' if header is None else header.kind.lower()
+    suffix = {'jpeg': 'jpg'}.get(kind, kind)
+    name = f'images/{image_id:012}.{suffix}'
+    write_bytes(pathlib.Path(folder, name), content)
+    return name
+
+
+def _content(form, path):
+    """The bytes of an image; None if it is missing, which stays so."""
+    try:
+        return form.image_content(path)
+    except FileNotFoundError:
+        return None

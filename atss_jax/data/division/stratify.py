@@ -41,7 +41,7 @@ def assign_splits(
     such objects, in an order sampled at random, goes to the split that lacks most of
     this class, and among equals to the one that lacks most images. At the end, the
     first split gets a group of each class that it has none of, so that training sees
-    all classes, and no split stays empty if there are enough groups.
+    all classes, and a split without any group gets one that can be spared.
 
     Args:
         counts: (G,C) number of objects of each class in each group. Groups without
@@ -90,17 +90,29 @@ def _complete_first(split_of, counts, sizes):
 
 
 def _fill_empty(split_of, counts, sizes, rank, allowed):
-    """Gives each split without any group one of the largest split.
+    """Gives each split without any group one of the split with the most to spare.
 
-    It is one of few images and objects, which are missed least there.
+    It is one of few images and objects, which are missed least there. The first split
+    spares no group that alone has a class there.
     """
     for split in allowed:
         if (split_of == split).any():
             continue
-        groups_of = {other: np.flatnonzero(split_of == other) for other in allowed}
-        giver = max(allowed, key=lambda other: len(groups_of[other]))
-        if len(groups_of[giver]) > 1:
-            groups = groups_of[giver]
+        spare = {other: _spare(split_of, counts, other) for other in allowed}
+        groups = max(spare.values(), key=len)
+        if len(groups):
             objects = counts[groups].sum(axis=1)
             order = np.lexsort((rank[groups], objects, sizes[groups]))
             split_of[groups[order[0]]] = split
+
+
+def _spare(split_of, counts, split):
+    """Groups that a split can do without: not its only one, nor one that alone has a
+    class in the first split."""
+    groups = np.flatnonzero(split_of == split)
+    if len(groups) < 2:
+        return groups[:0]
+    if split > 0:
+        return groups
+    is_only = (counts[groups] > 0) & ((counts[groups] > 0).sum(axis=0) == 1)
+    return groups[~is_only.any(axis=1)]

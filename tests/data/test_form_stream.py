@@ -44,3 +44,28 @@ def test_workers_change_nothing(tmp_path, write):
     print(len(source.records), sum(batch['gt_valid'].any(1)))
 """
     assert run_script(body, tmp_path).stdout == '6 4\n'
+
+
+@pytest.mark.long
+def test_workers_change_nothing_in_joined_sets_of_unlike_forms(tmp_path):
+    write_yolo(tmp_path / 'yolo')
+    write_voc(tmp_path / 'voc')
+    body = f"""
+    from atss_jax.data.forms.dataset import AutoDataset
+    from atss_jax.data.joined import JoinedDataset, Member
+    from tests.support.batches import assert_same, train_batches
+    folder = {str(tmp_path)!r}
+    members = [
+        Member(form, AutoDataset(f'{{folder}}/{{form}}', 'train'), times)
+        for form, times in (('yolo', 1), ('voc', 2))
+    ]
+    source = JoinedDataset(members)
+    batches = train_batches(source)
+    for workers in (0, 1, 3):
+        for step, batch in enumerate(prefetch(batches, 0, 6, workers)):
+            assert_same(batch, batches(step))
+        assert step == 5
+    forms = ' '.join(source.records.file_names)
+    print(len(source.records), forms.count('yolo/'), forms.count('voc/'))
+"""
+    assert run_script(body, tmp_path).stdout == '12 6 6\n'

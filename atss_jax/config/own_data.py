@@ -1,5 +1,6 @@
 """Puts a user's own data into a config, in place of the data that it names."""
 
+import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -31,6 +32,8 @@ def use_data(
         val: split that is evaluated during training.
         test: split of `data.test`; None: that of `data.val`.
     """
+    if '://' not in path:
+        path = os.path.normpath(path)  # a run is resumed with `folder/` and `./folder`
     data = config['data']
     splits = {'train': train, 'val': val, 'test': val if test is None else test}
     for section, split in splits.items():

@@ -39,6 +39,8 @@ def use_data(
     for section, split in splits.items():
         old: Mapping[str, Any] = data[section]
         kept = {name: old[name] for name in _KEPT if name in old}
+        if old.get('type') == 'ShapesDataset':
+            kept.pop('min_size', None)  # there, the smallest image that is generated
         data[section] = {
             'type': 'auto',
             'path': path,

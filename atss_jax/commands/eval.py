@@ -103,9 +103,10 @@ def _check_flags(parse, flags):
             if getattr(flags, name) is not None:
                 parse.error(f'--{name} goes with --results')
         return
-    for name in ('workdir', 'config', 'ann_file', 'img_prefix') if flags.data else ():
-        if getattr(flags, name) is not None:
-            parse.error(f'--{name} does not go with --data')
+    if flags.data is not None:
+        for name in ('workdir', 'config', 'ann_file', 'img_prefix'):
+            if getattr(flags, name) is not None:
+                parse.error(f'--{name} does not go with --data')
     for name in ('model', 'model_config', 'step', 'tta', 'compile_cache'):
         if getattr(flags, name):
             parse.error(f'--{name} goes with checkpoints, not with --results')

@@ -57,16 +57,14 @@ def main(arguments: list[str], program: str = 'atss prepare-tfds') -> int:
 
 
 def _check_flags(parse, flags):
-    coco_flags = ('ann_file', 'img_prefix')
-    if flags.data is None:
-        for name in coco_flags:
-            if getattr(flags, name) is None:
-                parse.error(f'--{name} is required, or --data in place of both')
-        if flags.data_split is not None:
-            parse.error('--data_split goes with --data')
-    for name in coco_flags if flags.data else ():
-        if getattr(flags, name) is not None:
+    for name in ('ann_file', 'img_prefix'):
+        is_given = getattr(flags, name) is not None
+        if flags.data is None and not is_given:
+            parse.error(f'--{name} is required, or --data in place of both')
+        if flags.data is not None and is_given:
             parse.error(f'--{name} does not go with --data')
+    if flags.data is None and flags.data_split is not None:
+        parse.error('--data_split goes with --data')
 
 
 def _prepare(flags):

@@ -15,6 +15,10 @@ EXIT_STATUS = (
     'exit status: 0 success, 1 error, 75 stopped and saved (run again to resume)'
 )
 CONFIG_HELP = 'a shipped name (atss_r50_1x) or a .py or .json file'
+DATA_HELP = (
+    'a folder in the form of COCO, YOLO, Pascal VOC or Hugging Face, its annotation '
+    'file, or hf://OWNER/NAME'
+)
 FIELDS_HELP = 'Any config field is set by --config.FIELD=VALUE.'
 
 

@@ -52,10 +52,10 @@ def _add(what, name, help_, run, **kwargs):
     return parser
 
 
-def _add_config(what, name, help_, run):
+def _add_config(what, name, help_, run, is_required=True):
     """Adds a command over a config, whose fields can be set."""
     parser = _add(what, name, help_, run, epilog=command_line.FIELDS_HELP)
-    group = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_mutually_exclusive_group(required=is_required)
     group.add_argument(
         '--config', type=command_line.path, help=command_line.CONFIG_HELP
     )
@@ -63,6 +63,11 @@ def _add_config(what, name, help_, run):
         '--workdir',
         type=command_line.path,
         help='folder of a run, whose config is taken',
+    )
+    parser.add_argument(
+        '--data',
+        type=command_line.path,
+        help=f'your own data in place of those of the config: {command_line.DATA_HELP}',
     )
     parser.set_defaults(overrides=[])
     return parser
@@ -93,9 +98,17 @@ def _add_detections(what):
 
 def _add_data(what):
     sheet = _add_config(
-        what, 'data', 'what the loader gives: images on their canvases', _draw_data
+        what,
+        'data',
+        'what the loader gives: images on their canvases; with --data alone, images '
+        'and boxes of a data set',
+        _draw_data,
+        is_required=False,
     )
-    _add_split(sheet, 'train')
+    sheet.add_argument(
+        '--split',
+        help='section of data; with --data alone, any split of it (default: train)',
+    )
     _add_number(sheet, '--count', 12, 'images')
     _add_number(sheet, '--columns', 4, 'images in a row')
 
@@ -169,7 +182,7 @@ def _load(flags):
     from atss_jax.training.workdir import config_path
 
     path = config_path(flags.workdir) if flags.workdir else flags.config
-    return load_config(path, parse_overrides(flags.overrides))
+    return load_config(path, parse_overrides(flags.overrides), flags.data)
 
 
 def _draw_detections(flags):
@@ -187,9 +200,20 @@ def _draw_detections(flags):
 
 
 def _draw_data(flags):
-    from atss_jax.drawing.training_data import draw_data
+    from atss_jax.config import parse_overrides
+    from atss_jax.drawing.training_data import draw_data, draw_form
 
-    draw_data(_load(flags), flags.out, flags.split, flags.count, flags.columns)
+    if flags.config is None and flags.workdir is None:
+        if flags.data is None:
+            raise ValueError('draw data needs --config, --workdir or --data')
+        shape, fields = (flags.count, flags.columns), parse_overrides(flags.overrides)
+        print(draw_form(flags.data, flags.out, flags.split, shape, fields))
+    else:
+        split = flags.split or 'train'
+        if split not in _SPLITS:
+            expected = ', '.join(_SPLITS)
+            raise ValueError(f'--split {split}: expected one of {expected}')
+        draw_data(_load(flags), flags.out, split, flags.count, flags.columns)
     print(f'wrote {flags.out}')
 
 

@@ -4,7 +4,8 @@ import argparse
 
 from atss_jax.commands import command_line, foreign_flags
 
-_DATA_FLAGS = ('config', 'ann_file', 'img_prefix')
+_SPLITS = ('train', 'val', 'test')
+_DATA_FLAGS = ('config', 'data', 'ann_file', 'img_prefix')
 
 
 def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
@@ -20,8 +21,8 @@ def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
     )
     flags.add_argument(
         '--split',
-        choices=('train', 'val', 'test'),
-        help='section of data (default: val; with --model: test)',
+        help='section of data: train, val or test (default: val; with --model: test); '
+        'with --data: any split of it',
     )
     flags.add_argument('--step', type=int, help='a checkpoint (default: the best)')
     flags.add_argument(
@@ -53,8 +54,8 @@ def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
 def _add_results_flags(flags):
     group = flags.add_argument_group(
         'results of any detector',
-        'The ground truth is the data of --workdir or --config, or --ann_file. No '
-        'checkpoint is read.',
+        'The ground truth is the data of --workdir or --config, --data, or --ann_file. '
+        'No checkpoint is read.',
     )
     group.add_argument(
         '--results',
@@ -64,6 +65,7 @@ def _add_results_flags(flags):
     group.add_argument(
         '--config', type=command_line.path, help='a config, for its data'
     )
+    group.add_argument('--data', type=command_line.path, help=command_line.DATA_HELP)
     group.add_argument('--ann_file', type=command_line.path, help='annotations, JSON')
     group.add_argument(
         '--img_prefix', type=command_line.path, help='folder of their images'
@@ -89,8 +91,11 @@ def _check_flags(parse, flags):
         flags.min_score = 0.3
     elif not flags.report:
         parse.error('--min_score goes with --report')
-    if flags.split is None:
-        flags.split = 'val' if flags.model is None else 'test'
+    if flags.data is None or flags.results is None:
+        if flags.split is None:
+            flags.split = 'val' if flags.model is None else 'test'
+        if flags.split not in _SPLITS:
+            parse.error(f'--split {flags.split}: expected one of {", ".join(_SPLITS)}')
     if flags.results is None:
         if command_line.weights_of(flags) is None:
             parse.error('--workdir, --model or --results is required')
@@ -98,6 +103,10 @@ def _check_flags(parse, flags):
             if getattr(flags, name) is not None:
                 parse.error(f'--{name} goes with --results')
         return
+    if flags.data is not None:
+        for name in ('workdir', 'config', 'ann_file', 'img_prefix'):
+            if getattr(flags, name) is not None:
+                parse.error(f'--{name} does not go with --data')
     for name in ('model', 'model_config', 'step', 'tta', 'compile_cache'):
         if getattr(flags, name):
             parse.error(f'--{name} goes with checkpoints, not with --results')
@@ -123,20 +132,28 @@ def _evaluate(flags, overrides):
 
 
 def _score_results(flags, overrides):
-    from atss_jax.config import parse_overrides
     from atss_jax.distributed import devices
-    from atss_jax.evaluation.results_file import open_ground_truth, score_results
+    from atss_jax.evaluation.results_file import score_results
 
-    source = open_ground_truth(
-        flags.split,
-        flags.workdir,
-        flags.config,
-        flags.ann_file,
-        flags.img_prefix,
-        parse_overrides(overrides),
-    )
+    source = _open_ground_truth(flags, overrides)
     if devices.is_first():
         _show(score_results(flags.results, source, flags.out), flags)
+
+
+def _open_ground_truth(flags, overrides):
+    from atss_jax.config import parse_overrides
+    from atss_jax.data.forms.dataset import open_all
+    from atss_jax.evaluation.results_file import open_ground_truth
+
+    fields = parse_overrides(overrides)
+    if flags.data is None:
+        files = flags.workdir, flags.config, flags.ann_file, flags.img_prefix
+        return open_ground_truth(flags.split, *files, fields)
+    if fields:
+        raise ValueError(
+            f'--data has no config to set {", ".join(fields)} in; use --config'
+        )
+    return open_all(flags.data, flags.split, 'val')
 
 
 def _show(evaluation, flags):

@@ -21,7 +21,8 @@ COMMANDS = {
     'show-config': 'print a config with all its fields',
     'flops': 'print parameters and multiply-adds by part',
     'download-coco': 'download and unpack COCO 2017',
-    'prepare-tfds': 'convert a COCO file and its images to a TFDS data set',
+    'convert-data': 'write a data set of any form as a COCO file',
+    'prepare-tfds': 'convert a data set of any form to a TFDS data set',
     'write-shapes': 'write generated images as a small COCO data set',
 }
 """Name and summary of each command; each has a module of its name in this room."""

@@ -28,8 +28,7 @@ def parser(program: str = 'atss train') -> argparse.ArgumentParser:
     flags.add_argument(
         '--data',
         type=command_line.path,
-        help='your own data in place of those of the config: a folder in the form of '
-        'COCO, YOLO, Pascal VOC or Hugging Face, or hf://OWNER/NAME',
+        help=f'your own data in place of those of the config: {command_line.DATA_HELP}',
     )
     flags.add_argument(
         '--workdir', type=command_line.path, required=True, help='folder of the run'

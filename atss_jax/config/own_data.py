@@ -1,5 +1,6 @@
 """Puts a user's own data into a config, in place of the data that it names."""
 
+import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -31,11 +32,15 @@ def use_data(
         val: split that is evaluated during training.
         test: split of `data.test`; None: that of `data.val`.
     """
+    if '://' not in path:
+        path = os.path.normpath(path)  # a run is resumed with `folder/` and `./folder`
     data = config['data']
     splits = {'train': train, 'val': val, 'test': val if test is None else test}
     for section, split in splits.items():
         old: Mapping[str, Any] = data[section]
         kept = {name: old[name] for name in _KEPT if name in old}
+        if old.get('type') == 'ShapesDataset':
+            kept.pop('min_size', None)  # there, the smallest image that is generated
         data[section] = {
             'type': 'auto',
             'path': path,

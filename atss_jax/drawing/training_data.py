@@ -1,12 +1,15 @@
 """Images of what training is fed: `draw data`, `draw batch`."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from atss_jax.config import build_experiment
+from atss_jax.config import build_experiment, load_config
 from atss_jax.data.batch import load_row
+from atss_jax.data.forms.dataset import open_all
+from atss_jax.data.forms.find import describe
 from atss_jax.data.records import Source
 from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
 from atss_jax.drawing.sheets import contact_sheet
@@ -45,12 +48,51 @@ def draw_data(config, out: str, split: str, count: int, columns: int) -> None:
             for row in _rows(batches(step))
         ]
     else:
-        canvases, canvas_index = pipeline.all_canvases(), pipeline.canvas_index(source)
-        rows = [
-            load_row(source, index, canvases[canvas_index[index]], pipeline)
-            for index in range(min(count, len(source.records)))
-        ]
+        rows = _whole_images(source, pipeline, count)
     _write_sheet(out, rows[:count], source, columns, pipeline.size_divisor)
+
+
+def draw_form(
+    path: str,
+    out: str,
+    split: str | None,
+    shape: tuple[int, int],
+    overrides: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes a sheet of the first images of a data set of any form, whole.
+
+    They are resized as the images that `atss_r50_1x` is evaluated on, but to fit inside
+    640x480 pixels.
+
+    Args:
+        path: folder, annotation file or address of the data set.
+        out: .png or .jpg file.
+        split: of the data set; None: 'train', or all of it if it is not divided.
+        shape: number of images, and of images in a row.
+        overrides: fields to change in that config, such as
+            `data.val.pipeline.img_scale`.
+
+    Returns:
+        A line about the data set.
+
+    Raises:
+        FileNotFoundError, ValueError: as `AutoDataset`; bad data.
+    """
+    fields = {'data.val.pipeline.img_scale': (640, 480)} | (overrides or {})
+    pipeline = build_experiment(load_config('atss_r50_1x', fields)).data['val'].pipeline
+    source = open_all(path, split, 'train')
+    count, columns = shape
+    rows = _whole_images(source, pipeline, count)
+    _write_sheet(out, rows, source, columns, pipeline.size_divisor)
+    return describe(source.form)
+
+
+def _whole_images(source, pipeline, count):
+    canvases, canvas_index = pipeline.all_canvases(), pipeline.canvas_index(source)
+    return [
+        load_row(source, index, canvases[canvas_index[index]], pipeline)
+        for index in range(min(count, len(source.records)))
+    ]
 
 
 def draw_batch(

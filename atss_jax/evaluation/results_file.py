@@ -110,8 +110,8 @@ def open_ground_truth(
     """
     if sum(name is not None for name in (workdir, config, ann_file)) != 1:
         raise ValueError(
-            '--results needs one of --workdir, --config and --ann_file, to say what '
-            'the ground truth is'
+            '--results needs one of --workdir, --config, --data and --ann_file, to say '
+            'what the ground truth is'
         )
     if ann_file is None:
         if img_prefix is not None:

@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from atss_jax.data.coco import annotation_file
+from atss_jax.data.forms.image_files import SUFFIXES
 
-# What `image_file` decodes; files of other names count if they begin like an image.
-IMAGES = (
-    *('.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.png', '.apng', '.webp'),
-    *('.bmp', '.dib', '.tif', '.tiff', '.gif'),
-)
 VIDEOS = (
     *('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv'),
     *('.flv', '.3gp', '.mts', '.m2ts', '.ogv'),
 )
-# TIFF and BMP are not among them: raw photos begin like the one, texts like the other.
+# Files of other names count as images if they begin like one. TIFF and BMP are not
+# among these: raw photos begin like the one, texts like the other.
 _BEGINS_LIKE_IMAGE = re.compile(
     rb'\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a', re.DOTALL
 )
@@ -98,7 +95,7 @@ def _expand(text, out, tell):
         if not inside:
             raise ValueError(
                 f'no images in {text}: expected files that end in '
-                f'{", ".join(IMAGES + VIDEOS)}; passed over: {kinds or "nothing"}'
+                f'{", ".join(SUFFIXES + VIDEOS)}; passed over: {kinds or "nothing"}'
             )
         if others:
             tell(f'{text}: passed over, since they are no images: {kinds}')
@@ -139,7 +136,7 @@ def _is_known(path):
     """Whether a file is an image or a video, by its name or its first bytes."""
     if not path.is_file():
         return False
-    if path.suffix.lower() in IMAGES + VIDEOS:
+    if path.suffix.lower() in SUFFIXES + VIDEOS:
         return True
     try:
         with path.open('rb') as file:

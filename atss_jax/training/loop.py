@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.bad_images import BadImages
+from atss_jax.data.forms.dataset import describe_forms
 from atss_jax.data.loader import prefetch, started
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
@@ -184,6 +185,8 @@ def _open_log(run, start):
     )
     for warning in start.warnings:
         log.warn(warning)
+    for line in describe_forms(run.sources.values()):
+        log.say(line)
     log.say(str(run))
     if start.step:
         log.say(f'resuming after step {start.step}')

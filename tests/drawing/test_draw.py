@@ -15,6 +15,7 @@ from atss_jax.drawing import assignment, line_plot, runs, training_data
 from atss_jax.drawing.boxes import class_color
 from atss_jax.drawing.runs import read_curves
 from atss_jax.report.errors import pairwise_iou
+from tests.support.every_form import WRITERS
 from tests.support.small_run import small_config
 
 PLAIN = np.full((40, 60, 3), 255, np.uint8)
@@ -261,3 +262,47 @@ class TestCurves:
     def test_a_folder_without_log(self, call, tmp_path):
         flags = 'draw', 'run', f'--workdir={tmp_path}', '--out=a.png'
         call('atss', *flags).refuses(tmp_path, 'no log of a run')
+
+
+class TestDataOfAnyForm:
+    """`draw data --data`."""
+
+    @pytest.mark.parametrize('form', [n for n in WRITERS if n != 'Parquet'])
+    def test_images_and_boxes_without_a_config(self, call, small_data, tmp_path, form):
+        """Boxes of all classes are drawn."""
+        WRITERS[form](small_data, tmp_path / 'd')
+        sheet = tmp_path / 'sheet.png'
+        flags = f'--data={tmp_path / "d"}', f'--out={sheet}', '--count=5', '--columns=5'
+        result = call('atss', 'draw', 'data', *flags, '--split=val')
+        assert result.status == 0, result.err
+        assert result.out.startswith(f'{tmp_path / "d"}: ')
+        drawn = cv2.imread(str(sheet))[..., ::-1]
+        for label in range(3):
+            assert (drawn == class_color(label)).all(2).sum() > 100
+
+    def test_splits_and_fields(self, call, small_data, tmp_path):
+        WRITERS['YOLO'](small_data, tmp_path / 'd')
+        words = 'atss', 'draw', 'data', f'--out={tmp_path / "s.png"}'
+        small = '--config.data.val.pipeline.img_scale=(64, 32)', '--count=1'
+        sizes = []
+        for flags in ((), small):
+            assert call(*words, f'--data={tmp_path / "d"}', *flags).status == 0
+            sizes.append(cv2.imread(str(tmp_path / 's.png')).shape)
+        assert sizes[0][0] > sizes[1][0]
+        result = call(*words, f'--data={tmp_path / "d"}', '--split=minival')
+        result.refuses("split = 'minival'", 'has only train, val')
+        file = f'--data={small_data / "val.json"}'
+        assert call(*words, file).status == 0  # all of it
+
+    def test_with_a_config(self, call, small_data, config_file, tmp_path):
+        """What its loader gives, on the data of the folder."""
+        WRITERS['YOLO'](small_data, tmp_path / 'd')
+        words = 'atss', 'draw', 'data', f'--out={tmp_path / "s.png"}', '--count=3'
+        flags = f'--data={tmp_path / "d"}', f'--config={config_file}'
+        result = call(*words, *flags)
+        assert result.status == 0, result.err
+        call(*words, *flags, '--split=all').refuses('expected one of train, val, test')
+
+    def test_neither_data_nor_config(self, call, tmp_path):
+        result = call('atss', 'draw', 'data', f'--out={tmp_path / "s.png"}')
+        result.refuses('draw data needs --config, --workdir or --data')

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from atss_jax.data.forms.dataset import open_all
+from tests.support.every_form import WRITERS
 from tests.support.report_data import open_data, some_results, written_report
 from tests.support.small_run import CLASSES
 
@@ -94,7 +96,7 @@ class TestResultsFile:
     @pytest.mark.parametrize(
         ('flags', 'part'),
         [
-            (['--workdir=x'], 'one of --workdir, --config and --ann_file'),
+            (['--workdir=x'], 'one of --workdir, --config, --data and --ann_file'),
             (['--config.seed=1'], '--ann_file has no config'),
         ],
     )
@@ -108,6 +110,10 @@ class TestResultsFile:
             (['--results=x', '--workdir=x', '--step=3'], '--step'),
             (['--results=x', '--workdir=x', '--tta'], '--tta'),
             (['--workdir=x', '--ann_file=x'], '--ann_file goes with --results'),
+            (['--workdir=x', '--data=x'], '--data goes with --results'),
+            (['--results=x', '--data=x', '--workdir=x'], '--workdir does not go with'),
+            (['--results=x', '--data=x', '--ann_file=x'], '--ann_file does not go'),
+            (['--results=x', '--config=x', '--split=minival'], 'expected one of train'),
             (['--workdir=x', '--min_score=0.1'], '--min_score goes with --report'),
             (['--workdir=x', '--report', '--min_score=2'], 'from 0 to 1'),
             ([], '--workdir, --model or --results is required'),
@@ -135,6 +141,36 @@ class TestResultsFile:
             'eval', f'--results={path}', f'--workdir={small_run.workdir}', other
         )
         assert result.refuses('test.indices has no effect', 'choose --split=test')
+
+    @pytest.mark.parametrize('form', [n for n in WRITERS if n != 'Parquet'])
+    def test_data_of_any_form(self, call, small_data, tmp_path, form):
+        """The results are perfect, and the scores and the report say so."""
+        folder, path = tmp_path / 'my data', tmp_path / 'x.json'
+        WRITERS[form](small_data, folder)
+        ground_truth = open_all(str(folder), None, 'val').ground_truth()
+        results = [a | {'score': 0.9} for a in ground_truth['annotations']]
+        path.write_text(json.dumps(results))
+        flags = f'--results={path}', f'--data={folder}', '--report'
+        result = call('eval', *flags)
+        assert result.status == 0, result.err
+        assert f'{len(results)} detections, 9 images' in result.out
+        numbers = json.loads((tmp_path / 'x_scores.json').read_text())
+        assert numbers['AP'] == 1 and set(numbers['per_class']) == set(CLASSES)
+        assert '<h2>Worst images' in (tmp_path / 'x_report.html').read_text()
+
+    def test_splits_of_data(self, call, small_data, tmp_path):
+        """Any of them; all of a data set without splits."""
+        path = tmp_path / 'x.json'
+        path.write_text('[]')
+        WRITERS['YOLO'](small_data, tmp_path / 'y')
+        flags = f'--results={path}', f'--data={tmp_path / "y"}'
+        assert '21 images' in call('eval', *flags, '--split=train').out
+        call('eval', *flags, '--split=test').refuses(
+            "split = 'test'", 'only train, val'
+        )
+        call('eval', *flags, '--config.seed=1').refuses('--data has no config', 'seed')
+        flags = f'--results={path}', f'--data={small_data / "val.json"}'
+        assert '9 images' in call('eval', *flags).out
 
 
 def test_report_of_a_run(call, small_run, tmp_path):

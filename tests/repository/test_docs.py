@@ -212,7 +212,9 @@ def test_fields_named_in_sentences_are_fields():
             name = code.removeprefix('--config.').partition('=')[0]
             if '.' not in name or name.split('.')[0] not in fields:
                 continue
-            if re.fullmatch(r'[\w.]+', name) and not name.endswith(('.json', '.py')):
+            if re.fullmatch(r'[\w.]+', name) and not name.endswith(
+                ('.json', '.py', '.yaml')
+            ):
                 assert name in fields, f'{page.name}: {code}'
 
 

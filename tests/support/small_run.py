@@ -178,11 +178,18 @@ def train(
         wrap_step: called with the mapped training step; returns what takes its place.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            loop, '_mapped_train_step', lambda *args: wrap_step(_shared_step(*args))
-        )
+        share_steps(patch, wrap_step)
         evaluator = make_evaluator or _shared_evaluator
         return loop.train(config, str(workdir), evaluator, profile)
+
+
+def share_steps(
+    patch: pytest.MonkeyPatch, wrap_step: Callable = lambda step: step
+) -> None:
+    """Makes runs that compute alike share the compiled training step."""
+    patch.setattr(
+        loop, '_mapped_train_step', lambda *args: wrap_step(_shared_step(*args))
+    )
 
 
 def _shared_step(run, tx):

@@ -14,6 +14,7 @@ import numpy as np
 from atss_jax.config import load_config
 from tests.conftest import ROOT
 from tests.support import documents
+from tests.support.every_form import write_coco
 from tests.support.report_data import open_data, some_results
 from tests.support.small_run import FinishedRun, small_overrides
 from tests.training.test_convert import CONFIG
@@ -92,6 +93,7 @@ def _write_data(folder, data):
         shutil.copy(data / 'val.json', file)
     shutil.copytree(data, folder / 'data', dirs_exist_ok=True)
     shutil.copytree(data, folder / 'my_data')
+    write_coco(data, folder / 'my_folder')
     shutil.copy(data / 'val.json', folder)
     results = some_results(open_data(data).ground_truth())
     (folder / 'detections.json').write_text(json.dumps(results))

@@ -142,7 +142,7 @@ def _first_names(file):
 
 def _is_coco(file):
     """Whether a file has the keys of a COCO file; it is not parsed."""
-    if not file.stat().st_size:
+    if not file.is_file() or not file.stat().st_size:
         return False
     with _mapped(file) as content:
         return content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0

@@ -1,11 +1,14 @@
 """Data sets of any form, `type='auto'` in a config."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from atss_jax.data import record_image
-from atss_jax.data.forms.find import find
+from atss_jax.data.forms.find import describe, find
 from atss_jax.data.forms.form import ALL, Form
-from atss_jax.data.records import Record
+from atss_jax.data.joined import JoinedDataset
+from atss_jax.data.records import Record, Source
 from atss_jax.data.selection import ImageFilter, select
 
 
@@ -74,6 +77,33 @@ class AutoDataset:
     def ground_truth(self) -> dict:
         """All annotations of the split as a COCO dict; nothing is filtered."""
         return self._annotations.as_dict()
+
+
+def open_all(path: str, split: str | None, usual: str) -> AutoDataset:
+    """Opens every image of a split, to draw or to score.
+
+    Args:
+        path: folder, annotation file or address of the data set.
+        split: of it; None: the usual one, or all of a data set that is not divided.
+        usual: 'train', 'val' or 'test'.
+
+    Raises:
+        FileNotFoundError, ValueError: as `AutoDataset`.
+    """
+    if split is None:
+        split = ALL if ALL in find(path).splits else usual
+    return AutoDataset(path, split, test_mode=True)
+
+
+def describe_forms(sources: Iterable[Source]) -> list[str]:
+    """A line about each data set whose form was found out, also of joined ones."""
+    lines = []
+    for source in sources:
+        if isinstance(source, AutoDataset):
+            lines.append(describe(source.form))
+        elif isinstance(source, JoinedDataset):
+            lines += describe_forms(member.source for member in source.members)
+    return list(dict.fromkeys(lines))
 
 
 def check_split(form: Form, split: str) -> None:

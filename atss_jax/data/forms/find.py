@@ -15,43 +15,67 @@ FORMS: dict[str, Callable[[str], Form | None]] = {
 """By the name of each form, the function that finds a data set of this form at a path,
 or None where there is none."""
 
+PREFIXES = {
+    'coco': 'COCO',
+    'yolo': 'YOLO',
+    'voc': 'Pascal VOC',
+    'hf': 'Hugging Face',
+}
+"""Name of the form that `PREFIX:PATH` asks for."""
+
 
 def find(path: str) -> Form:
     """The data set at a path.
 
     Args:
-        path: a folder, an annotation file, or the address of a data set.
+        path: a folder, an annotation file, or the address of a data set; before it may
+            stand the form, such as `voc:FOLDER`, where several lie there.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
         ValueError: no known form lies there, or more than one.
     """
-    path = os.path.expanduser(path)
-    if '://' not in path and not os.path.exists(path):
+    form_name, place = _form_and_place(path)
+    if '://' not in place and not os.path.exists(place):
         raise FileNotFoundError(f'path = {path!r}: there is no such file or folder')
-    found, incomplete = [], None
-    for look in FORMS.values():
+    forms, incomplete = [], None
+    for name in FORMS if form_name is None else (form_name,):
         try:
-            form = look(path)
+            form = FORMS[name](place)
         except Incomplete as error:
             incomplete = error
             continue
         if form is not None:
-            found.append(form)
-    if len(found) == 1:
-        return found[0]
-    if not found and incomplete is not None:
+            forms.append(form)
+    if len(forms) == 1:
+        return forms[0]
+    if not forms and incomplete is not None:
         raise incomplete
-    if found:
-        listed = '; '.join(describe(form) for form in found)
-        raise ValueError(
-            f'path = {path!r}: more than one form of annotations lies there: {listed}. '
-            'Give the path of one of them, the annotation file or its own folder'
-        )
+    if forms:
+        raise ValueError(_several(path, forms))
+    known = ', '.join(FORMS) if form_name is None else form_name
     raise ValueError(
-        f'path = {path!r}: found no annotations in a known form '
-        f'({", ".join(FORMS)}); there {_content(path)}. docs/data.md says which files '
-        'belong to each form'
+        f'path = {path!r}: found no annotations in a known form ({known}); there '
+        f'{_content(place)}. docs/data.md says which files belong to each form'
+    )
+
+
+def _form_and_place(path):
+    """The form that a path asks for, or None, and the path or address without it."""
+    prefix, colon, place = path.partition(':')
+    is_prefix = colon and prefix in PREFIXES and not place.startswith('//')
+    if is_prefix and not os.path.exists(path):
+        return PREFIXES[prefix], os.path.expanduser(place)
+    return None, os.path.expanduser(path)
+
+
+def _several(path, forms):
+    listed = '; '.join(describe(form) for form in forms)
+    prefix_of = {name: prefix for prefix, name in PREFIXES.items()}
+    choices = ' or '.join(f'{prefix_of[form.name]}:{form.path}' for form in forms)
+    return (
+        f'path = {path!r}: more than one form of annotations lies there: {listed}. '
+        f'Say which one you want, {choices}, or give the path of its file or folder'
     )
 
 

@@ -8,7 +8,7 @@ SUFFIXES = (
     *('.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.png', '.apng', '.webp'),
     *('.bmp', '.dib', '.tif', '.tiff', '.gif'),
 )
-"""How the names of image files end, in lower case."""
+"""How the names of files end that `image_file` decodes, in lower case."""
 
 
 def files_below(folder: str, suffixes: Container[str] = SUFFIXES) -> list[str]:

@@ -80,12 +80,22 @@ def _cache_file(owner: str) -> pathlib.Path:
 
 
 def _load(cache: pathlib.Path) -> dict[str, dict]:
-    """What a cache file has; nothing if it does not exist or is damaged."""
+    """What a cache file has; nothing where it does not exist or is damaged."""
     try:
         content = json.loads(cache.read_bytes())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {path: entry for path, entry in entries if _is_entry(entry)}
+
+
+def _is_entry(entry):
+    size = entry.get('size') if isinstance(entry, dict) else None
+    return (
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(side) is int for side in size)
+    )
 
 
 def _keep(cache: pathlib.Path, known: dict[str, dict]) -> None:

@@ -1,15 +1,16 @@
-"""Converts a COCO file and its images to a data set of TensorFlow Datasets.
+"""Converts a data set of any form to one of TensorFlow Datasets.
 
 Records are those of `coco/2017`, with exact numbers in addition to the rounded ones.
 Any program can read them: `tfds.builder_from_directory(DIR).as_data_source('train')`.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ from atss_jax.data import image_file, missing_image
 from atss_jax.data.annotations import Annotations
 from atss_jax.data.coco import annotation_file
 from atss_jax.data.coco.dataset import check_paths
+from atss_jax.data.forms import arrow_files
+from atss_jax.data.forms.dataset import check_split
+from atss_jax.data.forms.find import find
+from atss_jax.data.forms.form import ALL, split_name
+from atss_jax.data.forms.to_coco import image_paths
 from atss_jax.data.tfds import storage
 from atss_jax.data.tfds.index import (
     fingerprint,
@@ -45,6 +51,54 @@ _DESCRIPTION = (
     'objects/bbox_exact (x, y, width, height in pixels), objects/area_exact, '
     'objects/category_id, objects/ignore.'
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The annotations of a data set, and where its images are.
+
+    Attributes:
+        annotations: of all images.
+        paths: path of each image.
+        content: gives the bytes of an image by its path.
+    """
+
+    annotations: Annotations
+    paths: Sequence[str]
+    content: Callable[[str], bytes] = image_file.file_content
+
+    def byte_count(self) -> int:
+        """Number of bytes of all images."""
+        return sum(
+            os.path.getsize(path) if os.path.isfile(path) else len(self.content(path))
+            for path in self.paths
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A split of a data set of TensorFlow Datasets, to be written.
+
+    Attributes:
+        data_dir: local folder of prepared data sets.
+        name: dataset/config:version.
+        split: name of the split: 'train', 'validation' or another word.
+        shard_bytes: images go to as many files as it takes to keep each below this.
+    """
+
+    data_dir: str
+    name: str
+    split: str
+    shard_bytes: int = SHARD_BYTES
+
+    def folder(self) -> pathlib.Path:
+        """The folder of the data set."""
+        return _local_folder(self.data_dir, self.name)
+
+    def check(self) -> None:
+        """Raises ValueError if a name is malformed, or the folder is not local."""
+        self.folder()
+        check_name('split', self.split)
 
 
 def prepare(
@@ -79,19 +133,56 @@ def prepare(
             have other categories; TensorFlow Datasets is not installed.
         OSError: another process prepares this set, or files cannot be written.
     """
-    folder = _local_folder(data_dir, name)
-    check_name('split', split)
+    target = Target(data_dir, name, split, shard_bytes)
+    target.check()
     check_paths(ann_file, img_prefix)
     file = annotation_file.read(ann_file, on_error, False, img_prefix)
     paths = [image_file.locate(img_prefix, name) for name in file.file_names]
-    sizes = _image_bytes(paths, file, img_prefix)
+    _check_images(paths, file, img_prefix)
+    return _write_split(Images(file, paths), target)
+
+
+def prepare_form(
+    path: str, data_split: str | None, target: Target, on_error: str = 'raise'
+) -> pathlib.Path:
+    """Writes one split of a data set of any form, as `prepare` does.
+
+    Args:
+        path: folder, annotation file or address of the data set.
+        data_split: the split that is read; None: the one of the name that is written,
+            `val` for 'validation', or the only one of a data set without splits.
+        target: the split that is written.
+        on_error: 'raise' or 'skip' malformed records: see `Form.read`.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: as `prepare`.
+    """
+    target.check()
+    form = find(path)
+    if data_split is None:
+        name = target.split
+        data_split = ALL if ALL in form.splits else split_name(name) or name
+    check_split(form, data_split)
+    file = form.read(data_split, on_error, training=False)
+    paths = image_paths(form, file)
+    _check_images(paths, file, form.folder)
+    return _write_split(Images(file, paths, form.image_content), target)
+
+
+def _write_split(images: Images, target: Target) -> pathlib.Path:
+    file, split, name = images.annotations, target.split, target.name
     _check_categories(file)
+    folder = target.folder()
     with locked(folder.with_name(f'.{folder.name}.lock'), wait=False):
-        splits = _other_splits(data_dir, name, split, file)
-        shards = max(1, min(-(-sum(sizes) // shard_bytes), len(paths)))
+        splits = _other_splits(target.data_dir, name, split, file)
+        shards = -(-images.byte_count() // target.shard_bytes)
+        shards = max(1, min(shards, len(images.paths)))
         with _staging(folder) as staging:
             prefix = staging / f'{parse_name(name)[0]}-{split}'
-            lengths, total = _write_shards(prefix, file, paths, shards)
+            lengths, total = _write_shards(prefix, images, shards)
             splits.append(library().core.SplitInfo(split, lengths, total))
             info = _describe(staging, name, features(file), splits)
             save(staging / index_name(split), file, fingerprint(info, split))
@@ -112,18 +203,22 @@ def _local_folder(data_dir: str, name: str) -> pathlib.Path:
     return pathlib.Path(folder)
 
 
-def _image_bytes(paths: list[str], file: Annotations, img_prefix: str) -> list[int]:
+def _check_images(paths: Sequence[str], file: Annotations, folder: str) -> None:
+    """Checks that there are images, and the files in which they are."""
     if not paths:
         raise ValueError(f'{file.path}: has no images')
-    sizes = [os.path.getsize(path) if os.path.isfile(path) else -1 for path in paths]
-    if (missing := sizes.count(-1)) > 0:
-        first = sizes.index(-1)
+    missing = [
+        row
+        for row, path in enumerate(paths)
+        if not os.path.isfile(path) and not os.path.isfile(arrow_files.file_of(path))
+    ]
+    if missing:
+        first = missing[0]
         raise FileNotFoundError(
             f'{paths[first]}: no such file (image id {file.image_ids[first]}, '
-            f'{file.path}); {missing} of {len(paths)} images are missing'
-            + missing_image.explain(paths[first], img_prefix)
+            f'{file.path}); {len(missing)} of {len(paths)} images are missing'
+            + missing_image.explain(paths[first], folder)
         )
-    return sizes
 
 
 def _check_categories(file: Annotations) -> None:
@@ -179,19 +274,19 @@ def _staging(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _write_shards(
-    prefix: pathlib.Path, file: Annotations, paths: list[str], count: int
+    prefix: pathlib.Path, images: Images, count: int
 ) -> tuple[list[int], int]:
     """Writes all records to `count` files.
 
     Returns:
         The number of records in each file, and the number of bytes of all records.
     """
-    schema = features(file)
-    records = (schema.serialize_example(example) for example in examples(file, paths))
-    bounds = np.linspace(0, len(paths), count + 1).round().astype(int)
+    schema, image_count = features(images.annotations), len(images.paths)
+    records = (schema.serialize_example(example) for example in examples(images))
+    bounds = np.linspace(0, image_count, count + 1).round().astype(int)
     lengths, total = np.diff(bounds).tolist(), 0
     title = f'prepare {prefix.name}'
-    with tqdm.tqdm(total=len(paths), desc=title, unit='images', disable=None) as bar:
+    with tqdm.tqdm(total=image_count, desc=title, unit='images', disable=None) as bar:
         for shard, length in enumerate(lengths):
             name = f'{prefix.name}.array_record-{shard:05d}-of-{count:05d}'
             part = itertools.islice(records, length)
@@ -290,8 +385,9 @@ def features(file: Annotations) -> Any:
     )
 
 
-def examples(file: Annotations, paths: list[str]) -> Iterator[dict[str, Any]]:
+def examples(images: Images) -> Iterator[dict[str, Any]]:
     """The record of each image, in the order of the file."""
+    file, paths = images.annotations, images.paths
     row_of = {id_: row for row, id_ in enumerate(file.image_ids.tolist())}
     rows = np.array([row_of[id_] for id_ in file.annotation_images.tolist()], np.int64)
     order = np.argsort(rows, kind='stable')
@@ -301,10 +397,8 @@ def examples(file: Annotations, paths: list[str]) -> Iterator[dict[str, Any]]:
     for row, path in enumerate(paths):
         height, width = file.image_sizes[row].tolist()
         objects = order[starts[row] : ends[row]]
-        with open(path, 'rb') as stream:
-            content = stream.read()
         yield {
-            'image': content,
+            'image': images.content(path),
             'image/filename': file.file_names[row],
             'image/id': int(file.image_ids[row]),
             'image/height': height,

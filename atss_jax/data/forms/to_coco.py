@@ -1,0 +1,172 @@
+"""Writes a data set of any form as a COCO file, and its images as files."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tqdm
+
+from atss_jax.data import image_file, image_header
+from atss_jax.data.annotations import Annotations
+from atss_jax.data.forms import arrow_files
+from atss_jax.data.forms.dataset import check_split
+from atss_jax.data.forms.find import describe, find
+from atss_jax.data.forms.form import Form
+from atss_jax.data.forms.image_files import SUFFIXES, suffix
+from atss_jax.files.atomic import check_writable, write_bytes, write_json
+
+_SUFFIX_OF_KIND = {'JPEG': '.jpg', 'PNG': '.png', 'WebP': '.webp', 'BMP': '.bmp'}
+_SUFFIX_OF_KIND |= {'TIFF': '.tif', 'GIF': '.gif'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A COCO file that has been written.
+
+    Attributes:
+        source: one line about the data set that it was made of.
+        split: the split of it.
+        ann_file: path of the COCO file.
+        img_prefix: folder that its file names are relative to.
+        counts: number of images, annotations and categories.
+    """
+
+    source: str
+    split: str
+    ann_file: str
+    img_prefix: str
+    counts: tuple[int, int, int]
+
+
+def write_coco(
+    path: str,
+    ann_file: str,
+    split: str | None = None,
+    images: str | None = None,
+    on_error: str = 'raise',
+    overwrite: bool = False,
+) -> Conversion:
+    """Writes a split of a data set as a COCO file.
+
+    Read again, it gives the same annotations. Without `images` no image is copied: the
+    file names are relative to the folder of the data set.
+
+    Args:
+        path: folder, annotation file or address of the data set.
+        ann_file: path of the COCO file to write.
+        split: of the data set; None: the only one.
+        images: folder to write the images to, unchanged, each under its own name, after
+            its id if two would have the same; None: they stay where they are.
+        on_error: 'raise' or 'skip' malformed records, see `Form.read`.
+        overwrite: whether existing files are replaced.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`, or an image is missing.
+        FileExistsError: a file exists already.
+        ValueError: no known form lies at `path`; it has no such split, or several, and
+            none is chosen; it is malformed; its images are no files, and `images` is
+            None.
+    """
+    if os.path.exists(ann_file) and not overwrite:
+        raise FileExistsError(_exists(ann_file))
+    check_writable(pathlib.Path(ann_file).absolute().parent)
+    form = find(path)
+    split = _the_split(form, split)
+    annotations = form.read(split, on_error, training=False)
+    paths = image_paths(form, annotations)
+    if images is None:
+        _check_are_files(form, paths)
+        img_prefix = form.folder
+    else:
+        names = _copy_images(form, annotations, paths, images, overwrite)
+        annotations = dataclasses.replace(annotations, file_names=names)
+        img_prefix = images
+    write_json(ann_file, as_coco(annotations))
+    counts = (
+        len(annotations.image_ids),
+        len(annotations.annotation_ids),
+        len(annotations.categories),
+    )
+    return Conversion(describe(form), split, ann_file, img_prefix, counts)
+
+
+def image_paths(form: Form, annotations: Annotations) -> list[str]:
+    """Path of each image, for `form.image_content`."""
+    return [image_file.locate(form.folder, name) for name in annotations.file_names]
+
+
+def as_coco(annotations: Annotations) -> dict[str, Any]:
+    """The COCO dict of all that is in the table."""
+    content = annotations.as_dict()
+    for row, is_dropped in zip(
+        content['annotations'], annotations.dropped.tolist(), strict=True
+    ):
+        if is_dropped:
+            row['ignore'] = 1
+    return content
+
+
+def _the_split(form, split):
+    if split is not None:
+        check_split(form, split)
+        return split
+    if len(form.splits) > 1:
+        raise ValueError(
+            f'{form.path} ({form.name}) has the splits {", ".join(form.splits)}, and a '
+            'COCO file holds one: choose it with --split'
+        )
+    return next(iter(form.splits))
+
+
+def _exists(file):
+    return f'{file} exists already; choose another name, or set --overwrite'
+
+
+def _check_are_files(form, paths):
+    for path in paths:
+        file = arrow_files.file_of(path)
+        if file != path and not os.path.exists(path):
+            raise ValueError(
+                f'{form.path}: the images are stored in files such as {file}, and a '
+                'COCO file names image files: set --images to a folder to write them to'
+            )
+
+
+def _copy_images(form, annotations, paths, folder, overwrite):
+    """Writes the images to a folder; gives the name of each."""
+    names = _plain_names(annotations.image_ids.tolist(), paths)
+    # disable=None: a bar on a terminal, nothing in a log file.
+    progress = tqdm.tqdm(paths, desc='images', disable=None)
+    written = []
+    for name, path in zip(names, progress, strict=True):
+        content = form.image_content(path)
+        file = os.path.join(folder, name + _missing_suffix(name, content))
+        # One that is the same is there after an interruption, or for another split.
+        is_there = os.path.exists(file) and image_file.file_content(file) == content
+        if os.path.exists(file) and not is_there and not overwrite:
+            raise FileExistsError(_exists(file) + ', or another folder --images')
+        if not is_there:
+            write_bytes(file, content)
+        written.append(os.path.basename(file))
+    return written
+
+
+def _plain_names(ids: Sequence[int], paths: Sequence[str]) -> list[str]:
+    """The last part of each path, after the id of the image if two are alike.
+
+    They are compared up to their endings and without regard to case, as some file
+    systems and forms of annotations do.
+    """
+    names = [os.path.basename(path) for path in paths]
+    stems = {os.path.splitext(name)[0].casefold() for name in names}
+    if len(stems) == len(names):
+        return names
+    return [f'{id_}_{name}' for id_, name in zip(ids, names, strict=True)]
+
+
+def _missing_suffix(name: str, content: bytes) -> str:
+    """What to append to a name that does not end as those of images do."""
+    header = None if suffix(name) in SUFFIXES else image_header.read(content)
+    return '' if header is None else _SUFFIX_OF_KIND[header.kind]

@@ -85,5 +85,6 @@ def _config(flags, overrides):
     prepared = setup.prepare(flags.data, setup.Wishes(), setup.this_device())
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, 'config.py')
-        path.write_text(config_text(prepared, f'atss init {flags.data}', 'config.py'))
+        command = 'atss', 'init', flags.data
+        path.write_text(config_text(prepared, command, 'config.py'), encoding='utf-8')
         return load_config(path, overrides)

@@ -55,11 +55,12 @@ def choose(
 
     The image scale is the smallest at which nine of ten objects of each class are at
     least `SMALLEST_SIDE` pixels wide and high (as square root of the area), and at most
-    twice the size of the images. The anchors are those with the highest overlap of
-    positive anchors with their objects, as the mean over the classes; of anchors that
-    are alike in this, the fewest per cell, and then those with the highest overlap as
-    the mean over all objects. Levels finer than P3 cost several times as much and are
-    tried only if a class has an overlap below 0.25 without them.
+    twice the size of the images, or the first of `LONG_SIDES`. The anchors are those
+    with the highest overlap of positive anchors with their objects, as the mean over
+    the classes; of anchors that are alike in this, the fewest per cell, and then those
+    with the highest overlap as the mean over all objects. Levels finer than P3 cost
+    several times as much and are tried only if a class has an overlap below 0.25
+    without them.
 
     Args:
         objects: of the training data.

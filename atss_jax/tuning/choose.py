@@ -15,7 +15,7 @@ LONG_SIDES = (96, 128, 192, 256, 320, 416, 512, 640, 800, 1024, 1333)
 SMALLEST_SIDE = 16
 """Pixels that nine of ten objects of each class must have at least: two cells of the
 finest level, P3."""
-BASE_SCALES = (3, 4, 5, 6, 8)
+BASE_SCALES = (3.0, 4.0, 5.0, 6.0, 8.0)
 """Values of `octave_base_scale` that are tried."""
 SCALES_PER_OCTAVE = (1, 2, 3)
 """Values of `scales_per_octave` that are tried."""

@@ -249,9 +249,14 @@ def _anchors(setup):
         for name in ('strides', 'octave_base_scale', 'scales_per_octave')
         if getattr(anchors, name) != getattr(usual, name)
     }
-    arguments = [f'{name}={value!r}' for name, value in fields.items()]
+    arguments = [f'{name}={_literal(value)}' for name, value in fields.items()]
     generator = 'config.model.bbox_head.anchor_generator'
     return lines + _call(f'{generator}.update', *arguments)
+
+
+def _literal(value):
+    """A value as Python writes it; whole numbers without a point."""
+    return f'{value:g}' if isinstance(value, float) else repr(value)
 
 
 def _batch(setup):
@@ -265,6 +270,20 @@ def _batch(setup):
     ]
 
 
+def _rates(plan):
+    """The warm-up, and the epochs after which the rate drops; in one epoch none."""
+    if plan.milestones:
+        changes = f'warmup_iters={plan.warmup_steps}, step={plan.milestones}'
+        return [f'config.lr_config.update({changes})']
+    return _call(
+        'config.lr_config = dict',
+        "policy='fixed'",
+        "warmup='linear'",
+        f'warmup_iters={plan.warmup_steps}',
+        'warmup_ratio=0.001',
+    )
+
+
 def _schedule(setup):
     plan = setup.schedule
     steps = plan.epochs * plan.steps_per_epoch
@@ -276,8 +295,7 @@ def _schedule(setup):
         f'config.total_epochs = {plan.epochs}',
         f'config.evaluation.interval = {max(1, plan.epochs // 12)}',
         f'config.log_config.interval = {min(50, plan.steps_per_epoch)}',
-        f'config.lr_config.update(warmup_iters={plan.warmup_steps}, '
-        f'step={plan.milestones})',
+        *_rates(plan),
     ]
     if setup.start != 'scratch':
         return [

@@ -109,7 +109,7 @@ def canvases_of(
     resized = [rescale_size(size, img_scale) for size in unique]
     padded = [tuple(round_up(side, divisor) for side in size) for size in resized]
     is_landscape = {width >= height for height, width in padded if width != height}
-    if len(is_landscape) > 1:
+    if not padded or len(is_landscape) > 1:
         return None
     return (tuple(max(sides) for sides in zip(*padded, strict=True)),)
 

@@ -81,15 +81,16 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
     def action():
         from atss_jax.config import load_config
         from atss_jax.files.atomic import check_writable, write_text
-        from atss_jax.tuning import setup, tables
+        from atss_jax.tuning import tables
         from atss_jax.tuning.config_file import config_text
+        from atss_jax.tuning.from_data import Wishes, prepare, this_device
 
         if not flags.out.endswith('.py'):
             raise ValueError(f'--out {flags.out}: expected the name of a .py file')
         if os.path.lexists(flags.out):
             raise ValueError(f'{flags.out} already exists; give another --out')
         check_writable(pathlib.Path(flags.out).absolute().parent)
-        wishes = setup.Wishes(
+        wishes = Wishes(
             start=flags.start,
             depth=flags.depth,
             img_scale=flags.img_scale,
@@ -97,7 +98,7 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
             epochs=flags.epochs,
             images=flags.images,
         )
-        prepared = setup.prepare(flags.data, wishes, setup.this_device())
+        prepared = prepare(flags.data, wishes, this_device())
         print(f'{flags.data}: {prepared.description}\n', flush=True)
         print(f'{tables.trials(prepared)}\n\n{tables.sizes(prepared)}\n')
         command = *program.split(), *arguments

@@ -11,7 +11,7 @@ import pytest
 
 from atss_jax.commands import init
 from atss_jax.config import load_config
-from atss_jax.tuning import recipe, setup
+from atss_jax.tuning import from_data, recipe
 from tests.support.documents import Command
 from tests.support.dry_run import check_command
 from tests.support.forms import IMAGE, write_files
@@ -263,8 +263,8 @@ def test_wrong_flags(atss_init, data, flag):
 def test_the_flags_offer_what_there_is():
     actions = {action.dest: action for action in init.parser()._actions}
     assert actions['start'].choices == recipe.STARTS
-    assert actions['depth'].choices == setup.DEPTHS
-    defaults = setup.Wishes()
+    assert actions['depth'].choices == from_data.DEPTHS
+    defaults = from_data.Wishes()
     for name in ('start', 'depth', 'img_scale', 'batch', 'epochs', 'images'):
         assert actions[name].default == getattr(defaults, name)
     assert all(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atss_jax.config import load_config
-from atss_jax.tuning import recipe, setup, tables
+from atss_jax.tuning import from_data, recipe, tables
 from atss_jax.tuning.choose import Chosen
 from atss_jax.tuning.config_file import config_text, stage_channels
 from tests.support.tuning import USUAL, fit_of, setup_of
@@ -48,12 +48,12 @@ def plain(value):
     ('start', 'depth'),
     [
         (start, depth)
-        for start, depth in itertools.product(recipe.STARTS, setup.DEPTHS)
-        if start != 'zoo' or depth in setup.ZOO
+        for start, depth in itertools.product(recipe.STARTS, from_data.DEPTHS)
+        if start != 'zoo' or depth in from_data.ZOO
     ],
 )
 def test_every_start_and_depth(tmp_path, start, depth):
-    plan = setup_of(start=start, depth=depth, model=setup.ZOO.get(depth, ''))
+    plan = setup_of(start=start, depth=depth, model=from_data.ZOO.get(depth, ''))
     text, config = written(tmp_path, plan)
     assert max(map(len, text.splitlines())) <= 88
     assert config.model.backbone.depth == depth
@@ -247,7 +247,7 @@ def test_the_lowest_class_of_the_table_is_a_common_one():
 
 
 def test_this_device():
-    device = setup.this_device()
+    device = from_data.this_device()
     assert (device.platform, device.count) == ('cpu', 8)
     physical = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     assert device.memory == physical // 8

@@ -39,6 +39,7 @@ _MOST_MAPPINGS = 20000
 LONG = {
     'commands': (
         *('test_cli', 'test_predict', 'test_demo', 'test_write_shapes'),
+        'test_init',
         *('test_class_names', 'test_not_writable'),
     ),
     'config': ('test_recipes',),

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-import shlex
+import pathlib
 
 from atss_jax.commands import command_line
 
@@ -42,8 +42,14 @@ def parser(program: str = 'atss init') -> argparse.ArgumentParser:
         type=int,
         choices=(18, 34, 50, 101),
         default=50,
-        help='of the ResNet (default: 50)',
+        help='number of layers of the ResNet (default: 50)',
     )
+    _add_choices(flags)
+    return flags
+
+
+def _add_choices(flags):
+    """Adds the flags for what is chosen unless it is given."""
     flags.add_argument(
         '--img_scale',
         type=command_line.scale,
@@ -58,7 +64,7 @@ def parser(program: str = 'atss init') -> argparse.ArgumentParser:
     flags.add_argument(
         '--epochs',
         type=command_line.positive,
-        help='(default: by the number of images)',
+        help='passes over the training images (default: by their number)',
     )
     flags.add_argument(
         '--images',
@@ -66,7 +72,6 @@ def parser(program: str = 'atss init') -> argparse.ArgumentParser:
         default=200,
         help='number of training images whose objects are tried (default: 200)',
     )
-    return flags
 
 
 def main(arguments: list[str], program: str = 'atss init') -> int:
@@ -75,13 +80,17 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
 
     def action():
         from atss_jax.config import load_config
-        from atss_jax.files.atomic import write_text
-        from atss_jax.tuning import setup, tables
+        from atss_jax.files.atomic import check_writable, write_text
+        from atss_jax.tuning import tables
         from atss_jax.tuning.config_file import config_text
+        from atss_jax.tuning.from_data import Wishes, prepare, this_device
 
-        if os.path.exists(flags.out):
+        if not flags.out.endswith('.py'):
+            raise ValueError(f'--out {flags.out}: expected the name of a .py file')
+        if os.path.lexists(flags.out):
             raise ValueError(f'{flags.out} already exists; give another --out')
-        wishes = setup.Wishes(
+        check_writable(pathlib.Path(flags.out).absolute().parent)
+        wishes = Wishes(
             start=flags.start,
             depth=flags.depth,
             img_scale=flags.img_scale,
@@ -89,10 +98,10 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
             epochs=flags.epochs,
             images=flags.images,
         )
-        prepared = setup.prepare(flags.data, wishes, setup.this_device())
-        print(f'{flags.data}: {prepared.found}\n', flush=True)
+        prepared = prepare(flags.data, wishes, this_device())
+        print(f'{flags.data}: {prepared.description}\n', flush=True)
         print(f'{tables.trials(prepared)}\n\n{tables.sizes(prepared)}\n')
-        command = f'{program} {shlex.join(arguments)}'
+        command = *program.split(), *arguments
         write_text(flags.out, config_text(prepared, command, flags.out))
         load_config(flags.out)
         train = command_line.other_command('train')

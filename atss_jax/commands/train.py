@@ -78,11 +78,12 @@ def _config(flags, overrides):
     saved = pathlib.Path(flags.workdir, CONFIG)
     if saved.is_file():  # a run that is resumed keeps what was chosen at its start
         return load_config(saved, overrides, flags.data)
-    from atss_jax.tuning import setup
     from atss_jax.tuning.config_file import config_text
+    from atss_jax.tuning.from_data import Wishes, prepare, this_device
 
-    prepared = setup.prepare(flags.data, setup.Wishes(), setup.this_device())
+    prepared = prepare(flags.data, Wishes(), this_device())
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, 'config.py')
-        path.write_text(config_text(prepared, f'atss init {flags.data}', 'config.py'))
+        command = 'atss', 'init', flags.data
+        path.write_text(config_text(prepared, command, 'config.py'), encoding='utf-8')
         return load_config(path, overrides)

@@ -15,7 +15,7 @@ LONG_SIDES = (96, 128, 192, 256, 320, 416, 512, 640, 800, 1024, 1333)
 SMALLEST_SIDE = 16
 """Pixels that nine of ten objects of each class must have at least: two cells of the
 finest level, P3."""
-BASE_SCALES = (3, 4, 5, 6, 8)
+BASE_SCALES = (3.0, 4.0, 5.0, 6.0, 8.0)
 """Values of `octave_base_scale` that are tried."""
 SCALES_PER_OCTAVE = (1, 2, 3)
 """Values of `scales_per_octave` that are tried."""
@@ -55,11 +55,12 @@ def choose(
 
     The image scale is the smallest at which nine of ten objects of each class are at
     least `SMALLEST_SIDE` pixels wide and high (as square root of the area), and at most
-    twice the size of the images. The anchors are those with the highest overlap of
-    positive anchors with their objects, as the mean over the classes; of anchors that
-    are alike in this, the fewest per cell, and then those with the highest overlap as
-    the mean over all objects. Levels finer than P3 cost several times as much and are
-    tried only if a class has an overlap below 0.25 without them.
+    twice the size of the images, or the first of `LONG_SIDES`. The anchors are those
+    with the highest overlap of positive anchors with their objects, as the mean over
+    the classes; of anchors that are alike in this, the fewest per cell, and then those
+    with the highest overlap as the mean over all objects. Levels finer than P3 cost
+    several times as much and are tried only if a class has an overlap below 0.25
+    without them.
 
     Args:
         objects: of the training data.

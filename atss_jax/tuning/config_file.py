@@ -1,6 +1,7 @@
 """Writes a chosen config as a Python file of a few lines, each with its reason."""
 
 import dataclasses
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,8 @@ from atss_jax.tuning.fit import anchor_sides
 from atss_jax.tuning.recipe import Schedule
 
 _WIDTH = 80  # of a comment, without its indentation
+_NAMED = 20  # classes that are named in a comment
+_LONGEST_NAME = 40  # characters of a class that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Setup:
 
     Attributes:
         path: of the data.
-        found: one line about what lies there.
+        description: one line about what lies there.
         splits: split of the data for 'train', 'val' and 'test'.
         classes: names of the labels.
         images: number of training images.
@@ -39,7 +42,7 @@ class Setup:
     """
 
     path: str
-    found: str
+    description: str
     splits: Mapping[str, str]
     classes: Sequence[str]
     images: int
@@ -57,29 +60,19 @@ class Setup:
     model: str
 
 
-def config_text(setup: Setup, command: str, name: str) -> str:
+def config_text(setup: Setup, command: Sequence[str], name: str) -> str:
     """The text of the file.
 
     Args:
         setup: what it says.
-        command: the command that writes it.
+        command: the words of the command that writes it.
         name: path of the file.
     """
     sections = (_data, _start, _scale_and_anchors, _batch, _schedule)
     body = [line for section in sections for line in ('', *section(setup))]
     return '\n'.join(
         [
-            f'"""ATSS for {setup.path}: {_counted(setup.classes, "class", "classes")}, '
-            f'{setup.images} training images.',
-            '',
-            'Written by',
-            '',
-            f'    {command}',
-            '',
-            'It is an ordinary config: change what you know better. To train with it:',
-            '',
-            f'    atss train --config={name} --workdir=WORKDIR',
-            '"""',
+            _docstring(setup, command, name),
             '',
             'from atss_jax.config.own_data import use_data',
             'from atss_jax.configs import atss_r50_1x',
@@ -95,12 +88,53 @@ def config_text(setup: Setup, command: str, name: str) -> str:
     )
 
 
-def _counted(items, singular, plural):
-    return f'{len(items)} {singular if len(items) == 1 else plural}'
+def _docstring(setup, command, name):
+    train = 'atss', 'train', f'--config={name}', '--workdir=WORKDIR'
+    lines = [
+        _printable(f'ATSS for {setup.path}: {_counts(setup)}.'),
+        '',
+        'Written by',
+        '',
+        *_command_lines(command),
+        '',
+        'It is an ordinary config: change what you know better. To train with it:',
+        '',
+        *_command_lines(train),
+    ]
+    text = '\n'.join(lines).replace('"""', "'''")  # it would end the docstring
+    prefix = 'r' if '\\' in text else ''
+    return f'{prefix}"""{text}\n"""'
+
+
+def _counts(setup):
+    classes = f'{len(setup.classes)} class' + 'es' * (len(setup.classes) != 1)
+    return f'{classes}, {setup.images} training image' + 's' * (setup.images != 1)
+
+
+def _command_lines(words):
+    """A command, in lines that a shell takes as one."""
+    lines = ['   ']
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) > _WIDTH and lines[-1].strip():
+            lines[-1] += ' \\'
+            lines.append('       ')
+        lines[-1] += f' {word}'
+    return [_printable(line) for line in lines]
+
+
+def _printable(text):
+    """Text that stays on its line: what is not printable, escaped as in Python."""
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _comment(text):
-    return [f'# {line}' for line in textwrap.wrap(text, _WIDTH)]
+    return [f'# {line}' for line in textwrap.wrap(_printable(text), _WIDTH)]
+
+
+def short_name(name: str, length: int = _LONGEST_NAME) -> str:
+    """The name of a class as it is shown: on one line, cut off after `length`."""
+    name = _printable(name)
+    return name if len(name) <= length else f'{name[: length - 3]}...'
 
 
 def _call(function: str, *arguments: str) -> list[str]:
@@ -112,10 +146,12 @@ def _call(function: str, *arguments: str) -> list[str]:
 
 
 def _data(setup):
-    names = ', '.join(setup.classes)
+    names = ', '.join(map(short_name, setup.classes[:_NAMED]))
+    if len(setup.classes) > _NAMED:
+        names += f' and {len(setup.classes) - _NAMED} more'
     splits = [f'{name}={split!r}' for name, split in setup.splits.items()]
     return [
-        *_comment(f'Found {setup.found}.'),
+        *_comment(f'Found {setup.description}.'),
         *_call('use_data', 'config', repr(setup.path), *splits),
         *_comment(f'The classes are {names}.'),
         f'config.model.bbox_head.num_classes = {len(setup.classes)}',
@@ -127,6 +163,10 @@ def _data(setup):
 def _start(setup):
     backbone = f'config.model.backbone.depth = {setup.depth}'
     channels = f'config.model.neck.in_channels = {stage_channels(setup.depth)}'
+    other_backbone = []
+    if setup.depth != 50:
+        name = f'torchvision://resnet{setup.depth}'
+        other_backbone = [f'config.model.pretrained = {name!r}', backbone, channels]
     if setup.start == 'zoo':
         return [
             *_comment(
@@ -134,13 +174,13 @@ def _start(setup):
                 'once; only its class layer is new.'
             ),
             f"config.load_from = 'mmdet://{setup.model}'",
+            *other_backbone,
         ]
     if setup.start == 'imagenet':
-        lines = _comment('Training starts from a backbone trained on ImageNet.')
-        if setup.depth != 50:
-            name = f'torchvision://resnet{setup.depth}'
-            lines += [f'config.model.pretrained = {name!r}', backbone, channels]
-        return lines
+        return [
+            *_comment('Training starts from a backbone trained on ImageNet.'),
+            *other_backbone,
+        ]
     return [
         *_comment(
             'Training starts from random weights, so that all layers learn, and batch '
@@ -166,10 +206,11 @@ def _scale_and_anchors(setup):
     chosen, choice = setup.chosen, setup.chosen.fit.choice
     sides = chosen.smallest_sides
     smallest = int(np.nanargmin(sides))
+    name = short_name(setup.classes[smallest])
     lines = [
         *_comment(
-            f'At this size nine of ten objects of {setup.classes[smallest]}, the '
-            f'smallest, have sides of at least {sides[smallest]:.0f} pixels.'
+            f'At this size nine of ten objects of {name}, the smallest, have sides of '
+            f'at least {sides[smallest]:.0f} pixels.'
         ),
         "for split in ('train', 'val', 'test'):",
         f'    config.data[split].pipeline.img_scale = {choice.img_scale}',
@@ -208,9 +249,14 @@ def _anchors(setup):
         for name in ('strides', 'octave_base_scale', 'scales_per_octave')
         if getattr(anchors, name) != getattr(usual, name)
     }
-    arguments = [f'{name}={value!r}' for name, value in fields.items()]
+    arguments = [f'{name}={_literal(value)}' for name, value in fields.items()]
     generator = 'config.model.bbox_head.anchor_generator'
     return lines + _call(f'{generator}.update', *arguments)
+
+
+def _literal(value):
+    """A value as Python writes it; whole numbers without a point."""
+    return f'{value:g}' if isinstance(value, float) else repr(value)
 
 
 def _batch(setup):
@@ -224,6 +270,20 @@ def _batch(setup):
     ]
 
 
+def _rates(plan):
+    """The warm-up, and the epochs after which the rate drops; in one epoch none."""
+    if plan.milestones:
+        changes = f'warmup_iters={plan.warmup_steps}, step={plan.milestones}'
+        return [f'config.lr_config.update({changes})']
+    return _call(
+        'config.lr_config = dict',
+        "policy='fixed'",
+        "warmup='linear'",
+        f'warmup_iters={plan.warmup_steps}',
+        'warmup_ratio=0.001',
+    )
+
+
 def _schedule(setup):
     plan = setup.schedule
     steps = plan.epochs * plan.steps_per_epoch
@@ -235,8 +295,7 @@ def _schedule(setup):
         f'config.total_epochs = {plan.epochs}',
         f'config.evaluation.interval = {max(1, plan.epochs // 12)}',
         f'config.log_config.interval = {min(50, plan.steps_per_epoch)}',
-        f'config.lr_config.update(warmup_iters={plan.warmup_steps}, '
-        f'step={plan.milestones})',
+        *_rates(plan),
     ]
     if setup.start != 'scratch':
         return [

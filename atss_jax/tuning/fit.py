@@ -43,12 +43,17 @@ class Objects(NamedTuple):
     valid: np.ndarray
 
     def resized(self, img_scale: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (N,G,4) and sizes (N,2) after the images are resized to fit."""
+        """Boxes (N,G,4) and sizes (N,2) after the images are resized to fit.
+
+        As in training, boxes are clipped to their images.
+        """
         old = [tuple(size) for size in self.sizes.tolist()]
         new = [rescale_size(size, img_scale) for size in old]
         factors = [scale_factor(*pair) for pair in zip(old, new, strict=True)]
         factors = np.tile(np.array(factors, np.float32), 2)
-        return self.boxes * factors[:, None], np.array(new, np.int32)
+        new = np.array(new, np.int32)
+        limits = np.tile(new[:, ::-1], 2).astype(np.float32)
+        return np.clip(self.boxes * factors[:, None], 0, limits[:, None]), new
 
 
 def box_sides(boxes: np.ndarray) -> np.ndarray:
@@ -58,8 +63,12 @@ def box_sides(boxes: np.ndarray) -> np.ndarray:
 
 
 def sample_objects(records: Records, count: int, seed: int = 0) -> Objects:
-    """The objects of `count` images with objects, sampled at random; all if fewer."""
-    with_objects = np.flatnonzero(records.counts > 0)
+    """The objects of `count` images, sampled at random; of all images if fewer.
+
+    Images without objects, or with crowd regions only, are never sampled.
+    """
+    image_of_each = np.repeat(np.arange(len(records)), records.counts)
+    with_objects = np.unique(image_of_each[~records.ignored])
     order = np.random.default_rng(seed).permutation(with_objects)[:count]
     chosen = [records[int(row)] for row in np.sort(order)]
     capacity = max(len(record.labels) for record in chosen)
@@ -199,7 +208,7 @@ def _fit_images(
     counts = [h * w * anchors.num_anchors for h, w in anchors.grid_sizes(canvas)]
     level = np.repeat(np.arange(len(counts)), counts)
 
-    def one(boxes, valid, size):
+    def fit_image(boxes, valid, size):
         index = assign(boxes, valid, size, canvas, anchors=anchors)
         is_positive, row = index >= 0, jnp.maximum(index, 0)
         overlap = jnp.where(is_positive, iou(boxes[row], all_anchors), 0)
@@ -208,4 +217,4 @@ def _fit_images(
         sums = jnp.zeros(len(boxes)).at[row].add(overlap)
         return by_level, sums / jnp.maximum(by_level.sum(-1), 1)
 
-    return jax.vmap(one)(boxes, valid, sizes)
+    return jax.vmap(fit_image)(boxes, valid, sizes)

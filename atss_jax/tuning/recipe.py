@@ -1,7 +1,6 @@
 """Chooses what does not depend on anchors: the batch, the schedule, the canvases."""
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -51,47 +50,47 @@ class Schedule:
     rate: float
 
 
-def schedule(images: int, batch: int, start: str, epochs: int | None) -> Schedule:
+def schedule(
+    images: int, steps_per_epoch: int, batch: int, start: str, epochs: int | None
+) -> Schedule:
     """The schedule for a number of training images.
 
     Args:
         images: number of training images.
+        steps_per_epoch: number of batches that show each of them once.
         batch: images per step, over all devices.
         start: one of `STARTS`.
         epochs: number of epochs; None: it is chosen.
     """
     if epochs is None:
         epochs = min(max(round(IMAGES_SEEN[start] / images), EPOCHS[0]), EPOCHS[1])
-    steps = math.ceil(images / batch)
+    steps = epochs * steps_per_epoch
     # As in mmdetection's schedule of 12 epochs, which drops after 8 and 11.
     milestones = {round(epochs * 8 / 12), round(epochs * 11 / 12)} - {0, epochs}
     rate = ADAMW_RATE if start == 'scratch' else SGD_RATE[0] * batch / SGD_RATE[1]
     return Schedule(
         epochs=epochs,
-        steps_per_epoch=steps,
+        steps_per_epoch=steps_per_epoch,
         milestones=tuple(sorted(milestones)),
-        warmup_steps=max(1, min(WARM_UP[0], int(WARM_UP[1] * epochs * steps))),
+        warmup_steps=max(1, min(WARM_UP[0], int(WARM_UP[1] * steps))),
         rate=rate,
     )
 
 
-def batch_per_device(
-    canvas: Canvas, memory: int | None, platform: str, start: str
-) -> int:
+def batch_per_device(canvas: Canvas, memory: int | None, platform: str) -> int:
     """Images per device and step that fit into its memory; an estimate.
 
     Args:
         canvas: height, width of the largest canvas.
         memory: bytes of the device; None: unknown, taken as enough.
         platform: 'cpu', 'gpu' or 'tpu'.
-        start: one of `STARTS`.
     """
     per_pixel = _BYTES_PER_PIXEL.get(platform, _ON_ACCELERATORS)
     per_image = per_pixel * canvas[0] * canvas[1]
-    most = 8 if platform == 'cpu' else 16
+    largest = 8 if platform == 'cpu' else 16
     for batch in _BATCHES:
         fits = memory is None or batch * per_image + _FIXED <= _SHARE * memory
-        if batch <= most and fits:
+        if batch <= largest and fits:
             return batch
     return 1
 
@@ -110,7 +109,7 @@ def canvases_of(
     resized = [rescale_size(size, img_scale) for size in unique]
     padded = [tuple(round_up(side, divisor) for side in size) for size in resized]
     is_landscape = {width >= height for height, width in padded if width != height}
-    if len(is_landscape) > 1:
+    if not padded or len(is_landscape) > 1:
         return None
     return (tuple(max(sides) for sides in zip(*padded, strict=True)),)
 

@@ -3,8 +3,10 @@
 import numpy as np
 
 from atss_jax.tuning.choose import class_mean, is_common
-from atss_jax.tuning.config_file import Setup
+from atss_jax.tuning.config_file import Setup, short_name
 from atss_jax.tuning.fit import Fit, anchor_sides
+
+_NAME_WIDTH = 15  # columns that are left for the name of a class
 
 
 def trials(setup: Setup) -> str:
@@ -32,7 +34,7 @@ def trials(setup: Setup) -> str:
                 f'{each.unassigned:.1%}',
                 f'{np.mean(each.positives):.1f}',
                 f'{class_mean(each, len(setup.classes)):.2f}',
-                f'{lowest:.2f} {name}',
+                f'{lowest:.2f} {short_name(name, _NAME_WIDTH)}',
             )
         )
     return '\n'.join(lines)

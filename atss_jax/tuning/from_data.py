@@ -11,7 +11,7 @@ from atss_jax.config import build_model, load_config
 from atss_jax.config.own_data import splits_of
 from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.forms.find import describe, find
-from atss_jax.data.plan import default_canvases
+from atss_jax.data.plan import TrainPlan, canvas_of_each, default_canvases
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.models.cost import cost
 from atss_jax.tuning import recipe
@@ -64,10 +64,10 @@ class Device(NamedTuple):
 
 def this_device() -> Device:
     """The devices of this machine."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     if device.platform == 'cpu':
         memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-        return Device('cpu', memory // jax.device_count(), jax.device_count())
+        return Device('cpu', memory // jax.local_device_count(), jax.device_count())
     memory = (device.memory_stats() or {}).get('bytes_limit')
     return Device(device.platform, memory, jax.device_count())
 
@@ -88,34 +88,25 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
     check(wishes)
     form = find(path)
     splits = splits_of(form)
-    train = AutoDataset(path, splits['train'])
-    others = [
-        AutoDataset(path, splits[name], test_mode=True) for name in ('val', 'test')
-    ]
-    if not (~train.records.ignored).any():
-        raise ValueError(f'{path}: no object of the training images can be learned')
-    chosen = (choose_scale_alone if wishes.start == 'zoo' else choose)(
-        sample_objects(train.records, wishes.images),
-        len(train.classes),
-        AnchorGenerator(),
-        wishes.img_scale,
-    )
-    sizes = np.concatenate([each.records.sizes for each in (train, *others)])
+    train, others = _read(path, splits)
+    chosen = _choose(train, wishes)
     img_scale = chosen.fit.choice.img_scale
-    canvases = recipe.canvases_of(sizes, img_scale, _DIVISOR)
-    largest = max(canvases or default_canvases(img_scale, True, _DIVISOR))
+    sizes = [each.records.sizes for each in (train, *others)]
+    canvases = recipe.canvases_of(np.concatenate(sizes), img_scale, _DIVISOR)
+    used_canvases = canvases or default_canvases(img_scale, True, _DIVISOR)
     per_device = wishes.batch or recipe.batch_per_device(
-        largest, device.memory, device.platform, wishes.start
+        max(used_canvases), device.memory, device.platform
     )
     batch = per_device * device.count
+    steps = _steps_per_epoch(train.records, used_canvases, img_scale, batch)
     return Setup(
         path=path,
-        found=describe(form).partition(': ')[2],
+        description=describe(form).removeprefix(f'{form.path}: '),
         splits=splits,
         classes=train.classes,
         images=len(train.records),
         chosen=chosen,
-        cost=_costs(chosen, wishes, largest, len(train.classes)),
+        cost=_costs(chosen, wishes, max(used_canvases), len(train.classes)),
         max_boxes=recipe.capacity(train.records.counts),
         most_boxes=int(train.records.counts.max()),
         canvases=canvases,
@@ -123,12 +114,49 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
         devices=_device_text(device),
         batch=batch,
         schedule=recipe.schedule(
-            len(train.records), batch, wishes.start, wishes.epochs
+            len(train.records), steps, batch, wishes.start, wishes.epochs
         ),
         start=wishes.start,
         depth=wishes.depth,
         model=ZOO.get(wishes.depth, ''),
     )
+
+
+def _read(path, splits):
+    """The data to train on, and a list of the others, which agree with it."""
+    train = AutoDataset(path, splits['train'])
+    if train.records.ignored.all():
+        counts = [f'{count} {reason}' for reason, count in train.untrained.items()]
+        raise ValueError(
+            f'{path}: no object of the training images can be learned; its annotations '
+            f'are {"; ".join(counts)}'
+        )
+    others = []
+    for split in dict.fromkeys((splits['val'], splits['test'])):
+        source = AutoDataset(path, split, test_mode=True)
+        if source.classes != train.classes:
+            raise ValueError(
+                f'{path}: classes differ in name or order, so labels would mean '
+                f'different things: train: {train.classes}; {split}: {source.classes}'
+            )
+        others.append(source)
+    return train, others
+
+
+def _choose(train, wishes):
+    """Image scale and anchors; those of a trained detector stay as they are."""
+    return (choose_scale_alone if wishes.start == 'zoo' else choose)(
+        sample_objects(train.records, wishes.images),
+        len(train.classes),
+        AnchorGenerator(),
+        wishes.img_scale,
+    )
+
+
+def _steps_per_epoch(records, canvases, img_scale, batch):
+    """Number of batches, each of which has images of one canvas."""
+    index = canvas_of_each(records, canvases, img_scale, True, _DIVISOR)
+    return TrainPlan(index, canvases, batch, seed=0).steps_per_epoch
 
 
 def check(wishes: Wishes) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import textwrap
 
 from atss_jax.commands import command_line
 
@@ -99,7 +100,7 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
             images=flags.images,
         )
         prepared = prepare(flags.data, wishes, this_device())
-        print(f'{flags.data}: {prepared.description}\n', flush=True)
+        print(_wrapped(f'{flags.data}: {prepared.description}'), end='\n\n')
         print(f'{tables.trials(prepared)}\n\n{tables.sizes(prepared)}\n')
         command = *program.split(), *arguments
         write_text(flags.out, config_text(prepared, command, flags.out))
@@ -108,3 +109,14 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
         print(f'wrote {flags.out}; to train: {train} --config={flags.out} --workdir=W')
 
     return command_line.guard(program, action)
+
+
+def _wrapped(text):
+    """Text in lines for the terminal; words, such as paths, stay whole."""
+    return textwrap.fill(
+        text,
+        80,
+        subsequent_indent='    ',
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

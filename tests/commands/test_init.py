@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 
@@ -48,8 +49,8 @@ def test_a_config_that_fits_the_data(atss_init, data, tmp_path):
     assert result.status == 0, result.err
     assert result.err == ''
     lines = result.out.splitlines()
-    assert lines[0].startswith(f'{data}: YOLO with train (')
-    assert lines[2] == '2 training images; settings tried with 3 of their objects'
+    assert f'{data}: YOLO with train (' in ' '.join(result.out.split())
+    assert '2 training images; settings tried with 3 of their objects' in lines
     assert lines[-1] == (
         f'wrote {tmp_path}/own.py; to train: '
         f'atss train --config={tmp_path}/own.py --workdir=W'
@@ -102,8 +103,8 @@ def test_a_folder_for_the_file_is_made(atss_init, data, tmp_path):
 def test_a_sample_of_the_images(atss_init, data):
     result = atss_init(data, SMALL, '--images=1')
     assert result.status == 0
-    number = result.out.splitlines()[2].rpartition('with ')[2]
-    assert number in ('1 of their objects', '2 of their objects')
+    (number,) = re.findall(r'tried with (\d) of their objects', result.out)
+    assert number in ('1', '2')
 
 
 def test_the_data_are_not_touched(atss_init, data):
@@ -120,7 +121,7 @@ def test_other_forms(atss_init, small_data, tmp_path, form):
         write_files(folder, VOC)
     result = atss_init(folder, SMALL)
     assert result.status == 0, result.err
-    assert f'{folder}: {form} with' in result.out
+    assert f'{folder}: {form} with' in ' '.join(result.out.split())
 
 
 # Odd data -----------------------------------------------------------------------------

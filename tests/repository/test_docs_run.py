@@ -77,8 +77,11 @@ def to_run(page: pathlib.Path) -> list[list[str]]:
 
 
 def marked(page: pathlib.Path):
-    """A page as a parameter; those that train, export or measure are slow."""
-    slow = (['atss', 'train'], ['atss', 'export'], ['python', 'benchmarks/input.py'])
+    """A page as a parameter; those whose commands take long are slow."""
+    slow = (
+        *(['atss', 'train'], ['atss', 'init'], ['atss', 'export']),
+        ['python', 'benchmarks/input.py'],
+    )
     is_slow = any(words[:2] in slow for words in to_run(page))
     return pytest.param(page, marks=pytest.mark.slow if is_slow else ())
 

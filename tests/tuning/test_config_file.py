@@ -155,7 +155,7 @@ PATHS = {
     'surrogate': 'byte \udcff',
     'braces': 'a {b} %s',
     'address': 'hf://owner/name',
-    'very long': 'folder/' * 30,
+    'very long': 'folder/' * 30 + 'data',
 }
 
 

@@ -232,7 +232,7 @@ def test_command_status_split_width_and_page(data, capsys, tmp_path):
     assert main(['check-data', str(data.folder), f'--report={page}']) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()[1:]
-    assert 'COCO with train' in out
+    assert 'COCO with train' in ' '.join(out.split())  # it is wrapped
     assert max(map(len, lines[3:-1])) <= 80
     assert 'verdict: nothing stops training; 1 thing to look at' in out
     text = page.read_text()

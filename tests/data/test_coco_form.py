@@ -281,3 +281,11 @@ def test_real_data(name):
         assert table.boxes.tolist() == expected.boxes.tolist()
         source = AutoDataset(str(folder), split, test_mode=True)
         assert source.read_image(source.records[0]).shape[:2] == source.records[0].size
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-16-be', 'utf-32'])
+def test_other_encodings(tmp_path, encoding):
+    write_files(tmp_path, {'images/a.png': IMAGE})
+    (tmp_path / 'train.json').write_bytes(A.encode(encoding))
+    source = AutoDataset(str(tmp_path), 'train')
+    assert source.read_image(source.records[0]).shape == (50, 80, 3)

@@ -149,10 +149,14 @@ def _is_coco(file):
 
 
 @contextlib.contextmanager
-def _mapped(file: pathlib.Path) -> Iterator[mmap.mmap]:
-    """The bytes of a file, read only where they are looked at."""
+def _mapped(file: pathlib.Path) -> Iterator[mmap.mmap | bytes]:
+    """The text of a file in UTF-8, read only where it is looked at."""
     with (
         open(file, 'rb') as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
-        yield content
+        encoding = json.detect_encoding(content[:4])
+        if encoding.startswith('utf-8'):
+            yield content
+        else:  # such as Windows' shells write; too rare to be read in parts
+            yield content[:].decode(encoding, 'replace').encode()

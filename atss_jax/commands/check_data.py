@@ -93,7 +93,8 @@ def _what_to_check(flags, overrides):
         form = find(flags.data)
         for split in flags.split or ():
             check_split(form, split)
-        return describe(form), openers_of(form, flags.split or form.splits), expected
+        openers = openers_of(flags.data, flags.split or form.splits)
+        return describe(form), openers, expected
     names = [opener.name for opener in config_openers]
     for split in flags.split or ():
         if split not in names:
@@ -113,10 +114,9 @@ def _from_config(path, overrides):
     config = load_config(path, parse_overrides(overrides))
     experiment = build_experiment(config)
     train = experiment.data['train']
-    anchors = config.model.bbox_head.anchor_generator
     expected = Expectations(
         img_scale=train.pipeline.img_scale,
-        anchors=tuple(anchors.octave_base_scale * side for side in anchors.strides),
+        anchors=_anchor_sides(config.model.bbox_head.anchor_generator),
         max_boxes=train.pipeline.max_boxes,
         max_bad=train.pipeline.max_bad_pictures,
         skips_malformed=config.data.on_error == 'skip',
@@ -127,6 +127,16 @@ def _from_config(path, overrides):
         for name in ('train', 'val', 'test')
     ]
     return expected, openers
+
+
+def _anchor_sides(section):
+    """Sides of all square anchors, in pixels, ascending."""
+    sides = [
+        stride * section.octave_base_scale * 2 ** (index / section.scales_per_octave)
+        for stride in section.strides
+        for index in range(section.scales_per_octave)
+    ]
+    return tuple(sorted(sides))
 
 
 def _whole(data_set):

@@ -117,6 +117,16 @@ def add_class_names_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_on_error_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --on_error, the same as `data.on_error` of a config."""
+    parser.add_argument(
+        '--on_error',
+        default='raise',
+        choices=('raise', 'skip'),
+        help='skip: malformed records are left out and counted (default: raise)',
+    )
+
+
 def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     """Adds the flag of `use_cache`."""
     parser.add_argument(

@@ -34,12 +34,7 @@ def parser(program: str = 'atss convert-data') -> argparse.ArgumentParser:
         help='also write the images to this folder, unchanged; needed where they are '
         'not files, as in Parquet',
     )
-    flags.add_argument(
-        '--on_error',
-        default='raise',
-        choices=('raise', 'skip'),
-        help='skip: malformed records are left out and counted (default: raise)',
-    )
+    command_line.add_on_error_flag(flags)
     flags.add_argument(
         '--overwrite', action='store_true', help='replace files that exist'
     )

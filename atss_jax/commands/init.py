@@ -73,6 +73,7 @@ def _add_choices(flags):
         default=200,
         help='number of training images whose objects are tried (default: 200)',
     )
+    command_line.add_on_error_flag(flags)
 
 
 def main(arguments: list[str], program: str = 'atss init') -> int:
@@ -98,6 +99,7 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
             batch=flags.batch,
             epochs=flags.epochs,
             images=flags.images,
+            on_error=flags.on_error,
         )
         prepared = prepare(flags.data, wishes, this_device())
         print(_wrapped(f'{flags.data}: {prepared.description}'), end='\n\n')

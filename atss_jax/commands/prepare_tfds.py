@@ -35,12 +35,7 @@ def parser(program: str = 'atss prepare-tfds') -> argparse.ArgumentParser:
         default='train',
         help='split that is written: train, validation, ... (default: train)',
     )
-    flags.add_argument(
-        '--on_error',
-        default='raise',
-        choices=('raise', 'skip'),
-        help='skip: malformed records are left out and counted (default: raise)',
-    )
+    command_line.add_on_error_flag(flags)
     return flags
 
 

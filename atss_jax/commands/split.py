@@ -48,6 +48,7 @@ def parser(program: str = 'atss split') -> argparse.ArgumentParser:
     flags.add_argument(
         '--copy', action='store_true', help='copy the images to FOLDER/images'
     )
+    command_line.add_on_error_flag(flags)
     return flags
 
 
@@ -79,10 +80,11 @@ def _split(flags):
         'val': flags.val,
         'test': flags.test,
     }
-    division = divide(form, shares, flags.seed, flags.group_by)
+    division = divide(form, shares, flags.seed, flags.group_by, flags.on_error)
     write_division(division, form, flags.out, flags.copy)
     command_line.show(text(division))
-    print(f'wrote {flags.out}/annotations; train on it: atss train --data {flags.out}')
+    train = f'atss train --data {flags.out} --workdir W'
+    print(f'wrote {flags.out}/annotations; to train on it: {train}')
 
 
 def text(division) -> str:

@@ -81,7 +81,8 @@ def _config(flags, overrides):
     from atss_jax.tuning.config_file import config_text
     from atss_jax.tuning.from_data import Wishes, prepare, this_device
 
-    prepared = prepare(flags.data, Wishes(), this_device())
+    wishes = Wishes(on_error=overrides.get('data.on_error', 'raise'))
+    prepared = prepare(flags.data, wishes, this_device())
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, 'config.py')
         command = 'atss', 'init', flags.data

@@ -47,7 +47,8 @@ def load_config(
     config = _read_json_config(file) if file.suffix == '.json' else run(file)
     config = _copy(config)
     if data is not None:
-        use_found_data(config, data)
+        on_error = (overrides or {}).get('data.on_error')
+        use_found_data(config, data, on_error)
     for name, value in (overrides or {}).items():
         _override(config, name, value)
     config = with_added_fields(config)

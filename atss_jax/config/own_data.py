@@ -64,12 +64,16 @@ def splits_of(form: Form) -> dict[str, str]:
     return {'train': 'train', 'val': 'val', 'test': test}
 
 
-def use_found_data(config: MutableMapping[str, Any], path: str) -> Form:
+def use_found_data(
+    config: MutableMapping[str, Any], path: str, on_error: str | None = None
+) -> Form:
     """Makes a config read the data that lie at a path, and have their classes.
 
     Args:
         config: changed in place.
         path: folder, annotation file or address of the data.
+        on_error: 'raise' or 'skip' malformed records when the classes are read; None:
+            as the config says.
 
     Returns:
         What was found.
@@ -81,7 +85,7 @@ def use_found_data(config: MutableMapping[str, Any], path: str) -> Form:
     """
     form = find(path)
     use_data(config, path, **splits_of(form))
-    on_error = config['data']['on_error']
+    on_error = on_error or config['data']['on_error']
     classes = form.read('train', on_error).categories
     config['model']['bbox_head']['num_classes'] = len(classes)
     return form

@@ -25,6 +25,7 @@ class Setup:
         path: of the data.
         description: one line about what lies there.
         splits: split of the data for 'train', 'val' and 'test'.
+        on_error: 'raise' or 'skip' malformed records.
         classes: names of the labels.
         images: number of training images.
         chosen: image scale and anchors.
@@ -44,6 +45,7 @@ class Setup:
     path: str
     description: str
     splits: Mapping[str, str]
+    on_error: str
     classes: Sequence[str]
     images: int
     chosen: Chosen
@@ -157,6 +159,16 @@ def _data(setup):
         f'config.model.bbox_head.num_classes = {len(setup.classes)}',
         *_comment(f'No image has more than {setup.most_boxes} objects.'),
         f'config.data.max_boxes = {setup.max_boxes}',
+        *_on_error(setup),
+    ]
+
+
+def _on_error(setup):
+    if setup.on_error == 'raise':
+        return []
+    return [
+        *_comment('Malformed records are left out, with a warning.'),
+        f'config.data.on_error = {setup.on_error!r}',
     ]
 
 

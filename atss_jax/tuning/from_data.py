@@ -38,6 +38,7 @@ class Wishes:
         batch: images per device and step.
         epochs: passes over the training images.
         images: number of training images whose objects are tried.
+        on_error: 'raise' or 'skip' malformed records, as `data.on_error`.
     """
 
     start: str = 'zoo'
@@ -46,6 +47,7 @@ class Wishes:
     batch: int | None = None
     epochs: int | None = None
     images: int = 200
+    on_error: str = 'raise'
 
 
 class Device(NamedTuple):
@@ -88,7 +90,7 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
     check(wishes)
     form = find(path)
     splits = splits_of(form)
-    train, others = _read(path, splits)
+    train, others = _read(path, splits, wishes.on_error)
     chosen = _choose(train, wishes)
     img_scale = chosen.fit.choice.img_scale
     sizes = [each.records.sizes for each in (train, *others)]
@@ -103,6 +105,7 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
         path=path,
         description=describe(form).removeprefix(f'{form.path}: '),
         splits=splits,
+        on_error=wishes.on_error,
         classes=train.classes,
         images=len(train.records),
         chosen=chosen,
@@ -122,9 +125,9 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
     )
 
 
-def _read(path, splits):
+def _read(path, splits, on_error):
     """The data to train on, and a list of the others, which agree with it."""
-    train = AutoDataset(path, splits['train'])
+    train = AutoDataset(path, splits['train'], on_error=on_error)
     if train.records.ignored.all():
         counts = [f'{count} {reason}' for reason, count in train.untrained.items()]
         raise ValueError(
@@ -133,7 +136,7 @@ def _read(path, splits):
         )
     others = []
     for split in dict.fromkeys((splits['val'], splits['test'])):
-        source = AutoDataset(path, split, test_mode=True)
+        source = AutoDataset(path, split, test_mode=True, on_error=on_error)
         if source.classes != train.classes:
             raise ValueError(
                 f'{path}: classes differ in name or order, so labels would mean '

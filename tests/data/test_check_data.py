@@ -54,7 +54,7 @@ class DataSet:
     def findings(self, **expected):
         self.write()
         form = find(str(self.folder))
-        openers = openers_of(form, form.splits)
+        openers = openers_of(str(self.folder), form.splits)
         return check('x', 'x', openers, Expectations(**expected)).findings
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from atss_jax.data.forms.dataset import AutoDataset, check_split, describe_forms
 from atss_jax.data.forms.find import FORMS, PREFIXES, describe, find
-from atss_jax.data.forms.form import in_order, split_name
+from atss_jax.data.forms.form import in_order, split_name, split_of_folders
 from atss_jax.data.joined import JoinedDataset, Member
 from tests.support import voc_set, yolo_set
 from tests.support.every_form import WRITERS
-from tests.support.forms import write_files
+from tests.support.forms import IMAGE, write_files
 from tests.support.hugging_face import ROWS, write_folder
 
 NAMES = {
@@ -213,3 +213,48 @@ def test_one_line_for_each_data_set(small_data, tmp_path):
     assert lines[0] == (
         f'{tmp_path}{os.sep}YOLO: YOLO with train (images/train), val (images/val)'
     )
+
+
+@pytest.mark.parametrize(
+    ('name', 'split'),
+    [
+        ('DET-test-dev', 'test'),
+        ('instances_test-dev2017', 'test'),
+        ('dev', 'val'),
+        ('train_val', None),
+        ('trainval', None),
+    ],
+)
+def test_names_with_words_of_several_splits(name, split):
+    assert split_name(name) == split
+
+
+@pytest.mark.parametrize(
+    ('folders', 'split'),
+    [
+        (('dev_kit', 'train'), 'train'),
+        (('field_test', 'valid'), 'val'),
+        (('train', 'field_test'), 'train'),
+        (('my_train_set', 'x'), 'train'),
+        (('a', 'b'), None),
+        ((), None),
+    ],
+)
+def test_the_innermost_folder_names_the_split(folders, split):
+    assert split_of_folders(folders) == split
+
+
+def test_a_split_that_a_yaml_file_names_without_having_it(tmp_path):
+    """Roboflow names a test folder whether it exports one or not."""
+    write_files(tmp_path, yolo_set.USUAL)
+    (tmp_path / 'data.yaml').write_text(f'{yolo_set.YAML}test: ../test/images\n')
+    with pytest.warns(UserWarning, match='used without test'):
+        form = find(str(tmp_path))
+    assert list(form.splits) == ['train', 'val']
+
+
+def test_two_folders_of_one_split(tmp_path):
+    files = {f'{name}/images/a.png': IMAGE for name in ('train', 'val', 'valid')}
+    files |= {f'{name}/labels/a.txt': yolo_set.LINE for name in ('train', 'val')}
+    write_files(tmp_path, files | {'data.yaml': yolo_set.NAMES})
+    refuses(tmp_path, 'val/images', 'valid/images', "split 'val'")

@@ -9,6 +9,7 @@ import pytest
 
 from atss_jax.data.forms.sizes import UNREADABLE, image_sizes
 from atss_jax.data.image_file import file_content
+from tests.support.forms import IMAGE
 from tests.support.image_files import RGB, jpeg, png, with_orientation
 
 
@@ -195,3 +196,15 @@ def test_a_folder_of_the_cache_that_is_a_file(images, tmp_path):
     images.write('a.png', image(5, 8))
     with pytest.warns(UserWarning, match='each start reads them again'):
         assert images.sizes('a.png') == [(5, 8)]
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(tmp_path):
+    (tmp_path / 'a.png').write_bytes(IMAGE)
+    path = str(tmp_path / 'a.png')
+
+    def fails(path):
+        raise OSError(5, 'Input/output error', path)
+
+    failing = image_sizes([path], str(tmp_path), content=fails)
+    assert failing.tolist() == [list(UNREADABLE)]
+    assert image_sizes([path], str(tmp_path)).tolist() == [[50, 80]]

@@ -302,3 +302,21 @@ def test_bccd_equals_its_coco_form(folder, place):
         forms.assert_same_records(records, forms.records(table), atol=0)
         counts.append(len(records))
     assert counts == [205, 87, 72]
+
+
+def test_names_that_end_in_a_blank_and_a_digit(tmp_path):
+    """They are not taken for a name with a flag in a second column."""
+    files = {
+        'ImageSets/Main/train.txt': 'photo 1\n',
+        'ImageSets/Main/val.txt': 'photo  1\n',
+    }
+    for name in ('photo', 'photo 1'):
+        files[f'Annotations/{name}.xml'] = A
+        files[f'JPEGImages/{name}.png'] = IMAGE
+    write_files(tmp_path, files)
+    form = find(str(tmp_path))
+    names = {split: form.read(split).file_names for split in ('train', 'val')}
+    assert names == {
+        'train': ['JPEGImages/photo 1.png'],
+        'val': ['JPEGImages/photo.png'],
+    }

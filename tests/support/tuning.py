@@ -64,6 +64,7 @@ def setup_of(**changes) -> Setup:
         path='data/bccd',
         description='COCO with train (train.json), val (val.json)',
         splits={'train': 'train', 'val': 'val', 'test': 'val'},
+        on_error='raise',
         classes=('RBC', 'WBC', 'Platelets'),
         images=205,
         chosen=Chosen(fit, fit, (fit,), np.array([30.0, 50.0, 17.0])),

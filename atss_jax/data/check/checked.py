@@ -59,7 +59,7 @@ class CheckedSplit:
         source: all its images.
         objects: its annotations.
         images: what decoding showed, by record.
-        warnings: what the reader said.
+        warnings: what the reader said, and whether it is about malformed records.
         is_training: whether it is trained on, and not only evaluated.
     """
 
@@ -67,7 +67,7 @@ class CheckedSplit:
     source: Source
     objects: Objects
     images: list[DecodedImage]
-    warnings: list[str]
+    warnings: list[tuple[str, bool]]
     is_training: bool
 
     @property

@@ -14,8 +14,9 @@ from atss_jax.data.check.copies import find_copies
 from atss_jax.data.check.decoded import decode_all
 from atss_jax.data.check.measures import ClassCounts, count_classes
 from atss_jax.data.check.suspicions import find_suspicions
+from atss_jax.data.coco.table import MalformedRecords
 from atss_jax.data.forms.dataset import AutoDataset
-from atss_jax.data.forms.form import ALL, Form
+from atss_jax.data.forms.form import ALL
 from atss_jax.data.records import Source
 
 _FEW = 10  # objects of a class
@@ -64,8 +65,8 @@ class Opener:
     open: Callable[[], Source]
 
 
-def openers_of(form: Form, splits: Sequence[str]) -> list[Opener]:
-    """How the splits of a data set are opened that was found at a path."""
+def openers_of(path: str, splits: Sequence[str]) -> list[Opener]:
+    """How the splits of the data set at a path, as the user gave it, are opened."""
 
     def opener(name):
         is_training = name in ('train', ALL)
@@ -73,7 +74,7 @@ def openers_of(form: Form, splits: Sequence[str]) -> list[Opener]:
             name,
             is_training,
             lambda: AutoDataset(
-                form.path,
+                path,
                 name,
                 filter_empty_gt=False,
                 min_size=0,
@@ -131,9 +132,14 @@ def _read(opener, progress):
         source=source,
         objects=objects_of(source),
         images=list(images),
-        warnings=list(dict.fromkeys(str(warning.message) for warning in caught)),
+        warnings=list(dict.fromkeys(_warning(warning) for warning in caught)),
         is_training=opener.is_training,
     )
+
+
+def _warning(caught):
+    """The text of a warning, and whether it is about malformed records."""
+    return str(caught.message), issubclass(caught.category, MalformedRecords)
 
 
 _COUNTED_HERE = 'annotations not trained on, as in mmdet'
@@ -143,11 +149,9 @@ _COUNTED_HERE = 'annotations not trained on, as in mmdet'
 def _from_reader(split: CheckedSplit, expected: Expectations) -> list[Finding]:
     """What the reader warned about, and whether there is anything to learn."""
     findings = []
-    for text in split.warnings:
+    for text, is_malformed in split.warnings:
         if _COUNTED_HERE in text:
             continue
-        # Annotations of unknown categories are left out in training too.
-        is_malformed = ' left out: ' in text and 'category_id' not in text
         stops = is_malformed and not expected.skips_malformed
         if stops:
             text += ". Fix them, or set --config.data.on_error='skip'"

@@ -62,6 +62,10 @@ FLAG_OR_NONE = Rule(
 )
 
 
+class MalformedRecords(UserWarning):
+    """Records were left out that would be an error with `on_error='raise'`."""
+
+
 class Table:
     """The records of one list that satisfy all rules so far.
 
@@ -226,6 +230,7 @@ class Table:
         warnings.warn(
             f'{self._path}: {len(bad)} of {len(self._places)} {self._name} left out: '
             f'{kind} ({named}{more})',
+            UserWarning if on_error == 'skip' else MalformedRecords,
             stacklevel=2,
         )
         good = sorted(set(range(len(self.rows))) - set(bad))

@@ -81,6 +81,7 @@ def divide(
     shares: dict[str, float],
     seed: int,
     group_by: str | None = None,
+    on_error: str = 'raise',
 ) -> Division:
     """Assigns the images of a data set, whatever its splits are, to new splits.
 
@@ -92,11 +93,12 @@ def divide(
         shares: of 'train', 'val' and 'test'; splits of share 0 are not made.
         seed: of the random order.
         group_by: see `Pool.keys`.
+        on_error: 'raise' or 'skip' malformed records.
 
     Raises:
         ValueError, OSError: the data cannot be read.
     """
-    pool = read_pool(form)
+    pool = read_pool(form, on_error)
     names = tuple(name for name in _ORDER if shares.get(name, 0) > 0)
     counts = _class_counts(pool)
     # Groups in an order that does not depend on that of the images.

@@ -58,14 +58,14 @@ class Pool:
         return keys
 
 
-def read_pool(form: Form) -> Pool:
+def read_pool(form: Form, on_error: str = 'raise') -> Pool:
     """Reads all splits of a data set and decodes its images.
 
     Raises:
         ValueError: annotations are malformed, or splits disagree about classes.
         OSError: a file cannot be read.
     """
-    tables = [form.read(split) for split in form.splits]
+    tables = [form.read(split, on_error) for split in form.splits]
     annotations = tables[0] if len(tables) == 1 else _join(tables)
     if not annotations.file_names:
         raise ValueError(f'{form.path}: no images')

@@ -19,7 +19,12 @@ from typing import Any
 import tqdm
 
 from atss_jax.data import image_file
-from atss_jax.data.forms.objects_column import CATEGORY_NAMES, ImageRows, shown_names
+from atss_jax.data.forms.objects_column import (
+    CATEGORY_NAMES,
+    ImageRows,
+    is_inside,
+    shown_names,
+)
 from atss_jax.files.atomic import replacing
 from atss_jax.files.download import cache_folder
 from atss_jax.files.lock import locked
@@ -256,6 +261,9 @@ def image_content(path: str) -> bytes:
     if not value:
         raise FileNotFoundError(errno.ENOENT, 'there is no image in this row', path)
     if isinstance(value, str):
+        if not is_inside(value):
+            reason = f'this row names {value!r}, outside of the folder of the data set'
+            raise PermissionError(errno.EACCES, reason, path)
         return image_file.file_content(os.path.join(os.path.dirname(file), value))
     return value
 

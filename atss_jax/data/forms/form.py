@@ -1,7 +1,7 @@
 """What the readers of all forms of data sets have in common."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Protocol
 
 from atss_jax.data.annotations import Annotations
@@ -78,15 +78,34 @@ class Form(Protocol):
 
 
 def split_name(name: str) -> str | None:
-    """'train', 'val' or 'test' if a file or folder name contains such a word.
+    """'train', 'val' or 'test' if a file or folder name contains a word for it.
 
-    `instances_val2017`, `valid` and `my-validation-set` are all 'val'.
+    `instances_val2017`, `valid` and `my-validation-set` are all 'val', and `test-dev`
+    is 'test'. A name with words for several splits, such as `train_val`, is that of
+    none.
     """
     words = re.findall('[a-z]+', name.lower())
-    for split, synonyms in _SPLITS.items():
-        if any(word in synonyms for word in words):
-            return split
-    return None
+    if 'test' in words:
+        words = [word for word in words if word != 'dev']
+    named = {
+        split
+        for split, synonyms in _SPLITS.items()
+        if not set(synonyms).isdisjoint(words)
+    }
+    return named.pop() if len(named) == 1 else None
+
+
+def split_of_folders(names: Sequence[str]) -> str | None:
+    """The split that the folders of a path name, the innermost of them first.
+
+    A folder whose whole name is that of a split comes before names that contain it.
+
+    Args:
+        names: of the folders, from the outermost.
+    """
+    inwards = [name.lower() for name in reversed(names)]
+    exact = [name for name in inwards if any(name in x for x in _SPLITS.values())]
+    return next(filter(None, map(split_name, [*exact, *inwards])), None)
 
 
 def in_order(splits: Mapping[str, str]) -> dict[str, str]:

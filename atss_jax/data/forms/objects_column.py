@@ -63,7 +63,8 @@ class ImageRows:
     class_names: tuple[str, ...] | None = None
 
 
-def _is_inside(name):
+def is_inside(name: object) -> bool:
+    """Whether a file name leads to a file in the folder that it is relative to."""
     if not TEXT.holds(name) or '://' in name:
         return False
     name = os.path.normpath(name.replace('\\', '/'))
@@ -76,7 +77,7 @@ def shown_names(names: Iterable[str]) -> str:
     return ', '.join(first[:10]) + (', ...' if len(first) > 10 else '') or 'nothing'
 
 
-_FILE_NAME = Rule('a path in the folder of the data set, relative to it', _is_inside)
+_FILE_NAME = Rule('a path in the folder of the data set, relative to it', is_inside)
 
 
 def image_table(images: ImageRows, on_error: str, training: bool) -> Table:

@@ -50,11 +50,11 @@ def image_sizes(
     read_size = functools.partial(_size, content=content)
     for path, size in zip(unknown, map_ahead(read_size, unknown), strict=True):
         known[path] = {'stamp': stamps[path], 'size': size}
-    if unknown:
-        _keep(cache, known)
     sizes = [
         UNREADABLE if stamps[path] is None else known[path]['size'] for path in paths
     ]
+    if unknown:
+        _keep(cache, known)
     return np.array(sizes, np.int64).reshape(-1, 2)
 
 
@@ -99,6 +99,10 @@ def _is_entry(entry):
 
 
 def _keep(cache: pathlib.Path, known: dict[str, dict]) -> None:
+    # What could not be read now may be readable the next time.
+    known = {
+        path: each for path, each in known.items() if tuple(each['size']) != UNREADABLE
+    }
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_json(cache, known)

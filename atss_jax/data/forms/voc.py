@@ -11,7 +11,7 @@ from atss_jax.data import image_file
 from atss_jax.data.annotations import Annotations
 from atss_jax.data.coco.table import TEXT
 from atss_jax.data.forms import class_names, image_files, voc_table, voc_xml
-from atss_jax.data.forms.form import ALL, in_order, split_name
+from atss_jax.data.forms.form import ALL, in_order, split_name, split_of_folders
 from atss_jax.data.forms.voc_images import ImagesByStem
 
 CLASS_FILES = ('classes.txt', 'labels.txt')
@@ -130,9 +130,12 @@ def _annotation_files(folder: str, has_lists: bool) -> set[str]:
 
 def _of_list(folder, place, existing):
     with open(os.path.join(folder, place), encoding='utf-8-sig') as file:
-        lines = [_FLAG.sub('', line.strip()) for line in file]
+        lines = [line.strip() for line in file]
     for number, name in enumerate(lines, 1):
         path = f'{_ANNOTATIONS}/{name}.xml'
+        if path not in existing:  # the name may end in a blank and a digit, too
+            name = _FLAG.sub('', name)
+            path = f'{_ANNOTATIONS}/{name}.xml'
         if path not in existing and image_files.suffix(name) in image_files.SUFFIXES:
             path = f'{_ANNOTATIONS}/{os.path.splitext(name)[0]}.xml'
         if name:
@@ -142,7 +145,7 @@ def _of_list(folder, place, existing):
 def _split_of(file: str) -> str:
     """The split that a folder of a path names; `ALL` if none does."""
     folders = pathlib.PurePosixPath(file).parent.parts
-    return next(filter(None, map(split_name, folders)), ALL)
+    return split_of_folders(folders) or ALL
 
 
 # Finding ------------------------------------------------------------------------------

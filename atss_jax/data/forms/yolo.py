@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import warnings
 from collections.abc import Container, Mapping
 
 import numpy as np
@@ -195,10 +196,35 @@ def find(path: str) -> YoloForm | None:
         return _without_yaml(path) if os.path.isdir(path) else None
     config = yolo_config.read(file)
     folder = str(file.parent)
-    places = config.places or yolo_places.usual(folder)
+    places = _existing(file, config.places)
+    if not places:
+        places = yolo_places.usual(folder)
+        yolo_places.check_unambiguous(folder, places)
     if not places:
         raise Incomplete(f'{file}: found none of train, val and test, and no images')
     return _form(path, folder, places, str(file), config)
+
+
+def _existing(file, places):
+    """The splits of a YAML file without those of which nothing is there.
+
+    Exports name a test folder whether there is one or not. If nothing is there of any
+    split, the file is wrong, and reading says so.
+    """
+    missing = {
+        split: each
+        for split, each in places.items()
+        if not any(os.path.exists(place) for place in each)
+    }
+    if len(missing) == len(places):
+        return places
+    for split, each in missing.items():
+        warnings.warn(
+            f'{file}: {split} is {", ".join(inside(x, str(file.parent)) for x in each)}'
+            f', which is not there; the data set is used without {split}',
+            stacklevel=3,
+        )
+    return {split: each for split, each in places.items() if split not in missing}
 
 
 def _without_yaml(folder: str) -> YoloForm | None:
@@ -217,6 +243,7 @@ def _without_yaml(folder: str) -> YoloForm | None:
             'classes. Write data.yaml with the line names: [NAME, ...], in the order '
             f'of their numbers; or {CLASS_FILES[0]} with a name in each line'
         )
+    yolo_places.check_unambiguous(folder, places)
     config = YoloConfig(class_names.read_file(source), 0, {})
     return _form(folder, folder, places, source, config)
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
 from atss_jax.data import image_file
 from atss_jax.data.forms import image_files, yolo_labels
@@ -65,6 +66,22 @@ def _split_folders(folder):
         if split and each.is_dir() and image_files.has_any(str(place)):
             places[split] = (*places.get(split, ()), str(place))
     return places
+
+
+def check_unambiguous(folder: str, places: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError if several folders could be that of one split.
+
+    Args:
+        folder: of the data set.
+        places: what `usual` found there.
+    """
+    for split, each in places.items():
+        if len(each) > 1 and os.path.isdir(each[0]):
+            raise ValueError(
+                f'{folder}: both {each[0]} and {each[1]} have images of the split '
+                f'{split!r}. Rename one of the folders, or say in a data.yaml which '
+                'are meant'
+            )
 
 
 def _lists(folder):

@@ -9,7 +9,7 @@ import numpy as np
 
 from atss_jax.data.plan import Canvas
 from atss_jax.tuning.choose import Chosen, class_mean
-from atss_jax.tuning.fit import anchor_sides
+from atss_jax.tuning.fit import Fit, anchor_sides
 from atss_jax.tuning.recipe import Schedule
 
 _WIDTH = 80  # of a comment, without its indentation
@@ -29,7 +29,7 @@ class Setup:
         classes: names of the labels.
         images: number of training images.
         chosen: image scale and anchors.
-        cost: multiply-adds of one image in billions, and with mmdetection's anchors.
+        costs: multiply-adds of one image in billions with each of `chosen.tried`.
         max_boxes: capacity for boxes per image.
         most_boxes: largest number of boxes that an image has.
         canvases: of all images; None: the usual two.
@@ -49,7 +49,7 @@ class Setup:
     classes: Sequence[str]
     images: int
     chosen: Chosen
-    cost: tuple[float, float]
+    costs: tuple[float, ...]
     max_boxes: int
     most_boxes: int
     canvases: tuple[Canvas, ...] | None
@@ -60,6 +60,13 @@ class Setup:
     start: str
     depth: int
     model: str
+
+    def cost_of(self, fit: Fit) -> float:
+        """Multiply-adds of one image in billions with one of `chosen.tried`."""
+        tried = self.chosen.tried
+        return next(
+            cost for each, cost in zip(tried, self.costs, strict=True) if each is fit
+        )
 
 
 def config_text(setup: Setup, command: Sequence[str], name: str) -> str:
@@ -250,8 +257,9 @@ def _anchors(setup):
         f'Anchors of {sides} pixels on the finest level overlap by {overlap} with the '
         'objects that they are assigned to, as the mean over the classes; '
         f"mmdetection's, of {anchor_sides(usual)[0]:.0f}, by "
-        f'{class_mean(chosen.usual, count):.2f}. An image costs {setup.cost[0]:.1f} '
-        f'billion multiply-adds with them, and {setup.cost[1]:.1f} with those.'
+        f'{class_mean(chosen.usual, count):.2f}. An image costs '
+        f'{setup.cost_of(chosen.fit):.1f} billion multiply-adds with them, and '
+        f'{setup.cost_of(chosen.usual):.1f} with those.'
     )
     if anchors.strides != usual.strides:
         lines += _comment('The small objects need a level finer than P3.')

@@ -1,6 +1,7 @@
 """From a data set to everything that a config for it says."""
 
 import dataclasses
+import functools
 import os
 from typing import NamedTuple
 
@@ -93,9 +94,8 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
     train, others = _read(path, splits, wishes.on_error)
     chosen = _choose(train, wishes)
     img_scale = chosen.fit.choice.img_scale
-    sizes = [each.records.sizes for each in (train, *others)]
-    canvases = recipe.canvases_of(np.concatenate(sizes), img_scale, _DIVISOR)
-    used_canvases = canvases or default_canvases(img_scale, True, _DIVISOR)
+    sizes = np.concatenate([each.records.sizes for each in (train, *others)])
+    canvases, used_canvases = _canvases(sizes, img_scale)
     per_device = wishes.batch or recipe.batch_per_device(
         max(used_canvases), device.memory, device.platform
     )
@@ -109,7 +109,7 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
         classes=train.classes,
         images=len(train.records),
         chosen=chosen,
-        cost=_costs(chosen, wishes, max(used_canvases), len(train.classes)),
+        costs=_costs(chosen, wishes, sizes, len(train.classes)),
         max_boxes=recipe.capacity(train.records.counts),
         most_boxes=int(train.records.counts.max()),
         canvases=canvases,
@@ -178,24 +178,39 @@ def _device_text(device):
     return f'{text} with {device.memory / 2**30:.0f} GiB each'
 
 
-def _costs(chosen: Chosen, wishes: Wishes, canvas, num_classes):
-    """Billions of multiply-adds of an image, as chosen and with the usual anchors."""
+def _costs(chosen: Chosen, wishes: Wishes, sizes, num_classes):
+    """Billions of multiply-adds of an image with each of the trials.
+
+    They depend on the canvas and on the levels and number of anchors per cell, not on
+    the size of the anchors.
+    """
+
+    @functools.cache
+    def cost_of(img_scale, strides, scales_per_octave):
+        canvas = max(_canvases(sizes, img_scale)[1])
+        model = _model(wishes.depth, num_classes, strides, scales_per_octave)
+        return sum(cost(model, [canvas]).multiply_adds[canvas].values()) / 1e9
+
+    choices = [fit.choice for fit in chosen.tried]
     return tuple(
-        _cost(fit.choice.anchors, wishes.depth, canvas, num_classes)
-        for fit in (chosen.fit, chosen.usual)
+        cost_of(each.img_scale, each.anchors.strides, each.anchors.scales_per_octave)
+        for each in choices
     )
 
 
-def _cost(anchors: AnchorGenerator, depth, canvas, num_classes):
-    generator = 'model.bbox_head.anchor_generator'
+def _canvases(sizes, img_scale):
+    """The only canvas of all images, None without one; and the canvases in use."""
+    canvases = recipe.canvases_of(sizes, img_scale, _DIVISOR)
+    return canvases, canvases or default_canvases(img_scale, True, _DIVISOR)
+
+
+def _model(depth, num_classes, strides, scales_per_octave):
     overrides = {
         'model.backbone.depth': depth,
         'model.neck.in_channels': stage_channels(depth),
         'model.bbox_head.num_classes': num_classes,
-        f'{generator}.strides': anchors.strides,
-        f'{generator}.octave_base_scale': anchors.octave_base_scale,
-        f'{generator}.scales_per_octave': anchors.scales_per_octave,
-        'model.neck.start_level': 0 if anchors.strides[0] < 8 else 1,
+        'model.bbox_head.anchor_generator.strides': strides,
+        'model.bbox_head.anchor_generator.scales_per_octave': scales_per_octave,
+        'model.neck.start_level': 0 if strides[0] < 8 else 1,
     }
-    model = build_model(load_config('atss_r50_1x', overrides))
-    return sum(cost(model, [canvas]).multiply_adds[canvas].values()) / 1e9
+    return build_model(load_config('atss_r50_1x', overrides))

@@ -6,23 +6,32 @@ from atss_jax.tuning.choose import class_mean, is_common
 from atss_jax.tuning.config_file import Setup, short_name
 from atss_jax.tuning.fit import Fit, anchor_sides
 
-_NAME_WIDTH = 15  # columns that are left for the name of a class
+_NAME_WIDTH = 11  # columns that are left for the name of a class
 
 
 def trials(setup: Setup) -> str:
     """A row for each image scale and set of anchors that was tried; `*`: chosen.
 
-    An object without anchor is not learned. The overlap is the mean IoU of the anchors
+    The cost is in billions of multiply-adds per image. An object without anchor is not
+    learned. The overlap is the mean IoU of the anchors
     with the object that they are assigned to.
     """
     chosen = setup.chosen.fit
-    titles = 'image', 'anchors, px', 'from', 'no anchor', 'per object', 'overlap'
+    titles = (
+        'image',
+        'anchors, px',
+        'from',
+        'cost',
+        'no anchor',
+        'per object',
+        'overlap',
+    )
     lines = [
         f'{setup.images} training images; settings tried with {len(chosen.labels)} '
         'of their objects',
-        _trial('', *titles, 'lowest of a class'),
+        _trial('', *titles, 'lowest class'),
     ]
-    for each in setup.chosen.tried:
+    for each, cost in zip(setup.chosen.tried, setup.costs, strict=True):
         anchors = each.choice.anchors
         lowest, name = _lowest(each, setup.classes)
         lines.append(
@@ -31,6 +40,7 @@ def trials(setup: Setup) -> str:
                 'x'.join(map(str, each.choice.img_scale)),
                 '/'.join(f'{side:.0f}' for side in anchor_sides(anchors)),
                 _level_name(anchors.strides[0]),
+                f'{cost:.1f}' if cost < 100 else f'{cost:.0f}',
                 f'{each.unassigned:.1%}',
                 f'{np.mean(each.positives):.1f}',
                 f'{class_mean(each, len(setup.classes)):.2f}',
@@ -40,9 +50,9 @@ def trials(setup: Setup) -> str:
     return '\n'.join(lines)
 
 
-def _trial(mark, image, anchors, level, unassigned, positives, overlap, lowest):
+def _trial(mark, image, anchors, level, cost, unassigned, positives, overlap, lowest):
     return (
-        f'{mark:2}{image:<10}{anchors:<12}{level:<5}{unassigned:>10}{positives:>11}'
+        f'{mark:2}{image:<9}{anchors:<12}{level:<4}{cost:>6}{unassigned:>10}{positives:>11}'
         f'{overlap:>8}  {lowest}'
     )
 

@@ -68,7 +68,7 @@ def setup_of(**changes) -> Setup:
         classes=('RBC', 'WBC', 'Platelets'),
         images=205,
         chosen=Chosen(fit, fit, (fit,), np.array([30.0, 50.0, 17.0])),
-        cost=(12.2, 12.1),
+        costs=(12.1,),
         max_boxes=32,
         most_boxes=28,
         canvases=((256, 320),),

@@ -33,7 +33,7 @@ def with_anchors(**changes):
     fit = fit_of({0: [0.6] * 5, 1: [0.6] * 5, 2: [0.5] * 5}, anchors)
     usual = plan.chosen.usual
     chosen = Chosen(fit, usual, (usual, fit), plan.chosen.smallest_sides)
-    return dataclasses.replace(plan, chosen=chosen)
+    return dataclasses.replace(plan, chosen=chosen, costs=(12.1, 12.2))
 
 
 def plain(value):
@@ -230,6 +230,8 @@ def test_tables_fit_the_terminal(name):
     trials = tables.trials(plan).splitlines()
     assert len(trials) == 2 + len(plan.chosen.tried)
     assert [line[:2] for line in trials[2:]] == ['  ', '* ']
+    costs = [re.search(r'P3 +([0-9.]+) ', line).group(1) for line in trials[2:]]
+    assert costs == ['12.1', '12.2']
     sizes = tables.sizes(plan).splitlines()
     assert len(sizes) == 2
     assert re.fullmatch(r'32 to 64 +15 +0\.0% +9\.0 +100% .*', sizes[1])

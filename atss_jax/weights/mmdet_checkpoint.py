@@ -78,11 +78,7 @@ def load(
     if os.fspath(path).endswith('.safetensors'):
         if momentum:
             raise ValueError(f'{path}: a .safetensors file has no momentum; use a .pth')
-        text = safetensors.load(path)[1]
-        classes = tuple(json.loads(text[_CLASSES])) if _CLASSES in text else None
-        weights = safetensors.state_dict(path)
-        mmdet.check_finite(weights, path)
-        return Checkpoint(weights, classes=classes)
+        return _load_safetensors(path)
     content = pth.load(path)
     state = pth.weights_of(content, path)
     try:
@@ -108,6 +104,14 @@ def load(
         updates=optimizer.updates,
         settings=optimizer.settings,
     )
+
+
+def _load_safetensors(path):
+    text = safetensors.load(path)[1]
+    classes = tuple(json.loads(text[_CLASSES])) if _CLASSES in text else None
+    weights = safetensors.state_dict(path)
+    mmdet.check_finite(weights, path)
+    return Checkpoint(weights, classes=classes)
 
 
 def state_dict(path: str | os.PathLike) -> StateDict:

@@ -124,6 +124,12 @@ def read(
     momentum = _arrays('momentum_buffer', entries, shapes, by_name)
     if momentum:
         return OptimizerState(momentum, **common)
+    means, squares, updates = _adamw_state(entries, shapes, by_name)
+    return OptimizerState(means, squares, updates, **common)
+
+
+def _adamw_state(entries, shapes, by_name):
+    """Means of the gradients and of their squares by name, and number of updates."""
     means = _arrays('exp_avg', entries, shapes, by_name)
     squares = _arrays('exp_avg_sq', entries, shapes, by_name)
     if not means:
@@ -141,7 +147,7 @@ def read(
             f'AdamW made {sorted(updates)} updates of its parameters, expected the '
             'same number for all of them'
         )
-    return OptimizerState(means, squares, updates.pop(), **common)
+    return means, squares, updates.pop()
 
 
 def _updates(entry):

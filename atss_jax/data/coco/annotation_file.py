@@ -14,6 +14,7 @@ from atss_jax.data.coco.table import (
     INTEGER,
     NUMBER_OR_NONE,
     SIDE,
+    SKIP,
     TEXT,
     Rule,
     Table,
@@ -23,7 +24,6 @@ from atss_jax.files.atomic import read_given_json
 
 ON_ERROR = ('raise', 'skip')
 
-_SKIP = " (data.on_error='skip' in a config leaves such records out)"
 _SECTIONS = ('images', 'annotations', 'categories')
 _IMAGE = {'id': INTEGER, 'file_name': TEXT, 'height': SIDE, 'width': SIDE}
 _ANNOTATION = {
@@ -62,7 +62,7 @@ def read(
     """
     content = _load_json(path, training)
     names = _category_names(path, content, classes)
-    images = Table(path, 'images', content['images'], on_error, _SKIP)
+    images = Table(path, 'images', content['images'], on_error, SKIP)
     rules = _IMAGE
     if not training:
         _fill_sizes(path, images.rows, img_prefix)
@@ -70,7 +70,7 @@ def read(
         rules = _IMAGE | dict.fromkeys(('height', 'width'), Rule(side, SIDE.holds))
     _check(images, rules)
     images.require_unique('id', alike=tuple(_IMAGE))
-    annotations = Table(path, 'annotations', content['annotations'], on_error, _SKIP)
+    annotations = Table(path, 'annotations', content['annotations'], on_error, SKIP)
     _check(annotations, _ANNOTATION)
     annotations.require_unique('id')
     # mmdet silently skips both; a file with ids off by one would train.

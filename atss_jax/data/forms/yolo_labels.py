@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 
 from atss_jax.data import image_file
-from atss_jax.data.coco.table import Rule, Table
+from atss_jax.data.coco.table import SKIP, Rule, Table
 from atss_jax.data.forms import image_files
-from atss_jax.data.forms.form import SKIP
 from atss_jax.files.read_ahead import map_ahead
 
 _TOLERANCE = 0.001  # programs round, and some points lie on the edge of the image

@@ -42,6 +42,7 @@ def read(
     training: bool = True,
     img_prefix: str = '',
     classes: Container[str] | None = None,
+    with_root: bool = True,
 ) -> Annotations:
     """Reads and checks a COCO annotation file for detection; masks are ignored.
 
@@ -55,13 +56,15 @@ def read(
             read from the images, with a warning.
         img_prefix: folder of the images, for their sizes.
         classes: names of which there must be one category each; None: all.
+        with_root: whether a category without annotations that only stands for all
+            others, as Roboflow writes it, is one of them even if `classes` is None.
 
     Raises:
         ValueError: the file is not JSON, not COCO, or a record is malformed; the
             message names the file, the record and what was found.
     """
     content = _load_json(path, training)
-    names = _category_names(path, content, classes)
+    names = _category_names(path, content, classes, with_root)
     images = Table(path, 'images', content['images'], on_error, SKIP)
     rules = _IMAGE
     if not training:
@@ -113,7 +116,10 @@ def read_listing(path: str, classes: Container[str] | None = None) -> Listing:
 
 
 def _category_names(
-    path: str, content: dict, classes: Container[str] | None = None
+    path: str,
+    content: dict,
+    classes: Container[str] | None = None,
+    with_root: bool = True,
 ) -> dict[int, str]:
     """The name of each category id."""
     table = Table(path, 'categories', content['categories'], 'raise')
@@ -121,7 +127,13 @@ def _category_names(
     table.require_unique('id')
     rows = [row for row in content['annotations'] if type(row) is dict]
     ids = [row.get('category_id') for row in rows]
-    table.leave_out_unused_twins('name', {id_ for id_ in ids if type(id_) is int})
+    used = {id_ for id_ in ids if type(id_) is int}
+    table.leave_out_unused_twins('name', used)
+    if not with_root:
+        table.leave_out(
+            _roots(table.rows, used, classes or ()),
+            'a name for all others, without annotations',
+        )
     table.require_unique(
         'name',
         among=classes,
@@ -129,6 +141,24 @@ def _category_names(
         'giving the annotations of one the category_id of the other',
     )
     return dict(zip(table.column('id'), table.column('name'), strict=True))
+
+
+def _roots(
+    rows: list[dict], used: Container[int], classes: Container[str]
+) -> list[int]:
+    """Positions of categories that only stand for others: their `supercategory`.
+
+    Roboflow writes one, with the id 0 and itself of the supercategory 'none'.
+    """
+    parents = [row.get('supercategory') for row in rows]
+    return [
+        index
+        for index, row in enumerate(rows)
+        if row['id'] not in used
+        and row['name'] not in classes
+        and row.get('supercategory') == 'none'
+        and row['name'] in parents
+    ]
 
 
 def _fill_sizes(path: str, rows: list[dict], img_prefix: str) -> None:

@@ -83,6 +83,6 @@ def check_count(owner: str, count: int) -> None:
     """
     if count > _LARGEST_COUNT:
         raise ValueError(
-            f'{owner}: {count:,} classes, but at most {_LARGEST_COUNT:,} are read. Is it the '
-            'right file, and its number of classes (nc) right?'
+            f'{owner}: {count:,} classes, but at most {_LARGEST_COUNT:,} are read. Are '
+            'the file and its number of classes (nc) right?'
         )

@@ -74,7 +74,7 @@ def _entries(folder, is_root):
     """The entries of a folder, sorted, without those that nobody means."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(filter(_is_meant, entries), key=lambda entry: entry.name)
+            return sorted(filter(is_meant, entries), key=lambda entry: entry.name)
     except PermissionError as error:
         if is_root:
             raise
@@ -82,5 +82,6 @@ def _entries(folder, is_root):
         return []
 
 
-def _is_meant(entry):
+def is_meant(entry: os.DirEntry) -> bool:
+    """Whether a folder's entry is not hidden, nor one that macOS adds to archives."""
     return not entry.name.startswith('.') and entry.name != '__MACOSX'

@@ -11,7 +11,13 @@ from atss_jax.data import image_file
 from atss_jax.data.annotations import Annotations
 from atss_jax.data.coco.table import TEXT
 from atss_jax.data.forms import class_names, image_files, voc_table, voc_xml
-from atss_jax.data.forms.form import ALL, in_order, split_name, split_of_folders
+from atss_jax.data.forms.form import (
+    ALL,
+    Incomplete,
+    in_order,
+    split_name,
+    split_of_folders,
+)
 from atss_jax.data.forms.voc_images import ImagesByStem
 
 CLASS_FILES = ('classes.txt', 'labels.txt')
@@ -159,6 +165,7 @@ def find(path: str) -> VocForm | None:
     folders named as splits (`train`) then divide it.
 
     Raises:
+        Incomplete: annotation files lie there, but no images.
         ValueError: there are several such folders, or the splits are not clear.
     """
     if not os.path.isdir(path):
@@ -170,6 +177,13 @@ def find(path: str) -> VocForm | None:
         _is_voc(os.path.join(folder, file)) for file in sorted(files)[:_LOOKED_AT]
     ):
         return None
+    images = os.path.join(folder, 'JPEGImages')
+    if not image_files.has_any(images if os.path.isdir(images) else folder):
+        raise Incomplete(
+            f'{path}: there are annotation files as those of Pascal VOC, such as '
+            f'{min(files)}, but no images. They lie next to the annotation files, or '
+            'in JPEGImages/ next to Annotations/; give the path of the folder with both'
+        )
     if lists:
         return VocForm(path, folder, in_order(lists), has_lists=True)
     splits = {}

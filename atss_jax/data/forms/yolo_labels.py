@@ -57,7 +57,8 @@ def read_lines(
         on_error: 'raise' or 'skip', see `Table`.
 
     Raises:
-        ValueError: a line is malformed and `on_error` is 'raise'.
+        ValueError: a line is malformed and `on_error` is 'raise'; or the classes seem
+            to be counted from 1.
         OSError: a file cannot be read.
     """
     contents = map_ahead(image_file.file_content, [path for _, path, _ in labels])
@@ -73,11 +74,30 @@ def read_lines(
     )
     shape = f'class x y width height and {keypoints} values of keypoints (kpt_shape)'
     table.require('line', Rule(shape if keypoints else _SHAPES, lambda line: not line))
+    _check_from_0(owner, [row.get('class') for row in table.rows], class_count)
     indices = f'a whole number from 0 to {class_count - 1}, one of the classes'
     table.require('class', Rule(indices, range(class_count).__contains__))
     table.require('box', _FRACTIONS)
     table.leave_out(_repeated(table.rows), 'a line that the file has twice')
     return table
+
+
+def _check_from_0(owner, classes, class_count):
+    """Raises ValueError if the classes seem to be counted from 1.
+
+    To leave out the objects of the last class would make each of the others that
+    before it, so this is an error whatever `on_error` is.
+    """
+    numbers = set(classes)
+    are_in_range = all(type(n) is int and 1 <= n <= class_count for n in numbers)
+    if are_in_range and class_count in numbers:
+        raise ValueError(
+            f'{owner}: the classes of all {len(classes)} objects are numbers from 1 to '
+            f'{class_count}, but YOLO counts from 0 to {class_count - 1}: the program '
+            'that wrote the label files probably counted from 1. Subtract 1 from the '
+            'first number of each line; or, if 0 is a class without objects, add the '
+            'name that is missing'
+        )
 
 
 def is_label_file(path: str) -> bool:

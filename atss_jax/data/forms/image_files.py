@@ -9,6 +9,7 @@ SUFFIXES = (
     *('.bmp', '.dib', '.tif', '.tiff', '.gif'),
 )
 """How the names of files end that `image_file` decodes, in lower case."""
+_MOST_LINKS = 30  # in a path; systems follow 40 or fewer
 
 
 def files_below(folder: str, suffixes: Container[str] = SUFFIXES) -> list[str]:
@@ -52,22 +53,26 @@ def _files(folder: str, suffixes: Container[str]) -> Iterator[str]:
     """
     read: set[str] = set()
 
-    def walk(folder, inside, above, is_linked):
-        here = os.path.realpath(folder)
-        if here in above:  # a link to a folder that it lies in
+    def walk(folder, inside, real_path, above, links):
+        if real_path in above:  # a link to a folder that it lies in
             return
-        read.add(here)
+        read.add(real_path)
+        above = above | {real_path}
         for entry in _entries(folder, is_root=not inside):
             name = f'{inside}{entry.name}'
             if not entry.is_dir():
                 if suffix(name) in suffixes:
                     yield name
-            elif not entry.is_symlink():
-                yield from walk(entry.path, f'{name}/', above | {here}, is_linked)
-            elif not is_linked or os.path.realpath(entry.path) not in read:
-                yield from walk(entry.path, f'{name}/', above | {here}, True)
+                continue
+            target = os.path.join(real_path, entry.name)
+            if not entry.is_symlink():
+                yield from walk(entry.path, f'{name}/', target, above, links)
+            elif links < _MOST_LINKS:
+                target = os.path.realpath(target)
+                if not links or target not in read:
+                    yield from walk(entry.path, f'{name}/', target, above, links + 1)
 
-    return walk(folder, '', frozenset(), False)
+    return walk(folder, '', os.path.realpath(folder), frozenset(), 0)
 
 
 def _entries(folder, is_root):

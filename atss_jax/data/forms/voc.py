@@ -23,7 +23,7 @@ from atss_jax.data.forms.voc_images import ImagesByStem
 CLASS_FILES = ('classes.txt', 'labels.txt')
 """Files that give the order of the classes; without one they are sorted by name."""
 
-_ANNOTATIONS = 'Annotations'
+_ANNOTATIONS, _IMAGES = 'Annotations', 'JPEGImages'
 _LISTS = 'ImageSets/Main'
 _SHOWN = 5  # images that a warning names
 _LOOKED_AT = 20  # XML files that say whether they are those of VOC
@@ -177,7 +177,7 @@ def find(path: str) -> VocForm | None:
         _is_voc(os.path.join(folder, file)) for file in sorted(files)[:_LOOKED_AT]
     ):
         return None
-    images = os.path.join(folder, 'JPEGImages')
+    images = os.path.join(folder, _IMAGES)
     if not image_files.has_any(images if os.path.isdir(images) else folder):
         raise Incomplete(
             f'{path}: there are annotation files as those of Pascal VOC, such as '
@@ -212,12 +212,22 @@ def _of_development_kit(path: pathlib.Path) -> str:
         return str(path)
     places = [*path.iterdir(), *(path / 'VOCdevkit').glob('*')]
     years = [str(each) for each in sorted(places) if os.path.isdir(each / _LISTS)]
-    if len(years) > 1:
+    others = [str(each) for each in sorted(places) if _is_whole(each)]
+    several = years if years else others
+    if len(several) > 1:
         raise ValueError(
-            f'{path}: several VOC data sets lie there: {", ".join(years)}. Give the '
+            f'{path}: several VOC data sets lie there: {", ".join(several)}. Give the '
             'path of one of them'
         )
     return years[0] if years else str(path)
+
+
+def _is_whole(folder):
+    """Whether a folder, which is not that of a split, is a data set without lists."""
+    names = (_ANNOTATIONS, _IMAGES)
+    return not split_name(folder.name) and all(
+        os.path.isdir(folder / name) for name in names
+    )
 
 
 def _lists(folder: str) -> dict[str, str]:

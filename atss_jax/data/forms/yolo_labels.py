@@ -74,7 +74,7 @@ def read_lines(
     )
     shape = f'class x y width height and {keypoints} values of keypoints (kpt_shape)'
     table.require('line', Rule(shape if keypoints else _SHAPES, lambda line: not line))
-    _check_from_0(owner, [row.get('class') for row in table.rows], class_count)
+    _check_from_0(owner, table.rows, class_count)
     indices = f'a whole number from 0 to {class_count - 1}, one of the classes'
     table.require('class', Rule(indices, range(class_count).__contains__))
     table.require('box', _FRACTIONS)
@@ -82,21 +82,22 @@ def read_lines(
     return table
 
 
-def _check_from_0(owner, classes, class_count):
+def _check_from_0(owner, rows, class_count):
     """Raises ValueError if the classes seem to be counted from 1.
 
-    To leave out the objects of the last class would make each of the others that
-    before it, so this is an error whatever `on_error` is.
+    It does so whatever `on_error` is: if only the objects of the last class were left
+    out, those of all others would be trained as of the class after theirs.
     """
-    numbers = set(classes)
-    are_in_range = all(type(n) is int and 1 <= n <= class_count for n in numbers)
-    if are_in_range and class_count in numbers:
+    classes = [row['class'] for row in rows]
+    are_from_1 = all(type(n) is int and 1 <= n <= class_count for n in classes)
+    if are_from_1 and class_count in classes:
+        place = rows[classes.index(class_count)]['at']
         raise ValueError(
-            f'{owner}: the classes of all {len(classes)} objects are numbers from 1 to '
-            f'{class_count}, but YOLO counts from 0 to {class_count - 1}: the program '
-            'that wrote the label files probably counted from 1. Subtract 1 from the '
-            'first number of each line; or, if 0 is a class without objects, add the '
-            'name that is missing'
+            f'{owner}: the classes of all {len(rows)} objects are from 1 to '
+            f'{class_count} ({class_count} in {place}), but YOLO counts from 0 to '
+            f'{class_count - 1}: the program that wrote the label files probably '
+            'counted from 1. Subtract 1 from the first number of each line; or, if 0 '
+            'is a class without objects here, add the name that is missing'
         )
 
 

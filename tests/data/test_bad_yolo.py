@@ -235,6 +235,17 @@ def test_a_bad_file_of_names(folder, text, message):
     assert message in str(caught.value)
 
 
+def test_names_next_to_the_labels_of_each_split(folder):
+    names = 'cat\ndog\nowl\n'
+    files = {'train/classes.txt': names, 'valid/classes.txt': names}
+    write_files(folder, IN_SPLITS | files)
+    write_files(folder.parent, {'classes.txt': 'of something else'})
+    assert list(read(folder).categories.values()) == ['cat', 'dog', 'owl']
+    write_files(folder, {'valid/classes.txt': 'dog\ncat\nowl\n'})
+    with pytest.raises(ValueError, match='name the classes in different ways'):
+        find(str(folder))
+
+
 def test_files_of_names_that_contradict(folder):
     names = {'train/_darknet.labels': 'cat\ndog', 'valid/_darknet.labels': 'dog\ncat'}
     write_files(folder, NEXT_TO | names)

@@ -92,7 +92,7 @@ def test_several_in_one_folder(tmp_path):
     write_files(tmp_path / 'b', LAYOUTS['Roboflow'][0])
     lines = [describe(find(str(tmp_path / name))) for name in 'ab']
     assert refusal(tmp_path) == (
-        f"path = '{tmp_path}': no data set lies there itself, but in a folder of it: "
+        f"path = '{tmp_path}': no data set lies there itself, but in folders of it: "
         f'{lines[0]}; {lines[1]}. Give the path of one of them instead'
     )
 

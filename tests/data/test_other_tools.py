@@ -122,6 +122,7 @@ EXPORTS = {
     '_annotations.csv': (ROBOFLOW_CSV, ': CSV, as for RetinaNet or from Roboflow.'),
     'retina.csv': ('b/a.JPG,1,2.5,30,40,dog\n', ': CSV, as for RetinaNet'),
     'retina_empty.csv': ('/data/a.png,,,,,\n', ': CSV, as for RetinaNet'),
+    '_annotations.txt': ('b/a.jpg 1,2,30,40,0 5,6,7,8,1\n', ': text, as for Keras'),
     'x.tfrecord': (tfrecord(500_000), ': TFRecord, as for TensorFlow or from'),
 }
 
@@ -157,6 +158,7 @@ def test_other_files_are_of_no_tool(tmp_path):
         'empty.json': '',
         'names.csv': 'name,age\na,1\n',
         'images.csv': 'a.png,1,2\n',
+        'list.txt': 'images/a.jpg\nimages/b.jpg\n',
         'a.xml': '<note>annotations</note>',
         'x.tfrecord': b'\0' * 100,
     }

@@ -4,11 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 
 from atss_jax.data.forms import (
-    archives,
     coco,
     hugging_face,
     nearby,
     other_tools,
+    packed,
     voc,
     yolo,
 )
@@ -56,7 +56,7 @@ def find(path: str) -> Form:
         raise ValueError(f'path = {path!r}: {reason}')
     if incomplete is not None:
         raise incomplete
-    if reason := other_tools.explain(place) or archives.explain(place):
+    if reason := other_tools.explain(place) or packed.explain(place):
         raise ValueError(f'path = {path!r}: {reason}')
     raise ValueError(
         f'path = {path!r}: found no annotations in a known form ({", ".join(names)}); '

@@ -96,7 +96,8 @@ def explain(path: str, forms_at: FormsAt, describe: Callable[[Form], str]) -> st
         describe: a line about a data set, which begins with its path.
     """
     if forms := inside(path, forms_at):
-        where = 'no data set lies there itself, but in a folder of it'
+        folders = 'a folder' if len(forms) == 1 else 'folders'
+        where = f'no data set lies there itself, but in {folders} of it'
     elif forms := around(path, forms_at):
         where = 'that is a part of a data set'
     else:

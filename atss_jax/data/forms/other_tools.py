@@ -31,6 +31,7 @@ _ADVICE = {
     ),
     'Create ML': _OTHER_EXPORT,
     'CSV, as for RetinaNet or from Roboflow': _OTHER_EXPORT,
+    'text, as for Keras YOLOv3 or YOLOv4 PyTorch': _OTHER_EXPORT,
     'TFRecord, as for TensorFlow or from Roboflow': _OTHER_EXPORT,
 }
 """By the name of a program or of its form, what to do instead."""
@@ -48,6 +49,11 @@ _KINDS = (
         'CSV, as for RetinaNet or from Roboflow',
         ('.csv',),
         (rb'(?i)\A(.*\bxmin\b.*\bymax\b|' + _IMAGE + rb'((,\d+(\.\d*)?){4},|,,,,,))',),
+    ),
+    (
+        'text, as for Keras YOLOv3 or YOLOv4 PyTorch',
+        ('.txt',),
+        (rb'(?i)\A' + _IMAGE + rb' \d+,\d+,\d+,\d+,\d+\s',),
     ),
     (
         'TFRecord, as for TensorFlow or from Roboflow',

@@ -235,7 +235,11 @@ def _without_yaml(folder: str) -> YoloForm | None:
     if not label_folders:
         return None
     others = [os.path.join(folder, name) for name in ('labels', 'data')]
-    source = class_names.find_file([folder, *others, *label_folders], CLASS_FILES)
+    # Also next to the folders `labels` of the splits: some programs export each alone.
+    above = [os.path.dirname(place) for place in label_folders if place != folder]
+    source = class_names.find_file(
+        [folder, *others, *label_folders, *above], CLASS_FILES
+    )
     if source is None:
         raise Incomplete(
             f'{folder}: there are label files as those of YOLO in '

@@ -68,9 +68,9 @@ def test_a_compressed_file(tmp_path, name, opened):
 @pytest.mark.parametrize(
     ('content', 'program', 'command'),
     [
-        (b'7z\xbc\xaf\x27\x1c', '7z', '7z x {0}/x.bin -o{0}/x'),
-        (b'Rar!\x1a\x07\x01', 'rar', 'unrar x {0}/x.bin {0}/x/'),
-        (b'PK\x05\x06', 'zip', 'unzip {0}/x.bin -d {0}/x'),
+        (b'7z\xbc\xaf\x27\x1c', '7z', '7z x {0}/x.bin -o{0}/x.bin_unpacked'),
+        (b'Rar!\x1a\x07\x01', 'rar', 'unrar x {0}/x.bin {0}/x.bin_unpacked/'),
+        (b'PK\x05\x06', 'zip', 'unzip {0}/x.bin -d {0}/x.bin_unpacked'),
         (b'\x28\xb5\x2f\xfd', 'zstd', 'unzstd --keep {0}/x.bin'),
     ],
 )

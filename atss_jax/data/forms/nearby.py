@@ -23,6 +23,31 @@ _PARTS_OF_FILES = (*SUFFIXES, '.xml', '.txt', '.names')
 _LOOKED_AT = 100  # folders in a folder
 
 
+def explain(path: str, forms_at: FormsAt, describe: Callable[[Form], str]) -> str:
+    """A sentence that names the data sets near a path; '' if there are none.
+
+    Args:
+        path: at which there is no data set.
+        forms_at: finds the data sets at a path.
+        describe: a line about a data set, which begins with its path.
+    """
+    if forms := inside(path, forms_at):
+        folders = 'a folder' if len(forms) == 1 else 'folders'
+        where = f'no data set lies there itself, but in {folders} of it'
+    elif forms := around(path, forms_at):
+        where = 'that is a part of a data set'
+    else:
+        return ''
+    return f'{where}: {_listed(forms, describe)}'
+
+
+def _listed(forms: Sequence[Form], describe: Callable[[Form], str]) -> str:
+    lines = '; '.join(map(describe, forms))
+    paths = list(dict.fromkeys(form.path for form in forms))
+    advice = paths[0] if len(paths) == 1 else 'the path of one of them'
+    return f'{lines}. Give {advice} instead'
+
+
 def inside(folder: str, forms_at: FormsAt) -> list[Form]:
     """The data sets in the folders of a folder, one level deep.
 
@@ -85,28 +110,3 @@ def _look(folder, forms_at):
             return forms_at(folder)
         except (ValueError, OSError):
             return []
-
-
-def explain(path: str, forms_at: FormsAt, describe: Callable[[Form], str]) -> str:
-    """A sentence that names the data sets near a path; '' if there are none.
-
-    Args:
-        path: at which there is no data set.
-        forms_at: finds the data sets at a path.
-        describe: a line about a data set, which begins with its path.
-    """
-    if forms := inside(path, forms_at):
-        folders = 'a folder' if len(forms) == 1 else 'folders'
-        where = f'no data set lies there itself, but in {folders} of it'
-    elif forms := around(path, forms_at):
-        where = 'that is a part of a data set'
-    else:
-        return ''
-    return f'{where}: {_listed(forms, describe)}'
-
-
-def _listed(forms: Sequence[Form], describe: Callable[[Form], str]) -> str:
-    lines = '; '.join(map(describe, forms))
-    paths = list(dict.fromkeys(form.path for form in forms))
-    advice = paths[0] if len(paths) == 1 else 'the path of one of them'
-    return f'{lines}. Give {advice} instead'

@@ -170,6 +170,15 @@ UNCLEAR = {
         | {f'VOC2012/{name}': content for name, content in USUAL.items()},
         ['several VOC data sets lie there', 'VOC2007', 'VOC2012', 'path of one'],
     ),
+    'several without lists': (
+        {
+            f'{folder}/{name}': content
+            for folder in ('one', 'two')
+            for name, content in USUAL.items()
+            if LISTS not in name
+        },
+        ['several VOC data sets lie there', '/one', '/two', 'path of one'],
+    ),
     'some in splits': (
         {'train/a.xml': A, 'train/a.png': IMAGE, 'c.xml': C, 'c.png': IMAGE},
         ['lie in folders of train, but others, such as c.xml, in none'],

@@ -54,6 +54,43 @@ def test_a_bad_line(folder, line):
         assert len(read(folder, on_error='skip').boxes) == 3
 
 
+@pytest.mark.parametrize('on_error', ['raise', 'skip'])
+def test_classes_counted_from_1(folder, on_error):
+    """Never left out: the other classes would be wrong by one."""
+    box = LINE[1:]
+    labels = {
+        'labels/train/a.txt': f'1{box}\n',
+        'labels/train/b.txt': f'1{box}\n3{box}',
+    }
+    write_files(folder, USUAL | labels)
+    with pytest.raises(ValueError) as caught:
+        read(folder, on_error=on_error)
+    assert str(caught.value) == (
+        f'{folder}/data.yaml (train): the classes of all 3 objects are from 1 to 3 (3 '
+        'in labels/train/b.txt:2), but YOLO counts from 0 to 2: the program that wrote '
+        'the label files probably counted from 1. Subtract 1 from the first number of '
+        'each line; or, if 0 is a class without objects here, add the name that is '
+        'missing'
+    )
+    # What the message says helps.
+    write_files(folder, {'data.yaml': YAML.replace('[', '[none, ')})
+    assert read(folder).annotation_categories.tolist() == [2, 2, 4]
+
+
+@pytest.mark.parametrize('classes', ['1 1 2', '0 1 3', '1 2 4', '1 3 x'])
+def test_classes_that_are_not_counted_from_1(folder, classes):
+    """No 3, or a 0, or another number: at most the one line is wrong."""
+    lines = '\n'.join(f'{index}{LINE[1:]}' for index in classes.split())
+    labels = {'labels/train/a.txt': lines, 'labels/train/b.txt': ''}
+    write_files(folder, USUAL | labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        read(folder, on_error='skip')
+    if classes != '1 1 2':
+        with pytest.raises(ValueError, match='class must be a whole number from 0'):
+            read(folder)
+
+
 def test_a_label_file_that_is_no_text(folder):
     write_files(folder, USUAL | {'labels/train/b.txt': LINE.encode('utf-16')})
     with pytest.raises(ValueError, match=r'labels/train/b.txt:1: '):
@@ -126,6 +163,7 @@ BAD_YAML = {
     'names: []': 'no names of classes (names) and no number (nc)',
     'nc: 0': 'no names of classes (names) and no number (nc)',
     'nc: 9999999999': "nc must be the number of classes, found '9999999999'",
+    'nc: 999999': '999,999 classes, but at most 30,000 are read. Are the file and',
     'nc: x': "nc must be the number of classes, found 'x'",
     'nc: 2\nnames: [a]': 'nc is 2, but names has 1 names',
     'names: {0: a, 2: b}': "indices of the 2 names must be 0 to 1, found ['0', '2']",
@@ -197,6 +235,17 @@ def test_a_bad_file_of_names(folder, text, message):
     assert message in str(caught.value)
 
 
+def test_names_next_to_the_labels_of_each_split(folder):
+    names = 'cat\ndog\nowl\n'
+    files = {'train/classes.txt': names, 'valid/classes.txt': names}
+    write_files(folder, IN_SPLITS | files)
+    write_files(folder.parent, {'classes.txt': 'of something else'})
+    assert list(read(folder).categories.values()) == ['cat', 'dog', 'owl']
+    write_files(folder, {'valid/classes.txt': 'dog\ncat\nowl\n'})
+    with pytest.raises(ValueError, match='name the classes in different ways'):
+        find(str(folder))
+
+
 def test_files_of_names_that_contradict(folder):
     names = {'train/_darknet.labels': 'cat\ndog', 'valid/_darknet.labels': 'dog\ncat'}
     write_files(folder, NEXT_TO | names)
@@ -232,6 +281,7 @@ def test_random_damage(tmp_path_factory, file, data):
                 boxes = boxes_of(folder, on_error)
             except ValueError as error:
                 assert str(folder) in str(error)
-                assert on_error == 'raise' or file == 'data.yaml'
+                is_counted_from_1 = 'probably counted from 1' in str(error)
+                assert on_error == 'raise' or file == 'data.yaml' or is_counted_from_1
             else:
                 assert np.isfinite(boxes).all()

@@ -351,7 +351,11 @@ def test_a_bad_file(folder, rows, names, message):
 
 @pytest.mark.parametrize(
     ('names', 'message'),
-    [('dog\ndog', 'found dog more than once'), ('\n', 'found none')],
+    [
+        ('dog\ndog', "the classes 0 and 1 are both named 'dog'"),
+        ('\n', 'expected the name of a class in each line; empty'),
+        ('dog\n\ncat', 'classes.txt:2: expected the name of a class'),
+    ],
 )
 def test_a_bad_list_of_classes(folder, names, message):
     write_folder(folder, GOOD)

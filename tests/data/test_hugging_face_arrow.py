@@ -149,6 +149,21 @@ def test_a_saved_folder_equals_the_folder(tmp_path):
         find(str(tmp_path / 'saved'))
 
 
+@pytest.mark.parametrize('name', ['../x.arrow', 'a/../../x.arrow', '/x.arrow', 7, ''])
+def test_a_saved_folder_that_names_files_outside_of_it(tmp_path, name):
+    folder = tmp_path / 'saved'
+    (folder / 'train').mkdir(parents=True)
+    state = {'_data_files': [{'filename': name}]}
+    (folder / 'train' / 'state.json').write_text(json.dumps(state))
+    (folder / 'train' / 'dataset_info.json').write_text('{}')
+    with pytest.raises(ValueError) as caught:
+        find(str(folder))
+    assert str(caught.value) == (
+        f'{folder}/train/state.json: a filename must be a path in the folder of this '
+        f'file, relative to it, found {name!r}'
+    )
+
+
 def test_a_description_in_parquet(tmp_path):
     folder = write_folder(tmp_path / 'images' / 'train', ROWS, names=False)
     (folder / 'metadata.jsonl').unlink()

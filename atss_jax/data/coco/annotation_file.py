@@ -14,6 +14,7 @@ from atss_jax.data.coco.table import (
     INTEGER,
     NUMBER_OR_NONE,
     SIDE,
+    SKIP,
     TEXT,
     Rule,
     Table,
@@ -23,7 +24,6 @@ from atss_jax.files.atomic import read_given_json
 
 ON_ERROR = ('raise', 'skip')
 
-_SKIP = " (data.on_error='skip' in a config leaves such records out)"
 _SECTIONS = ('images', 'annotations', 'categories')
 _IMAGE = {'id': INTEGER, 'file_name': TEXT, 'height': SIDE, 'width': SIDE}
 _ANNOTATION = {
@@ -42,6 +42,7 @@ def read(
     training: bool = True,
     img_prefix: str = '',
     classes: Container[str] | None = None,
+    with_root: bool = True,
 ) -> Annotations:
     """Reads and checks a COCO annotation file for detection; masks are ignored.
 
@@ -55,14 +56,16 @@ def read(
             read from the images, with a warning.
         img_prefix: folder of the images, for their sizes.
         classes: names of which there must be one category each; None: all.
+        with_root: whether a category without annotations that only stands for all
+            others, as Roboflow writes it, is one of them even if `classes` is None.
 
     Raises:
         ValueError: the file is not JSON, not COCO, or a record is malformed; the
             message names the file, the record and what was found.
     """
     content = _load_json(path, training)
-    names = _category_names(path, content, classes)
-    images = Table(path, 'images', content['images'], on_error, _SKIP)
+    names = _category_names(path, content, classes, with_root)
+    images = Table(path, 'images', content['images'], on_error, SKIP)
     rules = _IMAGE
     if not training:
         _fill_sizes(path, images.rows, img_prefix)
@@ -70,7 +73,7 @@ def read(
         rules = _IMAGE | dict.fromkeys(('height', 'width'), Rule(side, SIDE.holds))
     _check(images, rules)
     images.require_unique('id', alike=tuple(_IMAGE))
-    annotations = Table(path, 'annotations', content['annotations'], on_error, _SKIP)
+    annotations = Table(path, 'annotations', content['annotations'], on_error, SKIP)
     _check(annotations, _ANNOTATION)
     annotations.require_unique('id')
     # mmdet silently skips both; a file with ids off by one would train.
@@ -113,7 +116,10 @@ def read_listing(path: str, classes: Container[str] | None = None) -> Listing:
 
 
 def _category_names(
-    path: str, content: dict, classes: Container[str] | None = None
+    path: str,
+    content: dict,
+    classes: Container[str] | None = None,
+    with_root: bool = True,
 ) -> dict[int, str]:
     """The name of each category id."""
     table = Table(path, 'categories', content['categories'], 'raise')
@@ -121,7 +127,13 @@ def _category_names(
     table.require_unique('id')
     rows = [row for row in content['annotations'] if type(row) is dict]
     ids = [row.get('category_id') for row in rows]
-    table.leave_out_unused_twins('name', {id_ for id_ in ids if type(id_) is int})
+    used = {id_ for id_ in ids if type(id_) is int}
+    table.leave_out_unused_twins('name', used)
+    if not with_root:
+        table.leave_out(
+            _roots(table.rows, used, classes or ()),
+            'a name for all others, without annotations',
+        )
     table.require_unique(
         'name',
         among=classes,
@@ -129,6 +141,24 @@ def _category_names(
         'giving the annotations of one the category_id of the other',
     )
     return dict(zip(table.column('id'), table.column('name'), strict=True))
+
+
+def _roots(
+    rows: list[dict], used: Container[int], classes: Container[str]
+) -> list[int]:
+    """Positions of categories that only stand for others: their `supercategory`.
+
+    Roboflow writes one, with the id 0 and itself of the supercategory 'none'.
+    """
+    parents = [row.get('supercategory') for row in rows]
+    return [
+        index
+        for index, row in enumerate(rows)
+        if row['id'] not in used
+        and row['name'] not in classes
+        and row.get('supercategory') == 'none'
+        and row['name'] in parents
+    ]
 
 
 def _fill_sizes(path: str, rows: list[dict], img_prefix: str) -> None:

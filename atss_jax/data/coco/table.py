@@ -62,6 +62,10 @@ FLAG_OR_NONE = Rule(
 )
 
 
+SKIP = " (data.on_error='skip' in a config leaves such records out)"
+"""End of the messages about malformed records of a user's data."""
+
+
 class MalformedRecords(UserWarning):
     """Records were left out that would be an error with `on_error='raise'`."""
 

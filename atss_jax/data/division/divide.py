@@ -10,6 +10,7 @@ from atss_jax.data import image_header
 from atss_jax.data.division.pool import Pool, read_pool
 from atss_jax.data.division.stratify import assign_splits, join_groups
 from atss_jax.data.forms.form import Form
+from atss_jax.data.forms.to_coco import as_coco
 from atss_jax.files.atomic import write_bytes, write_json
 
 _ORDER = ('train', 'val', 'test')
@@ -179,12 +180,7 @@ def write_division(division: Division, form: Form, folder: str, copy: bool) -> N
             strict=True,
         )
     ]
-    content = dataclasses.replace(division.pool.annotations, file_names=names).as_dict()
-    for annotation, ignore in zip(
-        content['annotations'], division.pool.annotations.dropped.tolist(), strict=True
-    ):
-        if ignore:
-            annotation['ignore'] = 1
+    content = as_coco(dataclasses.replace(division.pool.annotations, file_names=names))
     for number, split in enumerate(division.names):
         rows = np.flatnonzero(division.split_of == number).tolist()
         if not rows:

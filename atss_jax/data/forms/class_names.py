@@ -5,6 +5,8 @@ from collections.abc import Container, Sequence
 
 from atss_jax.data.coco.table import TEXT, show
 
+_LARGEST_COUNT = 30_000  # ImageNet has 21,841, data sets for detection 13,204 or fewer
+
 
 def read_file(path: str) -> tuple[str, ...]:
     """The names in a file, in its order.
@@ -30,6 +32,7 @@ def read_file(path: str) -> tuple[str, ...]:
             )
     if not names:
         raise ValueError(f'{path}: expected the name of a class in each line; empty')
+    check_count(path, len(names))
     return names
 
 
@@ -61,9 +64,25 @@ def check_unique(
         names: of all classes.
         classes: those that must be unique; None: all.
     """
+    first = {}
     for index, name in enumerate(names):
-        if name in names[:index] and (classes is None or name in classes):
+        earlier = first.setdefault(name, index)
+        if earlier != index and (classes is None or name in classes):
             raise ValueError(
-                f'{owner}: the classes {names.index(name)} and {index} are both named '
+                f'{owner}: the classes {earlier} and {index} are both named '
                 f'{show(name)}; give one of them another name'
             )
+
+
+def check_count(owner: str, count: int) -> None:
+    """Raises ValueError if there are more classes than any detector can learn.
+
+    Args:
+        owner: file with the names or their number, for the message.
+        count: number of classes.
+    """
+    if count > _LARGEST_COUNT:
+        raise ValueError(
+            f'{owner}: {count:,} classes, but at most {_LARGEST_COUNT:,} are read. Are '
+            'the file and its number of classes (nc) right?'
+        )

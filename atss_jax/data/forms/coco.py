@@ -13,6 +13,7 @@ from atss_jax.data import image_file
 from atss_jax.data.annotations import Annotations
 from atss_jax.data.coco import annotation_file
 from atss_jax.data.forms.form import ALL, in_order, split_name
+from atss_jax.data.forms.moved_images import find_moved
 
 _OTHER_TASKS = ('captions', 'keypoints', 'panoptic', 'stuff', 'image_info')
 _LOOKED_AT = 20  # images of a file that say in which folder they lie
@@ -44,11 +45,13 @@ class CocoForm:
         """Reads and checks the annotation file of a split, as `Form.read` says."""
         path = os.path.join(self.folder, self.splits[split])
         images = image_folder(path)
-        annotations = annotation_file.read(path, on_error, training, images, classes)
+        annotations = annotation_file.read(
+            path, on_error, training, images, classes, with_root=False
+        )
+        names = find_moved(path, annotations.file_names, images, _image_places(path))
         inside = os.path.relpath(images, self.folder)
-        if inside == '.':
-            return annotations
-        names = [os.path.join(inside, name) for name in annotations.file_names]
+        if inside != '.':
+            names = [os.path.join(inside, name) for name in names]
         return dataclasses.replace(annotations, file_names=names)
 
     def image_content(self, path: str) -> bytes:
@@ -126,6 +129,13 @@ def image_folder(ann_file: str) -> str:
         for folder in folders
     ]
     return str(folders[counts.index(max(counts))])
+
+
+def _image_places(ann_file):
+    """Folders to search, in all of their folders, for images of a COCO file."""
+    here = pathlib.Path(ann_file).parent
+    root = here.parent if here.name.lower() == 'annotations' else here
+    return [str(place) for place in (root, here.parent / 'images') if place.is_dir()]
 
 
 def _first_names(file):

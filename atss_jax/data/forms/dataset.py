@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from atss_jax.data import record_image
-from atss_jax.data.forms.find import describe, find
+from atss_jax.data.forms.find import describe, find, whole_of
 from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.joined import JoinedDataset
 from atss_jax.data.records import Record, Source
@@ -110,6 +110,12 @@ def check_split(form: Form, split: str) -> None:
     """Raises ValueError if a data set has no such split."""
     if split in form.splits:
         return
+    wholes = [whole for whole in whole_of(form) if split in whole.splits]
+    if wholes:
+        raise ValueError(
+            f'split = {split!r}, but {form.path} ({form.name}) is only a part of '
+            f'{describe(wholes[0])}. Give {wholes[0].path} instead'
+        )
     if ALL in form.splits:
         raise ValueError(
             f'split = {split!r}, but {form.path} ({form.name}) is not divided into '

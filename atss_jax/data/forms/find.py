@@ -1,9 +1,17 @@
 """Finds out in which form a data set lies at a path."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from atss_jax.data.forms import coco, hugging_face, voc, yolo
+from atss_jax.data.forms import (
+    coco,
+    hugging_face,
+    nearby,
+    other_tools,
+    packed,
+    voc,
+    yolo,
+)
 from atss_jax.data.forms.form import Form, Incomplete
 
 FORMS: dict[str, Callable[[str], Form | None]] = {
@@ -38,8 +46,28 @@ def find(path: str) -> Form:
     form_name, place = _form_and_place(path)
     if '://' not in place and not os.path.exists(place):
         raise FileNotFoundError(f'path = {path!r}: there is no such file or folder')
+    names = tuple(FORMS) if form_name is None else (form_name,)
+    forms, incomplete = _look(place, names)
+    if len(forms) == 1:
+        return forms[0]
+    if forms:
+        raise ValueError(_several(path, forms))
+    if reason := nearby.explain(place, _forms_at(names), describe):
+        raise ValueError(f'path = {path!r}: {reason}')
+    if incomplete is not None:
+        raise incomplete
+    if reason := other_tools.explain(place) or packed.explain(place):
+        raise ValueError(f'path = {path!r}: {reason}')
+    raise ValueError(
+        f'path = {path!r}: found no annotations in a known form ({", ".join(names)}); '
+        f'there {_content(place)}. docs/data.md says which files belong to each form'
+    )
+
+
+def _look(place: str, names: Sequence[str]) -> tuple[list[Form], Incomplete | None]:
+    """The data sets of these forms at a path; an error about one that lacks a part."""
     forms, incomplete = [], None
-    for name in FORMS if form_name is None else (form_name,):
+    for name in names:
         try:
             form = FORMS[name](place)
         except Incomplete as error:
@@ -47,17 +75,16 @@ def find(path: str) -> Form:
             continue
         if form is not None:
             forms.append(form)
-    if len(forms) == 1:
-        return forms[0]
-    if not forms and incomplete is not None:
-        raise incomplete
-    if forms:
-        raise ValueError(_several(path, forms))
-    known = ', '.join(FORMS) if form_name is None else form_name
-    raise ValueError(
-        f'path = {path!r}: found no annotations in a known form ({known}); there '
-        f'{_content(place)}. docs/data.md says which files belong to each form'
-    )
+    return forms, incomplete
+
+
+def _forms_at(names: Sequence[str]) -> Callable[[str], list[Form]]:
+    return lambda path: _look(path, names)[0]
+
+
+def whole_of(form: Form) -> list[Form]:
+    """The data sets that the folder of a data set is itself a part of."""
+    return nearby.around(form.path, _forms_at(tuple(FORMS)))
 
 
 def _form_and_place(path):

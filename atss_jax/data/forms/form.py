@@ -9,9 +9,6 @@ from atss_jax.data.annotations import Annotations
 ALL = 'all'
 """The split of a data set that is not divided into splits."""
 
-SKIP = " (data.on_error='skip' in a config leaves such records out)"
-"""End of the messages about malformed records."""
-
 _SPLITS = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev', 'eval'),

@@ -8,8 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 
 from atss_jax.data import image_file
 from atss_jax.data.annotations import Annotations
-from atss_jax.data.coco.table import SIDE, Table
-from atss_jax.data.forms import arrow_files, hub_address, metadata_lines
+from atss_jax.data.coco.table import SIDE, Table, show
+from atss_jax.data.forms import arrow_files, class_names, hub_address, metadata_lines
 from atss_jax.data.forms import objects_column as column
 from atss_jax.data.forms.form import ALL, in_order, split_name
 from atss_jax.data.forms.sizes import UNREADABLE, image_sizes
@@ -88,7 +88,9 @@ class HuggingFaceForm:
             return rows.class_names
         listed = pathlib.Path(self.folder, _CLASSES)
         if listed.is_file():
-            return _names_in(listed)
+            names = class_names.read_file(str(listed))
+            class_names.check_unique(str(listed), names, None)
+            return names
         values = set().union(
             *(column.category_values(self._rows(split)) for split in self.splits)
         )
@@ -139,21 +141,6 @@ class HuggingFaceForm:
         except image_file.BadImage as error:
             return str(error)
         return f'{path} could not be read before'
-
-
-def _names_in(file):
-    names = tuple(
-        line.strip()
-        for line in file.read_text(encoding='utf-8-sig').splitlines()
-        if line.strip()
-    )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not names:
-        found = f'{", ".join(twice)} more than once' if twice else 'none'
-        raise ValueError(
-            f'{file}: expected a different name of a class in each line, found {found}'
-        )
-    return names
 
 
 # Where they lie -----------------------------------------------------------------------
@@ -249,6 +236,11 @@ def _files_of_state(place, folder):
             f'{place / "state.json"}: not written by the library datasets '
             '(no list _data_files with a filename each)'
         ) from error
+    for name in filter(lambda name: not column.is_inside(name), names):
+        raise ValueError(
+            f'{place / "state.json"}: a filename must be a path in the folder of this '
+            f'file, relative to it, found {show(name)}'
+        )
     return [str((place / name).relative_to(folder)) for name in names]
 
 

@@ -14,6 +14,7 @@ from atss_jax.data.coco.table import (
     FLAG_OR_NONE,
     INTEGER,
     NUMBER_OR_NONE,
+    SKIP,
     TEXT,
     Rule,
     Table,
@@ -30,7 +31,6 @@ BOX_FORMATS = {
 RELATIVE = 'relative_'
 """Before such a name: the numbers are fractions of the image's width and height."""
 
-_SKIP = " (data.on_error='skip' in a config leaves such records out)"
 _NAMES = {
     'bbox': ('bbox', 'bboxes', 'boxes'),
     'category': ('category', 'categories', 'category_id', 'label', 'labels'),
@@ -105,7 +105,7 @@ def image_table(images: ImageRows, on_error: str, training: bool) -> Table:
     def place(index):
         return images.rows[index]['place']
 
-    table = Table(images.path, 'images', images.rows, on_error, _SKIP, place)
+    table = Table(images.path, 'images', images.rows, on_error, SKIP, place)
     table.refuse(images.problems, 'not a JSON object')
     table.require('file_name', _FILE_NAME)
     table.require_unique('file_name')
@@ -227,7 +227,7 @@ def annotations(
         image, number = places[index]
         return f'{labels[image]}, object {number}'
 
-    table = Table(path, 'objects', rows, on_error, _SKIP, place)
+    table = Table(path, 'objects', rows, on_error, SKIP, place)
     numbers = BOX_FORMATS[box_format.removeprefix(RELATIVE)]
     table.require('bbox', box_rule(numbers))
     table.require('category', _category_rule(names))

@@ -11,13 +11,19 @@ from atss_jax.data import image_file
 from atss_jax.data.annotations import Annotations
 from atss_jax.data.coco.table import TEXT
 from atss_jax.data.forms import class_names, image_files, voc_table, voc_xml
-from atss_jax.data.forms.form import ALL, in_order, split_name, split_of_folders
+from atss_jax.data.forms.form import (
+    ALL,
+    Incomplete,
+    in_order,
+    split_name,
+    split_of_folders,
+)
 from atss_jax.data.forms.voc_images import ImagesByStem
 
 CLASS_FILES = ('classes.txt', 'labels.txt')
 """Files that give the order of the classes; without one they are sorted by name."""
 
-_ANNOTATIONS = 'Annotations'
+_ANNOTATIONS, _IMAGES = 'Annotations', 'JPEGImages'
 _LISTS = 'ImageSets/Main'
 _SHOWN = 5  # images that a warning names
 _LOOKED_AT = 20  # XML files that say whether they are those of VOC
@@ -159,6 +165,7 @@ def find(path: str) -> VocForm | None:
     folders named as splits (`train`) then divide it.
 
     Raises:
+        Incomplete: annotation files lie there, but no images.
         ValueError: there are several such folders, or the splits are not clear.
     """
     if not os.path.isdir(path):
@@ -170,6 +177,13 @@ def find(path: str) -> VocForm | None:
         _is_voc(os.path.join(folder, file)) for file in sorted(files)[:_LOOKED_AT]
     ):
         return None
+    images = os.path.join(folder, _IMAGES)
+    if not image_files.has_any(images if os.path.isdir(images) else folder):
+        raise Incomplete(
+            f'{path}: there are annotation files as those of Pascal VOC, such as '
+            f'{min(files)}, but no images. They lie next to the annotation files, or '
+            'in JPEGImages/ next to Annotations/; give the path of the folder with both'
+        )
     if lists:
         return VocForm(path, folder, in_order(lists), has_lists=True)
     splits = {}
@@ -198,12 +212,22 @@ def _of_development_kit(path: pathlib.Path) -> str:
         return str(path)
     places = [*path.iterdir(), *(path / 'VOCdevkit').glob('*')]
     years = [str(each) for each in sorted(places) if os.path.isdir(each / _LISTS)]
-    if len(years) > 1:
+    others = [str(each) for each in sorted(places) if _is_whole(each)]
+    several = years if years else others
+    if len(several) > 1:
         raise ValueError(
-            f'{path}: several VOC data sets lie there: {", ".join(years)}. Give the '
+            f'{path}: several VOC data sets lie there: {", ".join(several)}. Give the '
             'path of one of them'
         )
     return years[0] if years else str(path)
+
+
+def _is_whole(folder):
+    """Whether a folder, which is not that of a split, is a data set without lists."""
+    names = (_ANNOTATIONS, _IMAGES)
+    return not split_name(folder.name) and all(
+        os.path.isdir(folder / name) for name in names
+    )
 
 
 def _lists(folder: str) -> dict[str, str]:

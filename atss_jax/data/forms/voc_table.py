@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from atss_jax.data.annotations import Annotations
-from atss_jax.data.coco.table import TEXT, Rule, Table
-from atss_jax.data.forms.form import SKIP
+from atss_jax.data.coco.table import SKIP, TEXT, Rule, Table
 from atss_jax.data.forms.sizes import UNREADABLE, image_sizes
 from atss_jax.data.forms.voc_xml import CORNERS, VocFile
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from atss_jax.data import image_file, image_header
 from atss_jax.data.annotations import Annotations
-from atss_jax.data.coco.table import Rule, Table
+from atss_jax.data.coco.table import SKIP, Rule, Table
 from atss_jax.data.forms import (
     class_names,
     image_files,
@@ -20,7 +20,7 @@ from atss_jax.data.forms import (
     yolo_labels,
     yolo_places,
 )
-from atss_jax.data.forms.form import SKIP, Incomplete
+from atss_jax.data.forms.form import Incomplete
 from atss_jax.data.forms.image_files import inside
 from atss_jax.data.forms.sizes import UNREADABLE, image_sizes
 from atss_jax.data.forms.yolo_config import YoloConfig
@@ -235,7 +235,11 @@ def _without_yaml(folder: str) -> YoloForm | None:
     if not label_folders:
         return None
     others = [os.path.join(folder, name) for name in ('labels', 'data')]
-    source = class_names.find_file([folder, *others, *label_folders], CLASS_FILES)
+    # Also next to the folders `labels` of the splits: some programs export each alone.
+    above = [os.path.dirname(place) for place in label_folders if place != folder]
+    source = class_names.find_file(
+        [folder, *others, *label_folders, *above], CLASS_FILES
+    )
     if source is None:
         raise Incomplete(
             f'{folder}: there are label files as those of YOLO in '

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from atss_jax.data.coco.table import TEXT, show
+from atss_jax.data.forms import class_names
 from atss_jax.data.forms.form import in_order, split_name
 
 _SPLITS = {
@@ -114,6 +115,7 @@ def _names(file: pathlib.Path, content: dict[str, Any]) -> tuple[str, ...]:
     if not names:
         if not count or not int(count):
             raise ValueError(f'{file}: no names of classes (names) and no number (nc)')
+        class_names.check_count(str(file), int(count))
         return tuple(f'class_{index}' for index in range(int(count)))
     if isinstance(names, dict):
         names = _in_order_of_keys(file, names)
@@ -122,6 +124,7 @@ def _names(file: pathlib.Path, content: dict[str, Any]) -> tuple[str, ...]:
             f'{file}: names must be a list of names or one with their indices, found '
             f'{show(names)}'
         )
+    class_names.check_count(str(file), len(names))
     for index, name in enumerate(names):
         if not TEXT.holds(name):
             raise ValueError(
@@ -173,18 +176,28 @@ def _locate(folder: pathlib.Path, content: dict, split: str, entry: str) -> str:
     """Path of a folder or file that is written in the YAML file, wherever it lies now.
 
     It is relative to `path`, and that to the file's own folder or the one above. People
-    move data sets, and Roboflow writes `../train/images` next to `train`. So if there
-    is no such place, its end is looked for in the file's folder, as long as that
-    still names the split.
+    move data sets, so if there is no such place, its end is looked for in the file's
+    folder, as long as that still names the split. Roboflow writes `../train/images`
+    next to `train`: there the end comes first, since another data set may lie next to
+    this one.
+
+    Differs from Ultralytics in that order: it reads the other data set.
     """
     entry = entry.replace('\\', '/')
     places = [folder / entry]
-    if base := content.get('path'):
+    base = content.get('path')
+    if base:
         places = [folder / base / entry, folder.parent / base / entry, *places]
     parts = pathlib.PurePosixPath(entry.lstrip('/')).parts
     names = [part for part in parts if part != '..']
-    for start in range(len(names)):
-        if any(split_name(name) == split for name in names[start:]):
-            places.append(folder.joinpath(*names[start:]))
+    ends = [
+        folder.joinpath(*names[start:])
+        for start in range(len(names))
+        if any(split_name(name) == split for name in names[start:])
+    ]
+    if parts[:1] == ('..',) and os.path.normpath(base or '.') == '.':
+        places = [*ends[:1], *places, *ends[1:]]
+    else:
+        places += ends
     paths = [os.path.normpath(place) for place in places]
     return next(filter(os.path.exists, paths), paths[0])

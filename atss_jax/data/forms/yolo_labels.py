@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 
 from atss_jax.data import image_file
-from atss_jax.data.coco.table import Rule, Table
+from atss_jax.data.coco.table import SKIP, Rule, Table
 from atss_jax.data.forms import image_files
-from atss_jax.data.forms.form import SKIP
 from atss_jax.files.read_ahead import map_ahead
 
 _TOLERANCE = 0.001  # programs round, and some points lie on the edge of the image
@@ -58,7 +57,8 @@ def read_lines(
         on_error: 'raise' or 'skip', see `Table`.
 
     Raises:
-        ValueError: a line is malformed and `on_error` is 'raise'.
+        ValueError: a line is malformed and `on_error` is 'raise'; or the classes seem
+            to be counted from 1.
         OSError: a file cannot be read.
     """
     contents = map_ahead(image_file.file_content, [path for _, path, _ in labels])
@@ -74,11 +74,31 @@ def read_lines(
     )
     shape = f'class x y width height and {keypoints} values of keypoints (kpt_shape)'
     table.require('line', Rule(shape if keypoints else _SHAPES, lambda line: not line))
+    _check_from_0(owner, table.rows, class_count)
     indices = f'a whole number from 0 to {class_count - 1}, one of the classes'
     table.require('class', Rule(indices, range(class_count).__contains__))
     table.require('box', _FRACTIONS)
     table.leave_out(_repeated(table.rows), 'a line that the file has twice')
     return table
+
+
+def _check_from_0(owner, rows, class_count):
+    """Raises ValueError if the classes seem to be counted from 1.
+
+    It does so whatever `on_error` is: if only the objects of the last class were left
+    out, those of all others would be trained as of the class after theirs.
+    """
+    classes = [row['class'] for row in rows]
+    are_from_1 = all(type(n) is int and 1 <= n <= class_count for n in classes)
+    if are_from_1 and class_count in classes:
+        place = rows[classes.index(class_count)]['at']
+        raise ValueError(
+            f'{owner}: the classes of all {len(rows)} objects are from 1 to '
+            f'{class_count} ({class_count} in {place}), but YOLO counts from 0 to '
+            f'{class_count - 1}: the program that wrote the label files probably '
+            'counted from 1. Subtract 1 from the first number of each line; or, if 0 '
+            'is a class without objects here, add the name that is missing'
+        )
 
 
 def is_label_file(path: str) -> bool:

@@ -1,6 +1,7 @@
 """`atss split`: divides a data set of any form into train, val and test."""
 
 import argparse
+import shlex
 
 from atss_jax.commands import command_line
 
@@ -83,7 +84,7 @@ def _split(flags):
     division = divide(form, shares, flags.seed, flags.group_by, flags.on_error)
     write_division(division, form, flags.out, flags.copy)
     command_line.show(text(division))
-    train = f'atss train --data {flags.out} --workdir W'
+    train = f'atss train --data {shlex.quote(flags.out)} --workdir W'
     print(f'wrote {flags.out}/annotations; to train on it: {train}')
 
 

@@ -46,7 +46,7 @@ def _findings(verdict: Verdict) -> str:
         pieces.append('<p>Nothing looks odd.</p>')
     for stops, title in ((True, 'Training would stop'), (False, 'Things to look at')):
         items = [
-            f'<li>{html.escape(each.text)}{_names(each)}</li>'
+            f'<li>{html.escape(each.text)}{_names(each)}{_command(each)}</li>'
             for each in verdict.findings
             if each.stops == stops
         ]
@@ -61,6 +61,12 @@ def _names(finding: Finding) -> str:
     if not finding.names:
         return ''
     return f'<br><small>{html.escape(", ".join(finding.names))}</small>'
+
+
+def _command(finding: Finding) -> str:
+    if not finding.command:
+        return ''
+    return f':<br><code>{html.escape(finding.command)}</code>'
 
 
 def _numbers(verdict: Verdict) -> str:

@@ -67,6 +67,7 @@ def main(arguments: list[str], program: str = 'atss split') -> int:
 def _split(flags):
     from atss_jax.data.division.divide import check_empty, divide, write_division
     from atss_jax.data.forms.find import describe, find
+    from atss_jax.files.atomic import check_writable
 
     form = find(flags.data)
     print(describe(form), flush=True)
@@ -76,6 +77,7 @@ def _split(flags):
             'and divide it anew: --join. To divide one of them, give its own path'
         )
     check_empty(flags.out)
+    check_writable(flags.out)
     shares = {
         'train': 1 - flags.val - flags.test,
         'val': flags.val,

@@ -92,6 +92,8 @@ def _choose_classes(
         classes = available
     if isinstance(classes, str):
         raise ValueError(f'classes must be a tuple of names, found {classes!r}')
+    if not available:
+        raise ValueError(f'{file.path}: has no classes, so there is nothing to detect')
     if not classes:
         raise ValueError(f'{file.path}: no classes; the file has {available}')
     repeated = sorted({name for name in classes if classes.count(name) > 1})

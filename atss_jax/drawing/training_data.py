@@ -157,7 +157,7 @@ def _caption(row):
     canvas_height, canvas_width = row['image'].shape[:2]
     is_stand_in = row['skipped'] >= 0
     return (
-        f'{row["image_id"]}: {height}x{width} on {canvas_height}x{canvas_width}'
+        f'{row["image_id"]}: {width}x{height} on {canvas_width}x{canvas_height}'
         f'{", in place of a bad image" if is_stand_in else ""}'
     )
 

@@ -235,6 +235,17 @@ def _scale_and_anchors(setup):
     return lines + _anchors(setup)
 
 
+def _cost_text(cost, usual_cost):
+    """What an image costs with the chosen anchors and with mmdetection's."""
+    number, usual_number = f'{cost:.1f}', f'{usual_cost:.1f}'
+    if number == usual_number:
+        return f'An image costs the same with both: {number} billion multiply-adds.'
+    return (
+        f'An image costs {number} billion multiply-adds with them, and {usual_number} '
+        'with those.'
+    )
+
+
 def _anchors(setup):
     chosen, anchors = setup.chosen, setup.chosen.fit.choice.anchors
     usual = chosen.usual.choice.anchors
@@ -250,8 +261,7 @@ def _anchors(setup):
         f'Anchors of {sides} pixels on the finest level overlap by {overlap} with the '
         'objects that they are assigned to, as the mean over the classes; '
         f"mmdetection's, of {anchor_sides(usual)[0]:.0f}, by "
-        f'{class_mean(chosen.usual, count):.2f}. An image costs {setup.cost[0]:.1f} '
-        f'billion multiply-adds with them, and {setup.cost[1]:.1f} with those.'
+        f'{class_mean(chosen.usual, count):.2f}. {_cost_text(*setup.cost)}'
     )
     if anchors.strides != usual.strides:
         lines += _comment('The small objects need a level finer than P3.')

@@ -49,8 +49,9 @@ class Division:
         if unusable := self.pool.unusable:
             named = [f'{name} ({why})' for name, why in unusable.items()][:_MAX_NAMED]
             more = ', ...' if len(unusable) > _MAX_NAMED else ''
+            images = 'image' if len(unusable) == 1 else 'images'
             lines.append(
-                f'{len(unusable)} images cannot be used and are in none of the splits: '
+                f'{len(unusable)} {images} cannot be used and left out: '
                 f'{", ".join(named)}{more}'
             )
         for number, name in enumerate(self.names):

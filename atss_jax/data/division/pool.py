@@ -75,6 +75,13 @@ def read_pool(form: Form, on_error: str = 'raise') -> Pool:
     annotations = tables[0] if len(tables) == 1 else _join(tables)
     if not annotations.file_names:
         raise ValueError(f'{form.path}: no images')
+    if not annotations.categories:
+        raise ValueError(f'{form.path}: has no classes, so there is nothing to detect')
+    if not len(annotations.annotation_ids):
+        raise ValueError(
+            f'{form.path}: none of the {len(annotations.file_names)} images has an '
+            'object, so there is nothing to train on'
+        )
     paths = [image_file.locate(form.folder, name) for name in annotations.file_names]
     sizes = map(tuple, annotations.image_sizes.tolist())
     images = list(

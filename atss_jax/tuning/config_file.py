@@ -235,8 +235,13 @@ def _scale_and_anchors(setup):
     return lines + _anchors(setup)
 
 
-def _cost_text(cost, usual_cost):
-    """What an image costs with the chosen anchors and with mmdetection's."""
+def cost_text(cost: float, usual_cost: float) -> str:
+    """What an image costs with the chosen anchors and with mmdetection's.
+
+    Args:
+        cost: billions of multiply-adds with the chosen anchors.
+        usual_cost: the same with mmdetection's.
+    """
     number, usual_number = f'{cost:.1f}', f'{usual_cost:.1f}'
     if number == usual_number:
         return f'An image costs the same with both: {number} billion multiply-adds.'
@@ -261,7 +266,7 @@ def _anchors(setup):
         f'Anchors of {sides} pixels on the finest level overlap by {overlap} with the '
         'objects that they are assigned to, as the mean over the classes; '
         f"mmdetection's, of {anchor_sides(usual)[0]:.0f}, by "
-        f'{class_mean(chosen.usual, count):.2f}. {_cost_text(*setup.cost)}'
+        f'{class_mean(chosen.usual, count):.2f}. {cost_text(*setup.cost)}'
     )
     if anchors.strides != usual.strides:
         lines += _comment('The small objects need a level finer than P3.')

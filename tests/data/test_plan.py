@@ -103,7 +103,7 @@ def test_of_two_canvases_with_one_area_the_first_is_taken():
 
 def test_the_padded_image_must_fit_not_only_the_image():
     # 33 wide is padded to 64 before any layer sees it.
-    with pytest.raises(ValueError, match='32x64'):
+    with pytest.raises(ValueError, match='64x32'):
         choose([(32, 33)], ((32, 48),), (33, 32))
 
 

@@ -59,9 +59,10 @@ def _check(flags, overrides):
 
     if flags.report:
         _check_report_path(flags.report)
-    place, openers, expected = _what_to_check(flags, overrides)
+    place, openers, expected, about_all = _what_to_check(flags, overrides)
     print(_wrapped(place), flush=True)
-    verdict = check(flags.data or flags.config, place, openers, expected, _progress)
+    title = flags.data or flags.config
+    verdict = check(title, place, openers, expected, _progress, about_all)
     command_line.show(text(verdict))
     if flags.report:
         from atss_jax.report.data_page import write_data_page
@@ -80,9 +81,9 @@ def _check_report_path(path):
 
 
 def _what_to_check(flags, overrides):
-    """A line about the data, how the splits are opened, what is expected."""
+    """A line about the data, how splits are opened, expectations, findings."""
     from atss_jax.data.check.checked import Expectations
-    from atss_jax.data.check.verdict import openers_of
+    from atss_jax.data.check.verdict import find_lacking_splits, openers_of
     from atss_jax.data.forms.dataset import check_split
     from atss_jax.data.forms.find import describe, find
 
@@ -94,7 +95,9 @@ def _what_to_check(flags, overrides):
         for split in flags.split or ():
             check_split(form, split)
         openers = openers_of(flags.data, flags.split or form.splits)
-        return describe(form), openers, expected
+        # Who names splits knows that they are not all.
+        about_all = [] if flags.split else find_lacking_splits(flags.data, form)
+        return describe(form), openers, expected, about_all
     names = [opener.name for opener in config_openers]
     for split in flags.split or ():
         if split not in names:
@@ -102,7 +105,7 @@ def _what_to_check(flags, overrides):
     chosen = [
         each for each in config_openers if not flags.split or each.name in flags.split
     ]
-    return f'the data of {flags.config}', chosen, expected
+    return f'the data of {flags.config}', chosen, expected, []
 
 
 def _from_config(path, overrides):
@@ -191,7 +194,9 @@ def _conclusion(problems, others):
 
 def _finding(finding):
     names = f' ({", ".join(finding.names)})' if finding.names else ''
-    return _wrapped(finding.text + names, '  - ')
+    text = _wrapped(finding.text + names + ':' * bool(finding.command), '  - ')
+    # A command is not wrapped, so that it can be copied.
+    return f'{text}\n    {finding.command}' if finding.command else text
 
 
 def _wrapped(words, start=''):

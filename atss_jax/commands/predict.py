@@ -58,14 +58,18 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
         type=command_line.path,
         help='COCO file whose image ids and category ids are written',
     )
+    _add_device_flag(flags)
+    flags.add_argument('--no_pictures', action='store_true', help='write numbers only')
+    command_line.add_cache_flag(flags)
+    return flags
+
+
+def _add_device_flag(flags):
     flags.add_argument(
         '--device',
         choices=('cpu', 'gpu', 'tpu'),
         help='what computes (default: the fastest kind that there is)',
     )
-    flags.add_argument('--no_pictures', action='store_true', help='write numbers only')
-    command_line.add_cache_flag(flags)
-    return flags
 
 
 def main(arguments: list[str], program: str = 'atss predict') -> int:

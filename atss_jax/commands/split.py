@@ -1,6 +1,7 @@
 """`atss split`: divides a data set of any form into train, val and test."""
 
 import argparse
+import shlex
 
 from atss_jax.commands import command_line
 
@@ -66,6 +67,7 @@ def main(arguments: list[str], program: str = 'atss split') -> int:
 def _split(flags):
     from atss_jax.data.division.divide import check_empty, divide, write_division
     from atss_jax.data.forms.find import describe, find
+    from atss_jax.files.atomic import check_writable
 
     form = find(flags.data)
     print(describe(form), flush=True)
@@ -75,6 +77,7 @@ def _split(flags):
             'and divide it anew: --join. To divide one of them, give its own path'
         )
     check_empty(flags.out)
+    check_writable(flags.out)
     shares = {
         'train': 1 - flags.val - flags.test,
         'val': flags.val,
@@ -83,7 +86,7 @@ def _split(flags):
     division = divide(form, shares, flags.seed, flags.group_by, flags.on_error)
     write_division(division, form, flags.out, flags.copy)
     command_line.show(text(division))
-    train = f'atss train --data {flags.out} --workdir W'
+    train = f'atss train --data {shlex.quote(flags.out)} --workdir W'
     print(f'wrote {flags.out}/annotations; to train on it: {train}')
 
 

@@ -23,6 +23,7 @@ from atss_jax.config.fields import (
 from atss_jax.config.model import read_anchors, read_coder, read_model, read_pretrained
 from atss_jax.config.optimization import check_one_cycle, read_lr_config, read_optimizer
 from atss_jax.data.batch import Tta
+from atss_jax.data.class_agreement import disagreement
 from atss_jax.data.records import Source
 from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
@@ -277,11 +278,9 @@ def open_sources(
         else:
             _check_classes_of_weights(source, trained_classes, split)
         classes[f'data.{split}'] = source.classes
-    if len(set(classes.values())) > 1:
-        listed = '; '.join(f'{owner}: {names}' for owner, names in classes.items())
+    if difference := disagreement(classes):
         raise ValueError(
-            'classes differ in name or order, so labels would mean different things: '
-            f'{listed}. If data.{splits[-1]} is the data that you mean, set '
+            f'{difference}. If data.{splits[-1]} is the data that you mean, set '
             f'data.{splits[-1]}.classes to the same names in the same order'
         )
     return sources

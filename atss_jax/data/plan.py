@@ -201,9 +201,9 @@ def canvas_of_each(
             height, width = (round_up(side, size_divisor) for side in new)
             raise ValueError(
                 f'image id {record.image_id} ({record.file_name or "generated"}) of '
-                f'{size[0]}x{size[1]} (height x width) becomes {height}x{width} with '
+                f'{size[1]}x{size[0]} (width x height) becomes {width}x{height} with '
                 f'img_scale {img_scale} and padding, which fits none of data.canvases '
-                f'= {canvases}; add a larger one, or set it to None'
+                f'= {canvases} (height, width); add a larger one, or set it to None'
             )
         chosen[row] = canvases.index(canvas)
     return chosen[inverse.reshape(-1)]

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from atss_jax.data import image_file
+from atss_jax.data import class_agreement, image_file
 from atss_jax.data.annotations import Annotations
 from atss_jax.data.records import Records
 
@@ -48,23 +48,11 @@ def select(
     rows = _lookup(file.image_ids.tolist(), file.annotation_images)
     wanted = _is_wanted(file, rows[labels >= 0], images)
     if not wanted.any():
-        smaller = np.sum(file.image_sizes.min(axis=1, initial=2**62) < images.min_size)
-        raise ValueError(
-            f'{file.path}: none of its {len(wanted)} images remains with '
-            f'filter_empty_gt={images.filter_empty_gt}, min_size={images.min_size}, '
-            f'test_mode={images.test_mode}, classes={classes[:10]}: {smaller} are '
-            f'smaller than min_size, and {np.sum(labels >= 0)} annotations are of '
-            'these classes'
-        )
+        raise ValueError(_none_remains(file, classes, images, labels))
     if images.indices is not None:
         wanted &= np.cumsum(wanted) <= images.indices
-    chosen = (labels >= 0) & wanted[rows] & ~file.dropped
+    used = (labels >= 0) & wanted[rows]
     unfit = _unfit(file, rows)
-    _warn_of_odd_boxes(file, rows)
-    if not images.test_mode:  # at evaluation they count in the scores
-        _warn_of_unfit(file, chosen, unfit)
-    chosen &= ~np.any(list(unfit.values()), axis=0)
-    records = _build_records(file, img_prefix, rows, labels, wanted, chosen)
     not_used = {
         'of categories that are not in classes': labels < 0,
         'in images that filter_empty_gt, min_size or indices leave out': ~wanted[rows],
@@ -74,10 +62,26 @@ def select(
         **unfit,
         'with iscrowd: 1, a region to ignore': file.crowds,
     }
-    if not images.test_mode:
-        used = ~np.any(list(not_used.values()), axis=0)
+    _warn_of_classes(file, classes)
+    _warn_of_odd_boxes(file, rows)
+    if not images.test_mode:  # at evaluation they count in the scores
+        _warn_of_unfit(file, used & ~file.dropped, unfit)
         _warn_of_large_share(file, used, not_learned)
+    chosen = used & ~file.dropped & ~np.any(list(unfit.values()), axis=0)
+    records = _build_records(file, img_prefix, rows, labels, wanted, chosen)
     return classes, category_ids, records, _count(not_used | not_learned)
+
+
+def _none_remains(file, classes, images, labels):
+    """Why no image of a file becomes a record."""
+    smaller = np.sum(file.image_sizes.min(axis=1, initial=2**62) < images.min_size)
+    return (
+        f'{file.path}: none of its {len(file.image_ids)} images remains with '
+        f'filter_empty_gt={images.filter_empty_gt}, min_size={images.min_size}, '
+        f'test_mode={images.test_mode}, classes={classes[:10]}: {smaller} are '
+        f'smaller than min_size, and {np.sum(labels >= 0)} annotations are of '
+        'these classes'
+    )
 
 
 def _choose_classes(
@@ -88,6 +92,8 @@ def _choose_classes(
         classes = available
     if isinstance(classes, str):
         raise ValueError(f'classes must be a tuple of names, found {classes!r}')
+    if not available:
+        raise ValueError(f'{file.path}: has no classes, so there is nothing to detect')
     if not classes:
         raise ValueError(f'{file.path}: no classes; the file has {available}')
     repeated = sorted({name for name in classes if classes.count(name) > 1})
@@ -164,6 +170,25 @@ def _unfit(file: Annotations, rows: np.ndarray) -> dict[str, np.ndarray]:
         'bbox outside the image': (inside_width <= 0) | (inside_height <= 0),
         'area not above 0': file.areas <= 0,
     }
+
+
+def _warn_of_classes(file: Annotations, classes: tuple[str, ...]) -> None:
+    """Warns of a class whose name is another one's up to case and white space."""
+    id_of = {name: id_ for id_, name in file.categories.items()}
+    for names in class_agreement.alike(file.categories.values()):
+        if set(names).isdisjoint(classes):
+            continue
+        counts = [np.sum(file.annotation_categories == id_of[name]) for name in names]
+        listed = ', '.join(
+            f'{name!r} of {count} objects'
+            for name, count in zip(names, counts, strict=True)
+        )
+        warnings.warn(
+            f'{file.path}: names of classes {class_agreement.ONLY_IN_CASE}: {listed}. '
+            'They are different classes to the detector: if you mean one, give all its '
+            'objects one name',
+            stacklevel=3,
+        )
 
 
 def _warn_of_unfit(

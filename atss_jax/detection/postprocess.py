@@ -63,19 +63,10 @@ def detect(
     levels = list(enumerate(zip(*outputs, strict=True)))
     maxima = [_maxima(level, output[0], image_size, config) for level, output in levels]
 
-    def level_candidates(level, output, maxima, max_anchors, max_pairs):
-        cls_logits, deltas, centerness = output
-        anchor_index, labels, class_scores = _best_pairs(
-            _by_anchor(cls_logits, config), maxima, max_anchors, max_pairs, config
-        )
-        anchors = config.anchors.at(level, anchor_index, deltas.shape[1])
-        boxes = config.coder.decode(anchors, deltas.reshape(-1, 4)[anchor_index])
-        scores = class_scores * jax.nn.sigmoid(centerness.reshape(-1)[anchor_index])
-        return boxes, scores, labels, class_scores > config.score_thr
-
     def candidates(maxima, max_anchors, max_pairs):
+        limits = (max_anchors, max_pairs)
         return [
-            level_candidates(level, output, level_maxima, max_anchors, max_pairs)
+            _level_candidates(level, output, level_maxima, limits, config)
             for (level, output), level_maxima in zip(levels, maxima, strict=True)
         ]
 
@@ -92,6 +83,26 @@ def detect(
 
     # The same detections as from candidates(maxima, nms_pre, nms_pre), but faster.
     return few_first(candidates, suppress, maxima, config.nms_pre)
+
+
+def _level_candidates(level, output, maxima, limits, config):
+    """Boxes, scores, labels and validity of the best pairs of a level, decoded.
+
+    Args:
+        level: index of the level.
+        output: class logits, deltas and centerness of the level.
+        maxima: of the classes of each anchor.
+        limits: number of anchors and of (anchor, class) pairs to consider.
+        config: thresholds, anchors and coder.
+    """
+    cls_logits, deltas, centerness = output
+    anchor_index, labels, class_scores = _best_pairs(
+        _by_anchor(cls_logits, config), maxima, *limits, config
+    )
+    anchors = config.anchors.at(level, anchor_index, deltas.shape[1])
+    boxes = config.coder.decode(anchors, deltas.reshape(-1, 4)[anchor_index])
+    scores = class_scores * jax.nn.sigmoid(centerness.reshape(-1)[anchor_index])
+    return boxes, scores, labels, class_scores > config.score_thr
 
 
 def _by_anchor(cls_logits, config):

@@ -147,17 +147,18 @@ def _write_sheet(
     sheet = contact_sheet(
         [draw_row(row, source.classes, divisor) for row in rows],
         columns,
-        captions=[_caption(row) for row in rows],
+        captions=[caption(row) for row in rows],
     )
     write_image(out, sheet)
 
 
-def _caption(row):
+def caption(row: Batch) -> str:
+    """Id of an image, and sizes of it and of its canvas, as width x height."""
     height, width = row['image_size']
     canvas_height, canvas_width = row['image'].shape[:2]
     is_stand_in = row['skipped'] >= 0
     return (
-        f'{row["image_id"]}: {height}x{width} on {canvas_height}x{canvas_width}'
+        f'{row["image_id"]}: {width}x{height} on {canvas_width}x{canvas_height}'
         f'{", in place of a bad image" if is_stand_in else ""}'
     )
 

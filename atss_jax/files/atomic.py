@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,36 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def filling(folder: str | os.PathLike, unfinished: str) -> Iterator[pathlib.Path]:
+    """Yields a folder to write to, whose files are moved to `folder` at the end.
+
+    If the `with` block fails or is interrupted, `folder` is as it was before, or does
+    not exist. It may be a link or a mounted disk.
+
+    Args:
+        folder: new or empty, except for what a process that was killed left there.
+        unfinished: name, within `folder`, of the folder that is yielded.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    folder = pathlib.Path(folder)
+    existed = folder.is_dir()
+    temporary = folder / unfinished
+    if temporary.is_dir():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in sorted(temporary.iterdir(), reverse=True):
+            file.rename(folder / file.name)
+    finally:
+        shutil.rmtree(temporary)
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def check_writable(folder: str | os.PathLike) -> None:

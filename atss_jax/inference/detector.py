@@ -19,6 +19,11 @@ from atss_jax.training.trained_model import load_trained
 Image = str | os.PathLike | np.ndarray | Any
 """A path, an (H,W,3) uint8 RGB array, or a PIL image."""
 
+_CANNOT_BE_SET = (
+    'nothing in it can be set; leave out --model_config, --step, --class_names and '
+    '--config.FIELD=VALUE (in Python, config, step, classes and overrides)'
+)
+
 
 class Detector:
     """Detects objects in images. Threads may share one, forked processes may not.
@@ -86,11 +91,7 @@ class Detector:
         local = devices.find_local(device)
         if export.is_exported(source):
             if config or step is not None or classes or overrides:
-                raise ValueError(
-                    f'{source} is exported: nothing in it can be set; leave out '
-                    '--model_config, --step, --class_names and --config.FIELD=VALUE '
-                    '(in Python, config, step, classes and overrides)'
-                )
+                raise ValueError(f'{source} is exported: {_CANNOT_BE_SET}')
             exported = export.read(source)
             inference = _infer_exported(exported, local, tta, batch_size)
             return cls(inference, exported.classes)

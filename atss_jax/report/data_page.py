@@ -36,17 +36,23 @@ def data_page(verdict: Verdict) -> str:
         'Examples': _examples(verdict),
     }
     images = sum(len(split.images) for split in verdict.splits)
-    counts = f'{images:,} images, {len(verdict.classes):,} classes'
+    counts = f'{_counted(images, "image")}, {_counted(len(verdict.classes), "class")}'
     return assemble(f'Data check: {verdict.title}', counts, contents)
+
+
+def _counted(count, noun):
+    plural = f'{noun}es' if noun.endswith('s') else f'{noun}s'
+    return f'{count:,} {noun if count == 1 else plural}'
 
 
 def _findings(verdict: Verdict) -> str:
     pieces = [f'<p>{html.escape(verdict.place)}</p>']
     if not verdict.findings:
-        pieces.append('<p>Nothing looks odd.</p>')
+        pieces.append('<p>Nothing stops training, and nothing looks odd.</p>')
+        return ''.join(pieces)
     for stops, title in ((True, 'Training would stop'), (False, 'Things to look at')):
         items = [
-            f'<li>{html.escape(each.text)}{_names(each)}</li>'
+            f'<li>{html.escape(each.text)}{_names(each)}{_command(each)}</li>'
             for each in verdict.findings
             if each.stops == stops
         ]
@@ -61,6 +67,12 @@ def _names(finding: Finding) -> str:
     if not finding.names:
         return ''
     return f'<br><small>{html.escape(", ".join(finding.names))}</small>'
+
+
+def _command(finding: Finding) -> str:
+    if not finding.command:
+        return ''
+    return f':<br><code>{html.escape(finding.command)}</code>'
 
 
 def _numbers(verdict: Verdict) -> str:

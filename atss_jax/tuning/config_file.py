@@ -242,6 +242,22 @@ def _scale_and_anchors(setup):
     return lines + _anchors(setup)
 
 
+def cost_text(cost: float, usual_cost: float) -> str:
+    """What an image costs with the chosen anchors and with mmdetection's.
+
+    Args:
+        cost: billions of multiply-adds with the chosen anchors.
+        usual_cost: the same with mmdetection's.
+    """
+    number, usual_number = f'{cost:.1f}', f'{usual_cost:.1f}'
+    if number == usual_number:
+        return f'An image costs the same with both: {number} billion multiply-adds.'
+    return (
+        f'An image costs {number} billion multiply-adds with them, and {usual_number} '
+        'with those.'
+    )
+
+
 def _anchors(setup):
     chosen, anchors = setup.chosen, setup.chosen.fit.choice.anchors
     usual = chosen.usual.choice.anchors
@@ -253,13 +269,12 @@ def _anchors(setup):
             'that they are assigned to, as the mean over the classes.'
         )
     sides = ', '.join(f'{side:.0f}' for side in anchor_sides(anchors))
+    costs = cost_text(setup.cost_of(chosen.fit), setup.cost_of(chosen.usual))
     lines = _comment(
         f'Anchors of {sides} pixels on the finest level overlap by {overlap} with the '
         'objects that they are assigned to, as the mean over the classes; '
         f"mmdetection's, of {anchor_sides(usual)[0]:.0f}, by "
-        f'{class_mean(chosen.usual, count):.2f}. An image costs '
-        f'{setup.cost_of(chosen.fit):.1f} billion multiply-adds with them, and '
-        f'{setup.cost_of(chosen.usual):.1f} with those.'
+        f'{class_mean(chosen.usual, count):.2f}. {costs}'
     )
     if anchors.strides != usual.strides:
         lines += _comment('The small objects need a level finer than P3.')

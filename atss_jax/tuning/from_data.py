@@ -10,6 +10,7 @@ import numpy as np
 
 from atss_jax.config import build_model, load_config
 from atss_jax.config.own_data import splits_of
+from atss_jax.data.class_agreement import disagreement
 from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.forms.find import describe, find
 from atss_jax.data.plan import TrainPlan, canvas_of_each, default_canvases
@@ -137,11 +138,8 @@ def _read(path, splits, on_error):
     others = []
     for split in dict.fromkeys((splits['val'], splits['test'])):
         source = AutoDataset(path, split, test_mode=True, on_error=on_error)
-        if source.classes != train.classes:
-            raise ValueError(
-                f'{path}: classes differ in name or order, so labels would mean '
-                f'different things: train: {train.classes}; {split}: {source.classes}'
-            )
+        if difference := disagreement({'train': train.classes, split: source.classes}):
+            raise ValueError(f'{path}: {difference}')
         others.append(source)
     return train, others
 

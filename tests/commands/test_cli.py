@@ -207,7 +207,7 @@ def test_too_many_boxes(train):
 
 def test_no_canvas_holds_an_image(train):
     train({'data.canvases': ((32, 64),)}).refuses(
-        'data.canvases', 'image id 986', '80x40', '64x32'
+        'data.canvases', 'image id 986', '40x80', '32x64'
     )
 
 

@@ -103,14 +103,15 @@ def test_of_two_canvases_with_one_area_the_first_is_taken():
 
 def test_the_padded_image_must_fit_not_only_the_image():
     # 33 wide is padded to 64 before any layer sees it.
-    with pytest.raises(ValueError, match='32x64'):
+    with pytest.raises(ValueError, match='64x32'):
         choose([(32, 33)], ((32, 48),), (33, 32))
 
 
 def test_an_image_that_fits_no_canvas_is_named():
     with pytest.raises(ValueError) as caught:
         choose([(480, 640), (640, 480)], ((800, 1344),))
-    for part in ('image id 101', '1.png', '640x480', '1088x800', 'data.canvases'):
+    sizes = ('480x640 (width x height)', 'becomes 800x1088')
+    for part in ('image id 101', '1.png', *sizes, 'data.canvases'):
         assert part in str(caught.value)
 
 

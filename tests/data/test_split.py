@@ -195,6 +195,91 @@ def test_images_that_are_no_files_are_written(data, tmp_path):
     source.read_image(source.records[0])
 
 
+class Interrupted(BytesForm):
+    """Stops at the 21st image, as Ctrl-C would."""
+
+    count = 0
+
+    def image_content(self, path):
+        self.count += 1
+        if self.count > 30 + 20:  # all are read once to compare them
+            raise KeyboardInterrupt
+        return super().image_content(path)
+
+
+@pytest.mark.parametrize('existed', [False, True])
+def test_an_interruption_leaves_nothing(data, tmp_path, existed):
+    out = tmp_path / 'deep' / 'out'
+    if existed:
+        out.mkdir(parents=True)
+    form = Interrupted(find(str(data.folder)))
+    division = divide(form, SHARES, 0)
+    with pytest.raises(KeyboardInterrupt):
+        write_division(division, form, str(out), True)
+    assert out.exists() == existed and not (existed and list(out.iterdir()))
+    form.count = -100
+    write_division(division, form, str(out), True)
+    assert sorted(file.name for file in out.iterdir()) == ['annotations', 'images']
+
+
+def test_a_killed_process_does_not_block_the_next(data, tmp_path):
+    leftover = tmp_path / 'out' / '.unfinished' / 'images' / 'x.png'
+    leftover.parent.mkdir(parents=True)
+    leftover.write_text('half')
+    assert main(['split', str(data.folder), f'--out={tmp_path / "out"}', '--copy']) == 0
+    assert sorted(file.name for file in (tmp_path / 'out').iterdir()) == [
+        'annotations',
+        'images',
+    ]
+    assert not (tmp_path / 'out' / 'images' / 'x.png').exists()
+
+
+def test_images_that_training_could_not_read_are_named_and_left_out(
+    data, tmp_path, capsys
+):
+    images = data.folder / 'images'
+    (images / 'video3_frame2.png').unlink()
+    cut = images / 'video4_frame0.png'
+    cut.write_bytes(cut.read_bytes()[:-200])
+    cv2.imwrite(str(images / 'video5_frame0.png'), np.zeros((41, 50, 3), np.uint8))
+    out = tmp_path / 'out'
+    assert main(['split', str(data.folder), f'--out={out}', '--copy']) == 0
+    printed = capsys.readouterr().out
+    assert '3 images cannot be used and left out: images/video3_frame2.png' in printed
+    assert 'video4_frame0.png (cut off)' in printed
+    assert 'video5_frame0.png (not of the annotated size)' in printed
+    whole = boxes_by_name(AutoDataset(str(data.folder), 'all', test_mode=True))
+    boxes = []
+    for split in ('train', 'val'):
+        source = AutoDataset(str(out), split, test_mode=True)
+        for row in range(len(source.records)):
+            source.read_image(source.records[row])
+            boxes += source.records[row].boxes.tolist()
+    del whole['video3_frame2.png'], whole['video4_frame0.png']
+    del whole['video5_frame0.png']
+    assert sorted(boxes) == sorted(box for each in whole.values() for box in each[0])
+
+
+def test_a_set_without_usable_images_objects_or_classes(data, tmp_path, capsys):
+    arguments = ['split', str(data.folder), f'--out={tmp_path / "out"}']
+    content = dict(data.content)
+    data.content['annotations'] = []
+    data.write()
+    assert main(arguments) == 1
+    assert 'none of the 30 images has an object' in capsys.readouterr().err
+    data.content['categories'] = []
+    data.write()
+    assert main(arguments) == 1
+    assert 'has no classes, so there is nothing to detect' in capsys.readouterr().err
+    data.content = content
+    data.write()
+    for file in (data.folder / 'images').iterdir():
+        file.write_text('no image')
+    assert main(arguments) == 1
+    assert 'none of its 30 images can be used' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
 def test_splits_are_pooled_only_on_request(data, tmp_path, capsys):
     first, second = tmp_path / 'first', tmp_path / 'second'
     assert main(['split', str(data.folder), f'--out={first}']) == 0

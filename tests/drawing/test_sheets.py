@@ -5,6 +5,7 @@ import pytest
 
 from atss_jax.drawing.boxes import class_color
 from atss_jax.drawing.sheets import contact_sheet, detection_sheet
+from atss_jax.drawing.training_data import caption
 
 CLASSES = ('cat', 'dog', 'very long class name')
 GRAY = 90
@@ -73,3 +74,10 @@ def test_contact_sheet_refuses_what_does_not_fit(arguments):
         contact_sheet(**{'images': [plain()] * 3, 'columns': 2, **arguments})
     with pytest.raises(ValueError, match='as many'):
         detection_sheet([plain()], [], [], CLASSES)
+
+
+def test_captions_of_images_have_the_width_first():
+    row = {'image_id': 7, 'image_size': np.array([60, 80]), 'skipped': -1}
+    row['image'] = np.zeros((64, 96, 3), np.uint8)
+    assert caption(row) == '7: 80x60 on 96x64'
+    assert caption(row | {'skipped': 9}).endswith(', in place of a bad image')

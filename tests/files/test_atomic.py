@@ -5,6 +5,7 @@ import os
 import pytest
 
 from atss_jax.files.atomic import (
+    filling,
     read_given_json,
     read_json,
     replacing,
@@ -61,3 +62,18 @@ def test_a_file_of_a_user_is_not_called_damaged(tmp_path):
         with pytest.raises(ValueError, match='not a JSON file') as caught:
             read_given_json(tmp_path / 'a.json')
         assert 'damaged' not in str(caught.value)
+
+
+def test_a_folder_is_filled_through_a_link_or_not_at_all(tmp_path):
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'link').symlink_to('real')
+    with pytest.raises(ValueError), filling(tmp_path / 'link', '.new') as folder:
+        (folder / 'a').write_text('half')
+        raise ValueError
+    assert list((tmp_path / 'real').iterdir()) == []
+    with filling(tmp_path / 'link', '.new') as folder:
+        (folder / 'a').mkdir()
+        (folder / 'a' / 'b').write_text('whole')
+        assert not (tmp_path / 'real' / 'a').exists()
+    assert (tmp_path / 'real' / 'a' / 'b').read_text() == 'whole'
+    assert [file.name for file in (tmp_path / 'real').iterdir()] == ['a']

@@ -12,7 +12,7 @@ import pytest
 from atss_jax.config import load_config
 from atss_jax.tuning import from_data, recipe, tables
 from atss_jax.tuning.choose import Chosen
-from atss_jax.tuning.config_file import config_text, stage_channels
+from atss_jax.tuning.config_file import config_text, cost_text, stage_channels
 from tests.support.tuning import USUAL, fit_of, setup_of
 
 COMMAND = ['atss', 'init', 'data/bccd', '--out=bccd.py']
@@ -253,3 +253,12 @@ def test_this_device():
     assert (device.platform, device.count) == ('cpu', 8)
     physical = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     assert device.memory == physical // 8
+
+
+def test_costs_are_called_the_same_if_they_are_when_rounded():
+    assert cost_text(1.44, 1.36) == (
+        'An image costs the same with both: 1.4 billion multiply-adds.'
+    )
+    assert cost_text(12.2, 12.1) == (
+        'An image costs 12.2 billion multiply-adds with them, and 12.1 with those.'
+    )

@@ -91,6 +91,7 @@ class Finding:
         names: of the first images that it is about.
         examples: split and index of the record of some of these images.
         objects: split and index in `Objects` of the boxes that it is about.
+        command: what to type to resolve it.
     """
 
     stops: bool
@@ -98,6 +99,7 @@ class Finding:
     names: tuple[str, ...] = ()
     examples: tuple[tuple[str, int], ...] = ()
     objects: frozenset[tuple[str, int]] = frozenset()
+    command: str = ''
 
 
 def about_images(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -42,14 +42,23 @@ def pixel_digest(pixels: np.ndarray) -> str:
     return content.hexdigest()
 
 
+def judge(read: Callable[[], np.ndarray]) -> DecodedImage:
+    """What decoding one image shows.
+
+    Args:
+        read: gives its pixels, or raises one of `image_file.UNUSABLE`.
+    """
+    try:
+        return DecodedImage(pixel_digest(read()))
+    except UNUSABLE as error:
+        return DecodedImage(reason=_reason(error), message=str(error))
+
+
 def decode_all(source: Source) -> Iterator[DecodedImage]:
     """Decodes the images of all records in their order, in parallel."""
 
     def decode(index):
-        try:
-            return DecodedImage(pixel_digest(source.read_image(source.records[index])))
-        except UNUSABLE as error:
-            return DecodedImage(reason=_reason(error), message=str(error))
+        return judge(lambda: source.read_image(source.records[index]))
 
     return map_ahead(decode, range(len(source.records)))
 

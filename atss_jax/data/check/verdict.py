@@ -10,17 +10,17 @@ from atss_jax.data.check.checked import (
     Finding,
     objects_of,
 )
+from atss_jax.data.check.classes import find_class_trouble
 from atss_jax.data.check.copies import find_copies
 from atss_jax.data.check.decoded import decode_all
 from atss_jax.data.check.measures import ClassCounts, count_classes
 from atss_jax.data.check.suspicions import find_suspicions
+from atss_jax.data.class_agreement import ONLY_IN_CASE
 from atss_jax.data.coco.table import MalformedRecords
+from atss_jax.data.division.advice import lacking_splits, split_command
 from atss_jax.data.forms.dataset import AutoDataset
-from atss_jax.data.forms.form import ALL
+from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.records import Source
-
-_FEW = 10  # objects of a class
-_RARE = 0.1  # share of the mean number of objects of a class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,24 @@ def openers_of(path: str, splits: Sequence[str]) -> list[Opener]:
     return [opener(name) for name in splits]
 
 
+def find_lacking_splits(path: str, form: Form) -> list[Finding]:
+    """A finding if a data set is not divided as training needs it.
+
+    Args:
+        path: of the data set, as the user gave it.
+        form: the data set.
+    """
+    lacking = lacking_splits(form)
+    if not lacking:
+        return []
+    what = f'there is no {" and no ".join(lacking)}'
+    if ALL in form.splits:
+        what = 'the data set is not divided'
+    more = ', which pools all splits and divides them anew' * (len(form.splits) > 1)
+    text = f'training needs the splits train and val, but {what}. To divide it{more}'
+    return [Finding(True, text, command=split_command(path, form))]
+
+
 def _all(items: Iterable, count: int, name: str) -> Iterable:
     return items
 
@@ -96,6 +114,7 @@ def check(
     openers: Sequence[Opener],
     expected: Expectations,
     progress: Callable[[Iterable, int, str], Iterable] = _all,
+    about_all: Sequence[Finding] = (),
 ) -> Verdict:
     """Reads the splits, decodes every image once, and judges them.
 
@@ -106,8 +125,9 @@ def check(
         expected: what the data are compared with.
         progress: wraps the images of a split, their number and its name, to show how
             far it is.
+        about_all: findings about the data set as a whole.
     """
-    splits, findings = [], []
+    splits, findings = [], list(about_all)
     for opener in openers:
         try:
             splits.append(_read(opener, progress))
@@ -117,7 +137,7 @@ def check(
         findings += _from_reader(split, expected)
         findings += find_suspicions(split, expected)
     classes = count_classes(splits)
-    findings += find_copies(splits) + _from_classes(splits, classes)
+    findings += find_copies(splits) + find_class_trouble(splits, classes)
     findings.sort(key=lambda finding: not finding.stops)
     return Verdict(title, place, splits, classes, findings, expected)
 
@@ -142,15 +162,15 @@ def _warning(caught):
     return str(caught.message), issubclass(caught.category, MalformedRecords)
 
 
-_COUNTED_HERE = 'annotations not trained on, as in mmdet'
-"""In warnings about boxes that the findings name with their images."""
+_COUNTED_HERE = ('annotations not trained on, as in mmdet', ONLY_IN_CASE)
+"""In warnings about boxes and classes that the findings name with their images."""
 
 
 def _from_reader(split: CheckedSplit, expected: Expectations) -> list[Finding]:
     """What the reader warned about, and whether there is anything to learn."""
     findings = []
     for text, is_malformed in split.warnings:
-        if _COUNTED_HERE in text:
+        if any(phrase in text for phrase in _COUNTED_HERE):
             continue
         stops = is_malformed and not expected.skips_malformed
         if stops:
@@ -160,46 +180,3 @@ def _from_reader(split: CheckedSplit, expected: Expectations) -> list[Finding]:
     if split.is_training and not (~records.ignored).any():
         findings.append(Finding(True, f'{split.name}: no object that can be learned'))
     return findings
-
-
-def _from_classes(
-    splits: Sequence[CheckedSplit], classes: Sequence[ClassCounts]
-) -> list[Finding]:
-    """Classes that a split lacks, and rare ones."""
-    findings = []
-    for split in splits:
-        absent = [each.name for each in classes if not each.objects[split.name]]
-        if absent:
-            findings.append(
-                Finding(
-                    False,
-                    f'{split.name}: no object of {len(absent)} of {len(classes)} '
-                    f'classes: {_listed(absent)}',
-                )
-            )
-    trained = [split.name for split in splits if split.is_training]
-    names = {
-        each.name: sum(each.objects[split] for split in trained) for each in classes
-    }
-    even = sum(names.values()) / max(len(names), 1)
-    rare = [
-        f'{name} {count}'
-        for name, count in sorted(names.items(), key=lambda item: item[1])
-        if 0 < count < max(_FEW, _RARE * even)
-    ]
-    if rare:
-        text = (
-            f'{" and ".join(trained)}: {len(rare)} of {len(classes)} classes have '
-            f'fewer than {_FEW} objects or less than {_RARE:.0%} of the mean of all '
-            f'classes: {_listed(rare)}'
-        )
-        findings.append(Finding(False, text))
-    return findings
-
-
-_MAX_LISTED = 8
-
-
-def _listed(names):
-    more = ', ...' if len(names) > _MAX_LISTED else ''
-    return ', '.join(names[:_MAX_LISTED]) + more

@@ -11,9 +11,11 @@ from atss_jax.data.division.pool import Pool, read_pool
 from atss_jax.data.division.stratify import assign_splits, join_groups
 from atss_jax.data.forms.form import Form
 from atss_jax.data.forms.to_coco import as_coco
-from atss_jax.files.atomic import write_bytes, write_json
+from atss_jax.files.atomic import filling, write_bytes, write_json
 
 _ORDER = ('train', 'val', 'test')
+_MAX_NAMED = 10  # images that a warning lists
+_UNFINISHED = '.unfinished'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +46,13 @@ class Division:
     def remarks(self) -> list[str]:
         """What a user should know about the division, one line each."""
         lines = []
-        missing = [
-            name
-            for name, digest in zip(
-                self.pool.annotations.file_names, self.pool.digests, strict=True
-            )
-            if not digest
-        ]
-        if missing:
+        if unusable := self.pool.unusable:
+            named = [f'{name} ({why})' for name, why in unusable.items()][:_MAX_NAMED]
+            more = ', ...' if len(unusable) > _MAX_NAMED else ''
+            images = 'image' if len(unusable) == 1 else 'images'
             lines.append(
-                f'{len(missing)} images cannot be read, so whether they are copies of '
-                f'others is unknown: {", ".join(missing[:4])}'
+                f'{len(unusable)} {images} cannot be used and left out: '
+                f'{", ".join(named)}{more}'
             )
         for number, name in enumerate(self.names):
             if not (self.split_of == number).any():
@@ -144,11 +142,14 @@ def _class_counts(pool: Pool) -> np.ndarray:
 
 
 def check_empty(folder: str) -> None:
-    """Raises ValueError if a folder to write to has content or is a file."""
+    """Raises ValueError if a folder to write to has content or is a file.
+
+    What an interrupted division left there does not count.
+    """
     place = pathlib.Path(folder)
     if place.exists() and not place.is_dir():
         raise ValueError(f'--out={folder}: is a file; expected a new folder')
-    if place.is_dir() and any(place.iterdir()):
+    if place.is_dir() and {file.name for file in place.iterdir()} - {_UNFINISHED}:
         raise ValueError(
             f'--out={folder}: the folder is not empty; nothing is overwritten. Remove '
             'it, or give another one'
@@ -159,7 +160,8 @@ def write_division(division: Division, form: Form, folder: str, copy: bool) -> N
     """Writes `annotations/instances_SPLIT.json` in a folder, for `type='auto'`.
 
     File names lead from the folder to the images where they lie. Images that are not
-    files, or all with `copy`, are written to `images/`.
+    files, or all with `copy`, are written to `images/`. All is written or, if it fails
+    or is interrupted, nothing.
 
     Args:
         division: what goes where.
@@ -172,15 +174,23 @@ def write_division(division: Division, form: Form, folder: str, copy: bool) -> N
         OSError: it cannot be written to, or an image cannot be read.
     """
     check_empty(folder)
-    names = [
-        _place(path, id_, form, folder, copy)
-        for path, id_ in zip(
-            division.pool.paths,
-            division.pool.annotations.image_ids.tolist(),
-            strict=True,
-        )
-    ]
-    content = as_coco(dataclasses.replace(division.pool.annotations, file_names=names))
+    with filling(folder, _UNFINISHED) as unfinished:
+        names = [
+            _relative(path, folder)
+            if os.path.isfile(path) and not copy
+            else _write_image(form.image_content(path), id_, unfinished)
+            for path, id_ in zip(
+                division.pool.paths,
+                division.pool.annotations.image_ids.tolist(),
+                strict=True,
+            )
+        ]
+        _write_annotations(division, names, unfinished)
+
+
+def _write_annotations(division, names, folder):
+    annotations = dataclasses.replace(division.pool.annotations, file_names=names)
+    content = as_coco(annotations)
     for number, split in enumerate(division.names):
         rows = np.flatnonzero(division.split_of == number).tolist()
         if not rows:
@@ -188,31 +198,25 @@ def write_division(division: Division, form: Form, folder: str, copy: bool) -> N
         images = [content['images'][row] for row in rows]
         ids = {image['id'] for image in images}
         chosen = [each for each in content['annotations'] if each['image_id'] in ids]
-        file = pathlib.Path(folder, 'annotations', f'instances_{split}.json')
+        file = folder / 'annotations' / f'instances_{split}.json'
         write_json(file, content | {'images': images, 'annotations': chosen})
 
 
-def _place(path, image_id, form, folder, copy):
-    """The file name of an image relative to the folder, where it is put if need be."""
-    content = None if os.path.isfile(path) and not copy else _content(form, path)
-    if content is None:
-        # Links are followed first: `..` leads out of what a link leads to.
-        start = os.path.realpath(folder)
-        parent, name = os.path.split(path)
-        return pathlib.Path(
-            os.path.relpath(os.path.join(os.path.realpath(parent), name), start)
-        ).as_posix()
+def _relative(path, folder):
+    """The path of an image file relative to a folder."""
+    # Links are followed first: `..` leads out of what a link leads to.
+    start = os.path.realpath(folder)
+    parent, name = os.path.split(path)
+    return pathlib.Path(
+        os.path.relpath(os.path.join(os.path.realpath(parent), name), start)
+    ).as_posix()
+
+
+def _write_image(content, image_id, folder):
+    """Writes an image to `images/` in a folder; gives its file name."""
     header = image_header.read(content)
     kind = 'bin' if header is None else header.kind.lower()
     suffix = {'jpeg': 'jpg'}.get(kind, kind)
     name = f'images/{image_id:012}.{suffix}'
-    write_bytes(pathlib.Path(folder, name), content)
+    write_bytes(folder / name, content)
     return name
-
-
-def _content(form, path):
-    """The bytes of an image; None if it is missing, which stays so."""
-    try:
-        return form.image_content(path)
-    except FileNotFoundError:
-        return None

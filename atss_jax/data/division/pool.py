@@ -9,7 +9,7 @@ import numpy as np
 
 from atss_jax.data import image_file
 from atss_jax.data.annotations import Annotations
-from atss_jax.data.check.decoded import pixel_digest
+from atss_jax.data.check.decoded import judge
 from atss_jax.data.forms.form import Form
 from atss_jax.files.read_ahead import map_ahead
 
@@ -21,12 +21,14 @@ class Pool:
     Attributes:
         annotations: of all splits.
         paths: of each image, as `Form.image_content` takes them.
-        digests: of each image, equal for equal images; empty if it cannot be read.
+        digests: of each image, equal for equal images.
+        unusable: why an image that was left out cannot be used, by its file name.
     """
 
     annotations: Annotations
     paths: list[str]
     digests: list[str]
+    unusable: dict[str, str]
 
     def keys(self, group_by: str | None) -> list[list[str]]:
         """What groups each image: its content, and a part of its file name.
@@ -39,7 +41,7 @@ class Pool:
             ValueError: it is not a regular expression, or fits no name.
         """
         names = self.annotations.file_names
-        keys = [[f'content {digest}'] if digest else [] for digest in self.digests]
+        keys = [[f'content {digest}'] for digest in self.digests]
         if group_by is None:
             return keys
         try:
@@ -61,29 +63,75 @@ class Pool:
 def read_pool(form: Form, on_error: str = 'raise') -> Pool:
     """Reads all splits of a data set and decodes its images.
 
+    Images that training could not use (missing, cut off, not of the annotated size) are
+    left out, with their annotations.
+
     Raises:
-        ValueError: annotations are malformed, or splits disagree about classes.
+        ValueError: annotations are malformed, or splits disagree about classes, or no
+            image can be used.
         OSError: a file cannot be read.
     """
     tables = [form.read(split, on_error) for split in form.splits]
     annotations = tables[0] if len(tables) == 1 else _join(tables)
     if not annotations.file_names:
         raise ValueError(f'{form.path}: no images')
+    if not annotations.categories:
+        raise ValueError(f'{form.path}: has no classes, so there is nothing to detect')
+    if not len(annotations.annotation_ids):
+        raise ValueError(
+            f'{form.path}: none of the {len(annotations.file_names)} images has an '
+            'object, so there is nothing to train on'
+        )
     paths = [image_file.locate(form.folder, name) for name in annotations.file_names]
-    digests = map_ahead(lambda path: _digest(form, path), paths)
-    return Pool(annotations, paths, list(digests))
+    sizes = map(tuple, annotations.image_sizes.tolist())
+    images = list(
+        map_ahead(
+            lambda image: _decode(form, *image), list(zip(paths, sizes, strict=True))
+        )
+    )
+    usable = [row for row, image in enumerate(images) if image.digest]
+    if not usable:
+        raise ValueError(
+            f'{form.path}: none of its {len(images)} images can be used; the first: '
+            f'{images[0].message}'
+        )
+    unusable = {
+        name: image.reason
+        for name, image in zip(annotations.file_names, images, strict=True)
+        if image.reason
+    }
+    return Pool(
+        _only(annotations, usable),
+        [paths[row] for row in usable],
+        [images[row].digest for row in usable],
+        unusable,
+    )
 
 
-def _digest(form, path):
-    """Hash of an image's pixels; of its bytes if they cannot be decoded."""
-    try:
-        content = form.image_content(path)
-    except OSError:
-        return ''
-    try:
-        return pixel_digest(image_file.decode(content, None, path, form.path))
-    except image_file.BadImage:
-        return pixel_digest(np.frombuffer(content, np.uint8))
+def _decode(form, path, size):
+    def read():
+        return image_file.decode(form.image_content(path), size, path, form.path)
+
+    return judge(read)
+
+
+def _only(table: Annotations, rows: list[int]) -> Annotations:
+    """The images of some rows of a table, and their annotations."""
+    image_ids = table.image_ids[rows]
+    chosen = np.isin(table.annotation_images, image_ids)
+    return dataclasses.replace(
+        table,
+        image_ids=image_ids,
+        file_names=[table.file_names[row] for row in rows],
+        image_sizes=table.image_sizes[rows],
+        annotation_ids=table.annotation_ids[chosen],
+        annotation_images=table.annotation_images[chosen],
+        annotation_categories=table.annotation_categories[chosen],
+        boxes=table.boxes[chosen],
+        areas=table.areas[chosen],
+        crowds=table.crowds[chosen],
+        dropped=table.dropped[chosen],
+    )
 
 
 def _join(tables: Sequence[Annotations]) -> Annotations:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from atss_jax.data import record_image
+from atss_jax.data.division.advice import lacking_splits, split_command
 from atss_jax.data.forms.find import describe, find, whole_of
 from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.joined import JoinedDataset
@@ -119,10 +120,13 @@ def check_split(form: Form, split: str) -> None:
     if ALL in form.splits:
         raise ValueError(
             f'split = {split!r}, but {form.path} ({form.name}) is not divided into '
-            f'splits. To divide it: atss split {form.path} --out=FOLDER. To use all of '
-            f"it here: split = '{ALL}'"
+            f"splits. To use all of it here: split = '{ALL}'. To divide it: "
+            f'{split_command(form.path, form)}'
         )
+    advice = ''
+    if split in lacking_splits(form):
+        advice = f'. To divide it: {split_command(form.path, form)}'
     raise ValueError(
         f'split = {split!r}, but {form.path} ({form.name}) has only '
-        f'{", ".join(form.splits)}'
+        f'{", ".join(form.splits)}{advice}'
     )

@@ -127,7 +127,7 @@ def read_transforms(read: Reader, path: str) -> tuple[Any, ...]:
     if not transforms:
         example = "({'type': 'PhotoMetricDistortion'},)"
         expected = f'None, or a tuple of sections such as {example}'
-        read(path, Check(expected, one_of(None, ()).convert))
+        read(path, Check(expected, one_of(None).convert))
     return tuple(transforms)
 
 

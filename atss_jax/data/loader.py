@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags
 
 from atss_jax.data.augment.mixing import Pool
-from atss_jax.data.augment.rows import load_augmented
+from atss_jax.data.augment.rows import count_objects, load_augmented
 from atss_jax.data.augment.sequence import RowSeed, sample_before_resize
 from atss_jax.data.bad_images import NOT_SKIPPED, load_or_replace
 from atss_jax.data.batch import Pipeline, build_batch, image_row, load_view
@@ -107,6 +107,19 @@ class TrainBatches:
             f'{_MAX_TRIES} crops in a row were without any object of wanted size; set '
             'allow_negative_crop=True in data.train.pipeline.random_crop'
         )
+
+    def object_counts(self, rows: int) -> list[int]:
+        """Numbers of objects of the first rows of the stream, which may be too many.
+
+        Rows with too many lose some: see `augment.objects.largest`. No image is read.
+        """
+        counts = []
+        for number in range(rows):
+            step, row = divmod(number, self.plan.batch_size)
+            seed = RowSeed(self.plan.seed, step, row)
+            view = self.view(step, row)
+            counts.append(count_objects(self.pool, view, self.pipeline, seed))
+        return counts
 
     @functools.cached_property
     def pool(self) -> Pool:

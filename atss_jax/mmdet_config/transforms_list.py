@@ -32,8 +32,8 @@ _REASONS = {
     'CopyPaste': 'needs masks, and none are loaded',
     'Albu': (
         'needs the library albumentations: remove it, and call the library in a '
-        "function of your own, {'type': 'UserFunction', 'function': 'my_file.py:function'} in "
-        'data.train.pipeline.after_flip'
+        "function of your own, {'type': 'UserFunction', 'function': 'my_file.py:name'} "
+        'in data.train.pipeline.after_flip'
     ),
 }
 

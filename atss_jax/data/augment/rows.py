@@ -9,6 +9,7 @@ from atss_jax.data.augment.sequence import (
     RowSeed,
     apply_after_flip,
     apply_before_resize,
+    objects_after_flip,
     sample_before_resize,
 )
 from atss_jax.data.augment.user_function import Where
@@ -62,3 +63,15 @@ def load_augmented(
     if others.index is not None:
         row['skipped'] = np.array(others.index, np.int64)
     return row | ground_truth(largest(objects, pipeline.max_boxes), pipeline.max_boxes)
+
+
+def count_objects(pool: Pool, view: View, pipeline: Pipeline, seed: RowSeed) -> int:
+    """How many objects a row has before those over the capacity go; reads no image.
+
+    Arguments are those of `load_augmented`.
+    """
+    own = pool.records[view.record]
+    record, _ = sample_before_resize(pipeline.before_resize, own, seed, pool)
+    objects = objects_in(record, view, pipeline)
+    after = pipeline.after_flip
+    return len(objects_after_flip(after, objects, view.shown, seed, pool).labels)

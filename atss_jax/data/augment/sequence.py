@@ -209,3 +209,22 @@ def apply_after_flip(
         objects = transform.objects(objects, size, sampled, records)
         image = transform.image(image, sampled, images)
     return image, objects
+
+
+def objects_after_flip(
+    transforms: Sequence[Transform | UserFunction],
+    objects: Objects,
+    size: Size,
+    seed: RowSeed,
+    pool: Pool,
+) -> Objects:
+    """As `apply_after_flip`, without images and without functions of users."""
+    for position, transform in enumerate(transforms):
+        if isinstance(transform, UserFunction):
+            continue
+        random = seed.random(_AFTER_FLIP, position)
+        sampled, indices = transform.sample(size, random, pool)
+        if sampled is not None:
+            records = [pool.records[index] for index in indices]
+            objects = transform.objects(objects, size, sampled, records)
+    return objects

@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from atss_jax.data.records import Record
 
 CROWD = -1
 """The label of crowd regions, in what a function gets and returns."""
+
+FIELD = 'data.train.pipeline.after_flip'
 
 _SLACK = 1e-3
 """Pixels that boxes may reach outside the image, to be clipped: rounding errors."""
@@ -63,10 +65,9 @@ class UserFunction:
             BadFunction: it fails, or returns something else than it should.
         """
         labels = np.where(objects.ignored, CROWD, objects.labels).astype(np.int32)
-        arguments = np.ascontiguousarray(image), objects.boxes.copy(), labels
         function = load(self.function)
         try:
-            returned = function(arguments[0].copy(), *arguments[1:], random)
+            returned = function(image.copy(), objects.boxes.copy(), labels, random)
         except Exception as error:  # whatever the user's code raises
             raise BadFunction(
                 f'{self._named(where)} raised {type(error).__name__}: {error}'
@@ -85,7 +86,7 @@ class UserFunction:
     def _named(self, where):
         record = where.record
         return (
-            f'{self.function} (in data.train.pipeline.after_flip), at step '
+            f'{self.function} (in {FIELD}), at step '
             f'{where.step + 1} on row {where.row}, image id {record.image_id} '
             f'({record.file_name or "generated"}),'
         )
@@ -266,6 +267,23 @@ def digest(name: str) -> str:
     return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
 
 
+def digests(transforms: Iterable[object]) -> dict[str, str]:
+    """`digest` by name of the functions among transforms; each of them is loaded.
+
+    Raises:
+        BadFunction: as `load` and `digest`.
+    """
+    found = {}
+    for transform in transforms:
+        if isinstance(transform, UserFunction):
+            try:
+                load(transform.function)
+                found[transform.function] = digest(transform.function)
+            except BadFunction as error:
+                raise BadFunction(f'config.{FIELD}: {error}') from error
+    return found
+
+
 def name_of(function: Callable) -> str:
     """The name that `load` finds a function by.
 
@@ -282,4 +300,10 @@ def name_of(function: Callable) -> str:
         )
     if module.__name__ != '__main__':
         return f'{module.__name__}:{name}'
-    return f'{module.__file__}:{name}'
+    file = getattr(module, '__file__', None)
+    if file is None:
+        raise BadFunction(
+            f'{function!r} is in no file, which worker processes and a resumed run '
+            "need: write it to a .py file and name it as 'my_file.py:function'"
+        )
+    return f'{file}:{name}'

@@ -12,6 +12,8 @@ import numpy as np
 
 from atss_jax.data.augment.objects import Objects, Size
 
+_STRIP = 32  # rows
+
 
 class Distortion(NamedTuple):
     """What is sampled for an image; the values as mmdetection calls them.
@@ -81,8 +83,13 @@ class PhotoMetricDistortion:
 
     def image(self, image: np.ndarray, sampled: Distortion, others) -> np.ndarray:
         """(H,W,3) uint8: the image distorted as sampled."""
-        # Rounds and clips, in a third of the time that NumPy takes for both.
-        return cv2.add(distort(image, sampled), 0, dtype=cv2.CV_8U)
+        result = np.empty_like(image)
+        # Strip by strip, whose float32 values stay in the cache: half the time.
+        for top in range(0, len(image), _STRIP):
+            strip = distort(image[top : top + _STRIP], sampled)
+            # Rounds and clips, in a third of the time that NumPy takes for both.
+            cv2.add(strip, 0, dst=result[top : top + _STRIP], dtype=cv2.CV_8U)
+        return result
 
 
 def distort(image: np.ndarray, sampled: Distortion) -> np.ndarray:

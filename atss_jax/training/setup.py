@@ -103,7 +103,8 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
     sources = open_sources(experiment, ('train', 'val'))
     hosts.progress('comparing hosts')
     config_json = to_json(config)
-    _check_hosts(config_json, sources, workdir)
+    functions = digests(experiment.data['train'].pipeline.after_flip)
+    _check_hosts(config_json, sources, functions, workdir)
     train = sources['train']
     check_has_objects(train)
     check_box_counts(train, experiment.data['train'].pipeline.max_boxes)
@@ -118,13 +119,13 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
         'occurrences_digest': hashlib.sha256(batches.plan.occurrences).hexdigest(),
         'classes': list(train.classes),
     }
-    if functions := digests(batches.pipeline.after_flip):
+    if functions:
         stream['user_functions'] = functions
     workdirs.check(workdir, config_json, stream)
     return Run(workdir, config_json, experiment, sources, batches, rates, stream)
 
 
-def _check_hosts(config_json, sources, workdir):
+def _check_hosts(config_json, sources, functions, workdir):
     """Raises ValueError if hosts would compute different things; a collective."""
     same_data = 'All hosts must read the same annotations.'
     hosts.check_equal(
@@ -132,6 +133,7 @@ def _check_hosts(config_json, sources, workdir):
             'config': config_json,
             'atss_jax code': workdirs.code_digest(),
             'versions': workdirs.package_versions(),
+            **{f'file of {name}': digest for name, digest in functions.items()},
             'data.train': sources['train'].records.digest(),
             'data.val': sources['val'].records.digest(),
         },

@@ -28,7 +28,7 @@ class Objects(NamedTuple):
     ignored: np.ndarray
 
     def where(self, mask: np.ndarray) -> 'Objects':
-        """Those of which `mask` (G,) bool, or an array of indices, says so."""
+        """The objects that a mask (G,) bool or an array of indices selects."""
         return Objects(self.boxes[mask], self.labels[mask], self.ignored[mask])
 
     def with_boxes(self, boxes: np.ndarray) -> 'Objects':
@@ -57,16 +57,16 @@ def moved(objects: Objects, right: float, down: float) -> Objects:
 
 
 def inside(objects: Objects, size: Size) -> Objects:
-    """The objects that overlap an image of `size`, which boxes may only touch not."""
+    """The objects that overlap an image of `size`; to touch it is not enough."""
     height, width = size
     x1, y1, x2, y2 = objects.boxes.T
     return objects.where((x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0))
 
 
 def largest(objects: Objects, count: int) -> Objects:
-    """At most `count` objects: crowd regions go first, then the smallest boxes.
+    """At most `count` objects, in their order.
 
-    The others keep their order.
+    If there are more, crowd regions are dropped first, and then the smallest boxes.
     """
     if len(objects.labels) <= count:
         return objects

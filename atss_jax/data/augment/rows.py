@@ -5,7 +5,7 @@ import numpy as np
 from atss_jax.data.augment.mixing import Pool
 from atss_jax.data.augment.objects import largest
 from atss_jax.data.augment.sequence import (
-    BadOthers,
+    FurtherImages,
     RowSeed,
     apply_after_flip,
     apply_before_resize,
@@ -47,21 +47,21 @@ def load_augmented(
     own = pool.records[view.record]
     check_capacity(own, pipeline.max_boxes)
     image = pool.source.read_image(own)
-    others = BadOthers(pool.source, may_skip=pipeline.max_bad_pictures > 0)
+    further = FurtherImages(pool.source, may_skip=pipeline.max_bad_pictures > 0)
     applied = sample_before_resize(pipeline.before_resize, own, seed, pool)[1]
-    record, image = apply_before_resize(own, image, applied, others)
+    record, image = apply_before_resize(own, image, applied, further)
     row = image_row(record, image, pixels, view, pipeline.backend)
     objects = objects_in(record, view, pipeline)
     corner = pixels[: view.height, : view.width]
     where = Where(seed.step, seed.row, own, len(pool.source.classes))
     context = seed, pool, where
     image, objects = apply_after_flip(
-        pipeline.after_flip, corner, objects, context, others
+        pipeline.after_flip, corner, objects, context, further
     )
     if image is not corner:
         corner[:] = image
-    if others.index is not None:
-        row['skipped'] = np.array(others.index, np.int64)
+    if further.bad_index is not None:
+        row['skipped'] = np.array(further.bad_index, np.int64)
     return row | ground_truth(largest(objects, pipeline.max_boxes), pipeline.max_boxes)
 
 

@@ -72,8 +72,8 @@ class Applied(NamedTuple):
     """A transform with what was sampled for a row.
 
     Attributes:
-        transform: it.
-        sampled: by its `sample`.
+        transform: one that does something to this row.
+        sampled: what its `sample` gave.
         others: indices of the further images.
     """
 
@@ -122,7 +122,7 @@ def sample_before_resize(
         applied.append(Applied(transform, sampled, others))
         records = [pool.records[index] for index in others]
         objects = transform.objects(objects, size, sampled, records)
-        size = transform.sizes(size)[-1]  # the one that is not by chance
+        size = transform.sizes(size)[-1]  # the last is that of a changed image
     return _changed(record, size, objects), applied
 
 
@@ -130,11 +130,11 @@ def _changed(record, size, objects):
     return dataclasses.replace(record, size=size, **objects._asdict())
 
 
-class BadOthers:
+class FurtherImages:
     """Reads further images, and notes one that cannot be read.
 
     Attributes:
-        index: of the first one that cannot be read; None: all can.
+        bad_index: of the first one that cannot be read; None: all can.
     """
 
     def __init__(self, source: Source, may_skip: bool):
@@ -144,7 +144,7 @@ class BadOthers:
             source: of the images.
             may_skip: whether one may be left out; otherwise its error is raised.
         """
-        self.index: int | None = None
+        self.bad_index: int | None = None
         self._source, self._may_skip = source, may_skip
 
     def read(
@@ -156,20 +156,23 @@ class BadOthers:
             record, image = self._source.records[index], None
             with contextlib.suppress(*(UNUSABLE if self._may_skip else ())):
                 image = self._source.read_image(record)
-            if image is None and self.index is None:
-                self.index = index
+            if image is None and self.bad_index is None:
+                self.bad_index = index
             records.append(record if image is not None else None)
             images.append(image)
         return records, images
 
 
 def apply_before_resize(
-    record: Record, image: np.ndarray, applied: Sequence[Applied], others: BadOthers
+    record: Record,
+    image: np.ndarray,
+    applied: Sequence[Applied],
+    further: FurtherImages,
 ) -> tuple[Record, np.ndarray]:
     """The image and the record that the resize gets."""
     objects = of_record(record)
     for transform, sampled, indices in applied:
-        records, images = others.read(indices)
+        records, images = further.read(indices)
         objects = transform.objects(objects, image.shape[:2], sampled, records)
         image = transform.image(image, sampled, images)
     return _changed(record, image.shape[:2], objects), image
@@ -180,7 +183,7 @@ def apply_after_flip(
     image: np.ndarray,
     objects: Objects,
     context: tuple[RowSeed, Pool, Where],
-    others: BadOthers,
+    further: FurtherImages,
 ) -> tuple[np.ndarray, Objects]:
     """The image and the objects that training gets.
 
@@ -190,7 +193,7 @@ def apply_after_flip(
         objects: in its pixels.
         context: what decides random numbers, where further images come from, and what
             the row is.
-        others: reads further images.
+        further: reads further images.
 
     Raises:
         BadFunction: a user's function fails.
@@ -205,7 +208,7 @@ def apply_after_flip(
         sampled, indices = transform.sample(size, random, pool)
         if sampled is None:
             continue
-        records, images = others.read(indices)
+        records, images = further.read(indices)
         objects = transform.objects(objects, size, sampled, records)
         image = transform.image(image, sampled, images)
     return image, objects

@@ -1,4 +1,4 @@
-"""Functions of users as transforms: found by name, called with care.
+"""Functions of users as transforms: found by name, their results checked.
 
     def darker(image, boxes, labels, rng):
         return image // 2, boxes, labels

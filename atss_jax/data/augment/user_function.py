@@ -273,15 +273,15 @@ def digests(transforms: Iterable[object]) -> dict[str, str]:
     Raises:
         BadFunction: as `load` and `digest`.
     """
-    found = {}
+    by_name = {}
     for transform in transforms:
         if isinstance(transform, UserFunction):
             try:
                 load(transform.function)
-                found[transform.function] = digest(transform.function)
+                by_name[transform.function] = digest(transform.function)
             except BadFunction as error:
                 raise BadFunction(f'config.{FIELD}: {error}') from error
-    return found
+    return by_name
 
 
 def name_of(function: Callable) -> str:

@@ -4,6 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from atss_jax.config.augment import (
+    AFTER_FLIP,
+    BEFORE_RESIZE,
+    FLIP_DIRECTION,
+    FLIP_RATIO,
+    check_flip,
+    read_transforms,
+)
 from atss_jax.config.fields import (
     FOLDER,
     FRACTION,
@@ -167,12 +175,11 @@ def read_data(read: Reader, split: str) -> DataConfig:
         img_scale=read(f'{path}.img_scale', SCALE),
         keep_ratio=read(f'{path}.keep_ratio', boolean),
         backend=read(f'{path}.backend', one_of(*BACKENDS)),
-        flip_ratio=read(f'{path}.flip_ratio', FRACTION) if split == 'train' else 0.0,
         size_divisor=divisor,
         canvases=read('data.canvases', optional(tuple_of(SCALE))),
         max_boxes=read('data.max_boxes', integer(1)),
-        jitter=_jitter(read, path) if split == 'train' else Jitter(),
         max_bad_pictures=read('data.max_bad_pictures', FRACTION),
+        **(_augmentation(read, path) if split == 'train' else {}),
     )
     if any(side % divisor for canvas in pipeline.canvases or () for side in canvas):
         raise read.refuse('data.canvases', f'expected multiples of {divisor}')
@@ -291,6 +298,20 @@ def _read_member(read, split, path, classes):
         arguments['classes'] = classes
     times = read_field(f'{path}.times', integer(1)) if split == 'train' else 1
     return SetConfig(path, SOURCES[kind][0], arguments, times)
+
+
+def _augmentation(read, path):
+    """Reads what only training has, as arguments of `Pipeline`."""
+    names = f'{path}.flip_ratio', f'{path}.flip_direction'
+    ratio, direction = read(names[0], FLIP_RATIO), read(names[1], FLIP_DIRECTION)
+    check_flip(read, names, ratio, direction)
+    return {
+        'flip_ratio': ratio,
+        'flip_direction': direction,
+        'jitter': _jitter(read, path),
+        'before_resize': read_transforms(read, f'{path}.{BEFORE_RESIZE}'),
+        'after_flip': read_transforms(read, f'{path}.{AFTER_FLIP}'),
+    }
 
 
 def _jitter(read, path):

@@ -143,6 +143,9 @@ def shortened(value: Any, to_text: Callable[[Any], str] = repr) -> str:
 ADDED = {
     'data.train.oversample_thr': None,
     **{f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', 'test')},
+    'data.train.pipeline.flip_direction': 'horizontal',
+    'data.train.pipeline.before_resize': None,
+    'data.train.pipeline.after_flip': None,
 }
 """Fields that configs of version 0.1 lack, each with the value that they imply."""
 

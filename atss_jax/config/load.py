@@ -18,6 +18,7 @@ from atss_jax.config.fields import COMPANIONS, with_added_fields
 from atss_jax.config.own_data import use_found_data
 from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
+from atss_jax.data.augment.user_function import name_of
 from atss_jax.files.atomic import read_given_json, read_json
 from atss_jax.models.detector import ATSS
 
@@ -93,12 +94,15 @@ def _read_json_config(file):
 def _copy(section):
     """Copies all dicts: a section that two fields share becomes two.
 
-    Names with dots become sections in sections, since a ConfigDict has no dots in names
-    (`custom_keys={'backbone.norm': ...}`).
+    A function in a field `function` becomes its name, by which worker processes and a
+    resumed run find it. Names with dots become sections in sections, since a ConfigDict
+    has no dots in names (`custom_keys={'backbone.norm': ...}`).
     """
     if isinstance(section, Mapping):
         copied = {}
         for name, value in section.items():
+            if name == 'function' and callable(value):
+                value = name_of(value)
             _nest(copied, str(name).split('.'), _copy(value))
         return copied
     if is_section_list(section):

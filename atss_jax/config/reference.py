@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from atss_jax.config.augment import TRANSFORMS
 from atss_jax.config.data import SOURCES, SetConfig
 from atss_jax.config.experiment import SPLITS, AutoScaleLr, Experiment, read_experiment
 from atss_jax.config.fields import Reader
@@ -95,6 +96,11 @@ _NAMES = {
 }
 
 _JITTER = 'data.train.pipeline'
+# The first of the transforms, which stands for any of them.
+_TRANSFORMS, _FUNCTIONS = f'{_JITTER}.before_resize.0', f'{_JITTER}.after_flip.0'
+# By type, fields without a default.
+_NEEDED = {kind: {} for kind in TRANSFORMS if kind != 'UserFunction'}
+_NEEDED['RandomFlip'] = {'prob': 0.5}
 _GN = {'type': 'GN', 'num_groups': 32, 'requires_grad': True}
 _DCN = {'type': 'DCNv2', 'deform_groups': 1, 'fallback_on_stride': False}
 _DYHEAD = {
@@ -165,6 +171,13 @@ _ALTERNATIVES = {
     },
     f'there is {_JITTER}.filter_annotations': {
         f'{_JITTER}.filter_annotations': {'min_gt_bbox_wh': (1, 1), 'keep_empty': True}
+    },
+    **{
+        f'{_TRANSFORMS}.type is {kind}': {_TRANSFORMS[:-2]: ({'type': kind, **needed},)}
+        for kind, needed in _NEEDED.items()
+    },
+    f'{_FUNCTIONS}.type is UserFunction': {
+        _FUNCTIONS[:-2]: ({'type': 'UserFunction', 'function': 'my_file.py:name'},)
     },
     'optimizer.type is AdamW': {'optimizer': _ADAMW},
     'there is optimizer.paramwise_cfg': {
@@ -302,7 +315,11 @@ def rows(config: Mapping[str, Any]) -> list[Row]:
                 meaning = f'if {condition}' + (f': {meaning}' if meaning else '')
             default = '' if condition else repr(defaults[path])
             row = Row(path, default, check.expected, meaning)
-            rows_by_field.setdefault((path, check.expected), row)
+            # Transforms have fields of the same name with other meanings.
+            is_transform = path.startswith((_TRANSFORMS, _FUNCTIONS))
+            is_transform &= not path.endswith('.type')
+            key = path, check.expected, meaning if is_transform else ''
+            rows_by_field.setdefault(key, row)
     return sorted(
         rows_by_field.values(), key=lambda row: (_heading(row.path), row.path)
     )
@@ -340,10 +357,15 @@ def _data_alternatives(config):
 def _meaning(path, leaves):
     """What docstrings say about a field, or about the section that it is in."""
     any_split = re.sub(rf'^data\.({"|".join(SPLITS)})(?=\.|$)', 'data.SPLIT', path)
+    if path.startswith((_TRANSFORMS, _FUNCTIONS)):
+        any_split = path
     if any_split in _NAMES:
         owner, name = _NAMES[any_split]
         return described(owner)[name]
     section, _, name = any_split.rpartition('.')
+    if section in (_TRANSFORMS, _FUNCTIONS):
+        kind = leaves[f'{section}.type']
+        return described(TRANSFORMS[kind][0]).get(name, '')
     owner_section = section
     while owner_section not in _OWNERS:
         owner_section = owner_section.rpartition('.')[0]

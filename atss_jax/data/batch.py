@@ -12,10 +12,26 @@ from typing import NamedTuple
 import numpy as np
 
 from atss_jax.data import transforms
+from atss_jax.data.augment.objects import Objects
+from atss_jax.data.augment.sequence import Transform, may_change_shape, possible_sizes
+from atss_jax.data.augment.user_function import UserFunction
 from atss_jax.data.bad_images import NOT_SKIPPED
-from atss_jax.data.plan import Canvas, canvas_of_each, default_canvases, smallest_canvas
+from atss_jax.data.plan import (
+    Canvas,
+    canvas_of_sizes,
+    default_canvases,
+    smallest_canvas,
+)
 from atss_jax.data.records import Record, Source
-from atss_jax.data.transforms import Jitter, View, rescale_size, whole
+from atss_jax.data.transforms import (
+    Flip,
+    Jitter,
+    View,
+    flip_by_chance,
+    flip_chances,
+    rescale_size,
+    whole,
+)
 from atss_jax.structures import Batch
 
 
@@ -26,7 +42,10 @@ class Pipeline:
     Attributes:
         img_scale: the image is resized to fit (long, short), either way round.
         keep_ratio: if not, it becomes exactly (width, height).
-        flip_ratio: share of training images that are mirrored left to right.
+        flip_ratio: fraction of training images that are mirrored; with several
+            directions, one for each, or of all together.
+        flip_direction: 'horizontal' (left to right), 'vertical' or 'diagonal' (both),
+            or a tuple of several, of which an image is mirrored in one at most.
         size_divisor: an image alone would be padded to a multiple of this.
         canvases: (height, width) of the canvases that images may be put on; None: one
             landscape and one portrait canvas that hold any image.
@@ -35,46 +54,71 @@ class Pipeline:
             is an error. Batches are the same with any share above 0.
         jitter: random scale and crop of training images.
         backend: 'cv2' or 'pillow': images have the pixels of its bilinear resize.
+        before_resize: transforms of training images as loaded, in this order: None, or
+            a tuple of sections that each have a `type` and mmdetection's arguments.
+        after_flip: as `before_resize`, of images that are resized, cropped and
+            mirrored; a function of yours is one of them.
     """
 
     img_scale: tuple[int, int]
     keep_ratio: bool = True
-    flip_ratio: float = 0.0
+    flip_ratio: float | tuple[float, ...] = 0.0
     size_divisor: int = 32
     canvases: tuple[Canvas, ...] | None = None
     max_boxes: int = 100
     max_bad_pictures: float = 0.0
     jitter: Jitter = Jitter()  # noqa: RUF009, frozen
     backend: str = 'cv2'
+    flip_direction: str | tuple[str, ...] = 'horizontal'
+    before_resize: tuple[Transform, ...] = ()
+    after_flip: tuple[Transform | UserFunction, ...] = ()
 
     def without_jitter(self) -> 'Pipeline':
-        """For evaluation: each image whole, at `img_scale`, not mirrored."""
-        return dataclasses.replace(self, flip_ratio=0.0, jitter=Jitter())
+        """For evaluation: each image whole, at `img_scale`, not mirrored or changed."""
+        neutral = {'flip_ratio': 0.0, 'flip_direction': 'horizontal'}
+        lists = {'before_resize': (), 'after_flip': ()}
+        return dataclasses.replace(self, jitter=Jitter(), **neutral, **lists)
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether an image may be shown at more than one size, or not at its own."""
+        return self.jitter.changes_size or bool(self.before_resize)
 
     def all_canvases(self) -> tuple[Canvas, ...]:
         """The canvases, given or by default."""
         if self.canvases is not None:
             return self.canvases
-        return default_canvases(
+        canvases = default_canvases(
             self.img_scale, self.keep_ratio, self.size_divisor, self.jitter
         )
+        if not may_change_shape(self.before_resize):
+            return canvases
+        both = tuple(max(sides) for sides in zip(*canvases, strict=True))
+        return tuple(dict.fromkeys((*canvases, both)))
 
     def canvas_index(self, source: Source) -> np.ndarray:
         """(N,) index of the canvas of each record, which holds any view of its image.
 
         Raises:
-            ValueError: an image fits none of the canvases.
+            ValueError: an image fits none of the canvases, or nothing is left of it.
         """
-        return canvas_of_each(
+
+        def largest(size):
+            sizes = [
+                self.jitter.largest(new, self.img_scale, self.keep_ratio)
+                for new in possible_sizes(self.before_resize, size)
+            ]
+            return tuple(max(sides) for sides in zip(*sizes, strict=True))
+
+        return canvas_of_sizes(
             source.records,
             self.all_canvases(),
-            self.img_scale,
-            self.keep_ratio,
+            largest,
             self.size_divisor,
-            self.jitter,
+            self.img_scale,
         )
 
-    def whole(self, index: int, record: Record, flip: bool = False) -> View:
+    def whole(self, index: int, record: Record, flip: Flip = Flip.NONE) -> View:
         """The view of all of an image at `img_scale`."""
         size = rescale_size(record.size, self.img_scale, self.keep_ratio)
         return whole(index, size, flip)
@@ -83,7 +127,8 @@ class Pipeline:
         self, index: int, record: Record, random: np.random.Generator
     ) -> View | None:
         """A random view of an image; None if mmdet would take another image instead."""
-        flip = random.random() < self.flip_ratio
+        chances = flip_chances(self.flip_ratio, self.flip_direction)
+        flip = flip_by_chance(chances, random.random())
         scale = self.jitter.sample_scale(self.img_scale, random)
         size = rescale_size(record.size, scale, self.keep_ratio)
         view = self.jitter.sample_window(index, size, flip, random)
@@ -124,20 +169,28 @@ def load_view(
         ValueError: more boxes than `pipeline.max_boxes`, or a bad image.
         OSError: the image cannot be read.
     """
-    record, capacity = source.records[view.record], pipeline.max_boxes
-    check_capacity(record, capacity)
+    record = source.records[view.record]
+    check_capacity(record, pipeline.max_boxes)
     image = source.read_image(record)
     row = image_row(record, image, pixels, view, pipeline.backend)
+    return row | ground_truth(objects_in(record, view, pipeline), pipeline.max_boxes)
+
+
+def objects_in(record: Record, view: View, pipeline: Pipeline) -> Objects:
+    """The objects of a record that training gets, in pixels of a view."""
     boxes, shown = pipeline.jitter.boxes(record, view)
     kept = pipeline.jitter.kept(boxes, shown)
-    boxes = boxes[kept]
-    if view.flip:
-        boxes = transforms.flip_boxes(boxes, view.width)
-    return row | {
-        'gt_boxes': _pad(boxes.astype(np.float32), capacity),
-        'gt_labels': _pad(record.labels[kept].astype(np.int32), capacity),
-        'gt_valid': np.arange(capacity) < len(boxes),
-        'gt_ignored': _pad(record.ignored[kept], capacity),
+    boxes = transforms.mirror_boxes(boxes[kept], view.shown, view.flip)
+    return Objects(boxes.astype(np.float32), record.labels[kept], record.ignored[kept])
+
+
+def ground_truth(objects: Objects, capacity: int) -> Batch:
+    """The fields of a row that hold its objects, padded to `capacity`."""
+    return {
+        'gt_boxes': _pad(objects.boxes, capacity),
+        'gt_labels': _pad(objects.labels.astype(np.int32), capacity),
+        'gt_valid': np.arange(capacity) < len(objects.labels),
+        'gt_ignored': _pad(objects.ignored, capacity),
     }
 
 
@@ -220,7 +273,7 @@ def draw_view(image: np.ndarray, pixels: np.ndarray, view: View, backend: str) -
             corner[:] = shown
     if view.flip:
         # After resizing: a resized mirror image differs from a mirrored resized one.
-        transforms.flip_image(shown, out=corner)
+        transforms.flip_image(shown, corner, Flip(view.flip))
 
 
 def build_batch(

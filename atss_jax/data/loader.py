@@ -26,6 +26,9 @@ import grain
 import numpy as np
 from absl import flags
 
+from atss_jax.data.augment.mixing import Pool
+from atss_jax.data.augment.rows import count_objects, load_augmented
+from atss_jax.data.augment.sequence import RowSeed, sample_before_resize
 from atss_jax.data.bad_images import NOT_SKIPPED, load_or_replace
 from atss_jax.data.batch import Pipeline, build_batch, image_row, load_view
 from atss_jax.data.image_file import UNUSABLE, BadImage
@@ -80,7 +83,7 @@ class TrainBatches:
         """
         largest = self.plan.canvas(step)  # any view of these images fits it
         canvases, divisor = self.pipeline.all_canvases(), self.pipeline.size_divisor
-        if not self.pipeline.jitter.changes_size or len(canvases) == 1:
+        if not self.pipeline.changes_size or len(canvases) == 1:
             return largest
         rows = range(self.plan.batch_size)
         sizes = [self.view(step, row).shown for row in rows]
@@ -95,7 +98,8 @@ class TrainBatches:
         random = self.plan.random(step, row)
         index = int(self.plan.records(step)[row])
         for _ in range(_MAX_TRIES):
-            view = self.pipeline.sample_view(index, self.source.records[index], random)
+            record = self._before_resize(step, row, index)
+            view = self.pipeline.sample_view(index, record, random)
             if view is not None:
                 return view
             index = self.plan.sample_other(index, random)
@@ -103,6 +107,34 @@ class TrainBatches:
             f'{_MAX_TRIES} crops in a row were without any object of wanted size; set '
             'allow_negative_crop=True in data.train.pipeline.random_crop'
         )
+
+    def object_counts(self, rows: int) -> list[int]:
+        """Numbers of objects of the first rows of the stream, which may be too many.
+
+        Rows with too many lose some: see `augment.objects.largest`. No image is read.
+        """
+        counts = []
+        for number in range(rows):
+            step, row = divmod(number, self.plan.batch_size)
+            seed = RowSeed(self.plan.seed, step, row)
+            view = self.view(step, row)
+            counts.append(count_objects(self.pool, view, self.pipeline, seed))
+        return counts
+
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """Where Mosaic and MixUp take further images from."""
+        counts = self.plan.occurrences
+        last = None if counts is None else np.cumsum(counts)
+        return Pool(self.source, last)
+
+    def _before_resize(self, step, row, index):
+        """A record with the size and the objects that the resize gets."""
+        record, transforms = self.source.records[index], self.pipeline.before_resize
+        if not transforms:
+            return record
+        seed = RowSeed(self.plan.seed, step, row)
+        return sample_before_resize(transforms, record, seed, self.pool)[0]
 
     def blank(self, step: int) -> Batch:
         """Zeros with the shapes and types of the fields that training on a batch uses.
@@ -129,6 +161,9 @@ class TrainBatches:
             if index != planned.record:
                 view = self._substitute_view(step, row, index, pixels.shape[:2])
                 view = view._replace(flip=planned.flip)
+            if self.pipeline.before_resize or self.pipeline.after_flip:
+                seed = RowSeed(self.plan.seed, step, row)
+                return load_augmented(self.pool, view, self.pipeline, pixels, seed)
             return load_view(self.source, view, self.pipeline, pixels)
 
         if not self.pipeline.max_bad_pictures:
@@ -140,7 +175,8 @@ class TrainBatches:
         """A view of record `index` that fits the canvas chosen for the batch."""
         # 3 sets this random stream apart from those of `TrainPlan`, 0 to 2.
         seed = np.random.SeedSequence([self.plan.seed, 3, step, row, index])
-        random, record = np.random.default_rng(seed), self.source.records[index]
+        random = np.random.default_rng(seed)
+        record = self._before_resize(step, row, index)
         for _ in range(_MAX_TRIES):
             view = self.pipeline.sample_view(index, record, random)
             if view is not None and np.all(np.less_equal(view.shown, canvas)):

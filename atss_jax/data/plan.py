@@ -5,12 +5,14 @@ number of hosts or workers nor what was loaded before has any influence.
 
 Random numbers have seeds of their own for each purpose, which the second number names:
 (seed, 0, epoch) for the order of an epoch, (seed, 1, step, row) for the view of a row,
-(seed, 2, step, row) for the records that replace a bad image, and in the loader
-(seed, 3, step, row, record) for their views.
+(seed, 2, step, row) for the records that replace a bad image, in the loader
+(seed, 3, step, row, record) for their views, and in `augment.sequence`
+(seed, 4 or 5, step, row, position) for each transform of the config's lists.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -188,13 +190,39 @@ def canvas_of_each(
     Raises:
         ValueError: an image fits none.
     """
+
+    def largest(size):
+        return jitter.largest(size, img_scale, keep_ratio)
+
+    return canvas_of_sizes(records, canvases, largest, size_divisor, img_scale)
+
+
+def canvas_of_sizes(
+    records: Records,
+    canvases: tuple[Canvas, ...],
+    largest: Callable[[tuple[int, int]], tuple[int, int]],
+    size_divisor: int,
+    img_scale: tuple[int, int],
+) -> np.ndarray:
+    """As `canvas_of_each`, with any rule for the size that an image is shown at.
+
+    Args:
+        records: the images.
+        canvases: to choose from.
+        largest: from the height, width of an image to those that no view of it exceeds.
+        size_divisor: sides of an image are padded to multiples of it.
+        img_scale: for messages.
+
+    Raises:
+        ValueError: an image fits none.
+    """
     # Data sets have few different image sizes: each is looked up once.
     unique, first, inverse = np.unique(
         records.sizes, axis=0, return_index=True, return_inverse=True
     )
     chosen = np.empty(len(unique), np.int64)
     for row, size in enumerate(unique):
-        new = jitter.largest(tuple(size), img_scale, keep_ratio)
+        new = largest((int(size[0]), int(size[1])))
         canvas = smallest_canvas(canvases, new, size_divisor)
         if canvas is None:
             record = records[int(first[row])]

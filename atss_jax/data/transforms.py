@@ -9,6 +9,8 @@ RandomCrop, FilterAnnotations) and the mmcv functions below them.
 """
 
 import dataclasses
+import enum
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -24,6 +26,20 @@ Scale = tuple[int, int]
 """mmdet's `img_scale`: its longer and its shorter side must hold the image's."""
 
 
+class Flip(enum.IntFlag):
+    """How an image is mirrored; False and True are the first two."""
+
+    NONE = 0
+    HORIZONTAL = 1  # left to right
+    VERTICAL = 2  # top to bottom
+    DIAGONAL = 3  # both
+
+
+_FLIP_CODES = {Flip.HORIZONTAL: 1, Flip.VERTICAL: 0, Flip.DIAGONAL: -1}  # OpenCV's
+DIRECTIONS = {flip.name.lower(): flip for flip in _FLIP_CODES}
+"""By mmdetection's names."""
+
+
 class View(NamedTuple):
     """What a row of a batch shows of an image.
 
@@ -34,7 +50,7 @@ class View(NamedTuple):
         left: first column of the window.
         height: number of rows of the window.
         width: number of columns of the window.
-        flip: whether the window is mirrored left to right.
+        flip: how the window is mirrored.
     """
 
     record: int
@@ -43,7 +59,7 @@ class View(NamedTuple):
     left: int
     height: int
     width: int
-    flip: bool
+    flip: Flip
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -51,7 +67,7 @@ class View(NamedTuple):
         return self.height, self.width
 
 
-def whole(record: int, size: tuple[int, int], flip: bool) -> View:
+def whole(record: int, size: tuple[int, int], flip: Flip) -> View:
     """The view of a whole image, resized to `size`."""
     return View(record, size, 0, 0, *size, flip)
 
@@ -105,7 +121,7 @@ class Jitter:
         )
 
     def sample_window(
-        self, index: int, size: tuple[int, int], flip: bool, random: np.random.Generator
+        self, index: int, size: tuple[int, int], flip: Flip, random: np.random.Generator
     ) -> View:
         """A view of image `index`, which is resized to `size`, at a random place."""
         if self.crop_size is None:
@@ -180,6 +196,35 @@ def _times(scale, factor):
     return max(int(scale[0] * factor), 1), max(int(scale[1] * factor), 1)
 
 
+# Flips -------------------------------------------------------------------------------
+
+
+def flip_chances(
+    ratio: float | Sequence[float], direction: str | Sequence[str]
+) -> list[tuple[Flip, float]]:
+    """Each flip with its probability, by the rules of mmdetection's RandomFlip.
+
+    Args:
+        ratio: a probability, shared equally between several directions, or one for each
+            of them.
+        direction: a name of `DIRECTIONS`, or several.
+    """
+    names = [direction] if isinstance(direction, str) else list(direction)
+    if not isinstance(ratio, Sequence):
+        ratio = [ratio / len(names)] * len(names)
+    return [(DIRECTIONS[n], share) for n, share in zip(names, ratio, strict=True)]
+
+
+def flip_by_chance(chances: Sequence[tuple[Flip, float]], number: float) -> Flip:
+    """The flip that a random number from 0 to 1 selects, by the chances of each."""
+    total = 0.0
+    for flip, chance in chances:
+        total += chance
+        if number < total:
+            return flip
+    return Flip.NONE
+
+
 # Sizes -------------------------------------------------------------------------------
 
 
@@ -245,14 +290,17 @@ def crop(image: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.nd
     return image[top : top + size[0], left : left + size[1]]
 
 
-def flip_image(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """The image mirrored left to right.
+def flip_image(
+    image: np.ndarray, out: np.ndarray | None = None, flip: Flip = Flip.HORIZONTAL
+) -> np.ndarray:
+    """The image mirrored.
 
     Args:
         image: (H,W,3) uint8.
         out: array to write to, which may be `image`; None: a new one.
+        flip: how to mirror it, at least along one axis.
     """
-    return cv2.flip(image, 1, dst=out)
+    return cv2.flip(image, _FLIP_CODES[flip], dst=out)
 
 
 def corner(canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -297,3 +345,15 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
     """Boxes mirrored left to right in an image `width` pixels wide."""
     x1, y1, x2, y2 = boxes.T
     return np.stack([width - x2, y1, width - x1, y2], axis=1)
+
+
+def mirror_boxes(boxes: np.ndarray, size: tuple[int, int], flip: Flip) -> np.ndarray:
+    """Boxes mirrored in any direction in an image of `size`."""
+    height, width = size
+    if flip & Flip.HORIZONTAL:
+        boxes = flip_boxes(boxes, width)
+    if flip & Flip.VERTICAL:
+        # Columns for rows: what is left to right there is top to bottom here.
+        turned = flip_boxes(boxes[:, [1, 0, 3, 2]], height)
+        boxes = turned[:, [1, 0, 3, 2]]
+    return boxes

@@ -8,6 +8,8 @@ from atss_jax.mmdet_config import pipeline
 from atss_jax.mmdet_config.section import REQUIRED, Section, plain
 
 SPLITS = ('train', 'val', 'test')
+_WRAPPERS = ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset')
+_LOADING = ('LoadImageFromFile', 'LoadAnnotations')
 _SPEED = (  # fields of data loaders that decide how fast they are, not what they load
     *('persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout'),
     *('multiprocessing_context', 'num_batch_per_epoch', 'worker_init_fn'),
@@ -78,10 +80,11 @@ def _data(sections, split, options, normalize):
     """
     path, fields = f'data.{split}', {}
     if len(sections) == 1:
-        fields, section = _unwrapped(sections[0], split)
+        fields, section, added = _unwrapped(sections[0], split)
         if _kind(section) != 'ConcatDataset':
-            values, steps = _dataset(section, split, options, normalize)
+            values, steps = _dataset(section, split, options, normalize, added)
             return _under(path, fields | values) | _under(f'{path}.pipeline', steps)
+        _refuse_mix(section, added, 'around a single CocoDataset')
         section.take_kind('ConcatDataset')
         # In mmdet these sets may be evaluated one by one; here together.
         section.skip('separate_eval', 'lazy_init')
@@ -132,12 +135,22 @@ def _kind(section):
 
 
 def _unwrapped(section, split):
-    """`times` and `oversample_thr` of wrappers, and the data set inside them."""
-    fields = {}
-    while (kind := _kind(section)) in ('RepeatDataset', 'ClassBalancedDataset'):
+    """What wrappers of a data set say: `times`, `oversample_thr`, more transforms.
+
+    Returns:
+        The first two as fields, the data set inside, and the pipeline of a
+        MultiImageMixDataset.
+    """
+    fields, added = {}, []
+    while (kind := _kind(section)) in _WRAPPERS:
         section.take_kind(kind)
         section.skip('lazy_init')
-        if kind == 'RepeatDataset':
+        if kind == 'MultiImageMixDataset':
+            _refuse_mix(section, added, 'it once')
+            added = section.sections('pipeline')
+            section.expect(skip_type_keys=None, dynamic_scale=None)
+            section.skip('max_refetch')
+        elif kind == 'RepeatDataset':
             fields['times'] = fields.get('times', 1) * section.take('times')
         elif split != 'train' or 'oversample_thr' in fields:
             raise section.refuse('type', kind, 'it once, around the training data')
@@ -148,12 +161,19 @@ def _unwrapped(section, split):
         section = section.section('dataset')
     if fields.get('times') == 1:
         del fields['times']
-    return fields, section
+    return fields, section, added
+
+
+def _refuse_mix(section, added, expected):
+    """Raises ValueError if there is a MultiImageMixDataset where none is supported."""
+    if added:
+        raise section.refuse('type', 'MultiImageMixDataset', expected)
 
 
 def _member(section, split, options, normalize):
     """Translates one of several data sets, which may be inside a RepeatDataset."""
-    fields, inner = _unwrapped(section, split)
+    fields, inner, added = _unwrapped(section, split)
+    _refuse_mix(section, added, 'around a single CocoDataset')
     if 'oversample_thr' in fields:
         kind = 'ClassBalancedDataset'
         raise section.refuse('type', kind, f'{kind} around the ConcatDataset')
@@ -163,8 +183,11 @@ def _member(section, split, options, normalize):
     return fields | values, steps
 
 
-def _dataset(section, split, options, normalize):
-    """Translates a data set: its fields, and those of its pipeline."""
+def _dataset(section, split, options, normalize, added=()):
+    """Translates a data set: its fields, and those of its pipeline.
+
+    `added` is the pipeline of a MultiImageMixDataset around it.
+    """
     section.take_kind('CocoDataset')
     root = section.take('data_root', None)
     root = '' if root is None else root
@@ -172,8 +195,15 @@ def _dataset(section, split, options, normalize):
         raise section.refuse('data_root', root, 'a string')
     fields = options(section, root, split)
     steps = section.sections('pipeline')
+    if added:
+        for step in steps:
+            if str(step.peek('type')).rpartition('.')[2] not in _LOADING:
+                reason = 'in a MultiImageMixDataset only the loading of images'
+                raise step.refuse('type', step.peek('type'), reason)
+        steps = [*steps, *added]
     section.expect(test_mode=split != 'train', proposal_file=None)
-    loading = {**normalize, **pipeline.translate(steps, split == 'train')}
+    is_2x = options is _options_2x
+    loading = {**normalize, **pipeline.translate(steps, split == 'train', is_2x)}
     for name in ('img_norm_cfg.mean', 'pad.size_divisor'):
         if name not in loading:
             raise ValueError(f'{section.path}.pipeline has nothing that sets {name}')

@@ -5,13 +5,22 @@ from typing import Any
 
 from atss_jax.data.transforms import BACKENDS
 from atss_jax.mmdet_config.section import Section, plain
+from atss_jax.mmdet_config.transforms_list import (
+    AUGMENTATION,
+    COLOR,
+    check_supported,
+    read_flip,
+    read_transform,
+)
 
 _CROP_KINDS = ('absolute', 'absolute_range')
 # Transforms that are always applied here.
 _FORMATS = ('PackDetInputs', 'DefaultFormatBundle', 'ImageToTensor', 'Collect')
 
 
-def translate(steps: list[Section], is_train: bool) -> dict[str, Any]:
+def translate(
+    steps: list[Section], is_train: bool, is_2x: bool = False
+) -> dict[str, Any]:
     """Translates a pipeline to our fields, relative to `data.SPLIT.pipeline`.
 
     For 2.x, whose pipelines include normalization and padding, these are
@@ -21,18 +30,45 @@ def translate(steps: list[Section], is_train: bool) -> dict[str, Any]:
         ValueError: a transform, its position or an argument has no equivalent.
     """
     fields: dict[str, Any] = {}
-    position = -1
+    position, lists = -1, {'before_resize': [], 'after_flip': []}
     for step in _flat(steps, is_train):
-        kind = step.take_kind(*_READERS, *_FORMATS)
+        check_supported(step, is_train, is_2x)
+        kind = step.take_kind(*_READERS, *_FORMATS, *AUGMENTATION)
+        is_flip_before = kind == 'RandomFlip' and is_train and position < _RESIZE
         if kind in _FORMATS:
             step.skip('meta_keys', 'keys')
+        elif kind in AUGMENTATION or is_flip_before:
+            name = _list_for(step, kind, position)
+            lists[name].append({'type': kind, **read_transform(step, kind)})
         else:
+            _check_order(step, kind, lists['after_flip'])
             position = _next_position(step, kind, position, is_train)
             fields |= _READERS[kind](step, is_train)
+    fields |= {name: tuple(values) for name, values in lists.items() if values}
     if 'img_scale' not in fields:
         path = steps[0].path if steps else 'the pipeline'
         raise ValueError(f'{path}: no transform resizes the images')
     return fields
+
+
+def _list_for(step, kind, position):
+    """The list that a transform of augmentation belongs to."""
+    if position < _RESIZE:
+        return 'before_resize'
+    if position > _FLIP:
+        previous = ' or '.join(_ORDER[position])
+        raise ValueError(f'{step.path}: {kind} after {previous} is not supported')
+    return 'after_flip'
+
+
+def _check_order(step, kind, after_flip):
+    """Raises ValueError if a transform follows one that is applied after it here.
+
+    A change of single pixels may come before or after a crop or a flip.
+    """
+    late = [x['type'] for x in after_flip if x['type'] not in COLOR]
+    if late and kind in ('RandomCrop', 'FilterAnnotations', 'RandomFlip'):
+        raise ValueError(f'{step.path}: {kind} after {late[-1]} is not supported')
 
 
 def _next_position(step, kind, position, is_train):
@@ -44,6 +80,8 @@ def _next_position(step, kind, position, is_train):
     if kind == 'LoadImageFromFile' or (kind == 'LoadAnnotations' and not is_train):
         return position
     next_position = next(i for i, kinds in enumerate(_ORDER) if kind in kinds)
+    if kind == 'FilterAnnotations' and position > next_position:
+        return position  # mirroring and padding change the size of no box
     if next_position <= position:
         previous = ' or '.join(_ORDER[position])
         raise ValueError(f'{step.path}: {kind} after {previous} is not supported')
@@ -181,13 +219,16 @@ def _filter(step, is_train):
 
 def _flip(step, is_train):
     name = 'flip_ratio' if 'flip_ratio' in step else 'prob'
-    probability = step.take(name, None)
-    step.expect(direction='horizontal', swap_seg_labels=None)
-    if is_train:
-        return {'flip_ratio': 0.0 if probability is None else probability}
-    if probability:  # 2.x has this transform in evaluation, but without a probability
-        raise step.refuse(name, probability, 'no flips for evaluation')
-    return {}
+    given = step.peek(name)
+    flip = read_flip(step)
+    if not is_train:
+        if given:  # 2.x has this transform in evaluation, but without a probability
+            raise step.refuse(name, given, 'no flips for evaluation')
+        return {}
+    fields = {'flip_ratio': flip['prob']}
+    if flip['direction'] != 'horizontal':
+        fields['flip_direction'] = flip['direction']
+    return fields
 
 
 def _normalize(step, is_train):
@@ -231,4 +272,8 @@ _ORDER = (
     ('RandomFlip',),
     ('Normalize',),
     ('Pad',),
+)
+_RESIZE, _FLIP = (
+    next(index for index, kinds in enumerate(_ORDER) if kind in kinds)
+    for kind in ('Resize', 'RandomFlip')
 )

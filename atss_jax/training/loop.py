@@ -195,6 +195,7 @@ def _open_log(run, start):
         setup.paramwise_warning,
         setup.warm_up_warning,
         setup.evaluation_warning,
+        setup.capacity_warning,
     ):
         if warning := warning_about(run):
             log.warn(warning)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from atss_jax.config import build_experiment, to_json
 from atss_jax.config.experiment import Experiment, open_sources
+from atss_jax.data.augment.user_function import digests
 from atss_jax.data.balance import occurrences
 from atss_jax.data.batch import check_box_counts, check_has_objects
 from atss_jax.data.joined import set_times
@@ -23,6 +24,7 @@ from atss_jax.optim.schedule import warm_up_factors
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.update_rule import rates_by_mult, trained_names
 
+_COUNTED_ROWS = 512  # in which more objects than `max_boxes` are looked for
 # All recipes with a Swin Transformer have this key; few models have the parameter.
 _NAMED_IN_ANY_CASE = 'custom_keys.absolute_pos_embed'
 
@@ -101,7 +103,8 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
     sources = open_sources(experiment, ('train', 'val'))
     hosts.progress('comparing hosts')
     config_json = to_json(config)
-    _check_hosts(config_json, sources, workdir)
+    functions = digests(experiment.data['train'].pipeline.after_flip)
+    _check_hosts(config_json, sources, functions, workdir)
     train = sources['train']
     check_has_objects(train)
     check_box_counts(train, experiment.data['train'].pipeline.max_boxes)
@@ -116,11 +119,13 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
         'occurrences_digest': hashlib.sha256(batches.plan.occurrences).hexdigest(),
         'classes': list(train.classes),
     }
+    if functions:
+        stream['user_functions'] = functions
     workdirs.check(workdir, config_json, stream)
     return Run(workdir, config_json, experiment, sources, batches, rates, stream)
 
 
-def _check_hosts(config_json, sources, workdir):
+def _check_hosts(config_json, sources, functions, workdir):
     """Raises ValueError if hosts would compute different things; a collective."""
     same_data = 'All hosts must read the same annotations.'
     hosts.check_equal(
@@ -128,6 +133,7 @@ def _check_hosts(config_json, sources, workdir):
             'config': config_json,
             'atss_jax code': workdirs.code_digest(),
             'versions': workdirs.package_versions(),
+            **{f'file of {name}': digest for name, digest in functions.items()},
             'data.train': sources['train'].records.digest(),
             'data.val': sources['val'].records.digest(),
         },
@@ -198,6 +204,22 @@ def warm_up_warning(run: Run) -> str | None:
         f'lr_config.warmup_iters = {config.warmup_iters}, but the run has only '
         f'{run.total_steps} steps: the learning rate rises to {share:.0%} of '
         'optimizer.lr at most. Lower lr_config.warmup_iters, or raise total_epochs'
+    )
+
+
+def capacity_warning(run: Run) -> str | None:
+    """A warning if Mosaic or MixUp make images of more objects than are kept."""
+    batches, limit = run.batches, run.batches.pipeline.max_boxes
+    if not (batches.pipeline.before_resize or batches.pipeline.after_flip):
+        return None
+    counts = batches.object_counts(_COUNTED_ROWS)
+    too_many = sum(count > limit for count in counts)
+    if not too_many:
+        return None
+    return (
+        f'{too_many} of the first {len(counts)} augmented images have more objects '
+        f'than data.max_boxes = {limit}, up to {max(counts)}; they keep the {limit} '
+        f'largest. data.max_boxes = {max(counts)} keeps all of them'
     )
 
 

@@ -175,6 +175,12 @@ def _data_differences(folder, before, now):
             '  how often an epoch shows each image has changed (data.train.times, '
             'data.train.oversample_thr, or times of one of data.train.datasets)'
         )
+    if 'user_functions' in differing:
+        names = ', '.join(now['user_functions'])
+        lines.append(
+            f'  the files of {names} (data.train.pipeline.after_flip) have changed '
+            'since that run began'
+        )
     if 'classes' in differing:
         old, new = before['classes'], now['classes']
         lines.append(f'  classes of data.train: {old} there, {new} now')

@@ -166,6 +166,13 @@ ALTERNATIVES = {
     'data.train.min_size': 1,
     'data.train.times': 8,
     'data.train.pipeline.flip_ratio': 0,
+    'data.train.pipeline.flip_direction': 'vertical',
+    **{
+        f'data.train.pipeline.{name}': {
+            f'data.train.pipeline.{name}': ({'type': 'PhotoMetricDistortion'},)
+        }
+        for name in ('before_resize', 'after_flip')
+    },
     'data.train.pipeline.random_resize': {
         'data.train.pipeline.random_resize': {'ratio_range': (0.1, 2.0)}
     },

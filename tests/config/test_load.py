@@ -205,7 +205,13 @@ def test_a_config_of_an_earlier_version(tmp_path):
 
 
 # Another value of each field that earlier versions lack.
-LATER = {path: {'cv2': 'pillow', None: 0.5}[value] for path, value in ADDED.items()}
+_TRANSFORMS = ({'type': 'PhotoMetricDistortion'},)
+LATER = dict.fromkeys(ADDED, 'pillow') | {
+    'data.train.oversample_thr': 0.5,
+    'data.train.pipeline.flip_direction': 'vertical',
+    'data.train.pipeline.before_resize': _TRANSFORMS,
+    'data.train.pipeline.after_flip': _TRANSFORMS,
+}
 
 
 def test_equal_configs_give_equal_text():

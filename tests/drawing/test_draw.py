@@ -82,14 +82,23 @@ def test_data_of_each_split(draw):
     assert train.shape != val.shape or (train != val).any()
 
 
-def test_the_batch_of_a_step(draw, small_data):
-    result, first = draw('batch', '--step=1')
-    assert result.status == 0 and 'step 1, 1 image\n' in result.out
-    assert (draw('batch', '--step=1')[1] == first).all()
-    experiment = build_experiment(small_config(small_data))
+AUGMENTED = {
+    'before_resize': ({'type': 'Mosaic', 'img_scale': (48, 40)},),
+    'after_flip': ({'type': 'PhotoMetricDistortion'},),
+}
+
+
+@pytest.mark.parametrize(('step', 'lists'), [(1, {}), (3, AUGMENTED)])
+def test_the_batch_of_a_step(draw, small_data, step, lists):
+    fields = {f'data.train.pipeline.{name}': x for name, x in lists.items()}
+    flags = [f'--step={step}', *(f'--config.{k}={x!r}' for k, x in fields.items())]
+    result, first = draw('batch', *flags)
+    assert result.status == 0 and f'step {step}, 1 image\n' in result.out
+    assert (draw('batch', *flags)[1] == first).all()
+    experiment = build_experiment(small_config(small_data, fields))
     source = experiment.data['train'].open()
     batches = training_data.make_batches(experiment, source, 1, (0, 1))
-    row = {name: x[0] for name, x in batches(0).items()}
+    row = {name: x[0] for name, x in batches(step - 1).items()}
     expected = training_data.draw_row(row, source.classes, 32)
     gap = 8
     height, width = expected.shape[:2]

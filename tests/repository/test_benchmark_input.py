@@ -72,3 +72,13 @@ def test_what_is_missing_is_an_error_of_one_line(flags, message):
     done = run(*flags)
     assert done.returncode == 1
     assert message in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_the_cost_of_each_transform(images):
+    """One row for each pipeline, and the plain one is what they are compared with."""
+    command = [sys.executable, 'benchmarks/augment.py', f'--images={images}']
+    small = ('--count=3', '--batch_size=1', '--rounds=1', '--steps=1')
+    done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r'^\| (.+) \| [\d.]+ ms \| \d+ \| ([\d.]+) \|', done.stdout, re.M)
+    assert len(rows) == 13 and rows[0] == ('plain: resize, flip', '1.00')

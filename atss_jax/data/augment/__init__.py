@@ -1,0 +1,1 @@
+"""Augmentation: mmdetection's transforms and functions of users, on single rows."""

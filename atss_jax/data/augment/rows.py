@@ -1,0 +1,77 @@
+"""Rows of training batches whose pipeline has lists of transforms."""
+
+import numpy as np
+
+from atss_jax.data.augment.mixing import Pool
+from atss_jax.data.augment.objects import largest
+from atss_jax.data.augment.sequence import (
+    FurtherImages,
+    RowSeed,
+    apply_after_flip,
+    apply_before_resize,
+    objects_after_flip,
+    sample_before_resize,
+)
+from atss_jax.data.augment.user_function import Where
+from atss_jax.data.batch import (
+    Pipeline,
+    check_capacity,
+    ground_truth,
+    image_row,
+    objects_in,
+)
+from atss_jax.data.transforms import View
+from atss_jax.structures import Batch
+
+
+def load_augmented(
+    pool: Pool, view: View, pipeline: Pipeline, pixels: np.ndarray, seed: RowSeed
+) -> Batch:
+    """As `batch.load_view`, with the transforms before the resize and after the flip.
+
+    `original_size` is that of the image that the resize gets, of a Mosaic for example.
+    Of more objects than `pipeline.max_boxes`, the largest are kept.
+
+    Args:
+        pool: the training data, of which further images are taken too.
+        view: which record, and what to show of the image that the resize gets.
+        pipeline: its transforms, which boxes are kept, and the capacity for boxes.
+        pixels: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
+        seed: decides what is sampled.
+
+    Raises:
+        ValueError: the image alone has more boxes than `pipeline.max_boxes`, a bad
+            image, or a bad function of the user.
+        OSError: the image cannot be read.
+    """
+    own = pool.records[view.record]
+    check_capacity(own, pipeline.max_boxes)
+    image = pool.source.read_image(own)
+    further = FurtherImages(pool.source, may_skip=pipeline.max_bad_pictures > 0)
+    applied = sample_before_resize(pipeline.before_resize, own, seed, pool)[1]
+    record, image = apply_before_resize(own, image, applied, further)
+    row = image_row(record, image, pixels, view, pipeline.backend)
+    objects = objects_in(record, view, pipeline)
+    corner = pixels[: view.height, : view.width]
+    where = Where(seed.step, seed.row, own, len(pool.source.classes))
+    context = seed, pool, where
+    image, objects = apply_after_flip(
+        pipeline.after_flip, corner, objects, context, further
+    )
+    if image is not corner:
+        corner[:] = image
+    if further.bad_index is not None:
+        row['skipped'] = np.array(further.bad_index, np.int64)
+    return row | ground_truth(largest(objects, pipeline.max_boxes), pipeline.max_boxes)
+
+
+def count_objects(pool: Pool, view: View, pipeline: Pipeline, seed: RowSeed) -> int:
+    """How many objects a row has before those over the capacity go; reads no image.
+
+    Arguments are those of `load_augmented`.
+    """
+    own = pool.records[view.record]
+    record, _ = sample_before_resize(pipeline.before_resize, own, seed, pool)
+    objects = objects_in(record, view, pipeline)
+    after = pipeline.after_flip
+    return len(objects_after_flip(after, objects, view.shown, seed, pool).labels)

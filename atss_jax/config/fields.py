@@ -1,5 +1,6 @@
 """Checks of config fields, and a reader that leaves no field unread."""
 
+import copy
 import dataclasses
 import math
 import os
@@ -143,6 +144,10 @@ def shortened(value: Any, to_text: Callable[[Any], str] = repr) -> str:
 ADDED = {
     'data.train.oversample_thr': None,
     **{f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', 'test')},
+    'early_stopping': None,
+    'evaluation.num_eval_images': 4,
+    'evaluation.save_best': 'auto',
+    'log_config.hooks': ({'type': 'TextLoggerHook'}, {'type': 'TensorboardLoggerHook'}),
 }
 """Fields that configs of version 0.1 lack, each with the value that they imply."""
 
@@ -165,7 +170,7 @@ def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
                 break
             section[parent] = section = dict(section[parent])
         else:
-            section.setdefault(name, value)
+            section.setdefault(name, copy.deepcopy(value))
     return complete
 
 

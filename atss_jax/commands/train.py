@@ -62,12 +62,12 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
         config = _config(flags, parse_overrides(overrides))
         train(config, flags.workdir, make_drawing_evaluator, flags.profile, _BEGAN)
         if devices.is_first():
-            print(_last_line(flags.workdir))
+            print(last_line(flags.workdir))
 
     return command_line.run(flags, program, action)
 
 
-def _last_line(workdir):
+def last_line(workdir):
     """Says which checkpoint is the best, and how to use it."""
     from atss_jax.training.checkpoint import best_checkpoint
 

@@ -96,7 +96,8 @@ class Experiment:
             saved.
         max_keep_ckpts: number of newest checkpoints to keep, in addition to the best.
         log_interval: steps between lines of the log.
-        hooks: writers of the numbers of the run, as in mmdet.
+        hooks: writers of the numbers of the run, as in mmdet; None: TextLoggerHook and
+            TensorboardLoggerHook.
         load_from: weights of a whole detector to start from: a file, a workdir, a
             model of the zoo (`mmdet://NAME`) or an address (`https://`, `hf://`).
         resume_from: workdir of another run to continue: weights, momentum and step.

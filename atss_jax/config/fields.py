@@ -1,6 +1,5 @@
 """Checks of config fields, and a reader that leaves no field unread."""
 
-import copy
 import dataclasses
 import math
 import os
@@ -147,7 +146,7 @@ ADDED = {
     'early_stopping': None,
     'evaluation.num_eval_images': 4,
     'evaluation.save_best': 'auto',
-    'log_config.hooks': ({'type': 'TextLoggerHook'}, {'type': 'TensorboardLoggerHook'}),
+    'log_config.hooks': None,
 }
 """Fields that configs of version 0.1 lack, each with the value that they imply."""
 
@@ -170,7 +169,7 @@ def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
                 break
             section[parent] = section = dict(section[parent])
         else:
-            section.setdefault(name, copy.deepcopy(value))
+            section.setdefault(name, value)
     return complete
 
 

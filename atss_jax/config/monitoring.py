@@ -112,22 +112,28 @@ def read_early_stopping(read: Reader) -> EarlyStopping | None:
 class HookConfig:
     """A writer of the numbers of a run, an element of mmdet's `log_config.hooks`.
 
+    Each type has some of these settings; those that the config leaves out are None.
+
     Attributes:
         path: of its section, for messages.
         type: TextLoggerHook (lines and `metrics.jsonl`, which are written in any case),
             TensorboardLoggerHook, WandbLoggerHook, MlflowLoggerHook or
             TrackioLoggerHook.
-        settings: the other fields of the section; those that it leaves out are absent.
-            init_kwargs: arguments of `wandb.init` or `trackio.init`; None: none.
-            exp_name, run_name: names of the experiment and the run for MLflow.
-            tags: tags of the run for MLflow.
-            tracking_uri: address of the MLflow server or database; None: as MLflow
-                finds it, by MLFLOW_TRACKING_URI.
+        init_kwargs: arguments of `wandb.init` or `trackio.init`, such as `project`.
+        exp_name: name of the experiment of MLflow.
+        run_name: name of the run of MLflow; by default that of the workdir.
+        tags: tags of the run of MLflow.
+        tracking_uri: server or database of MLflow; by default the one that MLflow
+            finds, by MLFLOW_TRACKING_URI.
     """
 
     path: str
     type: str
-    settings: Mapping[str, Any]
+    init_kwargs: Mapping[str, Any] | None = None
+    exp_name: str | None = None
+    run_name: str | None = None
+    tags: Mapping[str, str] | None = None
+    tracking_uri: str | None = None
 
 
 def _plain(fields):
@@ -167,19 +173,26 @@ HOOKS: dict[str, Mapping[str, Check]] = {
 }
 
 
+_DEFAULT_HOOKS = tuple(
+    HookConfig('log_config.hooks', kind)
+    for kind in ('TextLoggerHook', 'TensorboardLoggerHook')
+)
+
+
 def read_hooks(read: Reader) -> tuple[HookConfig, ...]:
     """Reads `log_config.hooks`, a list of sections of different types.
 
     Raises:
         ValueError: it is none, or names a writer twice.
     """
+    example = "({'type': 'TensorboardLoggerHook'}, {'type': 'WandbLoggerHook'})"
     hooks = []
     while read.has_section(path := f'log_config.hooks.{len(hooks)}'):
         hooks.append(_read_hook(read, path))
     if not hooks:
-        example = "({'type': 'TensorboardLoggerHook'}, {'type': 'WandbLoggerHook'})"
-        expected = f'a tuple of one or more sections such as {example}'
-        read('log_config.hooks', Check(expected, one_of().convert))
+        expected = f'None or a tuple of one or more sections such as {example}'
+        read('log_config.hooks', Check(expected, one_of(None).convert))
+        return _DEFAULT_HOOKS
     types = [hook.type for hook in hooks]
     for hook in hooks:
         if types.count(hook.type) > 1:
@@ -200,4 +213,4 @@ def _read_hook(read, path):
             settings[name] = read.section(field, check)
         else:
             read(field, optional(check))
-    return HookConfig(path, kind, settings)
+    return HookConfig(path, kind, **settings)

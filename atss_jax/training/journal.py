@@ -126,6 +126,20 @@ class Journal:
                 self._callbacks.call('after_checkpoint', step, folder)
         self._callbacks.raise_failure()
 
+    def end_epoch(self, state: TrainState, stop: hosts.StopSignal) -> None:
+        """Saves and evaluates the state after an epoch, where that is due.
+
+        Saves first: a kill in between does not lose the epoch.
+
+        Raises:
+            CallbackError: a callback has failed; the state is saved.
+            Stopped: `stop` was requested during the evaluation.
+        """
+        epoch = int(state.step) // self._run.steps_per_epoch
+        if self._run.is_due(epoch, self._run.experiment.checkpoint_interval):
+            self.save(state)
+        self.evaluate(state, stop)
+
     def evaluate(self, state: TrainState, stop: hosts.StopSignal) -> None:
         """Evaluates after an epoch, if that is due and has not been done yet."""
         step = int(state.step)
@@ -195,30 +209,34 @@ class Journal:
 
     def _no_improvement(self):
         rule = self._stopping
-        if rule is None or without_improvement(self._scores, rule) < rule.patience:
+        if rule is None:
             return None
-        best = max(self._scores, key=lambda step: (self._scores[step], -step))
+        waited, last = since_improvement(self._scores, rule)
+        if waited < rule.patience:
+            return None
         return (
             f'early stopping: {rule.metric} did not improve by {rule.min_delta:g} in '
-            f'{rule.patience} evaluations; the best was {self._scores[best]:.3f} at '
-            f'step {best}'
+            f'{waited} evaluations; it did last at step {last}, to '
+            f'{self._scores[last]:.3f}'
         )
 
 
-def without_improvement(scores: Mapping[int, float], rule: EarlyStopping) -> int:
-    """How many evaluations have passed since the last improvement.
+def since_improvement(
+    scores: Mapping[int, float], rule: EarlyStopping
+) -> tuple[int, int | None]:
+    """The number of evaluations since the last improvement, and the step of that one.
 
     Args:
         scores: the metric by step.
         rule: what an improvement is.
     """
-    best, waited = -math.inf, 0
-    for _, score in sorted(scores.items()):
+    best, waited, last = -math.inf, 0, None
+    for step, score in sorted(scores.items()):
         if score >= best + rule.min_delta:
-            best, waited = score, 0
+            best, waited, last = score, 0, step
         else:
             waited += 1
-    return waited
+    return waited, last
 
 
 def _non_finite_loss(run, step, metrics, checkpoints):

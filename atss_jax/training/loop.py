@@ -72,8 +72,7 @@ def train(
     startup.spent_on('annotations')
     with contextlib.ExitStack() as stack:
         begin = stack.enter_context(workdirs.locked(workdir))
-        # Signals are handled until the last save is done, so that a second SIGTERM
-        # does not interrupt it.
+        # Until the last save is done: a second SIGTERM does not interrupt it.
         stack.enter_context(stop.listening())
 
         # Load: the newest checkpoint, or the weights that the config names.
@@ -94,8 +93,7 @@ def train(
         # Compile while worker processes load the first batch.
         batches, bad_images = stack.enter_context(_load_ahead(run, start.step))
         train_step = _mapped_train_step(run, tx)
-        if steps:
-            _compile(run, train_step, state, start.step, log)
+        _compile(run, train_step, state, steps, log)
         startup.spent_on('compiling')
 
         in_flight = collections.deque()
@@ -117,21 +115,18 @@ def train(
                 # Log: a few steps late, so that no device waits for the host. The first
                 # step is logged at once, because it shows whether training works.
                 in_flight.append((step + 1, metrics))
-                epoch, step_in_epoch = divmod(step + 1, run.steps_per_epoch)
-                epoch_ends, stopping = step_in_epoch == 0, stop.requested()
+                epoch_ends = (step + 1) % run.steps_per_epoch == 0
+                stopping = stop.requested()
                 log_all = epoch_ends or stopping or step == start.step
                 journal.steps(in_flight, 0 if log_all else _STEPS_AHEAD)
                 if step == start.step:
                     startup.spent_on('first step')
                     log.say(f'first step done {startup}')
 
-                # Save before evaluating: a kill in between does not lose the epoch.
                 if epoch_ends:
                     # Adds the bad images of the other hosts.
                     bad_images.add(devices.all_of(bad_images.indices))
-                    if run.is_due(epoch, run.experiment.checkpoint_interval):
-                        journal.save(state)
-                    journal.evaluate(state, stop)
+                    journal.end_epoch(state, stop)
                 if reason := journal.reason_to_end(step + 1, stopping):
                     break
                 if stopping and step + 1 < run.total_steps:
@@ -226,10 +221,15 @@ def _mapped_train_step(run, tx):
     return devices.map_over_devices(train_step, experiment.parallel, donate_first=True)
 
 
-def _compile(run, train_step, state, step, log):
-    """Compiles the training step for the shapes of batch `step`; loads no images."""
+def _compile(run, train_step, state, steps, log):
+    """Compiles the training step for the shapes of the first of `steps`, if any.
+
+    Loads no images.
+    """
+    if not steps:
+        return
     hosts.progress('compiling')
-    batch = run.batches.blank(step)
+    batch = run.batches.blank(steps[0])
     with log.compiling(batch['image'].shape[1:3]):
         inputs = devices.shard_rows(batch, run.experiment.parallel)
         # Tracing creates a million objects; garbage collection takes a fifth of it.

@@ -93,7 +93,7 @@ class Tracker:
         self._last_steps = dict(saved.get('last_steps', {}))
         start = Start(pathlib.Path(workdir), json.loads(config_json), saved.get('id'))
         try:
-            self._client = CLIENTS[hook.type](hook.settings, start)
+            self._client = CLIENTS[hook.type](hook, start)
         except (TypeError, ValueError, OSError) as error:
             raise ValueError(
                 f'config.{hook.path} = {hook.type}: {self._name} does not start a run: '
@@ -163,15 +163,13 @@ def check_installed(hooks: Sequence[HookConfig]) -> None:
 class _Wandb:
     """A run of Weights & Biases; its steps are those of the run."""
 
-    def __init__(self, settings: Mapping[str, Any], start: Start):
+    def __init__(self, hook: HookConfig, start: Start):
         import wandb
 
         self._wandb, self.errors = wandb, (wandb.errors.Error, OSError)
         defaults = {'project': _PROJECT, 'name': start.name, 'id': start.id}
         defaults |= {'dir': str(start.workdir), 'resume': 'allow'}
-        arguments = (
-            defaults | {'config': start.config} | settings.get('init_kwargs', {})
-        )
+        arguments = defaults | {'config': start.config} | (hook.init_kwargs or {})
         try:
             self._run = wandb.init(**arguments)
         except wandb.errors.Error as error:
@@ -193,23 +191,23 @@ class _Wandb:
 class _Mlflow:
     """A run of MLflow, with the fields of the config as its parameters."""
 
-    def __init__(self, settings: Mapping[str, Any], start: Start):
+    def __init__(self, hook: HookConfig, start: Start):
         import mlflow
         from mlflow.exceptions import MlflowException
 
         self.errors = (MlflowException, OSError)
         try:
-            self._client = mlflow.MlflowClient(settings.get('tracking_uri'))
+            self._client = mlflow.MlflowClient(hook.tracking_uri)
             if start.id is not None:
                 self.id = start.id
                 self._client.update_run(self.id, 'RUNNING')
             else:
-                self.id = self._new_run(settings, start)
+                self.id = self._new_run(hook, start)
         except MlflowException as error:
             raise ValueError(str(error)) from error
 
-    def _new_run(self, settings, start):
-        name = settings.get('exp_name') or _PROJECT
+    def _new_run(self, hook, start):
+        name = hook.exp_name or _PROJECT
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             experiment_id = self._client.create_experiment(name)
@@ -217,8 +215,8 @@ class _Mlflow:
             experiment_id = experiment.experiment_id
         run = self._client.create_run(
             experiment_id,
-            tags=settings.get('tags'),
-            run_name=settings.get('run_name') or start.name,
+            tags=hook.tags,
+            run_name=hook.run_name or start.name,
         )
         self._log_config(run.info.run_id, start.config)
         return run.info.run_id
@@ -267,7 +265,7 @@ def _mlflow_name(name):
 class _Trackio:
     """A run of Trackio, which continues runs by their name."""
 
-    def __init__(self, settings: Mapping[str, Any], start: Start):
+    def __init__(self, hook: HookConfig, start: Start):
         import trackio
 
         self._trackio, self.errors = trackio, (OSError,)
@@ -276,7 +274,7 @@ class _Trackio:
         defaults = {'project': _PROJECT, 'name': name, 'resume': 'allow'}
         defaults |= {'config': flatten(start.config), 'embed': False}
         defaults |= {'auto_log_gpu': False, 'auto_log_cpu': False}
-        self._run = trackio.init(**(defaults | settings.get('init_kwargs', {})))
+        self._run = trackio.init(**(defaults | (hook.init_kwargs or {})))
         self.id = self._run.name
 
     def log(self, entry: Entry) -> None:
@@ -287,7 +285,7 @@ class _Trackio:
         self._run.finish()
 
 
-CLIENTS: dict[str, Callable[[Mapping[str, Any], Start], Client]] = {
+CLIENTS: dict[str, Callable[[HookConfig, Start], Client]] = {
     'WandbLoggerHook': _Wandb,
     'MlflowLoggerHook': _Mlflow,
     'TrackioLoggerHook': _Trackio,

@@ -65,7 +65,7 @@ LONG = {
         *('test_early_stopping', 'test_finetune'),
         *('test_golden_training', 'test_kill_resume', 'test_other_platforms'),
         *('test_last_line', 'test_recipe_resume', 'test_step', 'test_stop'),
-        *('test_swin_step', 'test_training', 'test_zoo_weights'),
+        *('test_swin_step', 'test_training', 'test_writers', 'test_zoo_weights'),
     ),
 }
 

@@ -36,6 +36,19 @@ class Entry:
     speed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     images: Sequence[tuple[str, np.ndarray]] = ()
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> 'Entry':
+        """The entry of a record, without its images and measurements."""
+        names = ('kind', 'step', 'epoch')
+        numbers = {name: x for name, x in record.items() if name not in names}
+        return cls(*(record[name] for name in names), numbers)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What stands in `metrics.jsonl`."""
+        place = {'kind': self.kind, 'step': self.step, 'epoch': self.epoch}
+        return {**place, **self.numbers}
+
     @property
     def scalars(self) -> dict[str, float]:
         """All numbers that are defined: `train/loss`, `eval/per_class/car`, ..."""
@@ -109,9 +122,8 @@ class MetricsFile:
 
     def write(self, entry: Entry) -> None:
         """Adds a line, which is on disk afterwards."""
-        record = {'kind': entry.kind, 'step': entry.step, 'epoch': entry.epoch}
         with self._file.open('a') as file:
-            file.write(json.dumps({**record, **entry.numbers}) + '\n')
+            file.write(json.dumps(entry.record) + '\n')
             file.flush()
             os.fsync(file.fileno())  # records are few, and a resumed run relies on them
 

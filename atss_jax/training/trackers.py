@@ -3,6 +3,7 @@
 Their libraries are optional, and imported where they are used.
 """
 
+import collections
 import importlib.util
 import json
 import pathlib
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from atss_jax.config.monitoring import HookConfig
 from atss_jax.config.tree import flatten
 from atss_jax.files import atomic
-from atss_jax.training.metrics_file import Entry
+from atss_jax.training.metrics_file import Entry, records
 
 FILE = 'tracking.json'
 _PROJECT = 'atss-jax'  # where the config names none
@@ -47,10 +48,12 @@ class Client(Protocol):
 
     Attributes:
         id: what `Start.id` is when the run is continued.
+        delay: seconds after which an entry is safe, even if this process is killed.
         errors: types of the exceptions that mean that the tracker has trouble.
     """
 
     id: str
+    delay: float
     errors: tuple[type[Exception], ...]
 
     def log(self, entry: Entry) -> None:
@@ -63,10 +66,11 @@ class Client(Protocol):
 class Tracker:
     """Writes to a tracker, and continues its run when training is resumed.
 
-    `tracking.json` keeps the id of the tracker's run and the last steps that it has:
-    steps that are computed again after a kill, with the same results, are not recorded
-    twice. What the tracker does not take is a warning: training goes on, and
-    `metrics.jsonl` has all entries.
+    `tracking.json` keeps the id of the tracker's run, and up to which steps it has all
+    entries for sure. What it may not have, because the process was killed or because
+    the config did not name it before, is handed to it again from `metrics.jsonl`; what
+    it has is not recorded twice. An entry that the tracker does not take is a warning:
+    training goes on.
 
     Args:
         hook: the section of the config.
@@ -99,7 +103,10 @@ class Tracker:
                 f'config.{hook.path} = {hook.type}: {self._name} does not start a run: '
                 f'{error}'
             ) from error
+        self._unsafe: collections.deque[tuple[float, str, int]] = collections.deque()
         self._save()
+        for record in records(workdir):
+            self.write(Entry.of(record))
 
     def _read(self):
         return atomic.read_json(self._file) if self._file.exists() else {}
@@ -120,8 +127,17 @@ class Tracker:
                 f'metrics.jsonl has: {error}'
             )
             return
-        self._last_steps[entry.kind] = entry.step
-        self._save()
+        self._unsafe.append((time.monotonic(), entry.kind, entry.step))
+        self._keep_safe(self._client.delay)
+
+    def _keep_safe(self, delay):
+        """Keeps the last steps of the entries that are older than `delay` seconds."""
+        until, is_new = time.monotonic() - delay, False
+        while self._unsafe and self._unsafe[0][0] <= until:
+            _, kind, step = self._unsafe.popleft()
+            self._last_steps[kind], is_new = step, True
+        if is_new:
+            self._save()
 
     def close(self, outcome: str) -> None:
         """Ends the tracker's run, once it has received everything."""
@@ -129,6 +145,8 @@ class Tracker:
             self._client.finish(outcome)
         except self._client.errors as error:
             self._warn(f'{self._name} did not end the run: {error}')
+            return
+        self._keep_safe(delay=0)
 
 
 # Libraries ---------------------------------------------------------------------------
@@ -163,6 +181,8 @@ def check_installed(hooks: Sequence[HookConfig]) -> None:
 class _Wandb:
     """A run of Weights & Biases; its steps are those of the run."""
 
+    delay = 30.0  # it writes to its file every 15 seconds
+
     def __init__(self, hook: HookConfig, start: Start):
         import wandb
 
@@ -190,6 +210,8 @@ class _Wandb:
 
 class _Mlflow:
     """A run of MLflow, with the fields of the config as its parameters."""
+
+    delay = 0.0  # each call waits for the server or database
 
     def __init__(self, hook: HookConfig, start: Start):
         import mlflow
@@ -264,6 +286,8 @@ def _mlflow_name(name):
 
 class _Trackio:
     """A run of Trackio, which continues runs by their name."""
+
+    delay = 5.0  # its thread writes every half second
 
     def __init__(self, hook: HookConfig, start: Start):
         import trackio

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from atss_jax.drawing.detections import draw_example
-from atss_jax.training.metrics_file import Entry
+from atss_jax.training.metrics_file import Entry, records
 from atss_jax.training.trackers import LIBRARIES
 from tests.support import wandb_file
 from tests.support.small_run import (
@@ -42,16 +42,12 @@ def killed_and_resumed(config, workdir):
 
 def expected_of(small_run):
     """Every number of the log by name and step."""
-    expected = {}
-    for kind in ('train', 'eval'):
-        for record in metrics_of(small_run.workdir, kind):
-            entry = Entry(kind, record['step'], record['epoch'], numbers_of(record))
-            expected |= {(name, entry.step): x for name, x in entry.scalars.items()}
-    return expected
-
-
-def numbers_of(record):
-    return {k: x for k, x in record.items() if k not in ('kind', 'step', 'epoch')}
+    entries = [Entry.of(record) for record in records(str(small_run.workdir))]
+    return {
+        (name, entry.step): value
+        for entry in entries
+        for name, value in entry.scalars.items()
+    }
 
 
 def assert_complete(rows, small_run):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from atss_jax.distributed import devices
+from atss_jax.distributed import devices, hosts
 
 
 class Callback(Protocol):
@@ -58,18 +58,22 @@ class CallbackError(RuntimeError):
 
 
 class Callbacks:
-    """Calls the callbacks of a run.
+    """Calls the callbacks of a run; to make one is a collective.
 
     Args:
         callbacks: each as `Callback` describes it.
 
     Raises:
-        ValueError: one has no method that would be called.
+        ValueError: one has no method that would be called, or hosts have different
+            callbacks.
     """
 
     def __init__(self, callbacks: Sequence[Any]):
         for callback in callbacks:
             _check(callback)
+        names = ', '.join(type(callback).__name__ for callback in callbacks)
+        same = 'All hosts need the same callbacks, though the first alone calls them.'
+        hosts.check_equal({'callbacks': names}, {'callbacks': same})
         self._callbacks = tuple(callbacks)
         self._reason: str | None = None
         self._message: str | None = None

@@ -158,12 +158,22 @@ class Journal:
             if count and self._log.shows_images:
                 images = self._evaluator.examples(count)
             self._log.evaluation(step, numbers, '\n'.join(lines), images)
-            # A metric is None if there are no objects to detect.
-            score = metric_value(numbers, experiment.save_best) or 0.0
+            score = self._score(numbers, experiment.save_best)
             self._checkpoints.evaluated(step, score)
             if self._stopping:
-                self._scores[step] = metric_value(numbers, self._stopping.metric) or 0.0
+                self._scores[step] = self._score(numbers, self._stopping.metric)
             self._callbacks.call('after_evaluation', step, numbers)
+
+    def _score(self, numbers, metric):
+        """The value of a metric; 0 where no object counts for it."""
+        value = metric_value(numbers, metric)
+        if value is None and metric != 'AP':  # of which the start of the run warns
+            self._log.warn(
+                f'{metric} is undefined: no object of data.val counts for it, so it '
+                'is taken for 0; choose another metric for evaluation.save_best or '
+                'early_stopping'
+            )
+        return value or 0.0
 
     def reason_to_end(self, step: int, at_once: bool = False) -> str | None:
         """Why the run ends before its last step; None: it goes on. A collective.
@@ -200,9 +210,9 @@ class Journal:
             CallbackError: a callback has failed.
         """
         self.steps(in_flight, 0)
-        if reason:
-            total = self._run.total_steps
-            self._log.say(f'the run ends after step {state.step} of {total}: {reason}')
+        step, total = int(state.step), self._run.total_steps
+        if reason and step < total:
+            self._log.say(f'the run ends after step {step} of {total}: {reason}')
         self.save(state)
         for line in bad_images:
             self._log.say(f'data.train: {line}')

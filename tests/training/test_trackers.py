@@ -62,7 +62,9 @@ def assert_complete(rows, small_run):
 
 
 @pytest.fixture
-def workdir(tmp_path):
+def workdir(tmp_path, monkeypatch):
+    """Next to which libraries put what they do not put into it."""
+    monkeypatch.chdir(tmp_path)
     return tmp_path / 'my_run'
 
 
@@ -101,7 +103,6 @@ def test_wandb(small_run, small_data, workdir, monkeypatch):
 @pytest.mark.parametrize('store', ['sqlite', 'file'])
 def test_mlflow(small_run, small_data, workdir, tmp_path, monkeypatch, store):
     mlflow = pytest.importorskip('mlflow')
-    monkeypatch.chdir(tmp_path)  # where artifacts of a database without server are put
     monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
     uri = f'sqlite:///{tmp_path}/mlflow.db' if store == 'sqlite' else tmp_path.as_uri()
     hook = {

@@ -17,7 +17,7 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	test-hf lint install mmdet-env clean
+	test-hf test-trackers lint install mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,7 +54,7 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
@@ -76,6 +76,11 @@ test-mmdet: install
 test-hf: install
 	$(INSTALL) -e '.[hf]'
 	$(BIN)/python -m pytest -q -m hf
+
+# The trackers' libraries, without their servers.
+test-trackers: install
+	$(INSTALL) -e '.[wandb,mlflow,trackio]'
+	$(BIN)/python -m pytest -q -m trackers
 
 # The wheel in a new environment, used in an empty folder.
 test-wheel: install

@@ -36,17 +36,18 @@ def __getattr__(name):
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
-def train(config, workdir, profile=None, began=None):
+def train(config, workdir, profile=None, began=None, callbacks=()):
     """Trains, evaluates and saves as a config says; resumes what the workdir holds.
 
     Arguments, result and errors are those of `atss_jax.training.loop.train`, with the
     COCO metric as the evaluation.
     """
-    from atss_jax.evaluation.run import make_evaluator
+    from atss_jax.drawing.detections import make_drawing_evaluator
     from atss_jax.training import loop
 
     workdir = os.path.expanduser(workdir)
-    return loop.train(config, workdir, make_evaluator, profile, began)
+    evaluator = make_drawing_evaluator
+    return loop.train(config, workdir, evaluator, profile, began, callbacks)
 
 
 def __dir__():

@@ -61,10 +61,11 @@ LONG = {
         *('test_docs_run', 'test_peers', 'test_scaling_model'),
     ),
     'training': (
-        *('test_bad_run', 'test_checkpoint', 'test_convert', 'test_finetune'),
+        *('test_bad_run', 'test_callbacks', 'test_checkpoint', 'test_convert'),
+        *('test_early_stopping', 'test_finetune'),
         *('test_golden_training', 'test_kill_resume', 'test_other_platforms'),
         *('test_last_line', 'test_recipe_resume', 'test_step', 'test_stop'),
-        *('test_swin_step', 'test_training', 'test_zoo_weights'),
+        *('test_swin_step', 'test_training', 'test_writers', 'test_zoo_weights'),
     ),
 }
 

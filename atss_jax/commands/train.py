@@ -56,16 +56,28 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
     def action():
         from atss_jax.config import parse_overrides
         from atss_jax.distributed import devices
-        from atss_jax.evaluation.run import make_evaluator
+        from atss_jax.drawing.detections import make_drawing_evaluator
         from atss_jax.training.loop import train
 
         config = _config(flags, parse_overrides(overrides))
-        train(config, flags.workdir, make_evaluator, flags.profile, began=_BEGAN)
+        train(config, flags.workdir, make_drawing_evaluator, flags.profile, _BEGAN)
         if devices.is_first():
-            evaluate = command_line.other_command('eval')
-            print(f'done; to evaluate: {evaluate} --workdir={flags.workdir}')
+            print(last_line(flags.workdir))
 
     return command_line.run(flags, program, action)
+
+
+def last_line(workdir):
+    """Says which checkpoint is the best, and how to use it."""
+    from atss_jax.training.checkpoint import best_checkpoint
+
+    best = best_checkpoint(workdir)
+    evaluate, predict = (command_line.other_command(x) for x in ('eval', 'predict'))
+    return (
+        f'done; best {best.metric} {best.score:.3f} at step {best.step}; to evaluate: '
+        f'{evaluate} --workdir={workdir}; to predict: {predict} --workdir={workdir} '
+        'IMAGE'
+    )
 
 
 def _config(flags, overrides):

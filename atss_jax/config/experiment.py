@@ -21,6 +21,13 @@ from atss_jax.config.fields import (
     tuple_of,
 )
 from atss_jax.config.model import read_anchors, read_coder, read_model, read_pretrained
+from atss_jax.config.monitoring import (
+    METRIC,
+    EarlyStopping,
+    HookConfig,
+    read_early_stopping,
+    read_hooks,
+)
 from atss_jax.config.optimization import check_one_cycle, read_lr_config, read_optimizer
 from atss_jax.data.batch import Tta
 from atss_jax.data.class_agreement import disagreement
@@ -81,10 +88,17 @@ class Experiment:
         total_epochs: length of the run.
         evaluation_interval: epochs between evaluations; the last epoch is always
             evaluated.
+        num_eval_images: evaluation images that writers show with their ground truth and
+            detections after each evaluation; 0: none.
+        save_best: the metric by which the best checkpoint is chosen, which is kept, and
+            which `eval` and `predict` load; 'auto' is AP.
+        early_stopping: when the run ends early; None: it trains all its epochs.
         checkpoint_interval: epochs between checkpoints; the last epoch is always
             saved.
         max_keep_ckpts: number of newest checkpoints to keep, in addition to the best.
         log_interval: steps between lines of the log.
+        hooks: writers of the numbers of the run, as in mmdet; None: TextLoggerHook and
+            TensorboardLoggerHook.
         load_from: weights of a whole detector to start from: a file, a workdir, a
             model of the zoo (`mmdet://NAME`) or an address (`https://`, `hf://`).
         resume_from: workdir of another run to continue: weights, momentum and step.
@@ -110,9 +124,13 @@ class Experiment:
     auto_scale_lr: AutoScaleLr
     total_epochs: int
     evaluation_interval: int
+    num_eval_images: int
+    save_best: str
+    early_stopping: EarlyStopping | None
     checkpoint_interval: int
     max_keep_ckpts: int
     log_interval: int
+    hooks: tuple[HookConfig, ...]
     load_from: str | None
     resume_from: str | None
     seed: int
@@ -168,9 +186,13 @@ def read_experiment(read: Reader) -> Experiment:
         ),
         total_epochs=read('total_epochs', integer(1)),
         evaluation_interval=read('evaluation.interval', integer(1)),
+        num_eval_images=read('evaluation.num_eval_images', integer(0)),
+        save_best=read('evaluation.save_best', METRIC),
+        early_stopping=read_early_stopping(read),
         checkpoint_interval=read('checkpoint_config.interval', integer(1)),
         max_keep_ckpts=read('checkpoint_config.max_keep_ckpts', integer(1)),
         log_interval=read('log_config.interval', integer(1)),
+        hooks=read_hooks(read),
         load_from=read('load_from', optional(PATH)),
         resume_from=read('resume_from', optional(PATH)),
         seed=read('seed', integer(0, 2**32 - 1)),

@@ -146,6 +146,10 @@ ADDED = {
     'data.train.pipeline.flip_direction': 'horizontal',
     'data.train.pipeline.before_resize': None,
     'data.train.pipeline.after_flip': None,
+    'early_stopping': None,
+    'evaluation.num_eval_images': 4,
+    'evaluation.save_best': 'auto',
+    'log_config.hooks': None,
 }
 """Fields that configs of version 0.1 lack, each with the value that they imply."""
 

@@ -18,6 +18,7 @@ from atss_jax.config.data import SOURCES, SetConfig
 from atss_jax.config.experiment import SPLITS, AutoScaleLr, Experiment, read_experiment
 from atss_jax.config.fields import Reader
 from atss_jax.config.load import as_dict
+from atss_jax.config.monitoring import HOOKS, EarlyStopping, HookConfig
 from atss_jax.config.tree import flatten
 from atss_jax.data.batch import Pipeline, Tta
 from atss_jax.data.coco.dataset import CocoDataset
@@ -70,6 +71,8 @@ _OWNERS = {
     'optimizer_config': (OptimizerConfig,),
     'lr_config': (LrConfig,),
     'auto_scale_lr': (AutoScaleLr,),
+    'early_stopping': (EarlyStopping,),
+    'log_config.hooks': (HookConfig,),
 }
 # Fields that have another name in the class.
 _NAMES = {
@@ -93,6 +96,7 @@ _NAMES = {
     'evaluation.interval': (Experiment, 'evaluation_interval'),
     'checkpoint_config.interval': (Experiment, 'checkpoint_interval'),
     'log_config.interval': (Experiment, 'log_interval'),
+    'early_stopping': (Experiment, 'early_stopping'),
 }
 
 _JITTER = 'data.train.pipeline'
@@ -195,6 +199,13 @@ _ALTERNATIVES = {
         'optimizer_config.grad_clip': {'max_norm': 35, 'norm_type': 2}
     },
     'there is fp16': {'fp16': {'loss_scale': 'dynamic'}},
+    'there is early_stopping': {
+        'early_stopping': {'metric': 'AP', 'min_delta': 0.001, 'patience': 5}
+    },
+    **{
+        f'log_config.hooks.0.type is {kind}': {'log_config.hooks': ({'type': kind},)}
+        for kind in HOOKS
+    },
     'there is ema': {'ema': {'momentum': 0.0002}},
     'lr_config.policy is step': {
         'lr_config': {'policy': 'step', 'step': (8, 11), 'gamma': 0.1, **_WARMUP}

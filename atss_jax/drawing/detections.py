@@ -1,18 +1,21 @@
-"""Images of the detections of a run next to the ground truth: `draw detections`."""
+"""Images of detections next to the ground truth: `draw detections`, examples."""
 
 import pathlib
 
 import numpy as np
 
 from atss_jax.config import build_experiment, load_config
-from atss_jax.config.experiment import open_sources
+from atss_jax.config.experiment import Experiment, open_sources
 from atss_jax.data.records import Record, Source
 from atss_jax.distributed import devices
-from atss_jax.drawing.boxes import SUFFIXES, write_image
+from atss_jax.drawing.boxes import SUFFIXES, scale_down, write_image
 from atss_jax.drawing.sheets import detection_sheet
-from atss_jax.evaluation.run import make_evaluator
+from atss_jax.evaluation.run import Evaluator, make_evaluator
+from atss_jax.structures import Detections
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path, trained_classes
+
+_MAX_EXAMPLE_SIDE = 1280  # pixels of an example image, two panels wide
 
 
 class _FirstImages:
@@ -66,6 +69,32 @@ def draw_detections(
     write_image(out, sheet)
     scores = np.concatenate([d.scores for d in detections])
     return describe(scores, len(records), min_score)
+
+
+def make_drawing_evaluator(
+    experiment: Experiment, source: Source, split: str
+) -> Evaluator:
+    """As `evaluation.run.make_evaluator`, for training: with images for its writers."""
+    return make_evaluator(experiment, source, split, draw=draw_example)
+
+
+def draw_example(source: Source, record: Record, detections: Detections) -> np.ndarray:
+    """One image: its ground truth next to the detections, of at most 1280 pixels.
+
+    Args:
+        source: that of the image.
+        record: the image and its objects.
+        detections: in pixels of the image, without padding.
+    """
+    detected = detections.boxes, detections.labels, detections.scores
+    sheet = detection_sheet(
+        [source.read_image(record)],
+        [_ground_truth(record)],
+        [detected],
+        source.classes,
+        columns=1,
+    )
+    return scale_down(sheet, _MAX_EXAMPLE_SIDE)
 
 
 def describe(scores: np.ndarray, count: int, min_score: float) -> str:

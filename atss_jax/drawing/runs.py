@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 from atss_jax.drawing.boxes import write_image
 from atss_jax.drawing.line_plot import Curve, legend, line_plot
 from atss_jax.drawing.sheets import contact_sheet
-from atss_jax.training import log
+from atss_jax.training import metrics_file
 
 _SPEED_TAG = 'speed/images_per_second'
 _TITLES = {
@@ -60,7 +60,7 @@ def read_curves(workdir: str) -> dict[str, Curve]:
     Raises:
         ValueError: the folder has no log.
     """
-    records = log.records(workdir)
+    records = metrics_file.records(workdir)
     if not records:
         raise ValueError(f'{workdir} has no log of a run: no records in {log.FILE}')
     curves = {

@@ -18,7 +18,7 @@ from atss_jax.data.bad_images import NOT_SKIPPED, BadImages
 from atss_jax.data.batch import variants
 from atss_jax.data.loader import EvalBatches, prefetch
 from atss_jax.data.plan import eval_batches
-from atss_jax.data.records import Source
+from atss_jax.data.records import Record, Source
 from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation import coco_metric
@@ -86,6 +86,10 @@ def _rows(keys, detections):
 # A whole data set --------------------------------------------------------------------
 
 
+Draw = Callable[[Source, Record, Detections], np.ndarray]
+"""Draws the detections in an image of a source."""
+
+
 @dataclasses.dataclass
 class Evaluator:
     """Scores any weights of one model on one data set.
@@ -100,6 +104,7 @@ class Evaluator:
         detect: NMS of several views.
         workers: number of loading processes.
         mode: how `step` is mapped, see `devices`.
+        draw: draws the examples; None: there are none.
     """
 
     source: Source
@@ -109,6 +114,7 @@ class Evaluator:
     detect: DetectConfig
     workers: int
     mode: str
+    draw: Draw | None = None
 
     def detections(
         self,
@@ -176,8 +182,36 @@ class Evaluator:
 
         Arguments and errors are those of `detections`.
         """
-        scores = self.score(self.detections(variables, stop=stop))
+        self._last_detections = self.detections(variables, stop=stop)
+        scores = self.score(self._last_detections)
         return summary(scores), coco_metric.format_table(scores)
+
+    def examples(self, count: int) -> list[tuple[str, np.ndarray]]:
+        """Images with the detections that `evaluate` had last, drawn by `draw`.
+
+        They are spread evenly over the images that have objects; one that cannot be
+        read is left out.
+
+        Args:
+            count: how many, at most.
+
+        Returns:
+            The image id as text, and the (H,W,3) uint8 RGB image.
+        """
+        if self.draw is None:
+            return []
+        records = self.source.records
+        with_objects = np.flatnonzero(records.counts)
+        places = np.linspace(0, len(with_objects), count, endpoint=False).astype(int)
+        chosen = with_objects[np.unique(places)] if len(with_objects) else ()
+        unreadable = set(self.bad_images.indices.tolist())
+        examples = []
+        for index in (int(x) for x in chosen if x not in unreadable):
+            record = records[index]
+            detections = self._last_detections[record.image_id]
+            drawn = self.draw(self.source, record, detections)
+            examples.append((str(record.image_id), drawn))
+        return examples
 
     @functools.cached_property
     def _ground_truth(self):
@@ -194,7 +228,11 @@ class Evaluator:
 
 
 def make_evaluator(
-    experiment: Experiment, source: Source, split: str, tta: bool = False
+    experiment: Experiment,
+    source: Source,
+    split: str,
+    tta: bool = False,
+    draw: Draw | None = None,
 ) -> Evaluator:
     """The evaluator of a config's model, over all devices.
 
@@ -203,6 +241,7 @@ def make_evaluator(
         source: the images.
         split: 'train', 'val' or 'test': how images are loaded; never augmented.
         tta: show each image in the views of `test_cfg.tta`.
+        draw: draws the examples of the evaluator; None: it has none.
     """
     data = experiment.data[split]
     pipeline = data.pipeline.without_jitter()
@@ -221,6 +260,7 @@ def make_evaluator(
         experiment.detect,
         experiment.workers_per_gpu * jax.local_device_count(),
         experiment.parallel,
+        draw,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from atss_jax.mmdet_config import observation
 from atss_jax.mmdet_config.section import Section, plain
 
 _NO_WARMUP = {'warmup': None, 'warmup_iters': 1, 'warmup_ratio': 0.001}
@@ -210,7 +211,8 @@ def loop_2x(top: Section) -> dict[str, Any]:
         'total_epochs': epochs,
         'evaluation.interval': section.take('interval', 1),
     }
-    section.skip('save_best', 'classwise', 'rule', 'start', 'out_dir')
+    fields |= observation.save_best(section)
+    section.skip('classwise', 'start', 'out_dir')
     section.skip('jsonfile_prefix', 'file_client_args')
     section.expect(by_epoch=True, dynamic_intervals=None)
     top.expect(momentum_config=None)
@@ -276,12 +278,12 @@ _OBSERVERS = (
     *('DetVisualizationHook', 'EmptyCacheHook', 'TensorboardLoggerHook'),
 )
 _SAVING = (
-    *('save_best', 'rule', 'save_optimizer', 'save_last', 'save_param_scheduler'),
+    *('save_optimizer', 'save_last', 'save_param_scheduler'),
     *('out_dir', 'filename_tmpl', 'published_keys', 'create_symlink', 'meta'),
     *('backend_args', 'file_client_args'),
 )
 _UNUSED_3X = (
-    *('env_cfg', 'vis_backends', 'visualizer', 'log_processor', 'log_level'),
+    *('env_cfg', 'log_processor', 'log_level'),
     *('default_scope', 'work_dir', 'launcher', 'experiment_name', 'resume'),
     *('tta_model', 'tta_pipeline'),
 )
@@ -324,7 +326,9 @@ def runtime_3x(top: Section) -> dict[str, Any]:
     logger = hooks.section('logger', {'interval': 10})
     fields = {'log_config.interval': logger.take('interval', 10)}
     logger.skip_rest('logging')
-    fields |= _saving(hooks.section('checkpoint', {}))
+    checkpoint = hooks.section('checkpoint', {})
+    fields |= observation.save_best(checkpoint) | _saving(checkpoint)
+    fields |= observation.writers_3x(top)
     names = ('timer', 'param_scheduler', 'sampler_seed', 'visualization')
     for name in (*names, 'runtime_info'):
         hooks.skip(name)
@@ -340,7 +344,10 @@ def runtime_3x(top: Section) -> dict[str, Any]:
 
 
 def _custom_hook(hook):
-    if hook.take_kind('EMAHook', *_OBSERVERS) != 'EMAHook':
+    kind = hook.take_kind('EMAHook', 'EarlyStoppingHook', *_OBSERVERS)
+    if kind == 'EarlyStoppingHook':
+        return observation.early_stopping(hook)
+    if kind != 'EMAHook':
         hook.skip_rest('a hook that changes no numbers')
         return {}
     hook.expect(ema_type='ExponentialMovingAverage', update_buffers=False)
@@ -355,6 +362,7 @@ def runtime_2x(top: Section) -> dict[str, Any]:
     _refuse_code(top)
     logger = top.section('log_config', {})
     fields = {'log_config.interval': logger.take('interval', 50)}
+    fields |= observation.writers_2x(logger)
     logger.skip_rest('logging')
     fields |= _saving(top.section('checkpoint_config', {}))
     for hook in top.sections('custom_hooks', ()):

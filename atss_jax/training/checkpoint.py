@@ -16,7 +16,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,8 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from atss_jax.config.monitoring import metric_name
 from atss_jax.distributed import devices, hosts
-from atss_jax.training.log import evaluated
+from atss_jax.files.atomic import read_json
+from atss_jax.training.metrics_file import evaluated
 from atss_jax.training.state import TrainState, zero_variables
 from atss_jax.weights import mmdet
 
@@ -42,17 +44,17 @@ class DamagedCheckpoint(ValueError):
 
 @dataclasses.dataclass
 class _Best:
-    """Keeps the checkpoint with the best AP so far."""
+    """Keeps the checkpoint with the best score so far."""
 
-    ap: Mapping[int, float]
+    scores: Mapping[int, float]
 
     def should_preserve(self, checkpoints: Sequence, *, context: object) -> list[bool]:
-        best = _best(self.ap, [info.step for info in checkpoints])
+        best = _best(self.scores, [info.step for info in checkpoints])
         return [info.step == best for info in checkpoints]
 
 
-def _best(ap, steps):
-    scored = [(ap[step], step) for step in steps if step in ap]
+def _best(scores, steps):
+    scored = [(scores[step], step) for step in steps if step in scores]
     return max(scored)[1] if scored else None
 
 
@@ -61,19 +63,32 @@ class Checkpoints:
 
     If the process is killed while saving, `steps` does not list the unfinished step.
 
+    Attributes:
+        folder: that of the checkpoints.
+        metric: as given.
+
     Args:
         workdir: the folder that contains the folder `checkpoints`, or will.
         max_to_keep: number of newest checkpoints to keep, in addition to the one with
-            the best AP.
+            the best score.
         clean: whether to remove what interrupted saves left; only for the run itself.
+        metric: the score of an evaluation, which says what is best.
     """
 
-    def __init__(self, workdir: str, max_to_keep: int = 1, clean: bool = False):
+    def __init__(
+        self,
+        workdir: str,
+        max_to_keep: int = 1,
+        clean: bool = False,
+        metric: str = 'AP',
+    ):
         self.folder = pathlib.Path(workdir).absolute() / 'checkpoints'
         # All processes need the same numbers, or they would delete different steps.
-        ap = evaluated(workdir) if devices.is_first() else None
-        self._ap = {int(step): value for step, value in devices.from_first(ap).items()}
-        kept = [managers.LatestN(max_to_keep), _Best(self._ap)]
+        scores = evaluated(workdir, metric) if devices.is_first() else None
+        scores = devices.from_first(scores)
+        self._scores = {int(step): value for step, value in scores.items()}
+        self.metric = metric
+        kept = [managers.LatestN(max_to_keep), _Best(self._scores)]
         self._last_saved = None
         if clean and devices.is_first():
             # Orbax would do it in a thread, which fails loudly if the program ends.
@@ -101,7 +116,7 @@ class Checkpoints:
         """
         if not (pathlib.Path(workdir) / 'checkpoints').is_dir():
             raise ValueError(f'no checkpoints in {workdir}: no such folder in it')
-        checkpoints = cls(workdir)
+        checkpoints = cls(workdir, metric=_metric_of_run(workdir))
         if not checkpoints.steps():
             raise ValueError(f'no finished checkpoint in {checkpoints.folder}')
         return checkpoints
@@ -135,24 +150,28 @@ class Checkpoints:
         return devices.from_first(name)
 
     def best_step(self) -> int:
-        """The step with the best AP, or the newest if none was evaluated."""
-        best = _best(self._ap, self.steps())
+        """The step with the best score, or the newest if none was evaluated."""
+        best = _best(self._scores, self.steps())
         return self.steps()[-1] if best is None else best
 
-    def evaluated(self, step: int, ap: float) -> None:
-        """Records the AP of a step, whether it is saved or not."""
-        self._ap[step] = ap
+    def score(self, step: int) -> float | None:
+        """The score of a step; None: it was not evaluated."""
+        return self._scores.get(step)
+
+    def evaluated(self, step: int, score: float) -> None:
+        """Records the score of a step, whether it is saved or not."""
+        self._scores[step] = score
 
     def is_evaluated(self, step: int) -> bool:
-        """Whether the AP of a step is known."""
-        return step in self._ap
+        """Whether the score of a step is known."""
+        return step in self._scores
 
     def forget_evaluations_after(self, step: int) -> None:
-        """Forgets the AP of later steps, which the resumed run evaluates again."""
-        for later in [known for known in self._ap if known > step]:
-            del self._ap[later]
+        """Forgets the scores of later steps, which the resumed run evaluates again."""
+        for later in [known for known in self._scores if known > step]:
+            del self._scores[later]
 
-    def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
+    def save(self, state: TrainState, notes: Mapping[str, Any]) -> bool:
         """Starts saving a state under its step; returns before it is on disk.
 
         Does nothing if that step is saved already.
@@ -160,10 +179,13 @@ class Checkpoints:
         Args:
             state: the state, replicated over the devices.
             notes: JSON values for the method `notes` to return.
+
+        Returns:
+            Whether it is a new checkpoint.
         """
         step = int(devices.to_host(state.step))
         if step in (self._last_saved, *self.steps()):
-            return
+            return False
         self._last_saved = step
         # Copies: the next step reuses the memory of the state, on CPU too.
         state = jax.tree.map(np.array, devices.to_host(state)).asdict()
@@ -174,6 +196,7 @@ class Checkpoints:
         items = {'state': ocp.args.StandardSave(state), _NOTES: ocp.args.JsonSave(page)}
         with _errors_of_saving(self.folder):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        return True
 
     def notes(self, step: int) -> dict[str, Any]:
         """The notes that were saved with a step."""
@@ -304,6 +327,35 @@ class Checkpoints:
         """Waits until everything is on disk, then ends the threads that save."""
         self.wait()
         self._manager.close()
+
+
+class BestCheckpoint(NamedTuple):
+    """The best checkpoint of a finished run: by which metric, its score, its step."""
+
+    metric: str
+    score: float
+    step: int
+
+
+def best_checkpoint(workdir: str) -> BestCheckpoint:
+    """The checkpoint of a run that is loaded from its workdir.
+
+    Raises:
+        ValueError: the workdir has none that was evaluated.
+    """
+    checkpoints = Checkpoints.open(workdir)
+    step = checkpoints.best_step()
+    score = checkpoints.score(step)
+    if score is None:
+        raise ValueError(f'{workdir}: checkpoint {step} was not evaluated')
+    return BestCheckpoint(checkpoints.metric, score, step)
+
+
+def _metric_of_run(workdir):
+    """The metric by which a run chooses its best checkpoint; before 0.2 it was AP."""
+    file = pathlib.Path(workdir) / 'config.json'
+    config = read_json(file) if file.exists() else {}
+    return metric_name(config.get('evaluation', {}).get('save_best', 'auto'))
 
 
 @contextlib.contextmanager

@@ -1,53 +1,19 @@
-"""The log of a run: lines or a progress bar, `metrics.jsonl`, TensorBoard scalars."""
+"""The log of a run: lines or a progress bar, and entries for the writers."""
 
 import contextlib
-import json
-import os
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tqdm
 
-from atss_jax.distributed import devices
-from atss_jax.files import atomic
-from atss_jax.training.board import Board
+from atss_jax.distributed import devices, hosts
+from atss_jax.training.metrics_file import Entry
+from atss_jax.training.writers import Writer
 
-FILE = 'metrics.jsonl'
 METRICS = ('loss', 'loss_cls', 'loss_bbox', 'loss_centerness', 'grad_norm')
-
-
-# Reading -----------------------------------------------------------------------------
-
-
-def records(workdir: str) -> list[dict[str, Any]]:
-    """All complete records in the log of a workdir; none if it has no log."""
-    file = pathlib.Path(workdir) / FILE
-    if not file.exists():
-        return []
-    return [record for record, _ in _records_and_lines(_text_of(file))]
-
-
-def evaluated(workdir: str) -> dict[int, float]:
-    """AP by step, for every evaluation in the log of a workdir; 0 where undefined."""
-    return {r['step']: r['AP'] or 0.0 for r in records(workdir) if r['kind'] == 'eval'}
-
-
-def _text_of(file):
-    return file.read_text(encoding='utf-8-sig')  # some editors add the mark
-
-
-def _records_and_lines(text):
-    for line in text.splitlines():
-        try:
-            yield json.loads(line), line
-        except json.JSONDecodeError:
-            continue  # the last line of a run that was killed while writing it
-
-
-# Writing -----------------------------------------------------------------------------
 
 
 class Startup:
@@ -72,58 +38,55 @@ class Startup:
         return f'{self._last - self._began:.1f} s after the start ({shares})'
 
 
-class RunLog:
-    """The log of one run in its workdir; only the first process writes and prints.
+class Length(NamedTuple):
+    """How far a run is, and how far it goes.
 
-    `metrics.jsonl` contains results of the computation and no times, so that it is the
-    same however often the run was stopped and resumed. TensorBoard has the speed too.
-
-    Args:
-        workdir: folder of the run.
-        start_step: finished steps; later records are from a run that was cut off, and
-            are removed.
+    Attributes:
+        start_step: finished steps when it started or was resumed.
         total_steps: number of steps of the whole run.
         steps_per_epoch: to name the epoch.
-        interval: number of steps between records.
+    """
+
+    start_step: int
+    total_steps: int
+    steps_per_epoch: int
+
+
+class RunLog:
+    """The log of a run: what it prints, and the entries that writers record.
+
+    Only the first process prints.
+
+    Args:
+        length: of the run.
+        interval: number of steps between entries.
         unlogged: the value of the attribute `unlogged` when `start_step` was saved.
+
+    Attributes:
+        writers: to which entries go; there are none before the run adds them, and on
+            processes other than the first.
     """
 
     def __init__(
         self,
-        workdir: str,
-        start_step: int,
-        total_steps: int,
-        steps_per_epoch: int,
+        length: Length,
         interval: int,
         unlogged: Sequence[Mapping[str, float]] = (),
     ):
-        folder = pathlib.Path(workdir)
-        self._file = folder / FILE
-        self._board = None
-        self._writes = devices.is_first()
-        if self._writes:
-            self._remove_records_after(start_step)
-            self._board = Board(folder / 'tensorboard', start_step + 1)
-        self._total, self._per_epoch = total_steps, steps_per_epoch
-        self._interval = interval
+        self.writers: list[Writer] = []
+        self._prints = devices.is_first()
+        self._length, self._interval = length, interval
         self._bar = tqdm.tqdm(
-            total=total_steps,
-            initial=start_step,
+            total=length.total_steps,
+            initial=length.start_step,
             unit='step',
-            disable=not (self._writes and sys.stdout.isatty()),
+            disable=not (self._prints and sys.stdout.isatty()),
             file=sys.stdout,
             dynamic_ncols=True,
         )
         self._window = [dict(metrics) for metrics in unlogged]
         self._speed = _Speed()
         self._canvases = set()
-
-    def _remove_records_after(self, step):
-        if not self._file.exists():
-            return
-        content = _records_and_lines(_text_of(self._file))
-        kept = [line + '\n' for record, line in content if record['step'] <= step]
-        atomic.write_text(self._file, ''.join(kept))
 
     @property
     def unlogged(self) -> list[dict[str, float]]:
@@ -137,65 +100,71 @@ class RunLog:
         self._window.append(dict(metrics))
         self._speed.images += images
         self._bar.update(step - self._bar.n)
-        epoch_ends = step % self._per_epoch == 0
-        if step % self._interval and not epoch_ends:
+        if not self.has_entry(step):
             return
         count = len(self._window)
         means = {name: sum(m[name] for m in self._window) / count for name in METRICS}
         images_per_second, waiting = self._speed.measured()
         self._window, self._speed = [], _Speed()
-        if not self._writes:
+        if not self._prints:
             return
-        record = {'kind': 'train', 'step': step, 'epoch': self._epoch(step), 'lr': lr}
-        self._write({**record, **means})
-        for name, value in {**means, 'lr': lr}.items():
-            self._board.add(f'train/{name}', value, step)
-        self._board.add('speed/images_per_second', images_per_second, step)
-        self._board.add('speed/data_wait_share', waiting, step)
-        speed = f'{images_per_second:.1f} images/s, waiting for data {waiting:.0%}'
-        remaining = (self._total - step) * images / max(images_per_second, 1e-9)
-        self._show(record, means, speed, remaining)
+        speed = {'images_per_second': images_per_second, 'data_wait_share': waiting}
+        numbers = {'lr': lr, **means}
+        entry = Entry('train', step, self._epoch(step), numbers, speed)
+        self._write(entry)
+        self._show(entry, means, images)
 
-    def _show(self, record, means, speed, remaining_seconds):
-        lr, step = record['lr'], record['step']
+    def has_entry(self, step: int) -> bool:
+        """Whether a step has an entry: at each interval, and at the end of an epoch."""
+        return not (step % self._interval and step % self._length.steps_per_epoch)
+
+    def _show(self, entry, means, images):
+        lr, step, total = entry.numbers['lr'], entry.step, self._length.total_steps
+        images_per_second = entry.speed['images_per_second']
+        waiting = entry.speed['data_wait_share']
+        speed = f'{images_per_second:.1f} images/s, waiting for data {waiting:.0%}'
         if not self._bar.disable:
             self._bar.set_postfix_str(f'{means["loss"]:.3f}, lr {lr:.2g}, {speed}')
             return
         values = ' '.join(f'{name} {value:.4f}' for name, value in means.items())
+        remaining = (total - step) * images / max(images_per_second, 1e-9)
         self.say(
-            f'epoch {record["epoch"]} step {step}/{self._total} lr {lr:.3g} {values} '
-            f'| {speed}, {tqdm.tqdm.format_interval(remaining_seconds)} left'
+            f'epoch {entry.epoch} step {step}/{total} lr {lr:.3g} {values} '
+            f'| {speed}, {tqdm.tqdm.format_interval(remaining)} left'
         )
 
     def _epoch(self, step):
-        return (step - 1) // self._per_epoch + 1
+        return (step - 1) // self._length.steps_per_epoch + 1
 
-    def evaluation(self, step: int, numbers: Mapping[str, Any], table: str) -> None:
-        """Logs COCO numbers after a step and prints `table`."""
-        if not self._writes:
-            return
+    @property
+    def shows_images(self) -> bool:
+        """Whether a writer shows the images of an evaluation."""
+        return any(writer.shows_images for writer in self.writers)
+
+    def evaluation(
+        self,
+        step: int,
+        numbers: Mapping[str, Any],
+        table: str,
+        images: Sequence[tuple[str, np.ndarray]] = (),
+    ) -> None:
+        """Logs COCO numbers and example images after a step, and prints `table`."""
         self.say(table)  # first, so that a full disk does not lose the numbers
-        record = {'kind': 'eval', 'step': step, 'epoch': self._epoch(step)}
-        self._write({**record, **numbers})
-        for name, value in numbers.items():
-            if isinstance(value, float):
-                self._board.add(f'eval/{name}', value, step)
+        self._write(Entry('eval', step, self._epoch(step), numbers, images=images))
 
-    def _write(self, record):
-        with self._file.open('a') as file:
-            file.write(json.dumps(record) + '\n')
-            file.flush()
-            os.fsync(file.fileno())  # records are few, and a resumed run relies on them
+    def _write(self, entry):
+        for writer in self.writers:
+            writer.write(entry)
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
-        if self._writes:
+        if self._prints:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
     def warn(self, text: str) -> None:
         """Prints a warning to the error stream."""
-        if self._writes:
+        if self._prints:
             self._bar.write(f'warning: {text}', file=sys.stderr)
             sys.stderr.flush()
 
@@ -226,11 +195,18 @@ class RunLog:
         with self.paused():
             yield
 
-    def close(self) -> None:
-        """Closes the bar and the files."""
+    def __enter__(self) -> 'RunLog':
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        is_stop = kind is not None and issubclass(kind, hosts.Stopped)
+        self.close('finished' if kind is None else 'stopped' if is_stop else 'failed')
+
+    def close(self, outcome: str = 'finished') -> None:
+        """Closes the bar and the writers; for the argument see `Writer.close`."""
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        for writer in self.writers:
+            writer.close(outcome)
 
 
 class _Speed:

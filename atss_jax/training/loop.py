@@ -3,9 +3,8 @@
 import collections
 import contextlib
 import gc
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -19,46 +18,22 @@ from atss_jax.distributed import devices, hosts
 from atss_jax.structures import TRAIN_FIELDS
 from atss_jax.training import setup
 from atss_jax.training import workdir as workdirs
+from atss_jax.training.callbacks import Callback, Callbacks
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import starting_point
-from atss_jax.training.log import METRICS, RunLog, Startup
+from atss_jax.training.journal import Evaluator, Journal
+from atss_jax.training.log import Length, RunLog, Startup
 from atss_jax.training.profile import Profile
 from atss_jax.training.state import TrainState
 from atss_jax.training.step import make_train_step
 from atss_jax.training.update_rule import optimizer_of
+from atss_jax.training.writers import open_writers
 
 _STEPS_AHEAD = 2  # steps that are dispatched but whose metrics are not yet logged
 
 
-class Evaluator(Protocol):
-    """Scores weights on the evaluation data.
-
-    Attributes:
-        bad_images: images that could not be read so far.
-    """
-
-    bad_images: BadImages
-
-    def evaluate(
-        self, variables: Any, stop: hosts.StopSignal
-    ) -> tuple[Mapping[str, Any], str]:
-        """COCO metrics for the log, 'AP' among them, and a table of them to print.
-
-        Args:
-            variables: variables of the model, replicated over the devices.
-            stop: checked before each batch.
-
-        Raises:
-            Stopped: `stop` was requested.
-        """
-
-
 MakeEvaluator = Callable[[Experiment, Source, str], Evaluator]
 """Makes an evaluator from the experiment, a source and the name of its split."""
-
-
-class NonFiniteLoss(FloatingPointError):
-    """A loss or gradient is NaN or infinite; its update was not applied."""
 
 
 def train(
@@ -67,6 +42,7 @@ def train(
     make_evaluator: MakeEvaluator,
     profile: tuple[int, int] | None = None,
     began: float | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainState:
     """Trains, evaluates and saves as configured; resumes if there is a checkpoint.
 
@@ -76,6 +52,7 @@ def train(
         make_evaluator: makes the evaluator that scores the weights after an epoch.
         profile: first and last step to trace, counted from 1; see `Profile`.
         began: `time.perf_counter()` when the program started; by default, now.
+        callbacks: called after steps, evaluations and checkpoints; see `Callback`.
 
     Returns:
         The final state, replicated over the devices.
@@ -83,25 +60,24 @@ def train(
     Raises:
         ValueError: config, data, weights and workdir do not fit together.
         NonFiniteLoss: training diverged; earlier checkpoints are in the workdir.
+        CallbackError: a callback failed; a checkpoint was saved first.
         Stopped: SIGTERM or Ctrl-C was received; a checkpoint was saved first.
     """
     startup = Startup(began)
     startup.spent_on('imports')
+    called = Callbacks(callbacks)
     run = setup.prepare(config, workdir)
-    experiment = run.experiment
-    evaluator = make_evaluator(experiment, run.sources['val'], 'val')
+    evaluator = make_evaluator(run.experiment, run.sources['val'], 'val')
     stop = hosts.StopSignal()
     startup.spent_on('annotations')
     with contextlib.ExitStack() as stack:
         begin = stack.enter_context(workdirs.locked(workdir))
-        # Signals are handled until the last save is done, so that a second SIGTERM
-        # does not interrupt it.
+        # Until the last save is done: a second SIGTERM does not interrupt it.
         stack.enter_context(stop.listening())
 
         # Load: the newest checkpoint, or the weights that the config names.
-        checkpoints = Checkpoints(workdir, experiment.max_keep_ckpts, clean=True)
-        stack.callback(checkpoints.close)
-        tx = optimizer_of(experiment, run.rates_by_mult)
+        checkpoints = stack.enter_context(_open_checkpoints(run))
+        tx = optimizer_of(run.experiment, run.rates_by_mult)
         start = starting_point(run, checkpoints, tx)
         profiler = Profile(workdir, profile, start.step, run.total_steps)
         stack.callback(profiler.close)
@@ -110,22 +86,19 @@ def train(
         workdirs.claim(workdir, run.config_json, run.stream)
         state = devices.replicate(start.state)
         startup.spent_on('weights')
-        log = _open_log(run, start)
-        stack.callback(log.close)
-        if start.step and start.step % run.steps_per_epoch == 0:
-            # The run may have been killed after it saved and before it evaluated.
-            _evaluate(run, evaluator, state, checkpoints, stop, log)
+        log = stack.enter_context(_open_log(run, start))
+        journal = Journal(run, log, checkpoints, evaluator, called)
+        steps, reason = _steps_left(run, start.step, state, journal, stop)
 
         # Compile while worker processes load the first batch.
         batches, bad_images = stack.enter_context(_load_ahead(run, start.step))
         train_step = _mapped_train_step(run, tx)
-        if start.step < run.total_steps:
-            _compile(run, train_step, state, start.step, log)
+        _compile(run, train_step, state, steps, log)
         startup.spent_on('compiling')
 
+        in_flight = collections.deque()
         try:
-            in_flight = collections.deque()
-            for step in range(start.step, run.total_steps):
+            for step in steps:
                 # Step: dispatched to the devices; the host does not wait for it.
                 with profiler.step(step + 1):
                     with log.waiting_for_data():
@@ -135,54 +108,52 @@ def train(
                         begin()  # a run that is refused before leaves no workdir
                     hosts.progress(f'training step {step + 1}')
                     with log.compiling(batch['image'].shape[1:3]):
-                        inputs = {name: batch[name] for name in TRAIN_FIELDS}
-                        inputs = devices.shard_rows(inputs, experiment.parallel)
-                        state, metrics = train_step(state, inputs)
+                        state, metrics = train_step(state, _to_devices(run, batch))
                 if profiler.finish(step + 1, state):
                     log.say(f'profiler trace: {profiler.folder}')
 
                 # Log: a few steps late, so that no device waits for the host. The first
                 # step is logged at once, because it shows whether training works.
-                in_flight.append((step, metrics))
-                epoch, step_in_epoch = divmod(step + 1, run.steps_per_epoch)
-                epoch_ends, stopping = step_in_epoch == 0, stop.requested()
+                in_flight.append((step + 1, metrics))
+                epoch_ends = (step + 1) % run.steps_per_epoch == 0
+                stopping = stop.requested()
                 log_all = epoch_ends or stopping or step == start.step
-                while len(in_flight) > (0 if log_all else _STEPS_AHEAD):
-                    _check_and_log(run, *in_flight.popleft(), checkpoints, log)
+                journal.steps(in_flight, 0 if log_all else _STEPS_AHEAD)
                 if step == start.step:
                     startup.spent_on('first step')
                     log.say(f'first step done {startup}')
 
-                # Save before evaluating: a kill in between does not lose the epoch.
                 if epoch_ends:
                     # Adds the bad images of the other hosts.
                     bad_images.add(devices.all_of(bad_images.indices))
-                    if run.is_due(epoch, experiment.checkpoint_interval):
-                        _save(state, checkpoints, log)
-                    _evaluate(run, evaluator, state, checkpoints, stop, log)
+                    journal.end_epoch(state, stop)
+                if reason := journal.reason_to_end(step + 1, stopping):
+                    break
                 if stopping and step + 1 < run.total_steps:
                     raise hosts.Stopped(f'after step {step + 1} of {run.total_steps}')
         except hosts.Stopped:
-            _save(state, checkpoints, log)
+            journal.save(state)
             raise
-        for line in bad_images.report():
-            log.say(f'data.train: {line}')
+        journal.finish(in_flight, state, reason, bad_images.report())
         return state
 
 
 # Parts of `train`, in the order of use -----------------------------------------------
 
 
+def _open_checkpoints(run):
+    """The checkpoints of the run, to be closed at its end."""
+    experiment = run.experiment
+    keep, metric = experiment.max_keep_ckpts, experiment.save_best
+    return contextlib.closing(Checkpoints(run.workdir, keep, True, metric))
+
+
 def _open_log(run, start):
     """Opens the log; writes warnings and a summary of the run before the first step."""
-    log = RunLog(
-        run.workdir,
-        start.step,
-        run.total_steps,
-        run.steps_per_epoch,
-        run.experiment.log_interval,
-        start.unlogged,
-    )
+    length = Length(start.step, run.total_steps, run.steps_per_epoch)
+    log = RunLog(length, run.experiment.log_interval, start.unlogged)
+    if devices.is_first():
+        log.writers += open_writers(run, start.step, log.warn)
     for warning in start.warnings:
         log.warn(warning)
     for line in describe_forms(run.sources.values()):
@@ -202,6 +173,17 @@ def _open_log(run, start):
     return log
 
 
+def _steps_left(run, step, state, journal, stop):
+    """The steps that are left after `step`, and why there are none, if one knows it.
+
+    The run may have been killed after it saved and before it evaluated.
+    """
+    if step and step % run.steps_per_epoch == 0:
+        journal.evaluate(state, stop)
+    reason = journal.reason_to_end(step, at_once=True)
+    return range(step, step if reason else run.total_steps), reason
+
+
 @contextlib.contextmanager
 def _load_ahead(run, first_step):
     """Starts to load batches from `first_step` on.
@@ -219,6 +201,12 @@ def _load_ahead(run, first_step):
         yield watched, bad_images
 
 
+def _to_devices(run, batch):
+    """The fields of a batch that training needs, divided over the devices."""
+    inputs = {name: batch[name] for name in TRAIN_FIELDS}
+    return devices.shard_rows(inputs, run.experiment.parallel)
+
+
 def _mapped_train_step(run, tx):
     """The training step, mapped over all devices; its first argument is donated."""
     experiment = run.experiment
@@ -234,10 +222,15 @@ def _mapped_train_step(run, tx):
     return devices.map_over_devices(train_step, experiment.parallel, donate_first=True)
 
 
-def _compile(run, train_step, state, step, log):
-    """Compiles the training step for the shapes of batch `step`; loads no images."""
+def _compile(run, train_step, state, steps, log):
+    """Compiles the training step for the shapes of the first of `steps`, if any.
+
+    Loads no images.
+    """
+    if not steps:
+        return
     hosts.progress('compiling')
-    batch = run.batches.blank(step)
+    batch = run.batches.blank(steps[0])
     with log.compiling(batch['image'].shape[1:3]):
         inputs = devices.shard_rows(batch, run.experiment.parallel)
         # Tracing creates a million objects; garbage collection takes a fifth of it.
@@ -248,54 +241,3 @@ def _compile(run, train_step, state, step, log):
             gc.enable()
         # JAX caches the program: calling `train_step` does not compile it again.
         lowered.compile()
-
-
-def _check_and_log(run, step, metrics, checkpoints, log):
-    """Reads the metrics of a step from the devices, checks and logs them.
-
-    Raises:
-        NonFiniteLoss: the loss or the norm of the gradient is not finite.
-    """
-    metrics = {name: float(x) for name, x in devices.to_host(metrics).items()}
-    if not (math.isfinite(metrics['loss']) and math.isfinite(metrics['grad_norm'])):
-        raise _non_finite_loss(run, step, metrics, checkpoints)
-    log.step(step + 1, metrics, float(run.rates[step]), run.batch_size)
-
-
-def _non_finite_loss(run, step, metrics, checkpoints):
-    """The error, with the image ids of the batch and the last good checkpoint."""
-    records = run.batches.source.records
-    indices = [run.batches.view(step, row).record for row in range(run.batch_size)]
-    image_ids = [int(records.image_ids[index]) for index in indices]
-    checkpoints.wait()
-    saved = checkpoints.steps()
-    last_good = f'{checkpoints.folder}/{saved[-1]}' if saved else 'none yet'
-    values = ', '.join(f'{name} {metrics[name]:g}' for name in METRICS)
-    return NonFiniteLoss(
-        f'step {step + 1}: {values}. Image ids of the batch: {image_ids}. Training '
-        f'stopped before this step was applied; last good checkpoint: {last_good}. '
-        'A lower optimizer.lr, a longer lr_config.warmup_iters or '
-        'optimizer_config.grad_clip may help; see docs/troubleshooting.md'
-    )
-
-
-def _save(state, checkpoints, log):
-    """Saves a checkpoint; its time does not count as training time."""
-    with log.paused():
-        checkpoints.save(state, {'log': log.unlogged})
-
-
-def _evaluate(run, evaluator, state, checkpoints, stop, log):
-    """Evaluates after an epoch, if that is due and has not been done yet."""
-    step = int(state.step)
-    epoch = step // run.steps_per_epoch
-    is_due = run.is_due(epoch, run.experiment.evaluation_interval)
-    if not is_due or checkpoints.is_evaluated(step):
-        return
-    with log.paused():
-        metrics, table = evaluator.evaluate(state.evaluated_variables, stop)
-        bad = [f'data.val: {line}' for line in evaluator.bad_images.report()]
-        lines = [f'evaluation after epoch {epoch}', table, *bad]
-        log.evaluation(step, metrics, '\n'.join(lines))
-        # AP is None if there are no objects to detect.
-        checkpoints.evaluated(step, metrics['AP'] or 0.0)

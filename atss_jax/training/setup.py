@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from atss_jax.config import build_experiment, to_json
 from atss_jax.config.experiment import Experiment, open_sources
+from atss_jax.config.monitoring import check_class_of
 from atss_jax.data.augment.user_function import digests
 from atss_jax.data.balance import occurrences
 from atss_jax.data.batch import check_box_counts, check_has_objects
@@ -22,6 +23,7 @@ from atss_jax.distributed import devices, hosts
 from atss_jax.optim.paramwise import unused_settings
 from atss_jax.optim.schedule import warm_up_factors
 from atss_jax.training import workdir as workdirs
+from atss_jax.training.trackers import check_installed
 from atss_jax.training.update_rule import rates_by_mult, trained_names
 
 _COUNTED_ROWS = 512  # in which more objects than `max_boxes` are looked for
@@ -99,8 +101,10 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
         ValueError: config, data and workdir do not fit together.
     """
     experiment = build_experiment(config)
+    check_installed(experiment.hooks)
     hosts.progress('reading annotations')
     sources = open_sources(experiment, ('train', 'val'))
+    _check_metrics(experiment, sources['val'].classes)
     hosts.progress('comparing hosts')
     config_json = to_json(config)
     functions = digests(experiment.data['train'].pipeline.after_flip)
@@ -123,6 +127,13 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
         stream['user_functions'] = functions
     workdirs.check(workdir, config_json, stream)
     return Run(workdir, config_json, experiment, sources, batches, rates, stream)
+
+
+def _check_metrics(experiment, classes):
+    """Raises ValueError for the metric of a class that the data do not have."""
+    check_class_of(experiment.save_best, 'evaluation.save_best', classes)
+    if rule := experiment.early_stopping:
+        check_class_of(rule.metric, 'early_stopping.metric', classes)
 
 
 def _check_hosts(config_json, sources, functions, workdir):

@@ -19,7 +19,8 @@ from atss_jax.config.fields import with_added_fields
 from atss_jax.config.tree import flatten
 from atss_jax.distributed import devices
 from atss_jax.files import atomic, lock
-from atss_jax.training.log import FILE as LOG
+from atss_jax.training.metrics_file import FILE as LOG
+from atss_jax.training.trackers import FILE as TRACKING
 from atss_jax.weights.mmdet_checkpoint import is_weights_file
 
 CONFIG = 'config.json'
@@ -31,17 +32,23 @@ _BEFORE_TRAINING = (
     STREAM,
     LOG,
     'tensorboard',
+    TRACKING,
+    'wandb',
     'checkpoints',
     'compile_cache',
     _LOCK,
 )
 
-# These fields change neither weights nor metrics, so a run may be resumed with others.
+# These fields and sections change neither weights nor metrics of a step, so a run may
+# be resumed with others.
 _FREE_FIELDS = (
     'data.workers_per_gpu',
     'data.samples_per_gpu',
     'data.max_bad_pictures',
     'parallel',
+    'early_stopping',
+    'evaluation.num_eval_images',
+    'log_config.hooks',
 )
 
 
@@ -90,9 +97,14 @@ def _config_differences(folder, now):
     absent = object()
     return '\n'.join(
         f'  {path}: {_show(before, path)} there, {_show(now, path)} now'
-        for path in sorted({*before, *now} - {*_FREE_FIELDS})
-        if before.get(path, absent) != now.get(path, absent)
+        for path in sorted({*before, *now})
+        if not _is_free(path) and before.get(path, absent) != now.get(path, absent)
     )
+
+
+def _is_free(path):
+    """Whether a field, or the section that it is in, may differ."""
+    return any(path == free or path.startswith(f'{free}.') for free in _FREE_FIELDS)
 
 
 def _show(values, path):

@@ -232,9 +232,15 @@ ALTERNATIVES = {
     'auto_scale_lr.enable': True,
     'auto_scale_lr.base_batch_size': 32,
     'total_epochs': 24,
+    'early_stopping': {
+        'early_stopping': {'metric': 'AP', 'min_delta': 0, 'patience': 3}
+    },
     'evaluation.interval': 2,
+    'evaluation.num_eval_images': 0,
+    'evaluation.save_best': 'AP50',
     'checkpoint_config.interval': 3,
     'checkpoint_config.max_keep_ckpts': 5,
+    'log_config.hooks': {'log_config.hooks': ({'type': 'WandbLoggerHook'},)},
     'log_config.interval': 10,
     'load_from': 'weights.pth',
     'resume_from': 'work_dirs/x',

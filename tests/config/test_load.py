@@ -46,6 +46,7 @@ def test_override_of_a_section_replaces_it():
 
 
 OPTIONAL = {
+    'early_stopping': {'metric': 'AP', 'min_delta': 0.01, 'patience': 2},
     'fp16': {'loss_scale': 'dynamic'},
     'ema': {'momentum': 0.001},
     'optimizer_config.grad_clip': {'max_norm': 10.0, 'norm_type': 2},
@@ -197,6 +198,7 @@ def test_a_config_of_an_earlier_version(tmp_path):
     old = changed({'seed': 3}, remove=list(ADDED))
     file.write_text(to_json(old))
     assert to_json(load_config(file)) == to_json(load_config(R50, {'seed': 3}))
+    assert {*LATER} == {*ADDED}
     again = load_config(file, LATER)
     assert to_json(again) == to_json(load_config(R50, {'seed': 3, **LATER}))
     replaced = {'data.val.pipeline': {'img_scale': (9, 9), 'keep_ratio': True}}
@@ -211,6 +213,10 @@ LATER = dict.fromkeys(ADDED, 'pillow') | {
     'data.train.pipeline.flip_direction': 'vertical',
     'data.train.pipeline.before_resize': _TRANSFORMS,
     'data.train.pipeline.after_flip': _TRANSFORMS,
+    'early_stopping': {'metric': 'AP', 'min_delta': 0.01, 'patience': 2},
+    'evaluation.num_eval_images': 0,
+    'evaluation.save_best': 'AP50',
+    'log_config.hooks': ({'type': 'TextLoggerHook'},),
 }
 
 

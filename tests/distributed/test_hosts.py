@@ -85,7 +85,8 @@ def test_only_the_first_process_speaks(two):
     said = two.output.read_text()
     assert said.count('resuming') == 0
     assert said.count('evaluation after epoch 1') == 1
-    assert said.count('done; to evaluate: python eval.py') == 1
+    assert said.count('to evaluate: python eval.py') == 1
+    assert said.splitlines()[-1].startswith('done; best AP 0.')
 
 
 def evaluate(workdir, processes, devices):

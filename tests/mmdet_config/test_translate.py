@@ -58,6 +58,8 @@ NEUTRAL = {
         for name in ('flip_direction', 'before_resize', 'after_flip')
     ),
     *('auto_scale_lr.enable', 'auto_scale_lr.base_batch_size'),
+    *('early_stopping', 'log_config.hooks'),
+    *('evaluation.save_best', 'evaluation.num_eval_images'),
 }
 
 
@@ -688,7 +690,7 @@ DUMPED = """
 gpu_ids = range(0, 1)
 work_dir = osp.join('work_dirs', 'x')
 dist_params = dict(backend=choose())
-log_config = dict(interval=50, hooks=[dict(type='WandbLoggerHook', name=now())])
+log_config = dict(interval=50, hooks=[dict(type='NeptuneLoggerHook', name=now())])
 checkpoint_config = dict(interval=1, meta=dict(time=now(), text='{{ other }}'))
 mine = [x for x in (1, 2)]
 """

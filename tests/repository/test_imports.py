@@ -50,7 +50,8 @@ LIBRARIES = {
     'config': {'ml_collections', 'jax'},
     'tuning': MATHS,
     'training': MATHS
-    | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections'},
+    | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections', 'cv2'}
+    | {'wandb', 'mlflow', 'trackio'},
     'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools'},
     'inference': MATHS | {'supervision'},
     'drawing': {'jax', 'numpy', 'cv2', 'tensorboardX'},

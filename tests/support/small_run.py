@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -18,6 +18,7 @@ from atss_jax.config import load_config
 from atss_jax.distributed import devices
 from atss_jax.evaluation import run as evaluation
 from atss_jax.training import loop
+from atss_jax.training.callbacks import Callback
 from atss_jax.training.log import RunLog
 from atss_jax.training.state import TrainState
 from configs import atss_r50_1x
@@ -167,6 +168,7 @@ def train(
     profile: tuple[int, int] | None = None,
     make_evaluator: loop.MakeEvaluator | None = None,
     wrap_step: Callable = lambda step: step,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainState:
     """Trains as `train.py` does; runs that compute alike share compiled programs.
 
@@ -176,11 +178,12 @@ def train(
         profile: steps to trace.
         make_evaluator: None: the one of `train.py`.
         wrap_step: called with the mapped training step; returns what takes its place.
+        callbacks: of the run.
     """
     with pytest.MonkeyPatch.context() as patch:
         share_steps(patch, wrap_step)
-        evaluator = make_evaluator or _shared_evaluator
-        return loop.train(config, str(workdir), evaluator, profile)
+        evaluator = make_evaluator or shared_evaluator
+        return loop.train(config, str(workdir), evaluator, profile, callbacks=callbacks)
 
 
 def share_steps(
@@ -202,7 +205,8 @@ def _shared_step(run, tx):
     return _shared[key]
 
 
-def _shared_evaluator(experiment, source, split):
+def shared_evaluator(experiment, source, split):
+    """As `evaluation.run.make_evaluator`; equal ones share the compiled step."""
     used = experiment.model, experiment.detect, experiment.data[split]
     sizes = experiment.samples_per_gpu, experiment.workers_per_gpu, experiment.parallel
     key = f'evaluator {used} {sizes} {source.records.digest()}'
@@ -215,8 +219,17 @@ class Killed(Exception):
     """Ends a run where a kill would have ended it."""
 
 
-def train_until(config: ConfigDict, workdir: pathlib.Path, step: int) -> None:
-    """Trains until a step, counted from 1, is logged; that step is not saved."""
+def train_until(
+    config: ConfigDict, workdir: pathlib.Path, step: int, **options: Any
+) -> None:
+    """Trains until a step, counted from 1, is logged; that step is not saved.
+
+    Args:
+        config: as from `load_config`.
+        workdir: folder of the run.
+        step: the step.
+        options: of `train`.
+    """
     real = RunLog.step
 
     def log_step(self, number, *args):
@@ -227,7 +240,7 @@ def train_until(config: ConfigDict, workdir: pathlib.Path, step: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunLog, 'step', log_step)
         with pytest.raises(Killed):
-            train(config, workdir)
+            train(config, workdir, **options)
 
 
 def first_state(config: ConfigDict, workdir: pathlib.Path) -> TrainState:

@@ -23,8 +23,9 @@ from atss_jax.training import initial
 from atss_jax.training import workdir as workdirs
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.initial import initial_variables
-from atss_jax.training.log import RunLog
-from atss_jax.training.loop import NonFiniteLoss
+from atss_jax.training.journal import NonFiniteLoss
+from atss_jax.training.log import Length, RunLog
+from atss_jax.training.metrics_file import MetricsFile
 from atss_jax.training.state import init_variables, is_trained
 from atss_jax.weights import mmdet
 from atss_jax.weights.torch_file import pth
@@ -482,7 +483,8 @@ def test_a_log_goes_on_after_its_last_good_step(tmp_path):
     )
 
     def write(start, stop):
-        log = RunLog(str(tmp_path), start, 10, steps_per_epoch=5, interval=1)
+        log = RunLog(Length(start, 10, 5), interval=1)
+        log.writers.append(MetricsFile(str(tmp_path), start))
         for step in range(start + 1, stop + 1):
             log.step(step, numbers, 0.1, 8)
         log.close()

@@ -72,7 +72,9 @@ class VocForm:
         candidates = ImagesByStem(self.folder)
         if not self.has_lists:
             _warn_of_unused(owner, candidates, every)
-        ids = {file: number for number, file in enumerate(sorted(every), 1)}
+        # Of this split alone: another one that changes must not change them.
+        files = dict.fromkeys(file for file, _ in listed[split])
+        ids = {file: number for number, file in enumerate(files, 1)}
         rows = []
         for file, at in listed[split]:
             content = contents.get(file)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.bad_images import BadImages
 from atss_jax.data.forms.dataset import describe_forms
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.loader import prefetch, started
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
@@ -67,6 +68,7 @@ def train(
     make_evaluator: MakeEvaluator,
     profile: tuple[int, int] | None = None,
     began: float | None = None,
+    finder: Finder | None = None,
 ) -> TrainState:
     """Trains, evaluates and saves as configured; resumes if there is a checkpoint.
 
@@ -76,6 +78,7 @@ def train(
         make_evaluator: makes the evaluator that scores the weights after an epoch.
         profile: first and last step to trace, counted from 1; see `Profile`.
         began: `time.perf_counter()` when the program started; by default, now.
+        finder: may have found or read the data already; it is emptied.
 
     Returns:
         The final state, replicated over the devices.
@@ -87,7 +90,7 @@ def train(
     """
     startup = Startup(began)
     startup.spent_on('imports')
-    run = setup.prepare(config, workdir)
+    run = setup.prepare(config, workdir, finder)
     experiment = run.experiment
     evaluator = make_evaluator(experiment, run.sources['val'], 'val')
     stop = hosts.StopSignal()

@@ -120,6 +120,17 @@ def test_a_run_has_the_same_records(folder):
         assert sources[split].ground_truth() == alone.ground_truth()
 
 
+@pytest.mark.parametrize('name', ['COCO'])
+def test_wanted_classes(folder):
+    """They may be a list in Python; a single text is refused as it was."""
+    finder = read_all(folder)
+    for classes in (['red', 'blue'], ('red', 'blue')):
+        source = AutoDataset(str(folder), 'val', classes, finder=finder)
+        assert source.classes == ('red', 'blue')
+    with pytest.raises(ValueError, match="must be a tuple of names, found 'red'"):
+        AutoDataset(str(folder), 'val', 'red', finder=finder)
+
+
 def test_parsed_files_do_not_travel(folder):
     """Worker processes need records and images, not what records were made of."""
     source = AutoDataset(str(folder), 'train')

@@ -62,8 +62,8 @@ class AutoDataset:
         finder = Finder() if finder is None else finder
         self.form = finder.find(path)
         check_split(self.form, split)
-        classes = None if classes is None else tuple(classes)
-        self._annotations = finder.read(path, split, on_error, not test_mode, classes)
+        names = None if classes is None else tuple(classes)  # a list has no hash
+        self._annotations = finder.read(path, split, on_error, not test_mode, names)
         images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
         self.classes, self.category_ids, self.records, self.untrained = select(
             self._annotations, self.form.folder, classes, images

@@ -55,12 +55,21 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
 
     def action():
         from atss_jax.config import parse_overrides
+        from atss_jax.data.forms.finder import Finder
         from atss_jax.distributed import devices
         from atss_jax.drawing.detections import make_drawing_evaluator
         from atss_jax.training.loop import train
 
-        config = _config(flags, parse_overrides(overrides))
-        train(config, flags.workdir, make_drawing_evaluator, flags.profile, _BEGAN)
+        finder = Finder()
+        config = _config(flags, parse_overrides(overrides), finder)
+        train(
+            config,
+            flags.workdir,
+            make_drawing_evaluator,
+            flags.profile,
+            _BEGAN,
+            finder=finder,
+        )
         if devices.is_first():
             print(last_line(flags.workdir))
 
@@ -80,23 +89,33 @@ def last_line(workdir):
     )
 
 
-def _config(flags, overrides):
+def _config(flags, overrides, finder):
     """The config that the flags name, or one that fits the data."""
     from atss_jax.config import load_config
+    from atss_jax.distributed import devices, hosts
     from atss_jax.training.workdir import CONFIG
 
     if flags.config is not None:
-        return load_config(flags.config, overrides, flags.data)
+        return load_config(flags.config, overrides, flags.data, finder)
     saved = pathlib.Path(flags.workdir, CONFIG)
-    if saved.is_file():  # a run that is resumed keeps what was chosen at its start
-        return load_config(saved, overrides, flags.data)
+    # A run that is resumed keeps what was chosen at its start. Process 0 says for all
+    # whether it is one: file systems of the others may be late.
+    if devices.from_first(saved.is_file()):
+        return load_config(saved, overrides, flags.data, finder)
+    # It chooses for all, too, since the others may have less memory, or more.
+    hosts.progress('choosing a config')
+    on_error = overrides.get('data.on_error', 'raise')
+    text = devices.done_by_first(lambda: _chosen(flags.data, on_error, finder))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, 'config.py')
+        path.write_text(text, encoding='utf-8')
+        return load_config(path, overrides)
+
+
+def _chosen(data, on_error, finder):
+    """The text of a config that fits the data and the devices of this process."""
     from atss_jax.tuning.config_file import config_text
     from atss_jax.tuning.from_data import Wishes, prepare, this_device
 
-    wishes = Wishes(on_error=overrides.get('data.on_error', 'raise'))
-    prepared = prepare(flags.data, wishes, this_device())
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, 'config.py')
-        command = 'atss', 'init', flags.data
-        path.write_text(config_text(prepared, command, 'config.py'), encoding='utf-8')
-        return load_config(path, overrides)
+    prepared = prepare(data, Wishes(on_error=on_error), this_device(), finder)
+    return config_text(prepared, ('atss', 'init', data), 'config.py')

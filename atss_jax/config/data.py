@@ -34,6 +34,7 @@ from atss_jax.data.batch import Pipeline
 from atss_jax.data.coco.annotation_file import ON_ERROR
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.forms.dataset import AutoDataset
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.joined import JoinedDataset, Member
 from atss_jax.data.records import Source
 from atss_jax.data.shapes.dataset import ShapesDataset
@@ -115,8 +116,11 @@ class SetConfig:
     times: int = 1
     name: str | None = None
 
-    def open(self) -> Source:
+    def open(self, finder: Finder | None = None) -> Source:
         """Reads the annotations.
+
+        Args:
+            finder: may have found or read data of `type='auto'` already.
 
         Raises:
             FileNotFoundError: annotations or images do not exist; names the field.
@@ -124,11 +128,13 @@ class SetConfig:
         """
         if self.source is JoinedDataset:
             members = [
-                Member(member.name or member.section, member.open(), member.times)
+                Member(member.name or member.section, member.open(finder), member.times)
                 for member in self.arguments['members']
             ]
             return JoinedDataset(members, self.arguments['classes'])
         try:
+            if self.source is AutoDataset:
+                return AutoDataset(**self.arguments, finder=finder)
             return self.source(**self.arguments)
         except FileNotFoundError as error:
             # The message starts with the name of an argument, which is the field's.
@@ -161,9 +167,9 @@ class DataConfig:
         """Keyword arguments of `source`."""
         return self.data_set.arguments
 
-    def open(self) -> Source:
+    def open(self, finder: Finder | None = None) -> Source:
         """Opens the data set; see `SetConfig.open`."""
-        return self.data_set.open()
+        return self.data_set.open(finder)
 
 
 def read_data(read: Reader, split: str) -> DataConfig:

@@ -31,6 +31,7 @@ from atss_jax.config.monitoring import (
 from atss_jax.config.optimization import check_one_cycle, read_lr_config, read_optimizer
 from atss_jax.data.batch import Tta
 from atss_jax.data.class_agreement import disagreement
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.records import Source
 from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
@@ -277,6 +278,7 @@ def open_sources(
     experiment: Experiment,
     splits: Sequence[str],
     trained_classes: Sequence[str] | None = None,
+    finder: Finder | None = None,
 ) -> dict[str, Source]:
     """Opens data sets, and checks their classes against the model and each other.
 
@@ -284,6 +286,7 @@ def open_sources(
         experiment: what the config describes.
         splits: some of 'train', 'val' and 'test'.
         trained_classes: class names that the weights were trained for; None: unknown.
+        finder: may have found or read data of `type='auto'` already.
 
     Returns:
         The data set of each split.
@@ -292,9 +295,9 @@ def open_sources(
         ValueError: files are missing or malformed, or classes do not agree.
     """
     classes = {} if trained_classes is None else {'the weights': tuple(trained_classes)}
-    sources = {}
+    sources, finder = {}, Finder() if finder is None else finder
     for split in splits:
-        source = sources[split] = experiment.data[split].open()
+        source = sources[split] = experiment.data[split].open(finder)
         if trained_classes is None:
             _check_class_count(source, experiment.model.bbox_head.num_classes, split)
         else:

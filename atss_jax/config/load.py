@@ -19,6 +19,7 @@ from atss_jax.config.own_data import use_found_data
 from atss_jax.config.python_file import list_shipped, run, shipped_configs
 from atss_jax.config.tree import closest, flatten, is_section_list
 from atss_jax.data.augment.user_function import name_of
+from atss_jax.data.forms.finder import Finder
 from atss_jax.files.atomic import read_given_json, read_json
 from atss_jax.models.detector import ATSS
 
@@ -27,6 +28,7 @@ def load_config(
     path: str | os.PathLike,
     overrides: Mapping[str, Any] | None = None,
     data: str | None = None,
+    finder: Finder | None = None,
 ) -> ConfigDict:
     """Runs `get_config()` of a config file, applies overrides and checks every field.
 
@@ -39,6 +41,7 @@ def load_config(
             replaces a whole section, and None switches an optional one off.
         data: folder, annotation file or address of the data to use in place of those
             that the file names, before the overrides; see `own_data.use_found_data`.
+        finder: may have found or read `data` already.
 
     Raises:
         FileNotFoundError: there is nothing at `data`.
@@ -49,7 +52,7 @@ def load_config(
     config = _copy(config)
     if data is not None:
         on_error = (overrides or {}).get('data.on_error')
-        use_found_data(config, data, on_error)
+        use_found_data(config, data, on_error, finder)
     for name, value in (overrides or {}).items():
         _override(config, name, value)
     config = with_added_fields(config)

@@ -1,11 +1,10 @@
 """Puts a user's own data into a config, in place of the data that it names."""
 
-import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from atss_jax.data.forms.dataset import check_split
-from atss_jax.data.forms.find import find
+from atss_jax.data.forms.finder import Finder, plain_path
 from atss_jax.data.forms.form import Form
 
 # Fields of a data section that do not say where the data are.
@@ -32,8 +31,7 @@ def use_data(
         val: split that is evaluated during training.
         test: split of `data.test`; None: that of `data.val`.
     """
-    if '://' not in path:
-        path = os.path.normpath(path)  # a run is resumed with `folder/` and `./folder`
+    path = plain_path(path)  # a run is resumed with `folder/` and `./folder`
     data = config['data']
     splits = {'train': train, 'val': val, 'test': val if test is None else test}
     for section, split in splits.items():
@@ -65,7 +63,10 @@ def splits_of(form: Form) -> dict[str, str]:
 
 
 def use_found_data(
-    config: MutableMapping[str, Any], path: str, on_error: str | None = None
+    config: MutableMapping[str, Any],
+    path: str,
+    on_error: str | None = None,
+    finder: Finder | None = None,
 ) -> Form:
     """Makes a config read the data that lie at a path, and have their classes.
 
@@ -74,6 +75,7 @@ def use_found_data(
         path: folder, annotation file or address of the data.
         on_error: 'raise' or 'skip' malformed records when the classes are read; None:
             as the config says.
+        finder: may have found or read the data already.
 
     Returns:
         What was found.
@@ -83,9 +85,11 @@ def use_found_data(
         ValueError: no known form lies there, it is malformed, or it is not divided into
             training and evaluation data.
     """
-    form = find(path)
+    finder = Finder() if finder is None else finder
+    path = plain_path(path)
+    form = finder.find(path)
     use_data(config, path, **splits_of(form))
     on_error = on_error or config['data']['on_error']
-    classes = form.read('train', on_error).categories
+    classes = finder.read(path, 'train', on_error).categories
     config['model']['bbox_head']['num_classes'] = len(classes)
     return form

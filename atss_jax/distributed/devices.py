@@ -339,6 +339,26 @@ def from_first(value: Any) -> Any:
     return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
 
 
+def done_by_first(action: Callable[[], Any]) -> Any:
+    """The JSON value that process 0 gets from `action`, on every process; a collective.
+
+    Raises:
+        ValueError: process 0 got a ValueError or OSError, which is raised there.
+    """
+    outcome, error = None, None
+    if is_first():
+        try:
+            outcome = {'value': action()}
+        except (ValueError, OSError) as raised:
+            outcome, error = {'problem': str(raised)}, raised
+    outcome = from_first(outcome)
+    if error is not None:
+        raise error
+    if 'problem' in outcome:
+        raise ValueError(outcome['problem'])
+    return outcome['value']
+
+
 def gather(columns: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """The columns of every process, in order of processes; a collective.
 

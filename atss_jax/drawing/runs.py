@@ -62,7 +62,9 @@ def read_curves(workdir: str) -> dict[str, Curve]:
     """
     records = metrics_file.records(workdir)
     if not records:
-        raise ValueError(f'{workdir} has no log of a run: no records in {log.FILE}')
+        raise ValueError(
+            f'{workdir} has no log of a run: no records in {metrics_file.FILE}'
+        )
     curves = {
         name: _curve({r['step']: r[name] for r in records if r['kind'] == kind})
         for name, kind in (('loss', 'train'), ('lr', 'train'), ('AP', 'eval'))

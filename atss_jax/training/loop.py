@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.bad_images import BadImages
 from atss_jax.data.forms.dataset import describe_forms
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.loader import prefetch, started
 from atss_jax.data.records import Source
 from atss_jax.distributed import devices, hosts
@@ -43,6 +44,7 @@ def train(
     profile: tuple[int, int] | None = None,
     began: float | None = None,
     callbacks: Sequence[Callback] = (),
+    finder: Finder | None = None,
 ) -> TrainState:
     """Trains, evaluates and saves as configured; resumes if there is a checkpoint.
 
@@ -53,6 +55,7 @@ def train(
         profile: first and last step to trace, counted from 1; see `Profile`.
         began: `time.perf_counter()` when the program started; by default, now.
         callbacks: called after steps, evaluations and checkpoints; see `Callback`.
+        finder: may have found or read the data already; it is emptied.
 
     Returns:
         The final state, replicated over the devices.
@@ -66,7 +69,7 @@ def train(
     startup = Startup(began)
     startup.spent_on('imports')
     called = Callbacks(callbacks)
-    run = setup.prepare(config, workdir)
+    run = setup.prepare(config, workdir, finder)
     evaluator = make_evaluator(run.experiment, run.sources['val'], 'val')
     stop = hosts.StopSignal()
     startup.spent_on('annotations')

@@ -15,6 +15,7 @@ from atss_jax.config.monitoring import check_class_of
 from atss_jax.data.augment.user_function import digests
 from atss_jax.data.balance import occurrences
 from atss_jax.data.batch import check_box_counts, check_has_objects
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.joined import set_times
 from atss_jax.data.loader import TrainBatches
 from atss_jax.data.plan import TrainPlan
@@ -94,8 +95,15 @@ class Run:
         )
 
 
-def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
+def prepare(
+    config: ConfigDict | Mapping[str, Any], workdir: str, finder: Finder | None = None
+) -> Run:
     """Reads the config and the annotations, and checks them on all hosts.
+
+    Args:
+        config: as from `load_config`.
+        workdir: folder of the run.
+        finder: may have found or read the data already; afterwards it is empty.
 
     Raises:
         ValueError: config, data and workdir do not fit together.
@@ -103,7 +111,9 @@ def prepare(config: ConfigDict | Mapping[str, Any], workdir: str) -> Run:
     experiment = build_experiment(config)
     check_installed(experiment.hooks)
     hosts.progress('reading annotations')
-    sources = open_sources(experiment, ('train', 'val'))
+    finder = Finder() if finder is None else finder
+    sources = open_sources(experiment, ('train', 'val'), finder=finder)
+    finder.forget()
     _check_metrics(experiment, sources['val'].classes)
     hosts.progress('comparing hosts')
     config_json = to_json(config)

@@ -12,7 +12,8 @@ from atss_jax.config import build_model, load_config
 from atss_jax.config.own_data import splits_of
 from atss_jax.data.class_agreement import disagreement
 from atss_jax.data.forms.dataset import AutoDataset
-from atss_jax.data.forms.find import describe, find
+from atss_jax.data.forms.find import describe
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.plan import TrainPlan, canvas_of_each, default_canvases
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.models.cost import cost
@@ -76,13 +77,16 @@ def this_device() -> Device:
     return Device(device.platform, memory, jax.device_count())
 
 
-def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
+def prepare(
+    path: str, wishes: Wishes, device: Device, finder: Finder | None = None
+) -> Setup:
     """Chooses everything that is not wished for.
 
     Args:
         path: folder, annotation file or address of the data.
         wishes: what the user wants.
         device: what training is meant for.
+        finder: may have found or read the data already.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -90,9 +94,10 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
             and evaluation data, or has no objects to learn; or wishes contradict.
     """
     check(wishes)
-    form = find(path)
+    finder = Finder() if finder is None else finder
+    form = finder.find(path)
     splits = splits_of(form)
-    train, others = _read(path, splits, wishes.on_error)
+    train, others = _read(path, splits, wishes.on_error, finder)
     chosen = _choose(train, wishes)
     img_scale = chosen.fit.choice.img_scale
     sizes = np.concatenate([each.records.sizes for each in (train, *others)])
@@ -126,9 +131,9 @@ def prepare(path: str, wishes: Wishes, device: Device) -> Setup:
     )
 
 
-def _read(path, splits, on_error):
+def _read(path, splits, on_error, finder):
     """The data to train on, and a list of the others, which agree with it."""
-    train = AutoDataset(path, splits['train'], on_error=on_error)
+    train = AutoDataset(path, splits['train'], on_error=on_error, finder=finder)
     if train.records.ignored.all():
         counts = [f'{count} {reason}' for reason, count in train.untrained.items()]
         raise ValueError(
@@ -137,7 +142,9 @@ def _read(path, splits, on_error):
         )
     others = []
     for split in dict.fromkeys((splits['val'], splits['test'])):
-        source = AutoDataset(path, split, test_mode=True, on_error=on_error)
+        source = AutoDataset(
+            path, split, test_mode=True, on_error=on_error, finder=finder
+        )
         if difference := disagreement({'train': train.classes, split: source.classes}):
             raise ValueError(f'{path}: {difference}')
         others.append(source)

@@ -16,6 +16,7 @@ from atss_jax.tuning import from_data, recipe
 from tests.support.documents import Command
 from tests.support.dry_run import check_command
 from tests.support.forms import IMAGE, write_files
+from tests.support.opened import opened
 from tests.support.small_run import saved_steps, small_overrides, tree_of
 from tests.support.voc_set import USUAL as VOC
 from tests.support.yolo_set import IN_SPLITS, LINE, USUAL
@@ -319,8 +320,11 @@ def test_training_on_data_alone(call, data, tmp_path, small_flags):
         flags = f'--data={folder}', f'--workdir={workdir}', *small_flags
         return call('atss', 'train', *flags)
 
-    result = train(data)
+    with opened(data) as counts:
+        result = train(data)
     assert result.status == 0, result.err
+    labels = {path: n for path, n in counts.items() if path.startswith('labels/')}
+    assert labels == {f'labels/{x}.txt': 1 for x in ('train/a', 'train/b', 'val/c')}
     assert saved_steps(workdir) == [1]
     saved = json.loads((workdir / 'config.json').read_text())
     assert saved['data']['train']['path'] == str(data)
@@ -328,7 +332,9 @@ def test_training_on_data_alone(call, data, tmp_path, small_flags):
     before = (workdir / 'config.json').read_bytes()
 
     # The same command again continues the run, which has ended.
-    assert train(data).status == 0
+    with opened(data) as counts:
+        assert train(data).status == 0
+    assert {path: counts[path] for path in labels} == labels
     assert saved_steps(workdir) == [1]
     assert (workdir / 'config.json').read_bytes() == before
 

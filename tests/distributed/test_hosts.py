@@ -170,6 +170,11 @@ from_all = devices.gather({
 print([part['a'].tolist() for part in from_all], [part['b'].shape for part in from_all])
 print(devices.from_first({'x': [0.1, None, number]}))
 print(devices.local_rows(4))
+print(devices.done_by_first(lambda: f'done by {number}'))
+try:
+    devices.done_by_first(lambda: open(f'/no file of {number}'))
+except (ValueError, OSError) as error:
+    print(type(error).__name__, error)
 try:
     hosts.check_equal({'same': 'x', 'config': f'lr {number}'}, {'config': 'Copy it.'})
 except ValueError as error:
@@ -226,6 +231,9 @@ def test_launchers(variables_of):
         assert f'[[{big}], [{big}, {big + 1}]] [(0, 3), (1, 3)]' in text
         assert "{'x': [0.1, None, 0]}" in text
         assert f'({2 * number}, {2 * number + 2})' in text
+        assert 'done by 0\n' in text and 'done by 1' not in text
+        kind = ('FileNotFoundError', 'ValueError')[number]
+        assert f"{kind} [Errno 2] No such file or directory: '/no file of 0'\n" in text
         assert 'the hosts are not alike' in text
         difference = 'config: process [1] differs from process 0; here it is'
         assert f'{difference} lr {number}. Copy it.' in text

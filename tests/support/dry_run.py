@@ -20,8 +20,11 @@ FOLDERS = ('atss_jax', 'benchmarks', 'configs', 'docs', 'launch', 'tests')
 # Programs of others, whose flags are not checked.
 OTHERS = ('.', 'pip', 'gcloud', 'gsutil', 'mpirun', 'sbatch', 'kubectl')
 BASE = str(ROOT / 'configs' / 'atss_r50_1x.py')
-# Names that stand for the reader's own: a letter, a word in capitals, a run's config.
-_PLACEHOLDER = re.compile(r'(\.\.\.|[A-Z]+|([A-Z]+|work_dirs/\w+)/config\.json)')
+# Names that stand for the reader's own: a letter, a word in capitals, what `atss init`
+# writes, a run's config.
+_PLACEHOLDER = re.compile(
+    r'(\.\.\.|[A-Z]+|config\.py|([A-Z]+|work_dirs/\w+)/config\.json)'
+)
 
 
 def check_command(command: Command, files: dict[str, pathlib.Path]) -> None:

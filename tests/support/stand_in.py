@@ -31,6 +31,8 @@ def write(folder: pathlib.Path, data: pathlib.Path, run: FinishedRun) -> None:
         run: a finished run; copies of it take the place of the reader's workdirs.
     """
     _write_configs(folder / 'configs', data)
+    # As `atss init` writes it; nothing in it is needed but that it has data.
+    shutil.copy(folder / 'configs' / 'atss_r18_bccd.py', folder / 'config.py')
     _write_data(folder, data)
     _write_images(folder, data)
     for name in ('W', 'work_dirs/mine'):

@@ -6,7 +6,8 @@ import numpy as np
 
 from atss_jax.data import record_image
 from atss_jax.data.division.advice import lacking_splits, split_command
-from atss_jax.data.forms.find import describe, find, whole_of
+from atss_jax.data.forms.find import describe, whole_of
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.joined import JoinedDataset
 from atss_jax.data.records import Record, Source
@@ -36,6 +37,7 @@ class AutoDataset:
         test_mode: bool = False,
         indices: int | None = None,
         on_error: str = 'raise',
+        finder: Finder | None = None,
     ):
         """Reads the annotations, and no images yet.
 
@@ -51,15 +53,18 @@ class AutoDataset:
             indices: number of images to use, the first of those that remain; None: all.
             on_error: 'raise' an error about the first malformed record, or 'skip':
                 malformed ones are left out, and a warning counts them.
+            finder: may have found or read the data set already.
 
         Raises:
             FileNotFoundError: there is nothing at `path`.
             ValueError: no known form lies there, it has no such split, it is malformed
                 or lacks a class, or no image remains.
         """
-        self.form = find(path)
+        finder = Finder() if finder is None else finder
+        self.form = finder.find(path)
         check_split(self.form, split)
-        self._annotations = self.form.read(split, on_error, not test_mode, classes)
+        names = None if classes is None else tuple(classes)  # a list has no hash
+        self._annotations = finder.read(path, split, on_error, not test_mode, names)
         images = ImageFilter(filter_empty_gt, min_size, test_mode, indices)
         self.classes, self.category_ids, self.records, self.untrained = select(
             self._annotations, self.form.folder, classes, images
@@ -91,9 +96,10 @@ def open_all(path: str, split: str | None, usual: str) -> AutoDataset:
     Raises:
         FileNotFoundError, ValueError: as `AutoDataset`.
     """
+    finder = Finder()
     if split is None:
-        split = ALL if ALL in find(path).splits else usual
-    return AutoDataset(path, split, test_mode=True)
+        split = ALL if ALL in finder.find(path).splits else usual
+    return AutoDataset(path, split, test_mode=True, finder=finder)
 
 
 def describe_forms(sources: Iterable[Source]) -> list[str]:

@@ -31,6 +31,8 @@ class HuggingFaceForm:
         splits: for messages, the files of each split.
         files: of each split, either one `.jsonl` or Parquet and Arrow files.
         box_format: what the numbers of a box are, as for `objects_column.annotations`.
+        parsed: rows by split, to which reading adds, so that reading another split need
+            not parse them again; None: nothing is kept.
     """
 
     path: str
@@ -39,6 +41,9 @@ class HuggingFaceForm:
     files: Mapping[str, Sequence[str]]
     box_format: str = 'xywh'
     name: str = 'Hugging Face'
+    parsed: dict[str, column.ImageRows] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     def read(
         self,
@@ -63,6 +68,15 @@ class HuggingFaceForm:
         return arrow_files.image_content(path)
 
     def _rows(self, split):
+        """The rows of a split, which the caller may change."""
+        if self.parsed is None:
+            return self._parse(split)
+        if split not in self.parsed:
+            self.parsed[split] = self._parse(split)
+        rows = self.parsed[split]
+        return dataclasses.replace(rows, rows=[dict(row) for row in rows.rows])
+
+    def _parse(self, split):
         files = self.files[split]
         if files[0].endswith(_LINES):
             return metadata_lines.read(self.folder, files[0])

@@ -13,7 +13,7 @@ from atss_jax.data.annotations import Annotations
 from atss_jax.data.forms import arrow_files
 from atss_jax.data.forms.dataset import check_split
 from atss_jax.data.forms.find import describe, find
-from atss_jax.data.forms.form import Form
+from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.forms.image_files import SUFFIXES, suffix
 from atss_jax.files.atomic import check_writable, write_bytes, write_json
 
@@ -58,7 +58,8 @@ def write_coco(
         ann_file: path of the COCO file to write.
         split: of the data set; None: the only one.
         images: folder to write the images to, unchanged, each under its own name, after
-            its id if two would have the same; None: they stay where they are.
+            the split and its id if two would have the same; None: they stay where they
+            are.
         on_error: 'raise' or 'skip' malformed records, see `Form.read`.
         overwrite: whether existing files are replaced.
 
@@ -80,7 +81,9 @@ def write_coco(
         _check_are_files(form, paths)
         img_prefix = form.folder
     else:
-        names = _copy_images(form, annotations, paths, images, overwrite)
+        prefix = '' if split == ALL else f'{split}_'
+        names = _plain_names(annotations.image_ids.tolist(), paths, prefix)
+        names = _copy_images(form, paths, names, images, overwrite)
         annotations = dataclasses.replace(annotations, file_names=names)
         img_prefix = images
     write_json(ann_file, as_coco(annotations))
@@ -134,9 +137,8 @@ def _check_are_files(form, paths):
             )
 
 
-def _copy_images(form, annotations, paths, folder, overwrite):
-    """Writes the images to a folder; gives the name of each."""
-    names = _plain_names(annotations.image_ids.tolist(), paths)
+def _copy_images(form, paths, names, folder, overwrite):
+    """Writes the images to a folder; gives the names, now all with endings."""
     # disable=None: a bar on a terminal, nothing in a log file.
     progress = tqdm.tqdm(paths, desc='images', disable=None)
     written = []
@@ -153,17 +155,18 @@ def _copy_images(form, annotations, paths, folder, overwrite):
     return written
 
 
-def _plain_names(ids: Sequence[int], paths: Sequence[str]) -> list[str]:
-    """The last part of each path, after the id of the image if two are alike.
+def _plain_names(ids: Sequence[int], paths: Sequence[str], prefix: str) -> list[str]:
+    """The last part of each path, after prefix and id of the image if two are alike.
 
     They are compared up to their endings and without regard to case, as some file
-    systems and forms of annotations do.
+    systems and forms of annotations do. The prefix tells splits apart that are written
+    to one folder, since their ids may be the same.
     """
     names = [os.path.basename(path) for path in paths]
     stems = {os.path.splitext(name)[0].casefold() for name in names}
     if len(stems) == len(names):
         return names
-    return [f'{id_}_{name}' for id_, name in zip(ids, names, strict=True)]
+    return [f'{prefix}{id_}_{name}' for id_, name in zip(ids, names, strict=True)]
 
 
 def _missing_suffix(name: str, content: bytes) -> str:

@@ -41,6 +41,8 @@ class VocForm:
         splits: list of images or folder of annotation files of each split, relative
             to `folder`.
         has_lists: whether they are lists.
+        parsed: annotation files by path, to which reading adds, so that reading another
+            split need not parse them again; None: nothing is kept.
     """
 
     path: str
@@ -48,6 +50,9 @@ class VocForm:
     splits: Mapping[str, str]
     has_lists: bool
     name: str = 'Pascal VOC'
+    parsed: dict[str, voc_xml.VocFile] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     def read(
         self,
@@ -78,7 +83,9 @@ class VocForm:
         candidates = ImagesByStem(self.folder)
         if not self.has_lists:
             _warn_of_unused(owner, candidates, every)
-        ids = {file: number for number, file in enumerate(sorted(every), 1)}
+        # Of this split alone: another one that changes must not change them.
+        files = dict.fromkeys(file for file, _ in listed[split])
+        ids = {file: number for number, file in enumerate(files, 1)}
         rows = []
         for file, at in listed[split]:
             content = contents.get(file)
@@ -105,8 +112,11 @@ class VocForm:
         return class_names.find_file(folders, CLASS_FILES)
 
     def _contents(self, files):
-        paths = [os.path.join(self.folder, file) for file in files]
-        return dict(zip(files, voc_xml.read(paths), strict=True))
+        parsed = {} if self.parsed is None else self.parsed
+        new = [file for file in files if file not in parsed]
+        paths = [os.path.join(self.folder, file) for file in new]
+        parsed.update(zip(new, voc_xml.read(paths), strict=True))
+        return {file: parsed[file] for file in files}
 
 
 def _names(contents):

@@ -1,6 +1,5 @@
 """YOLO data sets: where their images and labels lie, and what they hold."""
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -90,7 +89,9 @@ class YoloForm:
 
     def _images(self, owner, listed, on_error):
         """The table of the images: image_id, path, label, size."""
-        ids = self._ids()
+        # Of this split alone: another one that changes must not change them.
+        paths = dict.fromkeys(path for path, _ in listed)
+        ids = {path: number for number, path in enumerate(paths, 1)}
         sizes = image_sizes([path for path, _ in listed], self.folder).tolist()
         rows = [
             {
@@ -138,14 +139,6 @@ class YoloForm:
                 f'images ({suffixes})'
             )
         return sorted(listed)
-
-    def _ids(self):
-        """The id of each image by its path, counted over all splits that are there."""
-        paths = set()
-        for split in self.splits:
-            with contextlib.suppress(ValueError):
-                paths.update(path for path, _ in self._listed(split))
-        return {path: number for number, path in enumerate(sorted(paths), 1)}
 
     def _refuse_no_labels(self, owner, images):
         first = images.rows[0]

@@ -25,6 +25,7 @@ ROOMS = (
     'tuning',
     'training',
     'evaluation',
+    'review',
     'inference',
     'drawing',
     'report',
@@ -52,6 +53,7 @@ LIBRARIES = {
     'training': MATHS
     | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections'},
     'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools'},
+    'review': {'numpy'},
     'inference': MATHS | {'supervision'},
     'drawing': {'jax', 'numpy', 'cv2', 'tensorboardX'},
     'report': {'numpy', 'cv2'},

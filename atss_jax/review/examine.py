@@ -6,8 +6,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from atss_jax.config.data import DataConfig, SetConfig
 from atss_jax.config.experiment import open_sources
 from atss_jax.data.joined import JoinedDataset

@@ -46,11 +46,11 @@ _EFFECTS = {
     'annotation {twin_id}, stays.',
 }
 _KEYS = {
+    'k': 'Previous',
+    'j': 'Next',
     'a': 'Accept',
     'r': 'Reject',
     'u': 'Undo',
-    'k': 'Previous',
-    'j': 'Next',
     's': 'Save',
 }
 

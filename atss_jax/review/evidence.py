@@ -182,7 +182,7 @@ def object_scores(comparison: Comparison) -> np.ndarray:
 
 # Rehearsed boxes ----------------------------------------------------------------------
 
-# The sides of a box move by normal numbers of this deviation, as shares of the size. The
+# Sides of a box move by normal numbers of this deviation, as shares of the size; the
 # median of the IoU with the box as it was is then 0.55, or 0.78.
 _LOOSE, _TWICE = 0.2, 0.08
 

@@ -64,7 +64,9 @@ function show() {
     entries[index].setAttribute('aria-current', index === current);
     entries[index].querySelector('.decision').textContent = names[states[index]];
   });
-  entries[current]?.scrollIntoView?.({ block: 'nearest' });
+  // Only the list scrolls: the page stays where the image is.
+  const list = document.getElementById('list');
+  list.scrollTop = (entries[current]?.offsetTop ?? 0) - list.clientHeight / 2;
   const count = (state) => states.filter((each) => each === state).length;
   document.getElementById('progress').textContent = suspects.length
     ? `${current + 1} of ${suspects.length}: ${count('accepted')} accepted, `

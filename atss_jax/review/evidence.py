@@ -81,10 +81,19 @@ def missing_evidence(comparison: Comparison, rows: np.ndarray) -> np.ndarray:
 
 def rehearsed_missing(comparison: Comparison) -> np.ndarray:
     """(G,) as `missing_evidence`, for each object if its annotation were left out."""
-    rows = comparison.detection_of
-    others = np.where(np.eye(len(rows), dtype=bool), 0, comparison.iou[rows])
-    evidence = comparison.image.scores[rows] * (1 - others.max(axis=1, initial=0))
-    return np.where(rows >= 0, evidence, 0) if len(rows) else np.zeros(0)
+    objects, rows = _detected(comparison)
+    others = comparison.iou[rows]
+    others[np.arange(len(rows)), objects] = 0
+    evidence = np.zeros(len(comparison.detection_of))
+    scores = comparison.image.scores[rows]
+    evidence[objects] = scores * (1 - others.max(axis=1, initial=0))
+    return evidence
+
+
+def _detected(comparison):
+    """The objects that a detection means, and the detection of each."""
+    objects = np.flatnonzero(comparison.detection_of >= 0)
+    return objects, comparison.detection_of[objects]
 
 
 # An object of another class -----------------------------------------------------------
@@ -123,11 +132,11 @@ def loose_evidence(comparison: Comparison, gt_boxes: np.ndarray) -> np.ndarray:
         comparison: the image.
         gt_boxes: (G,4) the boxes to judge.
     """
-    image, rows = comparison.image, comparison.detection_of
-    if not len(image.scores):
-        return np.zeros(len(rows))
-    iou = pairwise_iou(image.boxes, gt_boxes)[rows, np.arange(len(rows))]
-    return np.where(rows >= 0, image.scores[rows] * (1 - iou), 0)
+    objects, rows = _detected(comparison)
+    iou = pairwise_iou(comparison.image.boxes, gt_boxes)[rows, objects]
+    evidence = np.zeros(len(gt_boxes))
+    evidence[objects] = comparison.image.scores[rows] * (1 - iou)
+    return evidence
 
 
 def rehearsed_loose(comparison: Comparison, rng: np.random.Generator) -> np.ndarray:
@@ -174,10 +183,10 @@ def rehearsed_twice(comparison: Comparison, rng: np.random.Generator) -> np.ndar
 
 def object_scores(comparison: Comparison) -> np.ndarray:
     """(G,) score of the detection that means each object, 0 where there is none."""
-    rows = comparison.detection_of
-    if not len(comparison.image.scores):
-        return np.zeros(len(rows))
-    return np.where(rows >= 0, comparison.image.scores[rows], 0)
+    objects, rows = _detected(comparison)
+    scores = np.zeros(len(comparison.detection_of))
+    scores[objects] = comparison.image.scores[rows]
+    return scores
 
 
 # Rehearsed boxes ----------------------------------------------------------------------

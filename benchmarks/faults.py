@@ -120,34 +120,38 @@ def hits(
     A missing object must be suggested with its class and an IoU of at least 0.5. Of two
     annotations of one object, either may be named. Each fault counts once.
     """
-    left_out = collections.defaultdict(list)
-    planted = {}
-    for index, fault in enumerate(faults):
+    left_out, planted = collections.defaultdict(list), {}
+    for fault in faults:
         if fault.kind == 'missing':
-            left_out[fault.annotation['image_id']].append(index)
+            left_out[fault.annotation['image_id']].append(fault)
         else:
-            planted[fault.kind, fault.annotation['id']] = index
-            planted[fault.kind, fault.twin] = index
-    named: set[int] = set()
+            planted[fault.kind, fault.annotation['id']] = fault
+            planted[fault.kind, fault.twin] = fault
+    named: set[int] = set()  # an annotation has one fault
     is_hit = np.zeros(len(suggestions), bool)
     for row, each in enumerate(suggestions):
-        index = planted.get((each.kind, each.annotation_id))
+        fault = planted.get((each.kind, each.annotation_id))
         if each.kind == 'missing':
-            category = category_ids[each.label]
-            indices = left_out[each.image_id]
-            index = _same_object(each.box, category, indices, faults)
-        if index is not None and index not in named:
-            named.add(index)
+            category, near = category_ids[each.label], left_out[each.image_id]
+            fault = left_out_at(np.array(each.box), category, near)
+        if fault is not None and fault.annotation['id'] not in named:
+            named.add(fault.annotation['id'])
             is_hit[row] = True
     return is_hit
 
 
-def _same_object(box, category, indices, faults):
-    for index in indices:
-        annotation = faults[index].annotation
-        x, y, width, height = annotation['bbox']
+def left_out_at(box: np.ndarray, category: int, faults: list[Fault]) -> Fault | None:
+    """The fault, of those of an image, whose object a detection is at; None: of none.
+
+    Args:
+        box: (4,) xyxy of the detection.
+        category: its category id.
+        faults: annotations that were left out.
+    """
+    for fault in faults:
+        x, y, width, height = fault.annotation['bbox']
         other = np.array([[x, y, x + width, y + height]])
-        iou = pairwise_iou(np.array([box]), other)[0, 0]
-        if annotation['category_id'] == category and iou >= 0.5:
-            return index
+        is_there = pairwise_iou(box[None], other)[0, 0] >= 0.5
+        if is_there and fault.annotation['category_id'] == category:
+            return fault
     return None

@@ -20,9 +20,8 @@ def pairwise_iou(
     whole = area + (gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(-1) - intersection
     if is_crowd is not None:
         whole = np.where(is_crowd, area, whole)
-    return np.divide(
-        intersection, whole, out=np.zeros_like(intersection), where=whole > 0
-    )
+    iou = np.zeros(intersection.shape, np.result_type(intersection, np.float32))
+    return np.divide(intersection, whole, out=iou, where=whole > 0)
 
 
 def match_best_first(overlap: np.ndarray) -> np.ndarray:

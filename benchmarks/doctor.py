@@ -42,7 +42,7 @@ def main() -> None:
     out = pathlib.Path(flags.out)
     data = flags.data or _generate(out / 'clean', flags.config)
     planted, most = _plant(data, out / 'data', flags.share, flags.seed)
-    overrides = [*overrides, f'--config.data.max_boxes={most}']
+    overrides = [f'--config.data.max_boxes={most}', *overrides]
     _atss(
         'train',
         f'--config={flags.config}',

@@ -3,8 +3,14 @@
 import argparse
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from atss_jax.commands import command_line
+
+if TYPE_CHECKING:  # they load JAX, which the flags do not need
+    from atss_jax.review.examine import Examination
+    from atss_jax.review.ranking import Suggestion
 
 _SPLITS = ('train', 'val', 'test')
 
@@ -109,7 +115,7 @@ def _diagnose(flags, overrides):
         return
     suggestions = rank(examined.images, len(examined.source.classes))
     page = _page_path(weights, split, flags, examined.step)
-    _write(page, examined, suggestions[: flags.count or 100])
+    write_page(page, examined, suggestions[: flags.count or 100])
 
 
 def _page_path(weights, split, flags, step):
@@ -122,8 +128,16 @@ def _page_path(weights, split, flags, step):
     return pathlib.Path('doctor', f'{split}_{name}.html')
 
 
-def _write(page, examined, suggestions):
-    """Writes the page, and the annotations if they are not a COCO file."""
+def write_page(
+    page: pathlib.Path, examined: 'Examination', suggestions: 'Sequence[Suggestion]'
+) -> None:
+    """Writes the page, and the annotations next to it if they are not a COCO file.
+
+    Args:
+        page: the .html file.
+        examined: annotations and detections.
+        suggestions: those to show, the most probable first.
+    """
     from atss_jax.report.doctor_page import Diagnosed, write_doctor_page
     from atss_jax.review.corrections import digest
 

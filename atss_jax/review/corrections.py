@@ -143,7 +143,7 @@ def read_corrections(path: str | os.PathLike) -> Corrections:
     content = read_given_json(path)
     if not isinstance(content, dict) or content.get('atss_doctor') != VERSION:
         raise ValueError(
-            f'{path}: expected the corrections that a page of `atss doctor` saves, an '
+            f'{path}: expected the corrections that a page of atss doctor saves, an '
             f"object with 'atss_doctor': {VERSION}; found {str(content)[:100]}"
         )
     for name, kind in (('ann_file', str), ('sha256', str), ('corrections', list)):

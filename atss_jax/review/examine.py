@@ -17,9 +17,6 @@ from atss_jax.evaluation.run import make_evaluator
 from atss_jax.review.reviewed import ReviewedImage, review_images
 from atss_jax.training.trained_model import load_weights
 
-# Detections of low scores too: what the model thinks of the annotated class counts.
-_DETECTIONS = {'test_cfg.score_thr': 0.01, 'test_cfg.max_per_img': 300}
-
 
 class Examination(NamedTuple):
     """The annotations of a split next to the detections in its images.
@@ -63,7 +60,7 @@ def examine(
     """
     check_overrides(overrides, split)
     workdir = os.path.expanduser(os.fspath(workdir))
-    loaded = load_weights(workdir, config, step, _DETECTIONS | dict(overrides or {}))
+    loaded = load_weights(workdir, config, step, overrides)
     data = _with_all_images(loaded.experiment.data[split])
     experiment = dataclasses.replace(
         loaded.experiment, data={**loaded.experiment.data, split: data}

@@ -68,13 +68,15 @@ def rank(
     suspects = [_suspects(each) for each in compared]
     rehearsed = [_rehearsed(each, rng) for each in compared]
     count = sum(int(each.is_suspect.sum()) for each in compared)
-    probabilities = {}
-    for kind in KINDS:
-        values = np.concatenate([np.zeros(0), *(each[kind] for each in suspects)])
-        known = np.concatenate([np.zeros(0), *(each[kind] for each in rehearsed)])
-        ends = np.cumsum([len(each[kind]) for each in suspects])
-        found = fault_probability(values, known, share, count)
-        probabilities[kind] = np.split(found, ends[:-1]) if len(ends) else []
+    probabilities = {
+        kind: _probabilities(
+            [each[kind] for each in suspects],
+            [each[kind] for each in rehearsed],
+            share,
+            count,
+        )
+        for kind in KINDS
+    }
     suggestions = [
         suggestion
         for row, (comparison, each) in enumerate(zip(compared, suspects, strict=True))
@@ -83,6 +85,18 @@ def rank(
         )
     ]
     return sorted(suggestions, key=lambda s: (-s.probability, -s.evidence))
+
+
+def _probabilities(
+    suspects: list[np.ndarray], rehearsed: list[np.ndarray], share: float, count: int
+) -> list[np.ndarray]:
+    """The probability of each suspect of each image, from the evidence of one kind."""
+    if not suspects:
+        return []
+    probability = fault_probability(
+        np.concatenate(suspects), np.concatenate(rehearsed), share, count
+    )
+    return np.split(probability, np.cumsum([len(each) for each in suspects])[:-1])
 
 
 def _suspects(comparison: Comparison) -> dict[str, np.ndarray]:

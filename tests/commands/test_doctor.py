@@ -45,9 +45,7 @@ def run(small_run, tmp_path_factory):
 @pytest.mark.long
 def test_from_a_workdir_to_corrected_annotations(call, run, small_data, tmp_path):
     before = (small_data / 'train.json').read_bytes()
-    # With these two the program is one that evaluation compiled.
-    compiled = '--config.test_cfg.score_thr=0.0', '--config.test_cfg.max_per_img=20'
-    result = call('atss', 'doctor', f'--workdir={run}', '--count=9', *compiled)
+    result = call('atss', 'doctor', f'--workdir={run}', '--count=9')
     assert result.status == 0, result.err
     (page,) = (run / 'doctor').iterdir()
     assert page.name.startswith('train_') and f'page: {page}' in result.out

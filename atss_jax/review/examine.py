@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from atss_jax.config.data import DataConfig, SetConfig
+from atss_jax.config.data import SetConfig
 from atss_jax.config.experiment import open_sources
 from atss_jax.data.joined import JoinedDataset
 from atss_jax.data.records import Source
@@ -61,7 +61,8 @@ def examine(
     check_overrides(overrides, split)
     workdir = os.path.expanduser(os.fspath(workdir))
     loaded = load_weights(workdir, config, step, overrides)
-    data = _with_all_images(loaded.experiment.data[split])
+    data = loaded.experiment.data[split]
+    data = dataclasses.replace(data, data_set=with_all_images(data.data_set))
     experiment = dataclasses.replace(
         loaded.experiment, data={**loaded.experiment.data, split: data}
     )
@@ -75,15 +76,11 @@ def examine(
     return Examination(data.data_set, source, images, loaded.step, notes)
 
 
-def _with_all_images(data: DataConfig) -> DataConfig:
-    """The section without what training leaves out: images without objects, say."""
-    return dataclasses.replace(data, data_set=_set_with_all_images(data.data_set))
-
-
-def _set_with_all_images(data_set: SetConfig) -> SetConfig:
+def with_all_images(data_set: SetConfig) -> SetConfig:
+    """The data set without what training leaves out: images without objects, say."""
     arguments = dict(data_set.arguments)
     if data_set.source is JoinedDataset:
-        arguments['members'] = tuple(map(_set_with_all_images, arguments['members']))
+        arguments['members'] = tuple(map(with_all_images, arguments['members']))
     elif data_set.source is not ShapesDataset:
         arguments['test_mode'] = True
     return dataclasses.replace(data_set, arguments=arguments)

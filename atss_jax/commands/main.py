@@ -12,6 +12,7 @@ COMMANDS = {
     'eval': 'score a checkpoint, or the results of any detector',
     'predict': 'detect objects in images and videos',
     'check-data': 'say what is wrong or odd about a data set, without training',
+    'doctor': 'rank what is probably wrong in annotations, and correct them',
     'split': 'divide a data set into train, val and test',
     'draw': 'draw data, batches, assignment, detections and runs',
     'models': 'list trained detectors that can be used by name',

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from atss_jax.evaluation.overlap import match_best_first, pairwise_iou
+
 _MAX_DETECTIONS = 100  # per (image, class), as COCO counts
 
 
@@ -127,21 +129,6 @@ def _rank_in_class(labels):
     return ranks
 
 
-def pairwise_iou(
-    boxes: np.ndarray, gt_boxes: np.ndarray, is_crowd: np.ndarray
-) -> np.ndarray:
-    """(N,G) IoU; for a crowd region, the share of the detection that lies inside."""
-    first = np.maximum(boxes[:, None, :2], gt_boxes[None, :, :2])
-    last = np.minimum(boxes[:, None, 2:], gt_boxes[None, :, 2:])
-    intersection = np.maximum(last - first, 0).prod(-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
-    union = area + (gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(-1) - intersection
-    whole = np.where(is_crowd, area, union)
-    return np.divide(
-        intersection, whole, out=np.zeros_like(intersection), where=whole > 0
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Match:
     """Which detection matches which object at one IoU threshold.
@@ -173,13 +160,7 @@ def match(image: EvaluatedImage, threshold: float = 0.5) -> Match:
     """
     iou = pairwise_iou(image.boxes, image.gt_boxes, image.is_crowd)
     is_match = (image.labels[:, None] == image.gt_labels) & (iou >= threshold)
-    free_iou = np.where(is_match & ~image.is_crowd, iou, 0)
-    gt_index = np.full(len(iou), -1)
-    for row in np.flatnonzero(free_iou.any(1)):
-        best = int(free_iou[row].argmax())
-        if free_iou[row, best] > 0:
-            gt_index[row] = best
-            free_iou[:, best] = 0
+    gt_index = match_best_first(np.where(is_match & ~image.is_crowd, iou, 0))
     in_crowd = (is_match & image.is_crowd).any(1)
     return Match(gt_index, in_crowd & (gt_index < 0), iou)
 

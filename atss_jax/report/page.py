@@ -58,21 +58,25 @@ def page(title: str, analysis: Analysis, source: Source) -> str:
     return assemble(title, counts, contents)
 
 
-def assemble(title: str, counts: str, contents: Mapping[str, str]) -> str:
+def assemble(
+    title: str, counts: str, contents: Mapping[str, str], addition: str | None = None
+) -> str:
     """A page of sections.
 
     Args:
         title: plain text.
         counts: plain text under the title.
         contents: the HTML of each section by its name.
+        addition: name of a style and a script in `assets` that the page needs too.
     """
     folder = importlib.resources.files('atss_jax.report') / 'assets'
+    names = ['report'] if addition is None else ['report', addition]
     template = string.Template((folder / 'report.html').read_text(encoding='utf-8'))
     return template.substitute(
         title=html.escape(title),
         counts=html.escape(counts),
-        style=(folder / 'report.css').read_text(encoding='utf-8'),
-        script=(folder / 'report.js').read_text(encoding='utf-8'),
+        style=''.join((folder / f'{name}.css').read_text('utf-8') for name in names),
+        script=''.join((folder / f'{name}.js').read_text('utf-8') for name in names),
         contents=''.join(
             f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in contents
         ),

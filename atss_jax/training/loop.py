@@ -55,7 +55,7 @@ def train(
         profile: first and last step to trace, counted from 1; see `Profile`.
         began: `time.perf_counter()` when the program started; by default, now.
         callbacks: called after steps, evaluations and checkpoints; see `Callback`.
-        finder: may have found or read the data already; it is emptied.
+        finder: has found the data already; it is emptied.
 
     Returns:
         The final state, replicated over the devices.

@@ -33,6 +33,7 @@ NOT_RUN = {
         'needs a network: tests/training/test_zoo_weights.py'
     ),
     r'atss download-coco': 'needs a network: test_download_coco.py',
+    r'atss doctor --apply=': 'needs what a browser saves: commands/test_doctor.py',
     r'gcloud |gsutil ': 'needs a bucket',
     r'atss train .*gs://': 'needs a bucket: test_tfds.py',
     r'atss train .*--coordinator': 'needs four hosts: test_cluster.py',

@@ -25,6 +25,7 @@ ROOMS = (
     'tuning',
     'training',
     'evaluation',
+    'review',
     'inference',
     'drawing',
     'report',
@@ -53,6 +54,7 @@ LIBRARIES = {
     | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections', 'cv2'}
     | {'wandb', 'mlflow', 'trackio'},
     'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools'},
+    'review': {'numpy'},
     'inference': MATHS | {'supervision'},
     'drawing': {'jax', 'numpy', 'cv2', 'tensorboardX'},
     'report': {'numpy', 'cv2'},

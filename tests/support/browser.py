@@ -97,11 +97,22 @@ class Page:
 
     def press(self, key: str, text: str = '') -> None:
         """Presses and releases a key as a user does."""
-        code = {'Enter': 13, ' ': 32, 'Tab': 9, 'ArrowDown': 40}[key]
+        codes = {'Enter': 13, ' ': 32, 'Tab': 9, 'ArrowDown': 40}
+        code = codes[key] if key in codes else ord(key.upper())
         common = {'key': key, 'windowsVirtualKeyCode': code}
         down = 'keyDown' if text else 'rawKeyDown'
         self.call('Input.dispatchKeyEvent', type=down, text=text, **common)
         self.call('Input.dispatchKeyEvent', type='keyUp', **common)
+
+    def keep_downloads(self, folder: pathlib.Path) -> None:
+        """Saves what the page downloads to a folder, without asking."""
+        path = str(folder)
+        self.call('Page.setDownloadBehavior', behavior='allow', downloadPath=path)
+
+    def set_width(self, width: int) -> None:
+        """Emulates a window of another width."""
+        size = {'width': width, 'height': 900, 'deviceScaleFactor': 1, 'mobile': False}
+        self.call('Emulation.setDeviceMetricsOverride', **size)
 
     def set_scheme(self, scheme: str) -> None:
         """Emulates a user who prefers 'dark' or 'light' pages."""

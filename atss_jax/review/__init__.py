@@ -1,0 +1,1 @@
+"""What is probably wrong in annotations, judged by a detector's detections."""

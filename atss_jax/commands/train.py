@@ -70,14 +70,15 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
             _BEGAN,
             finder=finder,
         )
+        line = last_line(flags.workdir)
         if devices.is_first():
-            print(last_line(flags.workdir))
+            print(line)
 
     return command_line.run(flags, program, action)
 
 
 def last_line(workdir):
-    """Says which checkpoint is the best, and how to use it."""
+    """Says which checkpoint is the best, and how to use it; a collective."""
     from atss_jax.training.checkpoint import best_checkpoint
 
     best = best_checkpoint(workdir)

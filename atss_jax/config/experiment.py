@@ -155,13 +155,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
 def read_experiment(read: Reader) -> Experiment:
     """As `build`; afterwards `read.checks` has the check of every field."""
     data = {split: read_data(read, split) for split in SPLITS}
-    size_divisor = data['train'].pipeline.size_divisor
-    for split in SPLITS:
-        if data[split].pipeline.size_divisor != size_divisor:
-            path = f'data.{split}.pipeline.pad.size_divisor'
-            raise read.refuse(
-                path, f'data.train has {size_divisor}; all splits must have the same'
-            )
+    size_divisor = _common_size_divisor(read, data)
     anchors = read_anchors(read)
     coder = read_coder(read)
     model = read_model(read, anchors, size_divisor)
@@ -203,6 +197,18 @@ def read_experiment(read: Reader) -> Experiment:
     read.finish()
     check_one_cycle(read, experiment.lr_config, experiment.optimizer)
     return experiment
+
+
+def _common_size_divisor(read, data):
+    """The divisor that the sizes of images are rounded up to, in all splits."""
+    size_divisor = data['train'].pipeline.size_divisor
+    for split in SPLITS:
+        if data[split].pipeline.size_divisor != size_divisor:
+            path = f'data.{split}.pipeline.pad.size_divisor'
+            raise read.refuse(
+                path, f'data.train has {size_divisor}; all splits must have the same'
+            )
+    return size_divisor
 
 
 def _loss(read, anchors, coder, size_divisor):

@@ -25,7 +25,6 @@ from atss_jax.data.forms.dataset import check_split
 from atss_jax.data.forms.find import find
 from atss_jax.data.forms.form import ALL, split_name
 from atss_jax.data.forms.to_coco import image_paths
-from atss_jax.data.tfds import storage
 from atss_jax.data.tfds.index import (
     fingerprint,
     index_name,
@@ -354,7 +353,7 @@ def _publish(staging: pathlib.Path, folder: pathlib.Path, split: str) -> None:
 
 def features(file: Annotations) -> Any:
     """The `tfds.features.FeaturesDict` of a record."""
-    tfds = storage.library()
+    tfds = library()
     number = tfds.features.Tensor(shape=(), dtype=np.float64, encoding='bytes')
     box = tfds.features.Tensor(shape=(4,), dtype=np.float64, encoding='bytes')
     return tfds.features.FeaturesDict(

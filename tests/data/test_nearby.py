@@ -56,6 +56,17 @@ def test_the_folder_above(data_set):
         )
 
 
+def test_two_folders_above(data_set):
+    """Before the advice to name the classes of what looks like a part of a set."""
+    line = describe(find(str(data_set)))
+    message = refusal(data_set.parent.parent)
+    assert bool(message) != (': Pascal VOC' in line)
+    if message:
+        assert message.endswith(
+            f'but in a folder of it: {line}. Give {data_set} instead'
+        )
+
+
 def test_each_folder_in_it(data_set):
     """They are no data sets, or a part of one, and then `train` alone is missing."""
     line = describe(find(str(data_set)))

@@ -23,6 +23,7 @@ class Expectations:
         max_bad: fraction of the images of a split that may be unusable.
         skips_malformed: whether malformed records are left out instead of an error.
         min_size: images with a shorter side are not trained on.
+        from_config: whether they are those of a config that the user gave.
     """
 
     img_scale: tuple[int, int] = (1333, 800)
@@ -31,6 +32,7 @@ class Expectations:
     max_bad: float = 0.001
     skips_malformed: bool = False
     min_size: int = 32
+    from_config: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

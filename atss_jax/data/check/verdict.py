@@ -231,17 +231,16 @@ about what is in every export of Roboflow."""
 
 def _from_reader(split: CheckedSplit, expected: Expectations) -> list[Finding]:
     """What the reader warned about, and whether there is anything to learn."""
-    findings = []
+    findings, is_told = [], False
     for text, is_malformed in split.warnings:
         if any(phrase in text for phrase in _COUNTED_HERE):
             continue
         stops = is_malformed and not expected.skips_malformed
         if stops:
             text += f'. {_way_out(split, expected)}'
+            is_told = is_told or not len(split.objects.rows)
         findings.append(Finding(stops, f'{split.name}: {text}'))
     records = split.source.records
-    is_said = any(is_malformed for _, is_malformed in split.warnings)
-    is_said = is_said and not len(split.objects.rows)
-    if split.is_training and not (~records.ignored).any() and not is_said:
+    if split.is_training and not (~records.ignored).any() and not is_told:
         findings.append(Finding(True, f'{split.name}: no object that can be learned'))
     return findings

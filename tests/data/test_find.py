@@ -188,7 +188,7 @@ def test_a_set_that_is_not_divided(tmp_path):
         check_split(form, 'train')
     for part in (
         f"split = 'train', but {tmp_path} (Hugging Face) is not divided into splits",
-        f'atss split {tmp_path} --out=FOLDER',
+        f'atss split {tmp_path} --out {tmp_path}_divided',
         "split = 'all'",
     ):
         assert part in str(caught.value)

@@ -49,7 +49,8 @@ def _unusable(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
             text += f'. The first: {split.images[0].message}'
         elif number > allowed:
             text += f' (data.max_bad_pictures allows {allowed} in all)'
-        yield about_images(split, rows, text, number > allowed)
+        stops = number > allowed or number == len(reasons)
+        yield about_images(split, rows, text, stops)
 
 
 def _crowding(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:

@@ -150,7 +150,7 @@ def test_identical_boxes_of_the_same_and_of_another_class(data):
     twins = only(findings, '2 boxes are the same as one of another class')
     assert twins.objects == {('train', 10), ('train', 21)}
     only(findings, 'val: no object of 1 of 2 classes: dog')
-    only(findings, 'train: 1 of 2 classes have fewer than 10 objects')
+    only(findings, 'train: 1 of 2 classes has fewer than 10 objects')
 
 
 def test_images_without_objects_and_small_ones(data):
@@ -300,6 +300,7 @@ def stopping(folder, capsys):
     """The problems that stop training, in one line."""
     assert main(['check-data', str(folder)]) == 1
     printed = ' '.join(capsys.readouterr().out.split())
+    assert 'have no objects' not in printed and 'no object of' not in printed
     return printed.partition('problems that stop training')[2].partition('things to')[0]
 
 
@@ -330,6 +331,7 @@ def test_to_leave_all_out_is_no_advice(tmp_path, capsys):
     assert 'labels/train/a.txt:1: box must be numbers from 0 to 1' in text
     assert 'found 32.0. Fix them' in text and 'on_error' not in text
     assert 'no object that can be learned' not in text
+    assert text.count('look like pixels') == 1
     foreign = {'classes.txt': 'person\nbus\n', 'a.xml': voc_set.A, 'a.png': IMAGE}
     write_files(tmp_path / 'foreign', foreign)
     text = stopping(tmp_path / 'foreign', capsys)

@@ -78,6 +78,12 @@ class CheckedSplit:
         return np.bincount(self.objects.rows, minlength=len(self.source.records))
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it has no objects since records are malformed."""
+        is_malformed = any(is_malformed for _, is_malformed in self.warnings)
+        return is_malformed and not len(self.objects.rows)
+
+    @property
     def sizes(self) -> np.ndarray:
         """(N,2) float64 height, width of the original images."""
         return self.source.records.sizes.astype(np.float64)

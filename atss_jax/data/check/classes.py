@@ -77,7 +77,7 @@ def _absent(splits, classes):
             for each in classes
             if each.name in names and not each.objects[split.name]
         ]
-        if absent:
+        if absent and not split.is_lost:
             yield Finding(
                 False,
                 f'{split.name}: no object of {len(absent)} of {len(names)} '
@@ -99,7 +99,8 @@ def _rare(splits, classes):
     if rare:
         yield Finding(
             False,
-            f'{" and ".join(trained)}: {len(rare)} of {len(classes)} classes have '
+            f'{" and ".join(trained)}: {len(rare)} of {len(classes)} classes '
+            f'{"has" if len(rare) == 1 else "have"} '
             f'fewer than {_FEW} objects or less than {_RARE:.0%} of the mean of all '
             f'classes: {_listed(rare)}',
         )

@@ -192,7 +192,7 @@ def _misfits(boxes, sizes):
 def _empty(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
     """Images without objects, and images too small for training."""
     rows = np.flatnonzero(split.counts == 0)
-    if rows.size:
+    if rows.size and not split.is_lost:
         verb, they = ('has', 'it is') if rows.size == 1 else ('have', 'they are')
         text = f'{rows.size} of {len(split.counts)} images {verb} no objects'
         if split.is_training:

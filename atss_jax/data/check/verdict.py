@@ -188,7 +188,8 @@ def _with_first_cause(opener, said):
     if not cause:
         return said
     first = malformed[0]
-    told = f'{said[first][0]}. The first: {cause}', True
+    count = said[first][0].partition(' left out: ')[0]
+    told = f'{count} left out. The first: {cause}', True
     return [*said[:first], told, *said[first + 1 :]]
 
 
@@ -231,16 +232,16 @@ about what is in every export of Roboflow."""
 
 def _from_reader(split: CheckedSplit, expected: Expectations) -> list[Finding]:
     """What the reader warned about, and whether there is anything to learn."""
-    findings, is_told = [], False
+    findings = []
     for text, is_malformed in split.warnings:
         if any(phrase in text for phrase in _COUNTED_HERE):
             continue
         stops = is_malformed and not expected.skips_malformed
         if stops:
             text += f'. {_way_out(split, expected)}'
-            is_told = is_told or not len(split.objects.rows)
         findings.append(Finding(stops, f'{split.name}: {text}'))
     records = split.source.records
+    is_told = split.is_lost and not expected.skips_malformed
     if split.is_training and not (~records.ignored).any() and not is_told:
         findings.append(Finding(True, f'{split.name}: no object that can be learned'))
     return findings

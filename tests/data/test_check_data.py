@@ -300,7 +300,7 @@ def stopping(folder, capsys):
     """The problems that stop training, in one line."""
     assert main(['check-data', str(folder)]) == 1
     printed = ' '.join(capsys.readouterr().out.split())
-    assert 'have no objects' not in printed and 'no object of' not in printed
+    assert 'all: no object' not in printed and 'train: no object' not in printed
     return printed.partition('problems that stop training')[2].partition('things to')[0]
 
 

@@ -84,17 +84,19 @@ def _what_to_check(flags, overrides):
     """A line about the data, how splits are opened, expectations, findings."""
     from atss_jax.data.check.checked import Expectations
     from atss_jax.data.check.verdict import find_lacking_splits, openers_of
-    from atss_jax.data.forms.dataset import check_split
-    from atss_jax.data.forms.find import describe, find
+    from atss_jax.data.forms.dataset import FLAG, check_split
+    from atss_jax.data.forms.find import describe
+    from atss_jax.data.forms.finder import Finder
 
     expected, config_openers = Expectations(), []
     if flags.config is not None:
         expected, config_openers = _from_config(flags.config, overrides)
     if flags.data is not None:
-        form = find(flags.data)
+        finder = Finder()
+        form = finder.find(flags.data)
         for split in flags.split or ():
-            check_split(form, split)
-        openers = openers_of(flags.data, flags.split or form.splits)
+            check_split(form, split, FLAG)
+        openers = openers_of(flags.data, flags.split or form.splits, finder)
         # Who names splits knows that they are not all.
         about_all = [] if flags.split else find_lacking_splits(flags.data, form)
         return describe(form), openers, expected, about_all
@@ -124,12 +126,16 @@ def _from_config(path, overrides):
         max_bad=train.pipeline.max_bad_pictures,
         skips_malformed=config.data.on_error == 'skip',
         min_size=train.arguments.get('min_size', 0),
+        from_config=True,
     )
-    openers = [
-        Opener(name, name == 'train', _whole(experiment.data[name].data_set).open)
-        for name in ('train', 'val', 'test')
-    ]
-    return expected, openers
+
+    def opener(name):
+        data_set = experiment.data[name].data_set
+        return Opener(
+            name, name == 'train', lambda on_error: _whole(data_set, on_error).open()
+        )
+
+    return expected, [opener(name) for name in ('train', 'val', 'test')]
 
 
 def _anchor_sides(section):
@@ -142,17 +148,19 @@ def _anchor_sides(section):
     return tuple(sorted(sides))
 
 
-def _whole(data_set):
-    """The setting of a data set that leaves no image and no error out."""
+def _whole(data_set, on_error):
+    """The setting of a data set that leaves no image out, nor an error by itself."""
     import dataclasses
 
     arguments = dict(data_set.arguments)
     if 'members' in arguments:  # several data sets as one
-        arguments['members'] = tuple(map(_whole, arguments['members']))
+        arguments['members'] = tuple(
+            _whole(member, on_error) for member in arguments['members']
+        )
     if 'filter_empty_gt' in arguments:
         arguments |= {'filter_empty_gt': False, 'min_size': 0}
     if 'on_error' in arguments:
-        arguments['on_error'] = 'skip'
+        arguments['on_error'] = on_error
     return dataclasses.replace(data_set, arguments=arguments, times=1)
 
 

@@ -117,6 +117,10 @@ def add_class_names_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+ON_ERROR = '--on_error=skip'
+"""What `add_on_error_flag` adds, as it is used, for messages."""
+
+
 def add_on_error_flag(parser: argparse.ArgumentParser) -> None:
     """Adds --on_error, the same as `data.on_error` of a config."""
     parser.add_argument(
@@ -233,13 +237,21 @@ def score(text: str) -> float:
     return float(text)
 
 
-def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> int:
+def run(
+    flags: argparse.Namespace,
+    program: str,
+    action: Callable[[], None],
+    on_error: str = '',
+    on_stop: str = 'nothing is saved; run again',
+) -> int:
     """Joins the other hosts and acts; turns errors into a message and an exit status.
 
     Args:
         flags: with those of `add_host_flags`.
         program: name of the command in messages.
         action: what the command does.
+        on_error: the flag that leaves malformed records out, for messages; '': none.
+        on_stop: what is true if `Stopped` was raised.
     """
     import jax
 
@@ -259,12 +271,12 @@ def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> 
         action()
         return 0
     except hosts.Stopped as stop:
-        print(f'{program}: stopped {stop}; all is saved, run again to resume')
+        print(f'{program}: stopped {stop}; {on_stop}')
         return hosts.STOPPED
     except KeyboardInterrupt:
         problem, status = 'interrupted; what was not saved yet is lost', 130
     except (ValueError, OSError, FloatingPointError) as error:
-        problem, status = str(error), 1
+        problem, status = _with_flag(str(error), on_error), 1
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
@@ -283,12 +295,13 @@ def run(flags: argparse.Namespace, program: str, action: Callable[[], None]) -> 
     return status
 
 
-def guard(program: str, action: Callable[[], int | None]) -> int:
+def guard(program: str, action: Callable[[], int | None], on_error: str = '') -> int:
     """Acts on this host alone; turns errors into a message and an exit status.
 
     Args:
         program: name of the command in messages.
         action: what the command does; gives its exit status, None for 0.
+        on_error: the flag that leaves malformed records out, for messages; '': none.
     """
     _quieten_libraries()
     try:
@@ -296,13 +309,22 @@ def guard(program: str, action: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         problem, status = 'interrupted', 130
     except (ValueError, OSError) as error:
-        problem, status = str(error), 1
+        problem, status = _with_flag(str(error), on_error), 1
     except (RuntimeError, AssertionError) as error:
         problem, status = _missing_platforms(error), 1
         if problem is None:
             raise
     print(f'{program}: {problem}', file=sys.stderr)
     return status
+
+
+def _with_flag(message, on_error):
+    """The message with a flag in the place of the field of a config."""
+    from atss_jax.data.coco.table import SKIP
+
+    if not on_error:
+        return message
+    return message.replace(SKIP, f' ({on_error} leaves such records out)')
 
 
 def _missing_platforms(error):
@@ -340,7 +362,10 @@ def _as_one_line(message, category, file, number, line=None):
 def _leave_before_training(number, frame):
     from atss_jax.distributed import hosts
 
-    problem = 'stopped outside of training; all is saved, run again to resume'
+    problem = (
+        'stopped outside of training: nothing new is saved; run again to resume, or to '
+        'begin if nothing was saved before'
+    )
     hosts.leave(problem, hosts.STOPPED)
 
 

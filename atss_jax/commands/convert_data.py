@@ -8,8 +8,8 @@ from atss_jax.commands import command_line
 _USAGE = """
 For example:
   atss convert-data my_folder train.json --split=train
-Without --images no image is copied: the file names are relative to the folder of the
-data set, and the command prints the --img_prefix to use.
+Without --images no image is copied: the file names lead from the folder of OUT.json to
+the images where they lie. The command prints the --img_prefix to use.
 """
 
 
@@ -64,7 +64,7 @@ def main(arguments: list[str], program: str = 'atss convert-data') -> int:
         )
         print(f'--ann_file={ann_file} --img_prefix={img_prefix}')
 
-    return command_line.guard(program, action)
+    return command_line.guard(program, action, command_line.ON_ERROR)
 
 
 def _counted(count, noun):

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -145,7 +146,8 @@ def write_page(
         print(note)
     ann_file = _annotation_file(examined, page)
     name = f'{page.stem}_corrections.json'
-    command = command_line.other_command('doctor')
+    apply = shlex.quote(f'--apply={name}')
+    command = f'{command_line.other_command("doctor")} {apply} --out=corrected.json'
     diagnosed = Diagnosed(
         title=f'{page.stem}, {examined.data.section}',
         source=examined.source,
@@ -153,7 +155,7 @@ def write_page(
         suggestions=suggestions,
         ann_file=ann_file,
         sha256=digest(ann_file),
-        apply_command=f'{command} --apply={name} --out=corrected.json',
+        apply_command=command,
         file_name=name,
     )
     unreadable = write_doctor_page(page, diagnosed)

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import shlex
 
 from ml_collections import ConfigDict
 
@@ -63,7 +64,8 @@ def main(arguments: list[str], program: str = 'atss import-mmdet') -> int:
         )
         print(describe(config, translation))
         evaluate = command_line.other_command('eval')
-        print(f'wrote {flags.workdir}: {evaluate} --workdir={flags.workdir}')
+        place = shlex.quote(f'--workdir={flags.workdir}')
+        print(f'wrote {flags.workdir}: {evaluate} {place}')
 
     return command_line.guard(program, action)
 

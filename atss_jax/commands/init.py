@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import shlex
 import textwrap
 
 from atss_jax.commands import command_line
@@ -108,9 +109,10 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
         write_text(flags.out, config_text(prepared, command, flags.out))
         load_config(flags.out)
         train = command_line.other_command('train')
-        print(f'wrote {flags.out}; to train: {train} --config={flags.out} --workdir=W')
+        config = shlex.quote(f'--config={flags.out}')
+        print(f'wrote {flags.out}; to train: {train} {config} --workdir=W')
 
-    return command_line.guard(program, action)
+    return command_line.guard(program, action, command_line.ON_ERROR)
 
 
 def _wrapped(text):

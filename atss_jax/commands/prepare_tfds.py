@@ -48,7 +48,7 @@ def main(arguments: list[str], program: str = 'atss prepare-tfds') -> int:
     def action():
         print(f'prepared split {flags.split} in {_prepare(flags)}')
 
-    return command_line.guard(program, action)
+    return command_line.guard(program, action, command_line.ON_ERROR)
 
 
 def _check_flags(parse, flags):

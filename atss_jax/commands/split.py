@@ -42,6 +42,12 @@ def parser(program: str = 'atss split') -> argparse.ArgumentParser:
         "names, folders included, is equal: '(.+)_frame' for frames of videos",
     )
     flags.add_argument(
+        '--split',
+        metavar='NAME',
+        help='divide only this split of the data set, and keep the others as they are: '
+        '--split train where there are train and test',
+    )
+    flags.add_argument(
         '--join',
         action='store_true',
         help='pool the splits that the data set has, and divide it anew',
@@ -61,20 +67,26 @@ def main(arguments: list[str], program: str = 'atss split') -> int:
         parse.error('--val and --test must leave images for train and take some')
     if flags.seed < 0:
         parse.error('--seed: expected 0 or more')
-    return command_line.guard(program, lambda: _split(flags))
+    if flags.join and flags.split:
+        parse.error('--join divides all splits, and --split one: give one of them')
+    return command_line.guard(program, lambda: _split(flags), command_line.ON_ERROR)
 
 
 def _split(flags):
     from atss_jax.data.division.divide import check_empty, divide, write_division
+    from atss_jax.data.forms.dataset import FLAG, check_split
     from atss_jax.data.forms.find import describe, find
     from atss_jax.files.atomic import check_writable
 
     form = find(flags.data)
     print(describe(form), flush=True)
-    if len(form.splits) > 1 and not flags.join:
+    if flags.split:
+        check_split(form, flags.split, FLAG)
+    elif len(form.splits) > 1 and not flags.join:
         raise ValueError(
             f'{flags.data} is divided already: {", ".join(form.splits)}. To pool these '
-            'and divide it anew: --join. To divide one of them, give its own path'
+            'and divide it anew: --join. To divide one of them and keep the others: '
+            f'--split={_usual_split(form)}'
         )
     check_empty(flags.out)
     check_writable(flags.out)
@@ -83,11 +95,19 @@ def _split(flags):
         'val': flags.val,
         'test': flags.test,
     }
-    division = divide(form, shares, flags.seed, flags.group_by, flags.on_error)
+    division = divide(
+        form, shares, flags.seed, flags.group_by, flags.on_error, flags.split
+    )
     write_division(division, form, flags.out, flags.copy)
     command_line.show(text(division))
     train = f'atss train --data {shlex.quote(flags.out)} --workdir W'
     print(f'wrote {flags.out}/annotations; to train on it: {train}')
+
+
+def _usual_split(form):
+    from atss_jax.data.division.advice import split_to_divide
+
+    return split_to_divide(form) or next(iter(form.splits))
 
 
 def text(division) -> str:
@@ -114,4 +134,7 @@ def text(division) -> str:
     if copies:
         images, groups = len(division.split_of), division.num_groups
         lines.append(f'{images} images in {groups} groups that stay together')
+    for split, table in division.kept.items():
+        images = command_line.counted(len(table.image_ids), 'image')
+        lines.append(f'{split} is kept as it is: {images}')
     return '\n'.join(lines + [f'warning: {line}' for line in division.remarks()])

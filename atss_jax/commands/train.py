@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import shlex
 import tempfile
 import time
 
@@ -74,7 +75,13 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
         if devices.is_first():
             print(line)
 
-    return command_line.run(flags, program, action)
+    return command_line.run(
+        flags,
+        program,
+        action,
+        on_error='--config.data.on_error=skip',
+        on_stop='all is saved, run again to resume',
+    )
 
 
 def last_line(workdir):
@@ -83,10 +90,10 @@ def last_line(workdir):
 
     best = best_checkpoint(workdir)
     evaluate, predict = (command_line.other_command(x) for x in ('eval', 'predict'))
+    place = shlex.quote(f'--workdir={workdir}')
     return (
         f'done; best {best.metric} {best.score:.3f} at step {best.step}; to evaluate: '
-        f'{evaluate} --workdir={workdir}; to predict: {predict} --workdir={workdir} '
-        'IMAGE'
+        f'{evaluate} {place}; to predict: {predict} {place} IMAGE'
     )
 
 

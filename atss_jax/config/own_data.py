@@ -56,8 +56,8 @@ def splits_of(form: Form) -> dict[str, str]:
     Raises:
         ValueError: it has no `train` or no `val`.
     """
-    check_split(form, 'train')
-    check_split(form, 'val')
+    check_split(form, 'train', '')
+    check_split(form, 'val', '')
     test = 'test' if 'test' in form.splits else 'val'
     return {'train': 'train', 'val': 'val', 'test': test}
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import pathlib
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -232,8 +233,8 @@ def config_path(workdir: str) -> str:
     if is_weights_file(workdir) and not pathlib.Path(workdir).is_dir():
         raise ValueError(
             f'{workdir} is a file of weights, not the workdir of a run; make one of '
-            f'it: atss convert {workdir} WORKDIR --config CONFIG, or atss import-mmdet '
-            'with a config of mmdetection'
+            f'it: atss convert {shlex.quote(str(workdir))} WORKDIR --config CONFIG, or '
+            'atss import-mmdet with a config of mmdetection'
         )
     if not file.is_file():
         hint = ''

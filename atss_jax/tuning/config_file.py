@@ -297,8 +297,8 @@ def _literal(value):
 def _batch(setup):
     return [
         *_comment(
-            f'{setup.samples_per_gpu} images per device and step, on {setup.devices}; '
-            'an estimate of what fits into its memory.'
+            f'{_counted(setup.samples_per_gpu, "image")} per device and step, on '
+            f'{setup.devices}; an estimate of what fits into its memory.'
         ),
         f'config.data.samples_per_gpu = {setup.samples_per_gpu}',
         f'config.auto_scale_lr.base_batch_size = {setup.batch}',
@@ -319,14 +319,18 @@ def _rates(plan):
     )
 
 
+def _counted(count, noun):
+    return f'{count} {noun}' if count == 1 else f'{count} {noun}s'
+
+
 def _schedule(setup):
     plan = setup.schedule
-    steps = plan.epochs * plan.steps_per_epoch
+    steps = _counted(plan.epochs * plan.steps_per_epoch, 'step')
+    epochs = _counted(plan.epochs, 'epoch')
+    verb, show = ('is', 'shows') if plan.epochs == 1 else ('are', 'show')
+    shown = _counted(plan.epochs * setup.images, 'image')
     lines = [
-        *_comment(
-            f'{plan.epochs} epochs are {steps} steps, and show '
-            f'{plan.epochs * setup.images} images.'
-        ),
+        *_comment(f'{epochs} {verb} {steps}, and {show} {shown}.'),
         f'config.total_epochs = {plan.epochs}',
         f'config.evaluation.interval = {max(1, plan.epochs // 12)}',
         f'config.log_config.interval = {min(50, plan.steps_per_epoch)}',

@@ -26,6 +26,24 @@ SHAPES = str(ROOT / 'configs' / 'atss_shapes.py')
 R50 = str(ROOT / 'configs' / 'atss_r50_1x.py')
 
 
+def test_a_stop_before_training_claims_nothing():
+    """Nothing is saved while the data are read and the config is chosen."""
+    script = (
+        'import argparse, os, signal\n'
+        'from atss_jax.commands import command_line\n'
+        'flags = argparse.Namespace(coordinator=None, num_processes=None, '
+        'process_id=None, start_timeout=9, collective_timeout=9)\n'
+        'stop = lambda: os.kill(os.getpid(), signal.SIGTERM)\n'
+        "command_line.run(flags, 'atss train', stop)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 75, result.stderr
+    assert 'nothing new is saved; run again to resume, or to begin' in result.stderr
+    assert 'all is saved' not in result.stderr
+
+
 @pytest.fixture
 def train(call, small_data, tmp_path):
     """`train({'optimizer.lr': 1})` starts train.py on the small config."""

@@ -95,6 +95,34 @@ def test_the_command_that_it_names_can_run(atss_init, data, tmp_path):
     check_command(Command('output', words), {own: pathlib.Path(own)})
 
 
+def test_a_name_with_spaces_is_quoted(atss_init, data, tmp_path):
+    out = tmp_path / 'my own.py'
+    result = atss_init(data, SMALL, out=out)
+    command = result.out.splitlines()[-1].partition('to train: ')[2]
+    assert shlex.split(command) == ['atss', 'train', f'--config={out}', '--workdir=W']
+
+
+@pytest.mark.parametrize(
+    ('words', 'flag'),
+    [
+        (('init', '--out=own.py'), '--on_error=skip'),
+        (('split', '--out=new', '--join'), '--on_error=skip'),
+        (('convert-data', 'new.json', '--split=train'), '--on_error=skip'),
+        (('train', '--workdir=w', '--data'), '--config.data.on_error=skip'),
+    ],
+)
+def test_a_malformed_record_names_the_flag_of_the_command(
+    call, data, tmp_path, monkeypatch, words, flag
+):
+    monkeypatch.chdir(tmp_path)
+    write_files(data, {'labels/train/b.txt': '7 0.5 0.5 0.1 0.1\n'})
+    command, *flags = words
+    places = [*flags, data] if command == 'train' else [data, *flags]
+    result = call('atss', command, *places)
+    result.refuses('labels/train/b.txt:1', f'({flag} leaves such records out)')
+    assert 'in a config' not in result.err
+
+
 def test_a_folder_for_the_file_is_made(atss_init, data, tmp_path):
     out = tmp_path / 'new' / 'folder' / 'own.py'
     assert atss_init(data, SMALL, out=out).status == 0
@@ -216,14 +244,18 @@ def test_no_data(atss_init, tmp_path):
 def test_data_that_are_not_divided(atss_init, tmp_path):
     folder = tmp_path / 'all'
     write_files(folder, {'a.png': IMAGE, 'a.txt': LINE, 'classes.txt': 'cat\n'})
-    atss_init(folder).refuses(f'atss split {folder}', 'is not divided into splits')
+    result = atss_init(folder)
+    result.refuses(f'atss split {folder}', 'is not divided into splits')
+    assert 'split = ' not in result.err  # there is no such flag
     assert not (tmp_path / 'own.py').exists()
 
 
 def test_data_without_evaluation_images(atss_init, tmp_path):
     files = {name: IN_SPLITS[name] for name in IN_SPLITS if 'train' in name}
     write_files(tmp_path / 'train_only', {**files, 'data.yaml': 'names: [cat]\n'})
-    atss_init(tmp_path / 'train_only').refuses("split = 'val'", 'has only train')
+    atss_init(tmp_path / 'train_only').refuses(
+        'the split val is needed', 'has only train'
+    )
 
 
 def test_no_objects(atss_init, data):

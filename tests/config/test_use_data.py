@@ -85,7 +85,7 @@ def test_splits_that_are_missing(tmp_path):
         splits_of(find(str(tmp_path / 'all')))
     files = {name: IN_SPLITS[name] for name in IN_SPLITS if 'train' in name}
     write_files(tmp_path / 'one', {**files, 'data.yaml': 'names: [cat]\n'})
-    with pytest.raises(ValueError, match=r"split = 'val'.* has only train"):
+    with pytest.raises(ValueError, match=r'split val is needed.* has only train'):
         splits_of(find(str(tmp_path / 'one')))
 
 

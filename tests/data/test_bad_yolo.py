@@ -285,3 +285,42 @@ def test_random_damage(tmp_path_factory, file, data):
                 assert on_error == 'raise' or file == 'data.yaml' or is_counted_from_1
             else:
                 assert np.isfinite(boxes).all()
+
+
+def test_labels_without_images(tmp_path):
+    """As Label Studio and CVAT export them where nobody asks for the images."""
+    labels = {'labels/a.txt': LINE, 'classes.txt': 'cat\n', 'notes.json': '{}'}
+    write_files(tmp_path / 'one', labels)
+    (tmp_path / 'one' / 'images').mkdir()
+    write_files(
+        tmp_path / 'two',
+        {
+            'obj.names': 'cat\n',
+            'train.txt': 'data/obj_train_data/a.jpg\n',
+            'obj_train_data/a.txt': LINE,
+        },
+    )
+    for name, label in (('one', 'labels/a.txt'), ('two', 'obj_train_data/a.txt')):
+        with pytest.raises(ValueError) as caught:
+            find(str(tmp_path / name))
+        message = str(caught.value)
+        assert f'those of YOLO, such as {label}, but no images. Export again' in message
+
+
+def test_decimal_commas(tmp_path):
+    """As programs in a French Windows write them: the line is named."""
+    line = LINE.replace('.', ',')
+    files = {'images/a.png': IMAGE, 'labels/a.txt': line, 'classes.txt': 'cat'}
+    write_files(tmp_path, files)
+    with pytest.raises(ValueError) as caught:
+        AutoDataset(str(tmp_path), 'all')
+    message = str(caught.value)
+    assert 'labels/a.txt:1: box must be numbers from 0 to 1' in message
+    assert "(with a decimal point, not a comma), found '0,5'" in message
+
+
+def test_more_classes_in_the_labels_than_names(folder):
+    lines = '\n'.join(f'{index}{LINE[1:]}' for index in (0, 7, 4))
+    write_files(folder, USUAL | {'labels/train/a.txt': lines})
+    with pytest.raises(ValueError, match=r'\(3 have a name, but the labels go to 7\)'):
+        read(folder)

@@ -11,6 +11,8 @@ from atss_jax.commands.main import main
 from atss_jax.data.check.checked import Expectations
 from atss_jax.data.check.verdict import check, openers_of
 from atss_jax.data.forms.find import find
+from tests.support import voc_set, yolo_set
+from tests.support.forms import IMAGE, write_files
 
 
 class DataSet:
@@ -84,7 +86,7 @@ def test_a_sound_set_has_no_findings(data):
 def test_copies_between_splits_are_found_by_pixels_whatever_the_file(data):
     data.image('train', 'd.png', seed=3)
     data.image('val', 'e.bmp', seed=3)
-    finding = only(data.findings(), 'train and val: 1 images of val are also in train')
+    finding = only(data.findings(), 'train and val: 1 image of val is also in train')
     assert finding.names == ('d.png = e.bmp',)
     assert not finding.stops
 
@@ -148,7 +150,7 @@ def test_identical_boxes_of_the_same_and_of_another_class(data):
     twins = only(findings, '2 boxes are the same as one of another class')
     assert twins.objects == {('train', 10), ('train', 21)}
     only(findings, 'val: no object of 1 of 2 classes: dog')
-    only(findings, 'train: 1 of 2 classes have fewer than 10 objects')
+    only(findings, 'train: 1 of 2 classes has fewer than 10 objects')
 
 
 def test_images_without_objects_and_small_ones(data):
@@ -156,7 +158,7 @@ def test_images_without_objects_and_small_ones(data):
     number = data.image('train', 'small.png', size=(20, 80))
     data.box('train', number, (5, 6, 10, 10))
     findings = data.findings()
-    assert only(findings, '1 of 4 images have no objects').names == ('empty.png',)
+    assert only(findings, '1 of 4 images has no objects').names == ('empty.png',)
     assert only(findings, 'smaller than min_size = 32').names == ('small.png',)
 
 
@@ -170,14 +172,33 @@ def test_sizes_against_anchors_at_the_resized_scale(data):
 
 
 def test_too_many_boxes_stop_training(data):
-    finding = only(data.findings(max_boxes=9), 'set --config.data.max_boxes=10')
+    findings = data.findings(max_boxes=9, from_config=True)
+    finding = only(findings, 'set --config.data.max_boxes=10')
     assert finding.stops and finding.names == ('a.png', 'b.png')
+
+
+def test_too_many_boxes_for_the_usual_capacity_stop_nothing(data, capsys):
+    """Without a config `init` chooses the capacity, and check-data takes no fields."""
+    finding = only(data.findings(max_boxes=9), '2 images have more than 9 boxes')
+    assert not finding.stops and '--config' not in finding.text
+    for k in range(100):
+        data.box('train', 1, (k % 9, 1, 12 + k % 7, 20 + k % 11))
+    data.write()
+    assert main(['check-data', str(data.folder)]) == 0
+    printed = ' '.join(capsys.readouterr().out.split())
+    assert '1 image has more than 100 boxes' in printed
+    assert 'a config by atss init holds all, up to 110' in printed
 
 
 def test_malformed_records_stop_training_unless_they_are_skipped(data):
     data.box('train', 1, (1, 2, 3))
     finding = only(data.findings(), '1 of 21 annotations left out')
     assert finding.stops and 'annotations[20]' in finding.text
+    assert finding.text.endswith(
+        'Fix them, or leave them out with atss init --on_error=skip'
+    )
+    finding = only(data.findings(from_config=True), 'left out')
+    assert finding.text.endswith("Fix them, or set --config.data.on_error='skip'")
     assert not only(data.findings(skips_malformed=True), 'left out').stops
 
 
@@ -270,3 +291,82 @@ def test_a_config_gives_scale_limits_and_data(data, capsys):
     status = main([*base[:2], '--split=train', classes, *places])
     assert status == 0, capsys.readouterr().out
     assert 'the data of atss_r50_1x' in capsys.readouterr().out
+
+
+# What is wrong with all of a data set -------------------------------------------------
+
+
+def stopping(folder, capsys):
+    """The problems that stop training, in one line."""
+    assert main(['check-data', str(folder)]) == 1
+    printed = ' '.join(capsys.readouterr().out.split())
+    assert 'all: no object' not in printed and 'train: no object' not in printed
+    return printed.partition('problems that stop training')[2].partition('things to')[0]
+
+
+def test_the_cause_is_named_where_every_record_is_malformed(tmp_path, capsys):
+    """Not only that nothing remains of a data set whose bad records are left out."""
+    xml = voc_set.A.replace('<annotation>', '<annotation><source>Zoë</source>')
+    latin = '<?xml version="1.0" encoding="utf-8"?>' + xml
+    files = {'a.xml': latin.encode('latin-1'), 'a.png': IMAGE}
+    write_files(tmp_path / 'latin', files)
+    text = stopping(tmp_path / 'latin', capsys)
+    assert 'a.xml: content must be XML' in text and 'line 1, column' in text
+    assert 'on_error' not in text
+    lists = {'train.txt': 'C:\\me\\a.jpg\n', 'val.txt': 'C:\\me\\c.jpg\n'}
+    yaml = 'train: train.txt\nval: val.txt\nnames: [cat]\n'
+    write_files(tmp_path / 'lists', {'data.yaml': yaml, **lists})
+    assert 'train.txt:1: path must be an image' in stopping(tmp_path / 'lists', capsys)
+
+
+def test_to_leave_all_out_is_no_advice(tmp_path, capsys):
+    """The value and a guess are given instead."""
+    labels = {
+        'labels/train/a.txt': '0 32 15 16 20\n',
+        'labels/train/b.txt': '1 9 9 4 4',
+    }
+    write_files(tmp_path / 'pixels', yolo_set.USUAL | labels)
+    text = stopping(tmp_path / 'pixels', capsys)
+    assert 'such as 32: these look like pixels' in text
+    assert 'labels/train/a.txt:1: box must be numbers from 0 to 1' in text
+    assert 'found 32.0. Fix them' in text and 'on_error' not in text
+    assert 'no object that can be learned' not in text
+    assert text.count('look like pixels') == 1
+    foreign = {'classes.txt': 'person\nbus\n', 'a.xml': voc_set.A, 'a.png': IMAGE}
+    write_files(tmp_path / 'foreign', foreign)
+    text = stopping(tmp_path / 'foreign', capsys)
+    assert 'classes.txt, which has none of the names that the annotation files' in text
+    assert "found 'dog'. Fix them" in text and 'on_error' not in text
+
+
+def test_images_that_are_all_missing_come_before_the_way_to_divide(tmp_path, capsys):
+    """And the message says where they were looked for."""
+    data = DataSet(tmp_path)
+    data.box('all', data.image('all', 'a.png'), (5, 6, 30, 20))
+    data.write()
+    (tmp_path / 'images' / 'a.png').unlink()
+    text = stopping(tmp_path, capsys)
+    assert '1 of 1 images cannot be used: missing. The first: ' in text
+    assert text.index('a.png') < text.index('atss split')
+    assert str(tmp_path) in text.partition('missing')[2].partition('atss split')[0]
+
+
+def test_a_fault_is_told_once(data, tmp_path, capsys):
+    """Classes that differ in case, and a split that data.yaml names in vain."""
+    data.splits['val']['categories'][0]['name'] = 'Cat'
+    findings = data.findings()
+    assert len(findings) == 1 and findings[0].stops
+    files = {name: yolo_set.USUAL[name] for name in yolo_set.USUAL if 'val' not in name}
+    write_files(tmp_path / 'yolo', files)
+    with pytest.warns(UserWarning, match='val is images/val, which is not there'):
+        text = stopping(tmp_path / 'yolo', capsys)
+    assert 'there is no val. To divide it' in text and 'is not there' not in text
+
+
+def test_the_root_category_of_roboflow_is_nothing_to_look_at(data):
+    for content in data.splits.values():
+        content['categories'][0]['supercategory'] = 'animals'
+        content['categories'].append(
+            {'id': 0, 'name': 'animals', 'supercategory': 'none'}
+        )
+    assert data.findings() == []

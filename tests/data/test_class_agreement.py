@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from atss_jax.commands.main import main
+from atss_jax.data.check.decoded import pixel_digest
 from atss_jax.data.class_agreement import alike, disagreement, quoted
 from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.forms.find import find
@@ -144,18 +145,55 @@ def test_train_names_the_same_command(undivided, tmp_path, capsys):
     assert "To divide it: atss split 'my data' --out 'my data_divided'" in error
 
 
-def test_a_set_with_train_and_test_is_pooled(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('first', ['train', 'trainval'])
+def test_the_test_images_of_a_set_without_val_are_kept(
+    tmp_path, monkeypatch, capsys, first
+):
     monkeypatch.chdir(tmp_path)
-    coco_file(tmp_path / 'data', 'train', ('cat',), 7)
-    coco_file(tmp_path / 'data', 'test', ('cat',), 3)
+    write_lists(tmp_path / 'data', {first: 7, 'test': 3})
     (tmp_path / 'data_divided').mkdir()
     assert main(['check-data', 'data']) == 1
     printed = capsys.readouterr().out
-    assert 'there is no val' in printed and 'divides them anew' in printed
-    command = 'atss split data --out data_divided2 --join --test 0.1'
+    assert 'no val' in printed
+    assert f'To divide {first} into' in ' '.join(printed.split())
+    command = f'atss split data --out data_divided2 --split {first}'
     assert f'    {command}\n' in printed
+    for other in (['init', 'data'], ['train', '--data', 'data', '--workdir', 'w']):
+        assert main(other) == 1
+        error = capsys.readouterr().err
+        assert error.endswith(f'and keep test: {command}\n')
+        assert 'split = ' not in error
     assert main(shlex.split(command)[1:]) == 0
+    assert 'test is kept as it is: 3 images' in capsys.readouterr().out
     assert list(find('data_divided2').splits) == ['train', 'val', 'test']
+    before = AutoDataset('data', 'test', test_mode=True)
+    after = AutoDataset('data_divided2', 'test', test_mode=True)
+    assert digests(after) == digests(before)
+    numbers = [
+        len(AutoDataset('data_divided2', split, test_mode=True).records)
+        for split in ('train', 'val')
+    ]
+    assert sum(numbers) == 7 and min(numbers) > 0
+
+
+def digests(source):
+    """Of the pixels and the boxes of each image."""
+    return [
+        (pixel_digest(source.read_image(record)), record.boxes.tolist())
+        for record in map(source.records.__getitem__, range(len(source.records)))
+    ]
+
+
+def write_lists(folder, counts):
+    """A VOC data set with a list for each split."""
+    write_voc(folder, sum(counts.values()))
+    lists = folder / 'ImageSets' / 'Main'
+    lists.mkdir(parents=True)
+    start = 0
+    for split, count in counts.items():
+        numbers = map(str, range(start, start + count))
+        (lists / f'{split}.txt').write_text('\n'.join(numbers))
+        start += count
 
 
 def test_splits_whose_classes_differ_in_case_stop_training(tmp_path, capsys):

@@ -65,14 +65,14 @@ def test_an_empty_folder(tmp_path):
     refuses(
         tmp_path,
         f'path = {str(tmp_path)!r}: found no annotations in a known form '
-        '(COCO, YOLO, Pascal VOC, Hugging Face); there is an empty folder',
-        'docs/data.md',
+        '(COCO, YOLO, Pascal VOC, Hugging Face); it is an empty folder (docs/',
+        'docs/data.md says which files belong to each form)',
     )
 
 
 def test_a_folder_of_other_things(tmp_path):
     write_files(tmp_path, {f'{name}.bin': 'x' for name in 'abcdefghij'})
-    refuses(tmp_path, 'there is a.bin, b.bin, ', 'h.bin, ...')
+    refuses(tmp_path, 'in it are a.bin, b.bin, ', 'h.bin, ... (docs/')
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_folder_of_other_things(tmp_path):
 )
 def test_a_file_of_no_form(tmp_path, name, content):
     write_files(tmp_path, {name: content})
-    refuses(tmp_path / name, 'found no annotations', 'there is a file')
+    refuses(tmp_path / name, 'found no annotations', '; it is a file (')
 
 
 # Several forms in one folder ----------------------------------------------------------

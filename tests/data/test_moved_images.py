@@ -134,7 +134,7 @@ def test_a_conversion_has_the_names_that_are_right(folder):
     with pytest.warns(UserWarning, match='do not lie where'):
         write_coco(str(folder), str(folder.parent / 'out.json'))
     content = json.loads((folder.parent / 'out.json').read_text())
-    assert [image['file_name'] for image in content['images']] == ['images/a.png']
+    assert [image['file_name'] for image in content['images']] == ['set/images/a.png']
 
 
 # Categories ---------------------------------------------------------------------------
@@ -154,8 +154,8 @@ def test_the_root_of_the_categories(folder):
         source = AutoDataset(str(folder), 'train')
     assert source.classes == ('dog', 'cat') and source.category_ids == (1, 2)
     assert [str(each.message) for each in told] == [
-        f'{folder}/train/_annotations.coco.json: 1 of 3 categories left out: a name '
-        'for all others, without annotations (categories[0] (id 0))'
+        f'{folder}/train/_annotations.coco.json: 1 of 3 categories left out: '
+        "'objects', a name for all others, without annotations (categories[0] (id 0))"
     ]
 
 

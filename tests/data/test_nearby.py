@@ -56,6 +56,15 @@ def test_the_folder_above(data_set):
         )
 
 
+def test_two_folders_above(data_set):
+    """Before the advice to name the classes of what looks like a part of a set."""
+    line = describe(find(str(data_set)))
+    if ': Pascal VOC' in line:
+        pytest.skip('a form of XML files may lie in any folder')
+    message = refusal(data_set.parent.parent)
+    assert message.endswith(f'but in a folder of it: {line}. Give {data_set} instead')
+
+
 def test_each_folder_in_it(data_set):
     """They are no data sets, or a part of one, and then `train` alone is missing."""
     line = describe(find(str(data_set)))

@@ -294,6 +294,37 @@ def test_splits_are_pooled_only_on_request(data, tmp_path, capsys):
     assert after == boxes_by_name(before)
 
 
+def test_a_split_is_divided_and_the_others_are_kept(data, tmp_path, capsys):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    words = ['split', str(data.folder), f'--out={first}', '--val=0', '--test=0.4']
+    assert main(words) == 0
+    assert main(['split', str(first), f'--out={second}']) == 1
+    assert 'keep the others: --split=train' in capsys.readouterr().err
+    words = ['split', str(first), f'--out={second}', '--split=train']
+    assert main([*words, '--test=0.1']) == 1
+    assert '--split=train: the data set has test already' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, '--join'])
+    assert not second.exists()
+    assert main([*words, '--val=0.5', '--copy']) == 0
+    assert len(list((second / 'images').iterdir())) == 30
+    kept = AutoDataset(str(first), 'test', test_mode=True)
+    copied = AutoDataset(str(second), 'test', test_mode=True)
+    assert copied.records.image_ids.tolist() == kept.records.image_ids.tolist()
+    for row in range(len(kept.records)):
+        record, copy = kept.records[row], copied.records[row]
+        assert copy.boxes.tolist() == record.boxes.tolist()
+        assert (copied.read_image(copy) == kept.read_image(record)).all()
+    boxes = [record.boxes.tolist() for record in records_of(first, 'train')]
+    divided = [*records_of(second, 'train'), *records_of(second, 'val')]
+    assert sorted(record.boxes.tolist() for record in divided) == sorted(boxes)
+
+
+def records_of(folder, split):
+    records = AutoDataset(str(folder), split, test_mode=True).records
+    return [records[row] for row in range(len(records))]
+
+
 def test_nothing_is_overwritten(data, tmp_path, capsys):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'note').write_text('mine')

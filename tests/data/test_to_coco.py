@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -48,16 +49,20 @@ def test_a_file_is_read_as_the_form_is(form, tmp_path, split):
     is_parquet = data.splits[split].endswith('.parquet')
     images = str(tmp_path / 'images') if is_parquet else None
     conversion = write_coco(str(form), str(out), split, images)
-    assert conversion.img_prefix == (images or str(form))
+    assert conversion.img_prefix == (images or str(tmp_path))
     table = annotation_file.read(str(out))
     names = [name.rpartition('/')[2] for name in expected.file_names]
-    assert_same_table(table, expected, names if is_parquet else expected.file_names)
+    if not is_parquet:
+        names = [f'my data/{name}' for name in expected.file_names]
+    assert_same_table(table, expected, names)
     assert (
         len(table.image_ids) == conversion.counts[0] == {'train': 21, 'val': 9}[split]
     )
     for name in table.file_names:
         assert (
-            (form if images is None else tmp_path / 'images').joinpath(name).is_file()
+            (tmp_path if images is None else tmp_path / 'images')
+            .joinpath(name)
+            .is_file()
         )
 
 
@@ -122,7 +127,12 @@ def test_ids_areas_crowds_and_ignored_annotations(coco, tmp_path):
     conversion = write_coco(str(coco), str(tmp_path / 'out.json'))
     assert (conversion.split, conversion.counts) == ('all', (2, 2, 2))
     content = json.loads((tmp_path / 'out.json').read_text())
-    assert content['images'] == CONTENT['images']
+    names = [row.pop('file_name') for row in content['images']]
+    assert names == ['coco/x/a.png', 'coco/y/A.PNG']
+    without = [
+        {k: row[k] for k in row if k != 'file_name'} for row in CONTENT['images']
+    ]
+    assert content['images'] == without
     assert content['categories'] == CONTENT['categories']
     first, second = content['annotations']
     assert first == CONTENT['annotations'][0] | {'area': 0.1 * 1e-3, 'iscrowd': 0}
@@ -177,7 +187,19 @@ def test_the_flags_to_use_are_printed(call, yolo, tmp_path):
     found, counts, flags = result.out.splitlines()
     assert found == f'{yolo}: YOLO with train (images/train), val (images/val)'
     assert counts == 'split val: 9 images, 16 annotations, 3 classes'
-    assert flags == f"--ann_file={out} --img_prefix='{yolo}'"
+    assert flags == f'--ann_file={out} --img_prefix={tmp_path}'
+
+
+def test_the_file_alone_leads_to_the_images(call, yolo, tmp_path, monkeypatch):
+    """Nothing else in its folder is searched."""
+    monkeypatch.chdir(tmp_path)
+    result = call('atss', 'convert-data', 'my data', 'out.json', '--split=val')
+    assert result.out.splitlines()[-1] == '--ann_file=out.json --img_prefix=.'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        source = AutoDataset('out.json', 'all', test_mode=True)
+    assert source.records.file_names[0].startswith('./my data/images/val/')
+    source.read_image(source.records[0])
 
 
 def test_a_split_must_be_chosen(call, yolo, tmp_path):
@@ -186,7 +208,7 @@ def test_a_split_must_be_chosen(call, yolo, tmp_path):
         f'{yolo} (YOLO) has the splits train, val', 'choose it with --split'
     )
     result = call('atss', 'convert-data', yolo, out, '--split=minival')
-    result.refuses("split = 'minival'", 'has only train, val')
+    result.refuses('--split=minival', 'has only train, val')
     assert not out.exists()
 
 
@@ -243,4 +265,7 @@ def test_bccd(tmp_path):
     data = find(str(SHARED_DATA / 'bccd'))
     write_coco(str(SHARED_DATA / 'bccd'), str(out), 'test')
     expected = data.read('test')
-    assert_same_table(annotation_file.read(str(out)), expected, expected.file_names)
+    table = annotation_file.read(str(out))
+    assert_same_table(table, expected, table.file_names)
+    for name, original in zip(table.file_names, expected.file_names, strict=True):
+        assert (tmp_path / name).samefile(SHARED_DATA / 'bccd' / original)

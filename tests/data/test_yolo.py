@@ -117,6 +117,41 @@ def test_labels_may_lie_outside_of_a_folder_named_images(tmp_path):
     assert label_path(nested, str(tmp_path)) == expected
 
 
+@pytest.mark.parametrize('yaml', [True, False])
+def test_folders_whose_names_differ_in_case(tmp_path, yaml):
+    """Data sets made on Windows, where `Images` is `images`."""
+    files = {
+        'Train/Images/a.PNG': IMAGE,
+        'Train/Labels/a.txt': LINE,
+        'Valid/Images/c.PNG': IMAGE,
+        'Valid/Labels/c.txt': LINE,
+        'classes.txt': 'cat\n',
+    }
+    if yaml:
+        text = 'train: ../train/images\nval: ../valid/images\nnames: [cat]\n'
+        files['data.yaml'] = text
+    write_files(tmp_path, files)
+    for split, name in (('train', 'Train/Images/a.PNG'), ('val', 'Valid/Images/c.PNG')):
+        table = read(tmp_path, split)
+        assert table.file_names == [name] and len(table.boxes) == 1
+
+
+def test_case_matters_where_both_are_there(tmp_path):
+    write_files(
+        tmp_path,
+        {
+            'images/a.png': IMAGE,
+            'labels/a.txt': LINE,
+            'Images/b.png': IMAGE,
+            'Labels/a.txt': '1 0.5 0.5 0.2 0.2',
+            'classes.txt': 'cat\ndog\n',
+        },
+    )
+    table = read(tmp_path, 'all')
+    assert table.file_names == ['images/a.png']
+    assert table.annotation_categories.tolist() == [1]
+
+
 # Places -------------------------------------------------------------------------------
 
 PLACES = {

@@ -1,5 +1,6 @@
 """Early stopping and the best checkpoint: by any metric, however often it is killed."""
 
+import shlex
 import shutil
 
 import jax
@@ -169,13 +170,18 @@ def test_the_best_checkpoint_is_that_of_the_metric(stopped_run):
     assert best_checkpoint(str(workdir)) == ('per_class/red', 0.2, 6)
 
 
-def test_the_last_line_says_what_was_best_and_how_to_use_it(stopped_run, monkeypatch):
+def test_the_last_line_says_what_was_best_and_how_to_use_it(
+    stopped_run, monkeypatch, tmp_path
+):
     monkeypatch.setattr('sys.argv', ['/usr/bin/atss'])
     workdir, _ = stopped_run
     assert train_command.last_line(str(workdir)) == (
         f'done; best per_class/red 0.200 at step 6; to evaluate: atss eval '
         f'--workdir={workdir}; to predict: atss predict --workdir={workdir} IMAGE'
     )
+    (tmp_path / 'my run').symlink_to(workdir)
+    words = shlex.split(train_command.last_line(str(tmp_path / 'my run')))
+    assert words[-2:] == [f'--workdir={tmp_path}/my run', 'IMAGE']
 
 
 def test_the_metric_of_a_class_that_there_is_not(small_data, tmp_path):

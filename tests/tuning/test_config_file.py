@@ -95,6 +95,14 @@ def test_fields_of_the_setup(tmp_path):
     assert config.data.train.pipeline.flip_ratio == base.data.train.pipeline.flip_ratio
 
 
+def test_one_epoch_of_single_images(tmp_path):
+    plan = setup_of(samples_per_gpu=1)
+    short = dataclasses.replace(plan.schedule, epochs=1, milestones=())
+    text, _ = written(tmp_path, dataclasses.replace(plan, schedule=short))
+    assert '# 1 epoch is 26 steps, and shows 205 images.' in text
+    assert '# 1 image per device and step, on ' in text
+
+
 def test_without_a_canvas_of_their_own(tmp_path):
     text, config = written(tmp_path, setup_of(canvases=None))
     assert config.data.canvases is None

@@ -23,6 +23,7 @@ class Expectations:
         max_bad: fraction of the images of a split that may be unusable.
         skips_malformed: whether malformed records are left out instead of an error.
         min_size: images with a shorter side are not trained on.
+        from_config: whether they are those of a config that the user gave.
     """
 
     img_scale: tuple[int, int] = (1333, 800)
@@ -31,6 +32,7 @@ class Expectations:
     max_bad: float = 0.001
     skips_malformed: bool = False
     min_size: int = 32
+    from_config: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,12 @@ class CheckedSplit:
     def counts(self) -> np.ndarray:
         """(N,) number of objects of each image."""
         return np.bincount(self.objects.rows, minlength=len(self.source.records))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has no objects since records are malformed."""
+        is_malformed = any(is_malformed for _, is_malformed in self.warnings)
+        return is_malformed and not len(self.objects.rows)
 
     @property
     def sizes(self) -> np.ndarray:

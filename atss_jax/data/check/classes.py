@@ -42,6 +42,9 @@ def _alike(splits, classes):
     counts = {each.name: each.objects for each in classes}
     total = {name: sum(objects.values()) for name, objects in counts.items()}
     for names in alike(counts):
+        # Between splits, it is what `_disagreeing` says.
+        if all(len({*names} & {*split.source.classes}) < 2 for split in splits):
+            continue
         listed = ', '.join(
             f'{name!r} of {total[name]} objects ({_by_split(counts[name])})'
             for name in names
@@ -68,11 +71,16 @@ def _by_split(objects):
 
 def _absent(splits, classes):
     for split in splits:
-        absent = [each.name for each in classes if not each.objects[split.name]]
-        if absent:
+        names = split.source.classes  # of others `_disagreeing` tells
+        absent = [
+            each.name
+            for each in classes
+            if each.name in names and not each.objects[split.name]
+        ]
+        if absent and not split.is_lost:
             yield Finding(
                 False,
-                f'{split.name}: no object of {len(absent)} of {len(classes)} '
+                f'{split.name}: no object of {len(absent)} of {len(names)} '
                 f'classes: {_listed(absent)}',
             )
 
@@ -91,7 +99,8 @@ def _rare(splits, classes):
     if rare:
         yield Finding(
             False,
-            f'{" and ".join(trained)}: {len(rare)} of {len(classes)} classes have '
+            f'{" and ".join(trained)}: {len(rare)} of {len(classes)} classes '
+            f'{"has" if len(rare) == 1 else "have"} '
             f'fewer than {_FEW} objects or less than {_RARE:.0%} of the mean of all '
             f'classes: {_listed(rare)}',
         )

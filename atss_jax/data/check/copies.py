@@ -37,12 +37,16 @@ def find_copies(splits: Sequence[CheckedSplit]) -> list[Finding]:
 
 def _finding(first, second, pairs):
     if first is second:
-        text = f'{first.name}: {len(pairs)} images are copies of others, pixel by pixel'
+        images = '1 image is a copy of another'
+        if len(pairs) > 1:
+            images = f'{len(pairs)} images are copies of others'
+        text = f'{first.name}: {images}, pixel by pixel'
     else:
         text = (
-            f'{first.name} and {second.name}: {len(pairs)} images of {second.name} are '
-            f'also in {first.name}, pixel by pixel, so {second.name} flatters the '
-            'detector'
+            f'{first.name} and {second.name}: {len(pairs)} '
+            f'{"image" if len(pairs) == 1 else "images"} of {second.name} '
+            f'{"is" if len(pairs) == 1 else "are"} also in {first.name}, pixel by '
+            f'pixel, so {second.name} flatters the detector'
         )
     names = [
         f'{image_name(first, one)} = {image_name(second, other)}'

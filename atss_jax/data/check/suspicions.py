@@ -45,9 +45,12 @@ def _unusable(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
     for reason in sorted(set(filter(None, reasons))):
         rows = np.flatnonzero(np.array(reasons) == reason)
         text = f'{len(rows)} of {len(reasons)} images cannot be used: {reason}'
-        if number > allowed:
+        if len(rows) == len(reasons):
+            text += f'. The first: {split.images[0].message}'
+        elif number > allowed:
             text += f' (data.max_bad_pictures allows {allowed} in all)'
-        yield about_images(split, rows, text, number > allowed)
+        stops = number > allowed or number == len(reasons)
+        yield about_images(split, rows, text, stops)
 
 
 def _crowding(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
@@ -55,11 +58,17 @@ def _crowding(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
     counts = split.source.records.counts
     rows = np.flatnonzero(counts > expected.max_boxes)
     if rows.size and split.is_training:
+        images = '1 image has' if rows.size == 1 else f'{rows.size} images have'
         text = (
-            f'{rows.size} images have more than data.max_boxes = {expected.max_boxes} '
-            f'boxes; set --config.data.max_boxes={counts.max()}'
+            f'{images} more than data.max_boxes = {expected.max_boxes} boxes; set '
+            f'--config.data.max_boxes={counts.max()}'
         )
-        yield about_images(split, rows, text, True)
+        if not expected.from_config:
+            text = (
+                f'{images} more than {expected.max_boxes} boxes, which is the usual '
+                f'capacity; a config by atss init holds all, up to {counts.max()}'
+            )
+        yield about_images(split, rows, text, expected.from_config)
 
 
 def _anchors(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
@@ -183,15 +192,17 @@ def _misfits(boxes, sizes):
 def _empty(split: CheckedSplit, expected: Expectations) -> Iterator[Finding]:
     """Images without objects, and images too small for training."""
     rows = np.flatnonzero(split.counts == 0)
-    if rows.size:
-        text = f'{rows.size} of {len(split.counts)} images have no objects'
+    if rows.size and not split.is_lost:
+        verb, they = ('has', 'it is') if rows.size == 1 else ('have', 'they are')
+        text = f'{rows.size} of {len(split.counts)} images {verb} no objects'
         if split.is_training:
-            text += '; they are trained on with filter_empty_gt=False only'
+            text += f'; {they} trained on with filter_empty_gt=False only'
         yield about_images(split, rows, text)
     rows = np.flatnonzero(split.sizes.min(axis=1) < expected.min_size)
     if rows.size and split.is_training:
+        images, are = ('image', 'is') if rows.size == 1 else ('images', 'are')
         text = (
-            f'{rows.size} images are smaller than min_size = {expected.min_size} '
-            'pixels and are not trained on'
+            f'{rows.size} {images} {are} smaller than min_size = {expected.min_size} '
+            f'pixels and {are} not trained on'
         )
         yield about_images(split, rows, text)

@@ -16,9 +16,14 @@ from atss_jax.data.check.decoded import decode_all
 from atss_jax.data.check.measures import ClassCounts, count_classes
 from atss_jax.data.check.suspicions import find_suspicions
 from atss_jax.data.class_agreement import ONLY_IN_CASE
-from atss_jax.data.coco.table import MalformedRecords
-from atss_jax.data.division.advice import lacking_splits, split_command
+from atss_jax.data.coco.table import SKIP, MalformedRecords
+from atss_jax.data.division.advice import (
+    lacking_splits,
+    split_command,
+    way_to_divide,
+)
 from atss_jax.data.forms.dataset import AutoDataset
+from atss_jax.data.forms.finder import Finder
 from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.records import Source
 
@@ -56,30 +61,41 @@ class Opener:
     Attributes:
         name: of the split.
         is_training: whether it is trained on.
-        open: reads the annotations of all its images; malformed records are left out
-            with a warning.
+        open: reads the annotations of all its images, by `on_error`: 'skip' leaves
+            malformed records out with a warning, and 'raise' raises an error about the
+            first.
     """
 
     name: str
     is_training: bool
-    open: Callable[[], Source]
+    open: Callable[[str], Source]
 
 
-def openers_of(path: str, splits: Sequence[str]) -> list[Opener]:
-    """How the splits of the data set at a path, as the user gave it, are opened."""
+def openers_of(
+    path: str, splits: Sequence[str], finder: Finder | None = None
+) -> list[Opener]:
+    """How splits of a data set are opened.
+
+    Args:
+        path: of the data set, as the user gave it.
+        splits: names of the splits.
+        finder: may have found the data set already.
+    """
+    finder = Finder() if finder is None else finder
 
     def opener(name):
         is_training = name in ('train', ALL)
         return Opener(
             name,
             is_training,
-            lambda: AutoDataset(
+            lambda on_error: AutoDataset(
                 path,
                 name,
                 filter_empty_gt=False,
                 min_size=0,
                 test_mode=not is_training,
-                on_error='skip',
+                on_error=on_error,
+                finder=finder,
             ),
         )
 
@@ -99,8 +115,8 @@ def find_lacking_splits(path: str, form: Form) -> list[Finding]:
     what = f'there is no {" and no ".join(lacking)}'
     if ALL in form.splits:
         what = 'the data set is not divided'
-    more = ', which pools all splits and divides them anew' * (len(form.splits) > 1)
-    text = f'training needs the splits train and val, but {what}. To divide it{more}'
+    advice = way_to_divide(form)
+    text = f'training needs the splits train and val, but {what}. {advice}'
     return [Finding(True, text, command=split_command(path, form))]
 
 
@@ -127,7 +143,7 @@ def check(
             far it is.
         about_all: findings about the data set as a whole.
     """
-    splits, findings = [], list(about_all)
+    splits, findings = [], []
     for opener in openers:
         try:
             splits.append(_read(opener, progress))
@@ -138,6 +154,7 @@ def check(
         findings += find_suspicions(split, expected)
     classes = count_classes(splits)
     findings += find_copies(splits) + find_class_trouble(splits, classes)
+    findings += about_all  # at the end: a command cannot divide what is broken
     findings.sort(key=lambda finding: not finding.stops)
     return Verdict(title, place, splits, classes, findings, expected)
 
@@ -145,16 +162,49 @@ def check(
 def _read(opener, progress):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        source = opener.open()
+        try:
+            source = opener.open('skip')
+        except ValueError as error:
+            raise ValueError(_first_cause(opener) or str(error)) from error
+    objects = objects_of(source)
+    said = list(dict.fromkeys(_warning(warning) for warning in caught))
+    if not len(objects.rows):
+        said = _with_first_cause(opener, said)
     images = progress(decode_all(source), len(source.records), opener.name)
     return CheckedSplit(
         name=opener.name,
         source=source,
-        objects=objects_of(source),
+        objects=objects,
         images=list(images),
-        warnings=list(dict.fromkeys(_warning(warning) for warning in caught)),
+        warnings=said,
         is_training=opener.is_training,
     )
+
+
+def _with_first_cause(opener, said):
+    """The warnings, the first about malformed records with what is wrong with one."""
+    malformed = [index for index, (_, is_malformed) in enumerate(said) if is_malformed]
+    cause = _first_cause(opener) if malformed else ''
+    if not cause:
+        return said
+    first = malformed[0]
+    count = said[first][0].partition(' left out: ')[0]
+    told = f'{count} left out. The first: {cause}', True
+    return [*said[:first], told, *said[first + 1 :]]
+
+
+def _first_cause(opener):
+    """The message about the first malformed record; '' if there is none.
+
+    Where all records are left out, that nothing remains is not what is wrong.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            opener.open('raise')
+        except ValueError as first:
+            return str(first).replace(SKIP, '')
+    return ''
 
 
 def _warning(caught):
@@ -162,8 +212,22 @@ def _warning(caught):
     return str(caught.message), issubclass(caught.category, MalformedRecords)
 
 
-_COUNTED_HERE = ('annotations not trained on, as in mmdet', ONLY_IN_CASE)
-"""In warnings about boxes and classes that the findings name with their images."""
+def _way_out(split, expected):
+    """What to do about malformed records; to leave them out helps if some remain."""
+    if not len(split.objects.rows):
+        return 'Fix them'
+    if expected.from_config:
+        return "Fix them, or set --config.data.on_error='skip'"
+    return 'Fix them, or leave them out with atss init --on_error=skip'
+
+
+_COUNTED_HERE = (
+    'annotations not trained on, as in mmdet',
+    ONLY_IN_CASE,
+    'a name for all others, without annotations',
+)
+"""In warnings about boxes and classes that the findings name with their images, and
+about what is in every export of Roboflow."""
 
 
 def _from_reader(split: CheckedSplit, expected: Expectations) -> list[Finding]:
@@ -174,9 +238,10 @@ def _from_reader(split: CheckedSplit, expected: Expectations) -> list[Finding]:
             continue
         stops = is_malformed and not expected.skips_malformed
         if stops:
-            text += ". Fix them, or set --config.data.on_error='skip'"
+            text += f'. {_way_out(split, expected)}'
         findings.append(Finding(stops, f'{split.name}: {text}'))
     records = split.source.records
-    if split.is_training and not (~records.ignored).any():
+    is_told = split.is_lost and not expected.skips_malformed
+    if split.is_training and not (~records.ignored).any() and not is_told:
         findings.append(Finding(True, f'{split.name}: no object that can be learned'))
     return findings

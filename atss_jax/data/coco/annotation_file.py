@@ -130,10 +130,9 @@ def _category_names(
     used = {id_ for id_ in ids if type(id_) is int}
     table.leave_out_unused_twins('name', used)
     if not with_root:
-        table.leave_out(
-            _roots(table.rows, used, classes or ()),
-            'a name for all others, without annotations',
-        )
+        roots = _roots(table.rows, used, classes or ())
+        names = ', '.join(show(table.rows[index]['name']) for index in roots)
+        table.leave_out(roots, f'{names}, a name for all others, without annotations')
     table.require_unique(
         'name',
         among=classes,

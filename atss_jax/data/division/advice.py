@@ -11,6 +11,26 @@ def lacking_splits(form: Form) -> list[str]:
     return [split for split in ('train', 'val') if split not in form.splits]
 
 
+def split_to_divide(form: Form) -> str | None:
+    """The split of a divided data set to take `val` from, so that the others stay.
+
+    None if the data set is not divided, or if all of it has to be divided anew.
+    """
+    if len(form.splits) == 1 or 'val' in form.splits:
+        return None
+    return next(filter(form.splits.__contains__, ('train', 'trainval')), None)
+
+
+def way_to_divide(form: Form) -> str:
+    """What `split_command` does, as the beginning of a sentence about it."""
+    if divided := split_to_divide(form):
+        kept = ' and '.join(split for split in form.splits if split != divided)
+        return f'To divide {divided} into train and val and keep {kept}'
+    if len(form.splits) > 1:
+        return 'To pool all splits and divide them anew'
+    return 'To divide it'
+
+
 def split_command(path: str, form: Form) -> str:
     """The command that divides a data set, ready to be pasted.
 
@@ -19,6 +39,8 @@ def split_command(path: str, form: Form) -> str:
         form: the data set.
     """
     words = ['atss', 'split', path, '--out', _new_folder(form.path)]
+    if divided := split_to_divide(form):
+        return shlex.join([*words, '--split', divided])
     if len(form.splits) > 1:
         words.append('--join')
     if 'test' in form.splits:

@@ -3,14 +3,16 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
-from atss_jax.data import image_header
+from atss_jax.data import image_file, image_header
+from atss_jax.data.annotations import Annotations
 from atss_jax.data.division.pool import Pool, read_pool
 from atss_jax.data.division.stratify import assign_splits, join_groups
 from atss_jax.data.forms.form import Form
-from atss_jax.data.forms.to_coco import as_coco
+from atss_jax.data.forms.to_coco import as_coco, relative_to
 from atss_jax.files.atomic import filling, write_bytes, write_json
 
 _ORDER = ('train', 'val', 'test')
@@ -29,6 +31,7 @@ class Division:
         num_groups: number of groups of images that stayed together.
         counts: (S,C) objects by split and class.
         images: (S,C) images with objects of the class by split and class.
+        kept: the splits of the data set that stay as they are, by their names.
     """
 
     pool: Pool
@@ -37,6 +40,7 @@ class Division:
     num_groups: int
     counts: np.ndarray
     images: np.ndarray
+    kept: Mapping[str, Annotations] = dataclasses.field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:
@@ -81,8 +85,9 @@ def divide(
     seed: int,
     group_by: str | None = None,
     on_error: str = 'raise',
+    split: str | None = None,
 ) -> Division:
-    """Assigns the images of a data set, whatever its splits are, to new splits.
+    """Assigns the images of a data set, or of one of its splits, to new splits.
 
     The result is a function of the images' content and names, the annotations, the
     shares and the seed; the order of the images does not matter.
@@ -93,12 +98,19 @@ def divide(
         seed: of the random order.
         group_by: see `Pool.keys`.
         on_error: 'raise' or 'skip' malformed records.
+        split: of the data set, whose other splits are kept; None: all of it, whatever
+            its splits are.
 
     Raises:
-        ValueError, OSError: the data cannot be read.
+        ValueError: the data are malformed, or a new split has the name of one that is
+            kept.
+        OSError: the data cannot be read.
     """
-    pool = read_pool(form, on_error)
     names = tuple(name for name in _ORDER if shares.get(name, 0) > 0)
+    others = [] if split is None else [each for each in form.splits if each != split]
+    _check_new(names, others, split)
+    pool = read_pool(form, on_error, None if split is None else (split,))
+    kept = {each: form.read(each, on_error, training=False) for each in others}
     counts = _class_counts(pool)
     # Groups in an order that does not depend on that of the images.
     order = sorted(
@@ -123,7 +135,19 @@ def divide(
         num_groups,
         np.stack([counts[rows].sum(0) for rows in by_split]),
         np.stack([(counts[rows] > 0).sum(0) for rows in by_split]),
+        kept,
     )
+
+
+def _check_new(names, kept, split):
+    """Raises ValueError if a split to make has the name of one that is kept."""
+    taken = [name for name in names if name in kept]
+    if taken:
+        raise ValueError(
+            f'--split={split}: the data set has {" and ".join(taken)} already, which '
+            f'{split} would be divided into. Set --{taken[0]}=0, or pool all splits '
+            'with --join'
+        )
 
 
 def _class_counts(pool: Pool) -> np.ndarray:
@@ -175,17 +199,25 @@ def write_division(division: Division, form: Form, folder: str, copy: bool) -> N
     """
     check_empty(folder)
     with filling(folder, _UNFINISHED) as unfinished:
-        names = [
-            _relative(path, folder)
-            if os.path.isfile(path) and not copy
-            else _write_image(form.image_content(path), id_, unfinished)
-            for path, id_ in zip(
-                division.pool.paths,
-                division.pool.annotations.image_ids.tolist(),
-                strict=True,
-            )
-        ]
-        _write_annotations(division, names, unfinished)
+
+        def names_of(table, paths, prefix=''):
+            ids = table.image_ids.tolist()
+            return [
+                relative_to(path, folder)
+                if os.path.isfile(path) and not copy
+                else _write_image(
+                    form.image_content(path), f'{prefix}{id_:012}', unfinished
+                )
+                for path, id_ in zip(paths, ids, strict=True)
+            ]
+
+        pool = division.pool
+        _write_annotations(division, names_of(pool.annotations, pool.paths), unfinished)
+        for split, table in division.kept.items():
+            paths = [image_file.locate(form.folder, name) for name in table.file_names]
+            names = names_of(table, paths, f'{split}_')
+            content = as_coco(dataclasses.replace(table, file_names=names))
+            write_json(_annotation_file(unfinished, split), content)
 
 
 def _write_annotations(division, names, folder):
@@ -198,25 +230,19 @@ def _write_annotations(division, names, folder):
         images = [content['images'][row] for row in rows]
         ids = {image['id'] for image in images}
         chosen = [each for each in content['annotations'] if each['image_id'] in ids]
-        file = folder / 'annotations' / f'instances_{split}.json'
+        file = _annotation_file(folder, split)
         write_json(file, content | {'images': images, 'annotations': chosen})
 
 
-def _relative(path, folder):
-    """The path of an image file relative to a folder."""
-    # Links are followed first: `..` leads out of what a link leads to.
-    start = os.path.realpath(folder)
-    parent, name = os.path.split(path)
-    return pathlib.Path(
-        os.path.relpath(os.path.join(os.path.realpath(parent), name), start)
-    ).as_posix()
+def _annotation_file(folder, split):
+    return folder / 'annotations' / f'instances_{split}.json'
 
 
-def _write_image(content, image_id, folder):
+def _write_image(content, stem, folder):
     """Writes an image to `images/` in a folder; gives its file name."""
     header = image_header.read(content)
     kind = 'bin' if header is None else header.kind.lower()
     suffix = {'jpeg': 'jpg'}.get(kind, kind)
-    name = f'images/{image_id:012}.{suffix}'
+    name = f'images/{stem}.{suffix}'
     write_bytes(folder / name, content)
     return name

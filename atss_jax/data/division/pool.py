@@ -60,18 +60,26 @@ class Pool:
         return keys
 
 
-def read_pool(form: Form, on_error: str = 'raise') -> Pool:
-    """Reads all splits of a data set and decodes its images.
+def read_pool(
+    form: Form, on_error: str = 'raise', splits: Sequence[str] | None = None
+) -> Pool:
+    """Reads splits of a data set and decodes their images.
 
     Images that training could not use (missing, cut off, not of the annotated size) are
     left out, with their annotations.
+
+    Args:
+        form: the data set.
+        on_error: 'raise' or 'skip' malformed records.
+        splits: of the data set; None: all.
 
     Raises:
         ValueError: annotations are malformed, or splits disagree about classes, or no
             image can be used.
         OSError: a file cannot be read.
     """
-    tables = [form.read(split, on_error) for split in form.splits]
+    chosen = form.splits if splits is None else splits
+    tables = [form.read(split, on_error) for split in chosen]
     annotations = tables[0] if len(tables) == 1 else _join(tables)
     if not annotations.file_names:
         raise ValueError(f'{form.path}: no images')

@@ -5,7 +5,11 @@ from collections.abc import Iterable
 import numpy as np
 
 from atss_jax.data import record_image
-from atss_jax.data.division.advice import lacking_splits, split_command
+from atss_jax.data.division.advice import (
+    lacking_splits,
+    split_command,
+    way_to_divide,
+)
 from atss_jax.data.forms.find import describe, whole_of
 from atss_jax.data.forms.finder import Finder
 from atss_jax.data.forms.form import ALL, Form
@@ -113,26 +117,39 @@ def describe_forms(sources: Iterable[Source]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def check_split(form: Form, split: str) -> None:
-    """Raises ValueError if a data set has no such split."""
+FIELD = 'split = {!r}'
+FLAG = '--split={}'
+"""How a split is chosen in a config, and on the command line."""
+
+
+def check_split(form: Form, split: str, choice: str = FIELD) -> None:
+    """Raises ValueError if a data set has no such split.
+
+    Args:
+        form: the data set.
+        split: name of the split.
+        choice: how it was chosen, `FIELD` or `FLAG`; '': it is needed, and the user
+            could choose no other.
+    """
     if split in form.splits:
         return
+    wanted = choice.format(split) if choice else f'the split {split} is needed'
     wholes = [whole for whole in whole_of(form) if split in whole.splits]
     if wholes:
         raise ValueError(
-            f'split = {split!r}, but {form.path} ({form.name}) is only a part of '
+            f'{wanted}, but {form.path} ({form.name}) is only a part of '
             f'{describe(wholes[0])}. Give {wholes[0].path} instead'
         )
     if ALL in form.splits:
+        all_of_it = f'. To use all of it here: {choice.format(ALL)}' if choice else ''
         raise ValueError(
-            f'split = {split!r}, but {form.path} ({form.name}) is not divided into '
-            f"splits. To use all of it here: split = '{ALL}'. To divide it: "
-            f'{split_command(form.path, form)}'
+            f'{wanted}, but {form.path} ({form.name}) is not divided into '
+            f'splits{all_of_it}. To divide it: {split_command(form.path, form)}'
         )
     advice = ''
     if split in lacking_splits(form):
-        advice = f'. To divide it: {split_command(form.path, form)}'
+        advice = f'. {way_to_divide(form)}: {split_command(form.path, form)}'
     raise ValueError(
-        f'split = {split!r}, but {form.path} ({form.name}) has only '
+        f'{wanted}, but {form.path} ({form.name}) has only '
         f'{", ".join(form.splits)}{advice}'
     )

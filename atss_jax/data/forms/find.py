@@ -60,7 +60,7 @@ def find(path: str) -> Form:
         raise ValueError(f'path = {path!r}: {reason}')
     raise ValueError(
         f'path = {path!r}: found no annotations in a known form ({", ".join(names)}); '
-        f'there {_content(place)}. docs/data.md says which files belong to each form'
+        f'{_content(place)} (docs/data.md says which files belong to each form)'
     )
 
 
@@ -118,9 +118,9 @@ _SHOWN = 8
 def _content(path):
     """What lies at a path, for a message."""
     if not os.path.isdir(path):
-        return 'is a file' if os.path.exists(path) else 'is an address'
+        return 'it is a file' if os.path.exists(path) else 'it is an address'
     names = sorted(os.listdir(path))
     if not names:
-        return 'is an empty folder'
+        return 'it is an empty folder'
     more = ', ...' if len(names) > _SHOWN else ''
-    return f'is {", ".join(names[:_SHOWN])}{more}'
+    return f'in it are {", ".join(names[:_SHOWN])}{more}'

@@ -39,6 +39,27 @@ def inside(path: str, folder: str) -> str:
     return os.path.abspath(path) if is_outside else relative
 
 
+def in_any_case(path: str) -> str:
+    """The path, or the only one that is there and differs from it in case alone.
+
+    Where there is none, or several, it is the path itself.
+    """
+    if os.path.exists(path):
+        return path
+    parent, name = os.path.split(path)
+    if not name or parent == path:
+        return path
+    folder = in_any_case(parent) if parent else ''
+    try:
+        names = os.listdir(folder or os.curdir)
+    except OSError:
+        return path
+    if name in names:
+        return os.path.join(folder, name)
+    alike = [each for each in names if each.lower() == name.lower()]
+    return os.path.join(folder, alike[0]) if len(alike) == 1 else path
+
+
 def suffix(path: str) -> str:
     """How the name of a file ends, in lower case, such as '.jpg'."""
     return os.path.splitext(path)[1].lower()

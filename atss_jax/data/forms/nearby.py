@@ -49,7 +49,7 @@ def _listed(forms: Sequence[Form], describe: Callable[[Form], str]) -> str:
 
 
 def inside(folder: str, forms_at: FormsAt) -> list[Form]:
-    """The data sets in the folders of a folder, one level deep.
+    """The data sets in the folders of a folder or, if there are none, in theirs.
 
     Args:
         folder: where to look. Of several links to one folder the first counts.
@@ -57,15 +57,28 @@ def inside(folder: str, forms_at: FormsAt) -> list[Form]:
     """
     if not os.path.isdir(folder):
         return []
-    with os.scandir(folder) as entries:
-        names = sorted(
-            each.name for each in entries if is_meant(each) and each.is_dir()
-        )
-    children = {}
-    for name in names[:_LOOKED_AT]:
-        child = os.path.join(folder, name)
-        children.setdefault(os.path.realpath(child), child)
-    return [form for child in children.values() for form in _look(child, forms_at)]
+    children = _folders([folder])
+    for folders in (children, _folders(children)):
+        if forms := [form for each in folders for form in _look(each, forms_at)]:
+            return forms
+    return []
+
+
+def _folders(parents: Sequence[str]) -> list[str]:
+    """The first folders in some folders, each under one name."""
+    folders: dict[str, str] = {}
+    for parent in parents:
+        try:
+            with os.scandir(parent) as entries:
+                names = sorted(x.name for x in entries if is_meant(x) and x.is_dir())
+        except PermissionError:
+            continue
+        for name in names:
+            folder = os.path.join(parent, name)
+            folders.setdefault(os.path.realpath(folder), folder)
+            if len(folders) == _LOOKED_AT:
+                return list(folders.values())
+    return list(folders.values())
 
 
 def around(path: str, forms_at: FormsAt) -> list[Form]:

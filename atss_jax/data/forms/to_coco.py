@@ -11,7 +11,7 @@ import tqdm
 from atss_jax.data import image_file, image_header
 from atss_jax.data.annotations import Annotations
 from atss_jax.data.forms import arrow_files
-from atss_jax.data.forms.dataset import check_split
+from atss_jax.data.forms.dataset import FLAG, check_split
 from atss_jax.data.forms.find import describe, find
 from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.forms.image_files import SUFFIXES, suffix
@@ -51,7 +51,7 @@ def write_coco(
     """Writes a split of a data set as a COCO file.
 
     Read again, it gives the same annotations. Without `images` no image is copied: the
-    file names are relative to the folder of the data set.
+    file names lead from the folder of the COCO file to the images where they lie.
 
     Args:
         path: folder, annotation file or address of the data set.
@@ -79,7 +79,12 @@ def write_coco(
     paths = image_paths(form, annotations)
     if images is None:
         _check_are_files(form, paths)
-        img_prefix = form.folder
+        img_prefix = os.path.dirname(ann_file) or os.curdir
+        names = [
+            name if '://' in name else relative_to(path, img_prefix)
+            for name, path in zip(annotations.file_names, paths, strict=True)
+        ]
+        annotations = dataclasses.replace(annotations, file_names=names)
     else:
         prefix = '' if split == ALL else f'{split}_'
         names = _plain_names(annotations.image_ids.tolist(), paths, prefix)
@@ -100,6 +105,16 @@ def image_paths(form: Form, annotations: Annotations) -> list[str]:
     return [image_file.locate(form.folder, name) for name in annotations.file_names]
 
 
+def relative_to(path: str, folder: str) -> str:
+    """The path of an image file relative to a folder, with slashes."""
+    # Links are followed first: `..` leads out of what a link leads to.
+    start = os.path.realpath(folder)
+    parent, name = os.path.split(path)
+    return pathlib.Path(
+        os.path.relpath(os.path.join(os.path.realpath(parent), name), start)
+    ).as_posix()
+
+
 def as_coco(annotations: Annotations) -> dict[str, Any]:
     """The COCO dict of all that is in the table."""
     content = annotations.as_dict()
@@ -113,7 +128,7 @@ def as_coco(annotations: Annotations) -> dict[str, Any]:
 
 def _the_split(form, split):
     if split is not None:
-        check_split(form, split)
+        check_split(form, split, FLAG)
         return split
     if len(form.splits) > 1:
         raise ValueError(

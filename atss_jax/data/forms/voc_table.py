@@ -95,9 +95,7 @@ def check_objects(
     ]
     table = Table(owner, 'objects', rows, on_error, SKIP, lambda i: rows[i]['at'])
     table.require('name', TEXT)
-    table.require(
-        'name', Rule(f'one of the classes of {source}', set(names).__contains__)
-    )
+    table.require('name', _class_rule(table.column('name'), set(names), source))
     table.require('bndbox', _BOX)
     for key in CORNERS:
         table.require(key, _CORNER)
@@ -111,6 +109,17 @@ def check_objects(
             stacklevel=3,
         )
     return table
+
+
+def _class_rule(used, names, source):
+    """The rule for names; it says so if they are all foreign to the file of classes."""
+    expected = f'one of the classes of {source}'
+    if used and names.isdisjoint(used):
+        expected += (
+            ', which has none of the names that the annotation files have (if it is '
+            'that of other data, as labelImg leaves one, delete it)'
+        )
+    return Rule(expected, names.__contains__)
 
 
 def annotations(

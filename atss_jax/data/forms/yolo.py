@@ -26,6 +26,7 @@ from atss_jax.data.forms.yolo_config import YoloConfig
 
 CLASS_FILES = ('classes.txt', 'obj.names', '_darknet.labels')
 """Files that name the classes of a data set that has no YAML file."""
+_LOOKED_AT = 100  # text files that say whether there are label files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +227,8 @@ def _without_yaml(folder: str) -> YoloForm | None:
     labels = [yolo_places.some_label(place, folder) for place in every]
     label_folders = [os.path.dirname(label) for label in labels if label]
     if not label_folders:
+        if not places:
+            _refuse_no_images(folder)
         return None
     others = [os.path.join(folder, name) for name in ('labels', 'data')]
     # Also next to the folders `labels` of the splits: some programs export each alone.
@@ -243,6 +246,21 @@ def _without_yaml(folder: str) -> YoloForm | None:
     yolo_places.check_unambiguous(folder, places)
     config = YoloConfig(class_names.read_file(source), 0, {})
     return _form(folder, folder, places, source, config)
+
+
+def _refuse_no_images(folder):
+    """Raises Incomplete if label files lie in a folder that has no images."""
+    texts = image_files.files_below(folder, ('.txt',))[:_LOOKED_AT]
+    labels = [
+        name for name in texts if yolo_labels.is_label_file(os.path.join(folder, name))
+    ]
+    if labels:
+        raise Incomplete(
+            f'{folder}: there are label files as those of YOLO, such as {labels[0]}, '
+            'but no images. Export again with the images (in Label Studio YOLO with '
+            'Images, in CVAT with Save images on), or put them into images/ next to '
+            'labels/, or next to the label files, each with the name of its label file'
+        )
 
 
 def _form(path, folder, places, source, config):

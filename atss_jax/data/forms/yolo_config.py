@@ -12,6 +12,7 @@ import yaml
 from atss_jax.data.coco.table import TEXT, show
 from atss_jax.data.forms import class_names
 from atss_jax.data.forms.form import in_order, split_name
+from atss_jax.data.forms.image_files import in_any_case
 
 _SPLITS = {
     'train': 'train',
@@ -200,4 +201,6 @@ def _locate(folder: pathlib.Path, content: dict, split: str, entry: str) -> str:
     else:
         places += ends
     paths = [os.path.normpath(place) for place in places]
-    return next(filter(os.path.exists, paths), paths[0])
+    # On Windows and macOS, where many data sets are made, `Train` is `train`.
+    others = map(in_any_case, paths)
+    return next(filter(os.path.exists, [*paths, *others]), paths[0])

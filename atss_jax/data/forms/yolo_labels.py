@@ -9,10 +9,7 @@ from atss_jax.data.forms import image_files
 from atss_jax.files.read_ahead import map_ahead
 
 _TOLERANCE = 0.001  # programs round, and some points lie on the edge of the image
-_FRACTIONS = Rule(
-    'numbers from 0 to 1, fractions of the width and height of the image',
-    lambda box: isinstance(box, tuple),
-)
+_FRACTIONS = 'numbers from 0 to 1, fractions of the width and height of the image'
 _SHAPES = (
     'class x y width height, or class x1 y1 x2 y2 x3 y3 ... of a polygon (six values '
     'are a detection with its score or track, not an annotation)'
@@ -25,14 +22,21 @@ def label_path(image: str, folder: str) -> str:
     The last folder `images` of the path, below `folder`, is replaced by `labels`. If
     there is none, the label file lies next to the image.
 
+    Differs from Ultralytics: `Images` and `Labels` are folders of that kind, too, where
+    no folder is written as it should be.
+
     Source: ultralytics.data.utils.img2label_paths.
     """
     inside = image_files.inside(image, folder)
     base = os.sep if os.path.isabs(inside) else folder
     names = inside.lstrip(os.sep).split(os.sep)
-    places = [i for i, name in enumerate(names[:-1]) if name == 'images']
+    places = [i for i, name in enumerate(names[:-1]) if name.lower() == 'images']
+    places = [i for i in places if names[i] == 'images'] or places
     if places:
-        names[places[-1]] = 'labels'
+        above = os.path.join(base, *names[: places[-1]])
+        labels = image_files.in_any_case(os.path.join(above, 'labels'))
+        if names[places[-1]] == 'images' or os.path.isdir(labels):
+            names[places[-1]] = os.path.basename(labels)
     stem = os.path.splitext(os.path.join(base, *names))[0]
     return image_file.locate('', f'{stem}.txt')
 
@@ -75,11 +79,38 @@ def read_lines(
     shape = f'class x y width height and {keypoints} values of keypoints (kpt_shape)'
     table.require('line', Rule(shape if keypoints else _SHAPES, lambda line: not line))
     _check_from_0(owner, table.rows, class_count)
-    indices = f'a whole number from 0 to {class_count - 1}, one of the classes'
-    table.require('class', Rule(indices, range(class_count).__contains__))
-    table.require('box', _FRACTIONS)
+    table.require('class', _class_rule(table.column('class'), class_count))
+    table.require('box', _box_rule(table.column('box')))
     table.leave_out(_repeated(table.rows), 'a line that the file has twice')
     return table
+
+
+def _class_rule(classes, class_count):
+    """The rule for classes; it says to which number they go if there are too few."""
+    expected = f'a whole number from 0 to {class_count - 1}, one of the classes'
+    largest = max((n for n in classes if type(n) is int), default=0)
+    if largest >= class_count:
+        expected += f' ({class_count} have a name, but the labels go to {largest})'
+    return Rule(expected, range(class_count).__contains__)
+
+
+def _box_rule(boxes):
+    """The rule for boxes; it says what they probably are if most are malformed.
+
+    Args:
+        boxes: as `_box` gives them.
+    """
+    expected = _FRACTIONS
+    large = [box for box in boxes if isinstance(box, float) and box > 1]
+    texts = [box for box in boxes if isinstance(box, str)]
+    if len(large) > len(boxes) / 2:
+        expected += (
+            f' (most are larger, such as {large[0]:g}: these look like pixels, to be '
+            'divided by the width and the height)'
+        )
+    elif any(',' in text for text in texts):
+        expected += ' (with a decimal point, not a comma)'
+    return Rule(expected, lambda box: isinstance(box, tuple))
 
 
 def _check_from_0(owner, rows, class_count):
@@ -107,7 +138,9 @@ def is_label_file(path: str) -> bool:
         return False
     with open(path, 'rb') as file:
         start = file.read(256).decode('utf-8-sig', errors='replace').strip()
-    numbers = [_number(value) for value in start.split('\n')[0].split()]
+    # Decimal commas are malformed, and reading says in which line.
+    values = start.split('\n')[0].replace(',', '.').split()
+    numbers = [_number(value) for value in values]
     return len(numbers) >= 5 and not any(
         isinstance(value, str) for value in numbers[:4]
     )

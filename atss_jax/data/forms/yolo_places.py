@@ -50,7 +50,7 @@ def usual(folder: str) -> dict[str, tuple[str, ...]]:
     such as `train.txt`; if there is none of these, `images` or the folder is `ALL`.
     """
     root = pathlib.Path(folder)
-    inside = root / 'images'
+    inside = _images_of(root)
     for candidates in (_split_folders(root), _split_folders(inside), _lists(root)):
         if candidates:
             return in_order(candidates)
@@ -58,10 +58,15 @@ def usual(folder: str) -> dict[str, tuple[str, ...]]:
     return {ALL: (place,)} if image_files.has_any(place) else {}
 
 
+def _images_of(folder):
+    """The folder `images` of a folder, also if it is `Images`; it need not exist."""
+    return pathlib.Path(image_files.in_any_case(str(folder / 'images')))
+
+
 def _split_folders(folder):
     places = {}
     for each in sorted(folder.iterdir()) if folder.is_dir() else ():
-        split, inside = split_name(each.name), each / 'images'
+        split, inside = split_name(each.name), _images_of(each)
         place = inside if os.path.isdir(inside) else each
         if split and each.is_dir() and image_files.has_any(str(place)):
             places[split] = (*places.get(split, ()), str(place))

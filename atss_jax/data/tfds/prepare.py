@@ -164,7 +164,7 @@ def prepare_form(
     if data_split is None:
         name = target.split
         data_split = ALL if ALL in form.splits else split_name(name) or name
-    check_split(form, data_split)
+    check_split(form, data_split, '--data_split={}')
     file = form.read(data_split, on_error, training=False)
     paths = image_paths(form, file)
     _check_images(paths, file, form.folder)

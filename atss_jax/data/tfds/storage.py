@@ -7,6 +7,7 @@ program and worker process would spend.
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -100,9 +101,10 @@ def open_builder(data_dir: str, name: str) -> Any:
             f'({error})'
         ) from error
     if not exists:
+        flags = shlex.join([f'--data_dir={data_dir}', f'--name={name}'])
         raise FileNotFoundError(
             f'{path}: no data set is prepared here (no dataset_info.json). Prepare one '
-            f'with: atss prepare-tfds --data_dir={data_dir} --name={name}'
+            f'with: atss prepare-tfds {flags}'
         )
     builder = library().builder_from_directory(path)
     formats = {str(form.value) for form in builder.info.available_file_formats()}

@@ -118,11 +118,11 @@ def test_annotations_without_ids_of_their_own(small_data, tmp_path, id_):
     folder = tmp_path / 'data'
     shutil.copytree(small_data, folder)
     content = json.loads((folder / 'train.json').read_text())
-    content['annotations'][2]['id'] = id_
+    content['annotations'][7]['id'] = id_
     (folder / 'train.json').write_text(json.dumps(content))
     with pytest.warns(UserWarning, match='left out'):
         examination, _ = examined(folder, on_error='skip')
-    with pytest.raises(ValueError, match=r'train.json: annotations\[2\] has .* id'):
+    with pytest.raises(ValueError, match=r'train.json: annotations\[7\] has .* id'):
         doctor.write_page(tmp_path / 'page.html', examination, [])
     assert not (tmp_path / 'page.html').exists()
 

@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atss_jax.commands import command_line
+from atss_jax.commands import command_line, foreign_flags
 
 if TYPE_CHECKING:  # they load JAX, which the flags do not need
     from atss_jax.review.examine import Examination
     from atss_jax.review.ranking import Suggestion
 
 _SPLITS = ('train', 'val', 'test')
+LARGEST_EMBEDDED = 20_000_000  # bytes of annotations that a page has in it
 
 
 def parser(program: str = 'atss doctor') -> argparse.ArgumentParser:
@@ -22,7 +23,8 @@ def parser(program: str = 'atss doctor') -> argparse.ArgumentParser:
         program,
         'Ranks what is probably wrong in the annotations that a detector was trained '
         'or evaluated with, on a page where one accepts or rejects each suggestion '
-        '(--workdir or --model); writes the corrected annotations (--apply).',
+        '(--workdir or --model), and which saves the corrected annotations; those of '
+        'large files are written by --apply.',
         command_line.FIELDS_HELP,
     )
     command_line.add_weights_flags(
@@ -32,7 +34,8 @@ def parser(program: str = 'atss doctor') -> argparse.ArgumentParser:
         '--apply',
         type=command_line.path,
         metavar='CORRECTIONS',
-        help='write the annotations with the corrections that the page saved to --out',
+        help='write the annotations with the corrections that the page of a large '
+        'annotation file saved to --out',
     )
     flags.add_argument(
         '--split', choices=_SPLITS, help='section of data (default: train)'
@@ -58,6 +61,7 @@ def main(arguments: list[str], program: str = 'atss doctor') -> int:
     """Writes the page or the corrected file; gives the exit status."""
     parse = parser(program)
     flags, overrides = parse.parse_known_args(arguments)
+    foreign_flags.check(parse, 'doctor', overrides)
     if flags.apply is not None:
         _check_apply_flags(parse, flags, overrides)
         return command_line.guard(program, lambda: _apply(flags))
@@ -140,23 +144,23 @@ def write_page(
         suggestions: those to show, the most probable first.
     """
     from atss_jax.report.doctor_page import Diagnosed, write_doctor_page
-    from atss_jax.review.corrections import digest
+    from atss_jax.review.corrections import read_annotations
 
     for note in examined.notes:
         print(note)
-    ann_file = _annotation_file(examined, page)
-    name = f'{page.stem}_corrections.json'
-    apply = shlex.quote(f'--apply={name}')
-    command = f'{command_line.other_command("doctor")} {apply} --out=corrected.json'
+    annotations = read_annotations(_annotation_file(examined, page))
+    file_name, apply_command = f'{page.stem}_corrected.json', None
+    if annotations.size > LARGEST_EMBEDDED:
+        file_name = f'{page.stem}_corrections.json'
+        apply_command = _apply_command(file_name)
     diagnosed = Diagnosed(
         title=f'{page.stem}, {examined.data.section}',
         source=examined.source,
         images=examined.images,
         suggestions=suggestions,
-        ann_file=ann_file,
-        sha256=digest(ann_file),
-        apply_command=command,
-        file_name=name,
+        annotations=annotations,
+        apply_command=apply_command,
+        file_name=file_name,
     )
     unreadable = write_doctor_page(page, diagnosed)
     if unreadable:
@@ -164,8 +168,14 @@ def write_page(
     kinds = [each.kind for each in suggestions]
     counts = ', '.join(f'{kinds.count(kind)} {kind}' for kind in sorted(set(kinds)))
     print(f'{command_line.counted(len(kinds), "suggestion")}: {counts or "none"}')
-    print(f'annotations: {ann_file}')
+    print(f'annotations: {annotations.path}')
     print(f'page: {page}')
+
+
+def _apply_command(file_name):
+    """What a user types to apply the corrections that a page saves."""
+    command = command_line.other_command('doctor')
+    return f'{command} --apply={shlex.quote(file_name)} --out=corrected.json'
 
 
 def _annotation_file(examined, page):

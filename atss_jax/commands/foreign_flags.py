@@ -46,6 +46,13 @@ _FLAGS = {
         'show': 'atss draw detections',
         'show_dir': 'atss draw detections, or --report',
     },
+    'doctor': {
+        **_BOTH,
+        'checkpoint': '--step=N; for a file of weights --workdir=FILE',
+        'data': '--config.data.train.path=FOLDER for a run of --data (of another '
+        '--split its section); for COCO files --config.data.train.ann_file=FILE and '
+        '--config.data.train.img_prefix=FOLDER',
+    },
 }
 
 
@@ -56,7 +63,7 @@ def check(
 
     Args:
         parser: of the command, for its usage.
-        command: 'train' or 'eval'.
+        command: 'train', 'eval' or 'doctor'.
         unknown: the words that the parser did not know.
     """
     for word in unknown:

@@ -15,7 +15,14 @@ from atss_jax.data.records import Source
 from atss_jax.files.atomic import write_text
 from atss_jax.report.gallery import box, data_url
 from atss_jax.report.page import assemble
-from atss_jax.review.corrections import VERSION, correction_of
+from atss_jax.review.corrections import (
+    VERSION,
+    AnnotationFile,
+    Edit,
+    corrections_of,
+    edits_of,
+    json_lines,
+)
 from atss_jax.review.evidence import KINDS
 from atss_jax.review.ranking import Suggestion
 from atss_jax.review.reviewed import ReviewedImage
@@ -45,6 +52,7 @@ _EFFECTS = {
     'twice': 'Accept: removes the red box, annotation {annotation_id}; the blue one, '
     'annotation {twin_id}, stays.',
 }
+_ESCAPED_LESS = '\\u003c'  # in the strings of JSON
 _KEYS = {
     'k': 'Previous',
     'j': 'Next',
@@ -64,10 +72,9 @@ class Diagnosed:
         source: the images.
         images: their annotations and detections.
         suggestions: those to show, the most probable first.
-        ann_file: absolute path of the COCO file that is to be corrected.
-        sha256: of its bytes.
-        apply_command: the command that applies what the page saves, without the name of
-            the file.
+        annotations: the COCO file that is to be corrected.
+        apply_command: the command that applies the corrections that the page saves;
+            None: the page has the annotations in it, and saves them corrected.
         file_name: under which the page saves.
     """
 
@@ -75,9 +82,8 @@ class Diagnosed:
     source: Source
     images: Sequence[ReviewedImage]
     suggestions: Sequence[Suggestion]
-    ann_file: str
-    sha256: str
-    apply_command: str
+    annotations: AnnotationFile
+    apply_command: str | None
     file_name: str
 
 
@@ -227,14 +233,25 @@ def _boxes(suggestion, image, classes, origin, size):
 
 
 def _review(diagnosed, figures):
-    if not figures:
-        return f'<p>Nothing looks wrong.</p>{_controls()}{_data(diagnosed, [])}'
+    suspects = ''.join(text for _, text in figures) or '<p>Nothing looks wrong.</p>'
     shown = [suggestion for suggestion, _ in figures]
     return (
-        f'{_controls()}<div id="suspects">{"".join(text for _, text in figures)}</div>'
-        f'<p id="saved" hidden aria-live="polite">Saved {diagnosed.file_name} where '
-        'the browser keeps downloads. To write the corrected annotations: <code>'
-        f'{html.escape(diagnosed.apply_command)}</code></p>{_data(diagnosed, shown)}'
+        f'{_controls()}<div id="suspects">{suspects}</div>{_saved(diagnosed)}'
+        f'{_data(diagnosed, shown)}'
+    )
+
+
+def _saved(diagnosed):
+    """What is said once the page has saved a file."""
+    if diagnosed.apply_command is None:
+        advice = 'It has all annotations, with what is accepted.'
+    else:
+        command = html.escape(diagnosed.apply_command)
+        advice = f'To write the corrected annotations: <code>{command}</code>'
+    return (
+        '<p id="saved" hidden aria-live="polite">Saved '
+        f'{html.escape(diagnosed.file_name)} where the browser keeps downloads. '
+        f'{advice}</p>'
     )
 
 
@@ -254,25 +271,47 @@ def _controls():
 
 
 def _data(diagnosed, shown):
-    """The corrections as text, which the page joins without parsing their numbers."""
-    rows = [
-        json.dumps(correction_of(each, diagnosed.source.category_ids)) for each in shown
-    ]
-    head = {
-        'atss_doctor': VERSION,
-        'ann_file': diagnosed.ann_file,
-        'sha256': diagnosed.sha256,
-    }
+    """The file that the page saves, and what each suggestion changes in it.
+
+    JavaScript cannot hold all numbers of JSON exactly: records are text to the page,
+    which it never parses.
+    """
+    lines, edits = _lines_and_edits(diagnosed, shown)
     data = {
-        'head': json.dumps(head)[:-1] + ', "corrections": ',
-        'rows': rows,
+        'edits': [
+            {'index': index, 'record': None if record is None else json.dumps(record)}
+            for index, record in edits
+        ],
         'file': diagnosed.file_name,
     }
-    text = json.dumps(data)
-    data['key'] = f'atss doctor {hashlib.sha256(text.encode()).hexdigest()}'
+    identity = diagnosed.annotations.sha256 + json.dumps(data)
+    data['key'] = f'atss doctor {hashlib.sha256(identity.encode()).hexdigest()}'
+    elements = (
+        ('application/json', 'edits', json.dumps(data)),
+        ('text/plain', 'lines', '\n'.join(lines)),
+    )
     # `<` would end the element in a name such as `</script>`.
-    text = json.dumps(data).replace('<', '\\u003c')
-    return f'<script type="application/json" id="corrections">{text}</script>'
+    return ''.join(
+        f'<script type="{type_}" id="{id_}">{text.replace("<", _ESCAPED_LESS)}</script>'
+        for type_, id_, text in elements
+    )
+
+
+def _lines_and_edits(diagnosed, shown):
+    """The lines of a JSON text that ends in an open list, and the edits of the list.
+
+    It is the list of annotations, or an empty one to which corrections are added.
+    """
+    path, sha256, _, content = diagnosed.annotations
+    corrections = corrections_of(
+        shown, diagnosed.source.category_ids, content.get('annotations') or []
+    )
+    edits = edits_of(content, corrections)
+    if diagnosed.apply_command is None:
+        return json_lines(content), edits
+    head = {'atss_doctor': VERSION, 'ann_file': path, 'sha256': sha256}
+    line = f'{json.dumps(head)[:-1]}, "corrections": ['
+    return [line], [Edit(None, correction) for correction in corrections]
 
 
 def _list(diagnosed, shown):
@@ -293,11 +332,17 @@ def _about(diagnosed, shown):
     counts = ', '.join(
         f'{sum(each.kind == kind for each in shown):,} {kind}' for kind in KINDS
     )
+    if diagnosed.apply_command is None:
+        saved = 'a copy of them with what is accepted is saved'
+    else:
+        saved = (
+            'what is accepted is saved as a file of corrections, from which a command '
+            'writes a corrected copy'
+        )
     return (
         f'<p>Shown are {counts}. Annotations are dashed, red the one in question; blue '
         'is what is suggested, green are the other annotations. The probability takes '
         'it that one annotation in twenty has a fault of this kind.</p>'
-        f'<p>The annotations: <code>{html.escape(diagnosed.ann_file)}</code>. They are '
-        'not changed: what is accepted is saved as a file of corrections, from which '
-        'the command writes a corrected copy.</p>'
+        f'<p>The annotations: <code>{html.escape(diagnosed.annotations.path)}</code>. '
+        f'They are not changed: {saved}.</p>'
     )

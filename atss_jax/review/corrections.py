@@ -1,7 +1,12 @@
-"""Corrections of annotations: what the page saves, and what becomes of a COCO file."""
+"""Corrections of annotations: what is accepted, and what becomes of a COCO file.
 
-import copy
+A correction says what is accepted, an edit what it does to the list of annotations. The
+page carries edits out in JavaScript, `atss doctor --apply` in Python, see `carry_out`.
+"""
+
 import hashlib
+import itertools
+import json
 import math
 import os
 import pathlib
@@ -11,32 +16,133 @@ from typing import Any, NamedTuple
 from atss_jax.files.atomic import read_given_json
 from atss_jax.review.ranking import Suggestion
 
-VERSION = 1
+VERSION = 2  # since 2 a new annotation has its id
+_SMALLEST_SIDE = 0.01  # of a box: its numbers have two decimals
+_TOLERANCE = 0.02  # pixels that a rounded box may lie outside of its image
+
+
+def corrections_of(
+    suggestions: Sequence[Suggestion],
+    category_ids: Sequence[int],
+    annotations: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """What each suggestion changes, in COCO's terms.
+
+    Args:
+        suggestions: if they are accepted.
+        category_ids: COCO category id of each label.
+        annotations: those of the file; ids of new ones begin above theirs.
+    """
+    largest = max((row['id'] for row in annotations), default=0)
+    new_ids = itertools.count(largest + 1)
+    return [
+        correction_of(
+            each,
+            category_ids,
+            next(new_ids) if each.kind == 'missing' else each.annotation_id,
+        )
+        for each in suggestions
+    ]
 
 
 def correction_of(
-    suggestion: Suggestion, category_ids: Sequence[int]
+    suggestion: Suggestion, category_ids: Sequence[int], annotation_id: int
 ) -> dict[str, Any]:
     """What a suggestion changes, in COCO's terms.
 
     Args:
         suggestion: if it is accepted.
         category_ids: COCO category id of each label.
+        annotation_id: of the annotation in question; for 'missing' of the new one.
     """
     x1, y1, x2, y2 = (round(value, 2) for value in suggestion.box)
-    box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
-    category = category_ids[suggestion.label]
-    fields: dict[str, dict[str, Any]] = {
-        'missing': {
-            'image_id': suggestion.image_id,
-            'category_id': category,
-            'bbox': box,
-        },
-        'class': {'annotation_id': suggestion.annotation_id, 'category_id': category},
-        'loose': {'annotation_id': suggestion.annotation_id, 'bbox': box},
-        'twice': {'annotation_id': suggestion.annotation_id},
+    sides = [max(round(side, 2), _SMALLEST_SIDE) for side in (x2 - x1, y2 - y1)]
+    fields = {
+        'image_id': suggestion.image_id,
+        'category_id': category_ids[suggestion.label],
+        'bbox': [x1, y1, *sides],
+        'annotation_id': annotation_id,
     }
-    return {'kind': suggestion.kind, **fields[suggestion.kind]}
+    kind = suggestion.kind
+    return {'kind': kind, **{name: fields[name] for name in _FIELDS[kind]}}
+
+
+# Edits --------------------------------------------------------------------------------
+
+
+class Edit(NamedTuple):
+    """A change of the list of annotations of a file.
+
+    Attributes:
+        index: of the annotation in the list; None: a new one at the end.
+        record: what stands there afterwards; None: the annotation is removed.
+    """
+
+    index: int | None
+    record: dict[str, Any] | None
+
+
+def edits_of(
+    content: Mapping[str, Any], corrections: Sequence[Mapping[str, Any]]
+) -> list[Edit]:
+    """The edit of each correction.
+
+    The annotation of 'missing' is added; that of 'class' gets another category, that of
+    'loose' another box, whose area is that of the box; that of 'twice' is removed. All
+    other fields of an annotation stay, its mask too.
+
+    Args:
+        content: a COCO dict whose records have ids of their own.
+        corrections: as from `corrections_of`.
+
+    Raises:
+        ValueError: an image, an annotation or a category is not in `content`, two
+            corrections are about the same annotation, a new id is taken, or a box is
+            not inside its image.
+    """
+    rows = content.get('annotations') or []
+    index_of = {row['id']: index for index, row in enumerate(rows)}
+    images = {row['id']: row for row in content['images']}
+    known = {
+        'image_id': images.keys(),
+        'category_id': {row['id'] for row in content['categories']},
+        'annotation_id': set(index_of),
+    }
+    taken, edits = set(index_of), []
+    for number, correction in enumerate(corrections):
+        where = f'correction {number} (counted from 0)'
+        id_ = correction['annotation_id']
+        if correction['kind'] == 'missing':
+            _check_is_free(where, id_, taken)
+            _check_ids(where, {**correction, 'annotation_id': None}, known)
+            row = _added(correction)
+            edits.append(Edit(None, row))
+        else:
+            _check_ids(where, correction, known)
+            known['annotation_id'].remove(id_)  # one correction each
+            row = rows[index_of[id_]]
+            edits.append(Edit(index_of[id_], _changed(row, correction)))
+        if 'bbox' in _FIELDS[correction['kind']]:
+            _check_is_inside(where, correction['bbox'], images.get(row.get('image_id')))
+    return edits
+
+
+def carry_out(
+    rows: Sequence[Mapping[str, Any]], edits: Sequence[Edit]
+) -> list[Mapping[str, Any]]:
+    """The annotations after edits; `corrected` in doctor.js does the same.
+
+    Args:
+        rows: the annotations of the file.
+        edits: those of what is accepted, each about another annotation.
+    """
+    edited = list(rows)
+    for index, record in edits:
+        if index is None:
+            edited.append(record)
+        else:
+            edited[index] = record
+    return [row for row in edited if row is not None]
 
 
 def apply(
@@ -44,49 +150,21 @@ def apply(
 ) -> dict[str, Any]:
     """A COCO dict with corrections; all fields that they are not about stay.
 
-    An annotation of 'missing' is added at the end, under a new id; the annotation of
-    'class' gets another category, that of 'loose' another box, whose area is that of
-    the box; that of 'twice' is removed. A mask stays as it is.
-
     Args:
-        content: a COCO dict; it is not changed.
-        corrections: as from `correction_of`.
+        content: as for `edits_of`; it is not changed.
+        corrections: as from `corrections_of`.
 
     Raises:
-        ValueError: an image, an annotation or a category is not in `content`, or two
-            corrections are about the same annotation.
+        ValueError: as `edits_of`.
     """
-    corrected = copy.deepcopy(dict(content))
-    rows = corrected.get('annotations') or []
-    by_id = {row['id']: row for row in rows}
-    known = {
-        'image_id': {row['id'] for row in corrected['images']},
-        'category_id': {row['id'] for row in corrected['categories']},
-        'annotation_id': set(by_id),
-    }
-    removed: set[int] = set()
-    next_id = max(by_id, default=0) + 1
-    for number, correction in enumerate(corrections):
-        _check_ids(number, correction, known)
-        if correction['kind'] == 'missing':
-            rows.append({'id': next_id, **_added(correction)})
-            next_id += 1
-            continue
-        row = by_id[correction['annotation_id']]
-        known['annotation_id'].remove(row['id'])  # one correction each
-        if correction['kind'] == 'class':
-            row['category_id'] = correction['category_id']
-        elif correction['kind'] == 'loose':
-            row['bbox'] = list(correction['bbox'])
-            row['area'] = _area(correction['bbox'])
-        else:
-            removed.add(row['id'])
-    corrected['annotations'] = [row for row in rows if row['id'] not in removed]
-    return corrected
+    rows = content.get('annotations') or []
+    edits = edits_of(content, corrections)
+    return {**content, 'annotations': carry_out(rows, edits)}
 
 
 def _added(correction):
     return {
+        'id': correction['annotation_id'],
         'image_id': correction['image_id'],
         'category_id': correction['category_id'],
         'bbox': list(correction['bbox']),
@@ -95,17 +173,51 @@ def _added(correction):
     }
 
 
+def _changed(row, correction):
+    """The annotation afterwards; None: it is removed."""
+    kind = correction['kind']
+    if kind == 'twice':
+        return None
+    if kind == 'class':
+        return {**row, 'category_id': correction['category_id']}
+    box = list(correction['bbox'])
+    return {**row, 'bbox': box, 'area': _area(box)}
+
+
 def _area(box):
     return round(box[2] * box[3], 2)
 
 
-def _check_ids(number, correction, known):
+def _check_is_free(where, id_, taken):
+    """Also notes that the id is taken from now on."""
+    if id_ in taken:
+        raise ValueError(
+            f'{where} has annotation_id {id_} for a new annotation, which another one '
+            'has already'
+        )
+    taken.add(id_)
+
+
+def _check_ids(where, correction, known):
     for name, ids in known.items():
-        if name in correction and correction[name] not in ids:
+        id_ = correction.get(name)
+        if id_ is not None and id_ not in ids:
             raise ValueError(
-                f'correction {number} (counted from 0) has {name} {correction[name]}, '
-                'which the annotations do not have, or which an earlier correction is '
-                'about too'
+                f'{where} has {name} {id_}, which the annotations do not have, or '
+                'which an earlier correction is about too'
+            )
+
+
+def _check_is_inside(where, box, image):
+    """Where the file says the size of the image; outside of training it need not."""
+    size = (image or {}).get('width'), (image or {}).get('height')
+    if None in size:
+        return
+    for start, side, limit in zip(box[:2], box[2:], size, strict=True):
+        if start < -_TOLERANCE or start + side > limit + _TOLERANCE:
+            raise ValueError(
+                f'{where} has bbox {box}, expected x, y, width, height of a box inside '
+                f'its image, which is {size[0]} pixels wide and {size[1]} high'
             )
 
 
@@ -118,12 +230,75 @@ class Corrections(NamedTuple):
     Attributes:
         ann_file: path of the COCO file that they are about.
         sha256: of its bytes, when they were suggested.
-        rows: as from `correction_of`.
+        rows: as from `corrections_of`.
     """
 
     ann_file: str
     sha256: str
     rows: list[dict[str, Any]]
+
+
+class AnnotationFile(NamedTuple):
+    """A COCO file that can be corrected.
+
+    Attributes:
+        path: of the file.
+        sha256: of its bytes.
+        size: number of its bytes.
+        content: the whole COCO dict, masks and unknown fields too.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    content: dict[str, Any]
+
+
+def read_annotations(path: str | os.PathLike) -> AnnotationFile:
+    """Reads the annotations that are to be corrected.
+
+    Raises:
+        ValueError: the file is not JSON or not COCO, or records have no ids of their
+            own, so that nobody knows which of them a correction means.
+    """
+    size, content = os.path.getsize(path), read_given_json(path)
+    for section in ('images', 'annotations', 'categories'):
+        rows = content.get(section) if isinstance(content, dict) else None
+        if rows is None and section == 'annotations':
+            continue  # outside of training a file may have none
+        if not isinstance(rows, list):
+            raise ValueError(f'{path}: not a COCO file: it has no list of {section}')
+        _check_own_ids(path, section, rows)
+    return AnnotationFile(os.fspath(path), digest(path), size, content)
+
+
+def _check_own_ids(path, section, rows):
+    index_of = {}
+    for index, row in enumerate(rows):
+        id_ = row.get('id') if isinstance(row, dict) else None
+        if not _is_id(id_):
+            problem = 'has no id that is an integer'
+        elif id_ in index_of:
+            problem = f'has the id {id_}, as {section}[{index_of[id_]}] has'
+        else:
+            index_of[id_] = index
+            continue
+        raise ValueError(
+            f"{path}: {section}[{index}] {problem}; with data.on_error='skip' such "
+            'records are left out, but they cannot be corrected: atss convert-data '
+            '--on_error=skip writes a file without them'
+        )
+
+
+def json_lines(content: Mapping[str, Any]) -> list[str]:
+    """The JSON text of a COCO dict in lines, for a page that corrects it as text.
+
+    The first line is all but the annotations, up to the bracket of their list; each
+    other one is an annotation. Joined by commas and closed by `]}` they are the text.
+    """
+    rest = {name: value for name, value in content.items() if name != 'annotations'}
+    head = f'{json.dumps(rest)[:-1]}, "annotations": ['
+    return [head, *map(json.dumps, content.get('annotations') or [])]
 
 
 def digest(ann_file: str | os.PathLike) -> str:
@@ -144,7 +319,9 @@ def read_corrections(path: str | os.PathLike) -> Corrections:
     if not isinstance(content, dict) or content.get('atss_doctor') != VERSION:
         raise ValueError(
             f'{path}: expected the corrections that a page of atss doctor saves, an '
-            f"object with 'atss_doctor': {VERSION}; found {str(content)[:100]}"
+            f"object with 'atss_doctor': {VERSION}; found {str(content)[:100]}. A page "
+            'that has the annotations in it saves them with the corrections, and '
+            'nothing is to be applied'
         )
     for name, kind in (('ann_file', str), ('sha256', str), ('corrections', list)):
         if not isinstance(content.get(name), kind):
@@ -177,7 +354,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'bbox': (_is_box, 'x, y, width, height, the last two above 0'),
 }
 _FIELDS = {
-    'missing': ('image_id', 'category_id', 'bbox'),
+    'missing': ('image_id', 'category_id', 'bbox', 'annotation_id'),
     'class': ('annotation_id', 'category_id'),
     'loose': ('annotation_id', 'bbox'),
     'twice': ('annotation_id',),
@@ -219,11 +396,4 @@ def corrected_file(corrections: Corrections) -> dict[str, Any]:
             f'{file} has changed since its page was written, so that the corrections '
             'may be about other annotations: run atss doctor again'
         )
-    try:
-        return apply(read_given_json(file), corrections.rows)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f'{file}: a record without its id ({error}); data.on_error was skip when '
-            'the page was written, and corrections need a file without such records: '
-            'atss convert-data --on_error=skip writes one'
-        ) from error
+    return apply(read_annotations(file).content, corrections.rows)

@@ -1,5 +1,6 @@
 """The page about annotations: what is on it, and its keys in headless Chromium."""
 
+import dataclasses
 import json
 import re
 import time
@@ -11,7 +12,7 @@ from atss_jax.commands.main import main
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.report.doctor_page import crop_around, write_doctor_page
 from tests.support import browser
-from tests.support.doctor_data import CORRECTIONS, written_page
+from tests.support.doctor_data import CORRECTED, CORRECTIONS, UNKNOWN, written_page
 
 
 @pytest.fixture(scope='module')
@@ -38,6 +39,17 @@ def test_each_suggestion_has_its_words_and_an_image(written):
 def test_the_page_needs_nothing_else(written):
     text = re.sub(r'src="data:[^"]*"', '', written[0].read_text())
     assert 'src=' not in text and '://' not in text
+
+
+def test_names_of_files_are_escaped(written, tmp_path):
+    name, command = '<b>a & b</b>.json', "atss doctor --apply='<b>' --out=c.json"
+    changed = {'file_name': name, 'apply_command': command}
+    path = tmp_path / 'page.html'
+    write_doctor_page(path, dataclasses.replace(written[1], **changed))
+    text = path.read_text()
+    assert 'Saved &lt;b&gt;a &amp; b&lt;/b&gt;.json where' in text
+    assert '<code>atss doctor --apply=&#x27;&lt;b&gt;&#x27;' in text
+    assert '<b>' not in text
 
 
 def test_crops_lie_inside_the_image():
@@ -76,14 +88,21 @@ def page(written, tmp_path):
         assert {url[:5] for url in page.requests} <= {'file:', 'data:', 'blob:'}
 
 
+def choose(page, kind):
+    """Chooses a kind, as a mouse does."""
+    page.run(
+        f'kind.value = "{kind}"; kind.focus(); kind.dispatchEvent(new Event("change"))'
+    )
+
+
 def press(page, keys):
     for key in keys:
         page.press(key, key)
 
 
-def saved(folder):
+def saved(folder, name=CORRECTED):
     """Presses have been made: waits for the file that the browser saves."""
-    path, deadline = folder / CORRECTIONS, time.monotonic() + 30
+    path, deadline = folder / name, time.monotonic() + 30
     while not path.exists():
         assert time.monotonic() < deadline, list(folder.iterdir())
         time.sleep(0.05)
@@ -99,19 +118,74 @@ class TestInBrowser:
         press(page, 'jrkas')  # the last is rejected, the third accepted
         assert page.run(STATES) == ['accepted'] * 3 + ['rejected']
         assert page.run('document.getElementById("saved").checkVisibility()')
-        out = tmp_path / 'corrected.json'
-        path = saved(tmp_path)
-        assert main(['doctor', f'--apply={path}', f'--out={out}']) == 0
-        folder = written[0].parent
-        before = json.loads((folder / 'val.json').read_text())['annotations']
-        after = json.loads(out.read_text())['annotations']
-        source = CocoDataset(str(out), str(folder / 'val'))
+        path, folder = saved(tmp_path), written[0].parent
+        content = json.loads((folder / 'val.json').read_text())
+        corrected = json.loads(path.read_text())
+        before, after = content['annotations'], corrected['annotations']
+        assert corrected == {**content, 'annotations': after}
+        assert corrected['unknown'] == UNKNOWN  # Python's numbers are exact
+        source = CocoDataset(str(path), str(folder / 'val'))
         assert len(source.ground_truth()['annotations']) == len(before) + 1
         first, second = before[0], before[1]
         assert after[0] == first | {'category_id': 2}
         assert after[1]['id'] == second['id'] and after[1]['bbox'] != second['bbox']
         assert after[2:-1] == before[2:]
         assert after[-1]['category_id'] == 11
+
+    @pytest.mark.parametrize('keys', ['aaaas', 'raras', 'arrrs', 'jaaas', 's'])
+    def test_it_saves_what_the_command_writes(self, page, tmp_path, keys):
+        """Of the same decisions: the page, and --apply with what a large page saves."""
+        press(page, keys)
+        corrected = json.loads(saved(tmp_path).read_text())
+        large = tmp_path / 'large'
+        page.open(written_page(large, is_embedded=False)[0])
+        press(page, keys)
+        path, out = saved(tmp_path, CORRECTIONS), tmp_path / 'out.json'
+        assert main(['doctor', f'--apply={path}', f'--out={out}']) == 0
+        assert json.loads(out.read_text()) == corrected
+        source = CocoDataset(str(tmp_path / CORRECTED), str(large / 'val'))
+        count = len(corrected['annotations'])
+        assert len(source.ground_truth()['annotations']) == count
+
+    def test_nothing_to_decide(self, page, tmp_path):
+        """A page without suggestions saves the annotations as they are."""
+        path = written_page(tmp_path / 'none', kinds=())[0]
+        page.open(path)
+        assert page.run('document.getElementById("progress").value') == (
+            'nothing to decide'
+        )
+        press(page, 'arujks')
+        corrected = json.loads(saved(tmp_path).read_text())
+        assert corrected == json.loads((path.parent / 'val.json').read_text())
+
+    def test_a_kind_without_suggestions(self, page, tmp_path):
+        page.open(written_page(tmp_path / 'few', kinds=('missing', 'loose'))[0])
+        choose(page, 'twice')
+        assert page.run(SHOWN) == -1
+        text = page.run('document.getElementById("progress").value')
+        assert text.startswith('none of this kind: 0 accepted')
+        press(page, 'arjk')
+        page.run('document.querySelector("[data-key=a]").click()')
+        assert page.run(STATES) == ['', '']
+        choose(page, '')
+        press(page, 'a')
+        assert page.run(STATES) == ['accepted', '']
+
+    @pytest.mark.parametrize('key', ['a', 'Enter'])
+    def test_a_key_that_is_held_down_decides_once(self, page, key):
+        page.run('document.querySelector("[data-key=a]").focus()')
+        text = '\r' if key == 'Enter' else key
+        code = 13 if key == 'Enter' else ord(key.upper())
+        for is_repeat in (False, True, True):
+            page.call(
+                'Input.dispatchKeyEvent',
+                type='keyDown',
+                key=key,
+                text=text,
+                windowsVirtualKeyCode=code,
+                autoRepeat=is_repeat,
+            )
+        assert page.run(STATES) == ['accepted', '', '', '']
 
     def test_it_goes_back_and_forth(self, page):
         assert page.run(SHOWN) == 0
@@ -138,8 +212,9 @@ class TestInBrowser:
             page.press('ArrowDown')
         assert page.run('document.getElementById("kind").value') == 'loose'
         assert page.run(SHOWN) == 2
-        page.run('document.activeElement.blur()')
-        press(page, 'kja')
+        assert page.run('document.activeElement.id') == 'kind'
+        press(page, 'kja')  # keys act there too
+        assert page.run('document.getElementById("kind").value') == 'loose'
         assert page.run(SHOWN) == 2
         assert page.run(STATES) == ['', '', 'accepted', '']
 

@@ -1,18 +1,24 @@
 """Suggestions of all kinds about small images, and a page of them."""
 
+import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from atss_jax.report.doctor_page import Diagnosed, write_doctor_page
-from atss_jax.review.corrections import digest
+from atss_jax.review.corrections import read_annotations
 from atss_jax.review.ranking import Suggestion
 from atss_jax.review.reviewed import review_images
 from atss_jax.structures import Detections
 from tests.support.report_data import open_data
 from tests.support.small_run import write_coco
 
+CORRECTED = 'val_corrected.json'
 CORRECTIONS = 'val_corrections.json'
+KINDS = ('missing', 'class', 'loose', 'twice')
+# What JavaScript cannot hold, and what would end an element of HTML.
+UNKNOWN = {'big': 2**53 + 1, 'small': 5e-324, 'text': '</script><b>\\u003c \u2028 ß'}
 
 
 def no_detections(records) -> dict[int, Detections]:
@@ -45,10 +51,24 @@ def some_suggestions(ground_truth) -> list[Suggestion]:
     ]
 
 
-def written_page(folder: pathlib.Path) -> tuple[pathlib.Path, Diagnosed]:
-    """Writes data and a page about them to a folder; path and what is on the page."""
+def written_page(
+    folder: pathlib.Path, is_embedded: bool = True, kinds: Sequence[str] = KINDS
+) -> tuple[pathlib.Path, Diagnosed]:
+    """Writes data and a page about them to a folder; path and what is on the page.
+
+    Args:
+        folder: for both.
+        is_embedded: whether the page has the annotations in it.
+        kinds: of the suggestions.
+    """
+    ann_file = folder / 'val.json'
     write_coco(folder, 'val', 9, seed=3)
-    source, ann_file = open_data(folder), folder / 'val.json'
+    content = json.loads(ann_file.read_text())
+    for row in (content, *content['annotations'], content['images'][0]):
+        row['unknown'] = UNKNOWN
+    ann_file.write_text(json.dumps(content))
+    source = open_data(folder)
+    apply = f'atss doctor --apply={CORRECTIONS} --out=corrected.json'
     ground_truth = source.ground_truth()
     images = review_images(
         ground_truth, no_detections(source.records), source.category_ids
@@ -57,11 +77,10 @@ def written_page(folder: pathlib.Path) -> tuple[pathlib.Path, Diagnosed]:
         'a <title>',
         source,
         images,
-        some_suggestions(ground_truth),
-        str(ann_file),
-        digest(ann_file),
-        f'atss doctor --apply={CORRECTIONS} --out=corrected.json',
-        CORRECTIONS,
+        [each for each in some_suggestions(ground_truth) if each.kind in kinds],
+        read_annotations(ann_file),
+        None if is_embedded else apply,
+        CORRECTED if is_embedded else CORRECTIONS,
     )
     path = folder / 'doctor.html'
     assert write_doctor_page(path, diagnosed) == []

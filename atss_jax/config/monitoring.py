@@ -82,7 +82,7 @@ class EarlyStopping:
     Attributes:
         metric: the metric, one of those that `evaluation.save_best` accepts.
         min_delta: how much an improvement is at least, as a fraction of 1: 0.001 is 0.1
-            points of AP.
+            points of AP. mmengine's default is 0.1, which is 10 points.
         patience: the run ends after this many evaluations in a row without improvement.
 
     Source: mmengine.hooks.EarlyStoppingHook.

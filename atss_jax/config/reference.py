@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from atss_jax.config.augment import TRANSFORMS
 from atss_jax.config.data import SOURCES, SetConfig
 from atss_jax.config.experiment import SPLITS, AutoScaleLr, Experiment, read_experiment
-from atss_jax.config.fields import OPTIONAL, Reader
+from atss_jax.config.fields import Reader
 from atss_jax.config.load import as_dict
 from atss_jax.config.monitoring import HOOKS, EarlyStopping, HookConfig
 from atss_jax.config.tree import flatten
@@ -325,8 +325,6 @@ def rows(config: Mapping[str, Any]) -> list[Row]:
             if condition:
                 meaning = f'if {condition}' + (f': {meaning}' if meaning else '')
             default = '' if condition else repr(defaults[path])
-            if path in OPTIONAL:
-                default = repr(OPTIONAL[path])
             row = Row(path, default, check.expected, meaning)
             # Transforms have fields of the same name with other meanings.
             is_transform = path.startswith((_TRANSFORMS, _FUNCTIONS))

@@ -12,7 +12,8 @@ BATCH_AXIS = 'batch'
 Batch = dict[str, np.ndarray]
 """Arrays by the names of `BATCH_FIELDS`. A row of a batch has no leading B.
 
-Training batches have all fields; evaluation batches have no `gt_*`.
+Training batches have all fields; evaluation batches have no `gt_*`. After functions of
+the user there is also `dropped`, (B,) int32: how many objects were too many.
 """
 
 

@@ -154,6 +154,10 @@ ADDED = {
 """Fields that configs of version 0.1 lack, each with the value that they imply."""
 
 
+OPTIONAL = {'early_stopping.metric': 'AP', 'early_stopping.min_delta': 0.0}
+"""Fields that an optional section may leave out, each with its value then."""
+
+
 COMPANIONS = {'model.backbone.dcn': 'stage_with_dcn'}
 """Fields next to an optional section that are read only with it, by its path."""
 
@@ -161,10 +165,11 @@ COMPANIONS = {'model.backbone.dcn': 'stage_with_dcn'}
 def with_added_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that may be of an earlier version, with the fields added since then.
 
-    A field is added where its section exists; the sections around it are copied.
+    The fields that a section may leave out are added as well. A field is added where
+    its section exists; the sections around it are copied.
     """
     complete = dict(config)
-    for path, value in ADDED.items():
+    for path, value in (ADDED | OPTIONAL).items():
         *parents, name = path.split('.')
         section = complete
         for parent in parents:

@@ -80,9 +80,10 @@ class EarlyStopping:
     `min_delta`. With 0, a value that equals the best is one.
 
     Attributes:
-        metric: the metric, one of those that `evaluation.save_best` accepts.
+        metric: the metric, one of those that `evaluation.save_best` accepts;
+            'AP' if it is left out.
         min_delta: how much an improvement is at least, as a fraction of 1: 0.001 is 0.1
-            points of AP.
+            points of AP. 0 if it is left out; 0.1 in mmengine, which is 10 points.
         patience: the run ends after this many evaluations in a row without improvement.
 
     Source: mmengine.hooks.EarlyStoppingHook.

@@ -19,6 +19,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+COMPILING = 3600.0
+"""Seconds that compiling a program may take, with any --collective_timeout.
+
+All hosts compile for themselves: meanwhile none of them can be missed.
+"""
+
 STOPPED = 75  # exit status after SIGTERM: EX_TEMPFAIL, "try again"
 
 
@@ -41,21 +47,28 @@ class Watch:
 
     def __init__(self, limit: float):
         self.limit = limit
-        self._activity, self._since = 'starting', time.monotonic()
+        self.progress('starting')
         threading.Thread(target=self._run, daemon=True, name='watch').start()
 
-    def progress(self, activity: str) -> None:
-        """The activity before has ended, and `activity` begins."""
-        self._activity, self._since = activity, time.monotonic()
+    def progress(self, activity: str, at_least: float = 0.0) -> None:
+        """The activity before has ended, and `activity` begins.
+
+        Args:
+            activity: for the message.
+            at_least: seconds that it may take even if the limit is lower.
+        """
+        limit = max(self.limit, at_least)
+        self._now = activity, limit, time.monotonic() + limit
 
     def _run(self):
-        while (remaining := self._since + self.limit - time.monotonic()) > 0:
+        while (remaining := self._now[2] - time.monotonic()) > 0:
             time.sleep(min(remaining, 1.0))
+        activity, limit, _ = self._now
         frame = sys._current_frames().get(threading.main_thread().ident)
         print(''.join(traceback.format_stack(frame)), file=sys.stderr)
         leave(
             f'process {jax.process_index()} of {jax.process_count()}: no progress for '
-            f'{self.limit:g} s ({self._activity}). Another host is dead, stuck or '
+            f'{limit:g} s ({activity}). Another host is dead, stuck or '
             'slower than --collective_timeout; its own log says more. Start all '
             'processes again to resume from the last checkpoint'
         )
@@ -70,10 +83,13 @@ def watch(limit: float) -> None:
     _watch = Watch(limit)
 
 
-def progress(activity: str) -> None:
-    """Tells the watch, if there is one, what this process begins to do."""
+def progress(activity: str, at_least: float = 0.0) -> None:
+    """Tells the watch, if there is one, what this process begins to do.
+
+    For the arguments see `Watch.progress`.
+    """
     if _watch is not None:
-        _watch.progress(activity)
+        _watch.progress(activity, at_least)
 
 
 def leave(problem: str, status: int = 1) -> None:

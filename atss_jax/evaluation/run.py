@@ -265,10 +265,17 @@ def make_evaluator(
 
 
 def _with_progress(batches, total, stop):
+    canvases = set()
     for number, batch in enumerate(batches, start=1):
         if stop is not None and stop.requested():
             raise hosts.Stopped(f'in evaluation batch {number} of {total}')
-        hosts.progress(f'evaluation batch {number} of {total}')
+        canvas = batch['image'].shape[1:3]
+        may_compile = canvas not in canvases
+        canvases.add(canvas)
+        hosts.progress(
+            f'evaluation batch {number} of {total}',
+            hosts.COMPILING if may_compile else 0.0,
+        )
         yield batch
 
 

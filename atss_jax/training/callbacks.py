@@ -1,8 +1,12 @@
 """Callbacks: what a user's own code does during a run."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
+from atss_jax.config.fields import shortened
 from atss_jax.distributed import devices, hosts
 
 
@@ -12,8 +16,8 @@ class Callback(Protocol):
     They are called on the first process only, in the order of the callbacks. A method
     that returns True asks the run to stop; else it returns None or False. The run then
     saves its state and ends as if it had reached its last step, and the same command
-    resumes it. If a method raises an exception, the state is saved too, and the run
-    ends with `CallbackError`.
+    resumes it. If a method raises an exception, or calls `sys.exit`, the state is saved
+    too, and the run ends with `CallbackError`. What it gets is a copy of its own.
     """
 
     def after_step(self, step: int, metrics: Mapping[str, float]) -> bool | None:
@@ -77,7 +81,10 @@ class Callbacks:
         self._callbacks = tuple(callbacks)
         self._reason: str | None = None
         self._message: str | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+
+    def __len__(self) -> int:
+        return len(self._callbacks)
 
     def has(self, method: str) -> bool:
         """Whether a callback has a method."""
@@ -100,13 +107,15 @@ class Callbacks:
     def _call_one(self, callback, method, step, value):
         name = f'callback {type(callback).__name__}.{method}'
         try:
-            answer = getattr(callback, method)(step, value)
-            if answer not in (None, False, True):
-                raise TypeError(f'it returned {answer!r}; expected True, False or None')
+            answer = getattr(callback, method)(step, copy.deepcopy(value))
+            if not isinstance(answer, bool | np.bool_ | None):
+                raise TypeError(
+                    f'it returned {shortened(answer)}; expected True, False or None'
+                )
         # The code is the user's: whatever it raises, the state has to be saved.
-        except Exception as error:
-            kind = type(error).__name__
-            self._message = f'{name} failed at step {step}: {kind}: {error}'
+        except (Exception, SystemExit) as error:
+            problem = f'{type(error).__name__}: {error}'.removesuffix(': ')
+            self._message = f'{name} failed at step {step}: {problem}'
             self._error = error
             return
         if answer and self._reason is None:

@@ -1,6 +1,7 @@
 """What is recorded of a run while it trains: log, checkpoints, evaluations."""
 
 import collections
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -84,14 +85,17 @@ class Journal:
         self._stopping = run.experiment.early_stopping
         # What the log has after it was cut at the step that the run resumes from: a run
         # that was killed stops where it would have stopped.
-        scores = None
-        if self._stopping and devices.is_first():
-            scores = evaluated(run.workdir, self._stopping.metric)
-        scores = devices.from_first(scores) or {}
+        scores = {}
+        if rule := self._stopping:
+            logged = functools.partial(evaluated, run.workdir, rule.metric)
+            scores = devices.done_by_first(logged)
         self._scores = {int(step): value for step, value in scores.items()}
 
     def steps(self, in_flight: Steps, ahead: int) -> None:
         """Reads metrics of steps from the devices, checks and logs them.
+
+        All of them at a step after which the processes agree about callbacks: with a
+        step still on the devices, they could run the two programs in unlike order.
 
         Args:
             in_flight: number and metrics of the steps whose metrics were not read yet,
@@ -101,6 +105,9 @@ class Journal:
         Raises:
             NonFiniteLoss: the loss or the norm of the gradient is not finite.
         """
+        newest = in_flight[-1][0] if in_flight else 0
+        if self._callbacks and jax.process_count() > 1 and self._log.has_entry(newest):
+            ahead = 0
         while len(in_flight) > ahead:
             step, metrics = in_flight.popleft()
             metrics = {name: float(x) for name, x in devices.to_host(metrics).items()}
@@ -154,15 +161,28 @@ class Journal:
             report = self._evaluator.bad_images.report()
             bad = [f'data.val: {line}' for line in report]
             lines = [f'evaluation after epoch {epoch}', table, *bad]
-            images, count = (), experiment.num_eval_images
-            if count and self._log.shows_images:
-                images = self._evaluator.examples(count)
+            images = self._examples(experiment.num_eval_images)
             self._log.evaluation(step, numbers, '\n'.join(lines), images)
             score = self._score(numbers, experiment.save_best)
             self._checkpoints.evaluated(step, score)
             if self._stopping:
                 self._scores[step] = self._score(numbers, self._stopping.metric)
             self._callbacks.call('after_evaluation', step, numbers)
+
+    def _examples(self, count):
+        """Example images on the first process; a collective.
+
+        Whatever fails there, such as the reading of an image, fails on all processes.
+        """
+        images = []
+
+        def draw():
+            if self._log.shows_images:
+                images.extend(self._evaluator.examples(count))
+
+        if count:
+            devices.done_by_first(draw)
+        return images
 
     def _score(self, numbers, metric):
         """The value of a metric; 0 where no object counts for it."""

@@ -183,17 +183,22 @@ class RunLog:
         self._speed.start += time.perf_counter() - began
 
     @contextlib.contextmanager
-    def compiling(self, canvas: tuple[int, int]) -> Iterator[None]:
-        """Surrounds a step: the first one on each canvas takes long, and says so."""
+    def compiling(self, canvas: tuple[int, int]) -> Iterator[bool]:
+        """Surrounds a step: the first one on each canvas takes long, and says so.
+
+        Yields:
+            Whether it is the first one.
+        """
         if canvas in self._canvases:
-            yield
+            yield False
             return
         self._canvases.add(canvas)
         self.say(
             f'first step on canvas {canvas}: it is compiled, which may take minutes'
         )
+        hosts.progress('compiling', hosts.COMPILING)
         with self.paused():
-            yield
+            yield True
 
     def __enter__(self) -> 'RunLog':
         return self

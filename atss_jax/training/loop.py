@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from atss_jax.config.experiment import Experiment
+from atss_jax.data.augment.rows import warn_of_dropped
 from atss_jax.data.bad_images import BadImages
 from atss_jax.data.forms.dataset import describe_forms
 from atss_jax.data.forms.finder import Finder
@@ -84,8 +85,7 @@ def train(
         start = starting_point(run, checkpoints, tx)
         profiler = Profile(workdir, profile, start.step, run.total_steps)
         stack.callback(profiler.close)
-        # From here on the workdir accepts only this config and this data. Done after
-        # loading: if that fails, the user can still correct the config.
+        # Done after loading: if that fails, the user can still correct the config.
         workdirs.claim(workdir, run.config_json, run.stream)
         state = devices.replicate(start.state)
         startup.spent_on('weights')
@@ -110,25 +110,24 @@ def train(
                         startup.spent_on('first batch')
                         begin()  # a run that is refused before leaves no workdir
                     hosts.progress(f'training step {step + 1}')
-                    with log.compiling(batch['image'].shape[1:3]):
+                    with log.compiling(batch['image'].shape[1:3]) as compiles:
                         state, metrics = train_step(state, _to_devices(run, batch))
                 if profiler.finish(step + 1, state):
                     log.say(f'profiler trace: {profiler.folder}')
 
-                # Log: a few steps late, so that no device waits for the host. The first
-                # step is logged at once, because it shows whether training works.
+                # Log: a few steps late, so that no device waits for the host; at once
+                # the first step, and each that other hosts may take longer to compile.
                 in_flight.append((step + 1, metrics))
                 epoch_ends = (step + 1) % run.steps_per_epoch == 0
                 stopping = stop.requested()
-                log_all = epoch_ends or stopping or step == start.step
+                log_all = epoch_ends or stopping or compiles or step == start.step
                 journal.steps(in_flight, 0 if log_all else _STEPS_AHEAD)
                 if step == start.step:
                     startup.spent_on('first step')
                     log.say(f'first step done {startup}')
 
                 if epoch_ends:
-                    # Adds the bad images of the other hosts.
-                    bad_images.add(devices.all_of(bad_images.indices))
+                    bad_images.add(devices.all_of(bad_images.indices))  # of all hosts
                     journal.end_epoch(state, stop)
                 if reason := journal.reason_to_end(step + 1, stopping):
                     break
@@ -155,8 +154,12 @@ def _open_log(run, start):
     """Opens the log; writes warnings and a summary of the run before the first step."""
     length = Length(start.step, run.total_steps, run.steps_per_epoch)
     log = RunLog(length, run.experiment.log_interval, start.unlogged)
-    if devices.is_first():
+
+    def open_all():
         log.writers += open_writers(run, start.step, log.warn)
+
+    # If a tracker refuses, no process waits for the first one.
+    devices.done_by_first(open_all)
     for warning in start.warnings:
         log.warn(warning)
     for line in describe_forms(run.sources.values()):
@@ -199,7 +202,9 @@ def _load_ahead(run, first_step):
     loading = prefetch(run.batches, first_step, run.total_steps, workers)
     with (
         started(loading) as batches,
-        contextlib.closing(bad_images.watch(batches)) as watched,
+        contextlib.closing(
+            bad_images.watch(warn_of_dropped(batches, run.batches.pipeline.max_boxes))
+        ) as watched,
     ):
         yield watched, bad_images
 
@@ -232,7 +237,6 @@ def _compile(run, train_step, state, steps, log):
     """
     if not steps:
         return
-    hosts.progress('compiling')
     batch = run.batches.blank(steps[0])
     with log.compiling(batch['image'].shape[1:3]):
         inputs = devices.shard_rows(batch, run.experiment.parallel)
@@ -244,3 +248,5 @@ def _compile(run, train_step, state, steps, log):
             gc.enable()
         # JAX caches the program: calling `train_step` does not compile it again.
         lowered.compile()
+        # While `hosts.COMPILING` still is the limit: other hosts may take longer.
+        devices.from_first(None)

@@ -1,5 +1,6 @@
 """The writers of a run: what each entry of the log is handed to."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 from typing import Protocol
@@ -39,6 +40,8 @@ def open_writers(
 ) -> list[Writer]:
     """The writers that a config names, the one of `metrics.jsonl` first.
 
+    If one cannot be opened, those before it are closed.
+
     Args:
         run: the run.
         start_step: finished steps; what a run that was cut off recorded of later ones
@@ -47,12 +50,21 @@ def open_writers(
 
     Raises:
         ValueError: a tracker refuses its settings.
+        OSError: a file cannot be written.
     """
-    writers = [MetricsFile(run.workdir, start_step)]
-    for hook in run.experiment.hooks:
-        if hook.type == 'TensorboardLoggerHook':
-            folder = pathlib.Path(run.workdir) / 'tensorboard'
-            writers.append(Board(folder, start_step + 1))
-        elif hook.type in CLIENTS:
-            writers.append(Tracker(hook, run.workdir, run.config_json, warn))
+    writers: list[Writer] = []
+    with contextlib.ExitStack() as opened:
+
+        def add(writer):
+            opened.callback(writer.close, 'failed')
+            writers.append(writer)
+
+        add(MetricsFile(run.workdir, start_step))
+        for hook in run.experiment.hooks:
+            if hook.type == 'TensorboardLoggerHook':
+                folder = pathlib.Path(run.workdir) / 'tensorboard'
+                add(Board(folder, start_step + 1))
+            elif hook.type in CLIENTS:
+                add(Tracker(hook, run.workdir, run.config_json, warn))
+        opened.pop_all()  # all are open: the run closes them at its end
     return writers

@@ -12,6 +12,7 @@ from atss_jax.config.monitoring import (
     HookConfig,
     metric_name,
 )
+from atss_jax.config.reference import rows
 from atss_jax.evaluation.coco_metric import Accumulated, scores_of
 from tests.support.configs import R50
 
@@ -75,6 +76,19 @@ def test_early_stopping_has_all_its_fields():
     assert "'early_stopping.rule' that nothing reads" in error_with(
         early_stopping=section
     )
+
+
+def test_early_stopping_may_leave_fields_out():
+    stopping = experiment_with(early_stopping={'patience': 3}).early_stopping
+    assert stopping == EarlyStopping('AP', 0.0, 3)
+    rule = {'patience': 3, 'metric': 'AP50'}
+    assert experiment_with(early_stopping=rule).early_stopping.metric == 'AP50'
+    assert "did you mean 'early_stopping.min_delta'" in error_with(
+        early_stopping={'patience': 3, 'min_dleta': 0.1}
+    )
+    meanings = {row.path: row.meaning for row in rows(load_config(R50).to_dict())}
+    assert "'AP' if it is left out" in meanings['early_stopping.metric']
+    assert '0 if it is left out' in meanings['early_stopping.min_delta']
 
 
 def test_writers():

@@ -1,6 +1,8 @@
 """The stream with transforms: the same on any host, with any workers, from any step."""
 
 import dataclasses
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from atss_jax.data.augment.affine import RandomAffine, RandomFlip
 from atss_jax.data.augment.color import PhotoMetricDistortion, YOLOXHSVRandomAug
 from atss_jax.data.augment.mixing import MixUp, Mosaic, Pool
 from atss_jax.data.augment.objects import Objects, largest
+from atss_jax.data.augment.rows import warn_of_dropped
 from atss_jax.data.augment.user_function import UserFunction
 from atss_jax.data.batch import Pipeline
 from atss_jax.data.image_file import BadImage
@@ -238,6 +241,29 @@ def test_a_row_holds_max_boxes_at_most():
             assert len(kept) == min(len(all_boxes), 4)
             assert {tuple(box) for box in kept} <= {tuple(box) for box in all_boxes}
     assert max(counts) > 4
+
+
+def test_objects_that_a_function_adds_beyond_the_capacity_are_a_warning():
+    function = UserFunction('tests.support.user_functions:three_of_each')
+    source = batches_with().source
+    counts = source.records.counts
+    limit = 3 * int(counts.max()) - 1
+    batches = batches_with(max_boxes=limit, after_flip=(function,))
+    loaded = [batches(step) for step in range(6)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        watched = list(warn_of_dropped((batch for batch in loaded), limit))
+    assert all(a is b for a, b in zip(watched, loaded, strict=True))
+    assert sum(batch['dropped'].sum() for batch in loaded) > 1
+    (warning,) = caught  # once
+    assert re.search(
+        rf'after_flip: [1-4] of 4 images of a batch have more objects than '
+        rf'data\.max_boxes = {limit}, up to {limit + 1}; they keep the {limit} largest',
+        str(warning.message),
+    )
+    plain = batches_with()(0)
+    assert 'dropped' not in plain
+    assert list(warn_of_dropped((batch for batch in [plain]), 1)) == [plain]
 
 
 # Sizes --------------------------------------------------------------------------------

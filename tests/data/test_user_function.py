@@ -84,6 +84,7 @@ def test_a_function_may_drop_boxes_and_write_to_its_arguments():
         ('too_few_labels', ['labels of shape (1,) for 2 boxes']),
         ('no_such_class', ['the label 2', '0 to 1', '-1 for a crowd region']),
         ('fails', ["raised KeyError: 'brightness'"]),
+        ('leaves', ['raised SystemExit: 3']),
         ('missing_file', ['raised FileNotFoundError', '/no/such/file']),
     ],
 )
@@ -131,6 +132,12 @@ def test_functions_that_are_not_there(name, words):
 def test_a_file_that_cannot_be_imported(tmp_path):
     (tmp_path / 'mine.py').write_text('import numpyy\n')
     with pytest.raises(BadFunction, match=r'ModuleNotFoundError.*numpyy'):
+        load(f'{tmp_path}/mine.py:f')
+
+
+def test_a_file_that_ends_the_program_when_it_is_imported(tmp_path):
+    (tmp_path / 'mine.py').write_text('import sys\nsys.exit()\n')
+    with pytest.raises(BadFunction, match=r'mine\.py raised SystemExit$'):
         load(f'{tmp_path}/mine.py:f')
 
 

@@ -21,7 +21,7 @@ from tests.support.small_run import metrics_of
 
 EPOCHS, PER_EPOCH = 2, 20  # more, and the last bits of a sum add up
 STEPS = EPOCHS * PER_EPOCH
-LIMIT = 120  # --collective_timeout: compiling counts too
+LIMIT = 120  # --collective_timeout
 FIELDS = {
     'data.train.num_images': 4 * PER_EPOCH,
     'optimizer.lr': 0.005,  # a high one magnifies the last bits of a sum
@@ -330,6 +330,26 @@ def test_the_last_message_names_the_program(called, name, monkeypatch, capsys):
     monkeypatch.setattr('os._exit', lambda status: None)
     hosts.leave('it is over')
     assert capsys.readouterr().err == f'{name}: it is over\n'
+
+
+def test_compiling_does_not_count_as_standing_still():
+    """Every host compiles for itself, and may take longer than the others wait."""
+    program = (
+        'import time\nfrom atss_jax.distributed import hosts\n'
+        'from atss_jax.training.log import Length, RunLog\n'
+        'log = RunLog(Length(0, 4, 2), 2)\nhosts.watch(1.5)\n'
+        'with log.compiling((64, 64)) as is_first: time.sleep(4)\n'
+        'print(is_first)\nhosts.progress("step 7")\n'
+        'with log.compiling((64, 64)) as is_first: print(is_first)\n'
+        'time.sleep(60)'
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert time.monotonic() - began < 50
+    assert 'True\nFalse\n' in done.stdout, done.stderr
+    assert 'no progress for 1.5 s (step 7)' in done.stderr
 
 
 def test_standing_still_is_an_error():

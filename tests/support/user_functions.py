@@ -1,6 +1,7 @@
 """Functions that a config may name for `UserFunction`, good ones and bad ones."""
 
 import pathlib
+import sys
 
 import numpy as np
 
@@ -74,6 +75,14 @@ def fails(image, boxes, labels, rng):
 
 def missing_file(image, boxes, labels, rng):
     pathlib.Path('/no/such/file').read_text()
+
+
+def leaves(image, boxes, labels, rng):
+    sys.exit(3)
+
+
+def three_of_each(image, boxes, labels, rng):
+    return image, np.repeat(boxes, 3, axis=0), np.repeat(labels, 3)
 
 
 LARGE = 3

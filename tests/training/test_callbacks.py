@@ -4,6 +4,7 @@ import math
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 from atss_jax.training.callbacks import CallbackError, Callbacks
@@ -24,7 +25,7 @@ class Recorder:
     def _called(self, method, step, value):
         self.calls.append((method, step, value))
         answer = self._answers.get((method, step))
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -125,6 +126,50 @@ def test_one_that_fails(small_run, tmp_path, method, step, saved_at):
     assert recorder.calls[-1][:2] == (method, step)  # it is not called any more
     assert saved_at in saved_steps(tmp_path)
     assert_resumes(tmp_path, small_run)
+
+
+@pytest.mark.parametrize(
+    ('answer', 'problem'),
+    [
+        (
+            np.array([1, 2]),
+            r'it returned array\(\[1, 2\]\); expected True, False or None',
+        ),
+        (1, 'it returned 1; expected True, False or None'),
+        ([0] * 1000, r'it returned \[[0, ]{199}\.\.\.; expected'),
+        (SystemExit(4), 'SystemExit: 4. The state of the run is saved'),
+        (SystemExit(), 'SystemExit. The state of the run is saved'),
+    ],
+)
+def test_what_a_callback_may_not_do(answer, problem):
+    callbacks = Callbacks([Recorder({('after_step', 1): answer})])
+    callbacks.call('after_step', 1, {'loss': 1.0})
+    assert 'Recorder.after_step failed at step 1: ' in callbacks.reason_to_stop()
+    with pytest.raises(CallbackError, match=problem):
+        callbacks.raise_failure()
+
+
+@pytest.mark.parametrize('answer', [True, np.bool_(True), False, np.False_, None])
+def test_answers(answer):
+    callbacks = Callbacks([Recorder({('after_step', 1): answer})])
+    callbacks.call('after_step', 1, {'loss': 1.0})
+    callbacks.raise_failure()
+    assert bool(callbacks.reason_to_stop()) == bool(answer)
+
+
+def test_each_callback_gets_numbers_of_its_own():
+    class Changes:
+        def after_evaluation(self, step, numbers):
+            numbers['per_class']['cat'] = 1.0
+            numbers.pop('AP')
+
+    recorder, numbers = Recorder(), {'AP': 0.5, 'per_class': {'cat': 0.5}}
+    callbacks = Callbacks([Changes(), recorder])
+    callbacks.call('after_evaluation', 1, numbers)
+    callbacks.raise_failure()
+    expected = {'AP': 0.5, 'per_class': {'cat': 0.5}}
+    assert recorder.calls == [('after_evaluation', 1, expected)]
+    assert numbers == expected
 
 
 def test_an_answer_that_is_none(small_run, tmp_path):

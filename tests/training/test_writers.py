@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from atss_jax.structures import Detections
 from atss_jax.training import trackers
 from atss_jax.training.metrics_file import Entry, MetricsFile, evaluated, metric_value
 from atss_jax.training.trackers import Tracker, check_installed
+from atss_jax.training.writers import open_writers
 from tests.support.small_run import shared_evaluator, small_config, train
 
 SCORES = {'AP': 0.5, 'APl': None, 'per_class': {'a b': 0.25, 'c': None}}
@@ -106,6 +108,33 @@ class Run:
 def run(tmp_path, monkeypatch):
     monkeypatch.setitem(trackers.CLIENTS, 'WandbLoggerHook', Client)
     return lambda delay: Run(tmp_path, delay)
+
+
+def test_those_that_are_open_are_closed_if_one_refuses(tmp_path, monkeypatch):
+    clients = []
+
+    def accept(hook, start):
+        clients.append(Client(hook, start))
+        return clients[-1]
+
+    def refuse(hook, start):
+        raise ValueError('not signed in')
+
+    monkeypatch.setitem(trackers.CLIENTS, 'WandbLoggerHook', accept)
+    monkeypatch.setitem(trackers.CLIENTS, 'MlflowLoggerHook', refuse)
+    hooks = (
+        HookConfig('hooks.0', 'WandbLoggerHook', init_kwargs={'delay': 0}),
+        HookConfig('hooks.1', 'MlflowLoggerHook'),
+    )
+    experiment = types.SimpleNamespace(hooks=hooks[:1])
+    run = types.SimpleNamespace(
+        workdir=str(tmp_path), config_json='{}', experiment=experiment
+    )
+    assert len(open_writers(run, 0, print)) == 2 and clients[0].outcome is None
+    experiment.hooks = hooks
+    with pytest.raises(ValueError, match='mlflow does not start a run: not signed in'):
+        open_writers(run, 0, print)
+    assert clients[1].outcome == 'failed'
 
 
 def test_after_a_stop_the_run_continues(run):

@@ -1,5 +1,9 @@
 """Rows of training batches whose pipeline has lists of transforms."""
 
+import contextlib
+import warnings
+from collections.abc import Generator
+
 import numpy as np
 
 from atss_jax.data.augment.mixing import Pool
@@ -12,7 +16,7 @@ from atss_jax.data.augment.sequence import (
     objects_after_flip,
     sample_before_resize,
 )
-from atss_jax.data.augment.user_function import Where
+from atss_jax.data.augment.user_function import FIELD, UserFunction, Where
 from atss_jax.data.batch import (
     Pipeline,
     check_capacity,
@@ -62,11 +66,16 @@ def load_augmented(
         corner[:] = image
     if further.bad_index is not None:
         row['skipped'] = np.array(further.bad_index, np.int64)
+    if any(isinstance(transform, UserFunction) for transform in pipeline.after_flip):
+        dropped = max(len(objects.labels) - pipeline.max_boxes, 0)
+        row['dropped'] = np.array(dropped, np.int32)
     return row | ground_truth(largest(objects, pipeline.max_boxes), pipeline.max_boxes)
 
 
 def count_objects(pool: Pool, view: View, pipeline: Pipeline, seed: RowSeed) -> int:
     """How many objects a row has before those over the capacity go; reads no image.
+
+    What functions of the user add or drop is not counted: they need the image.
 
     Arguments are those of `load_augmented`.
     """
@@ -75,3 +84,29 @@ def count_objects(pool: Pool, view: View, pipeline: Pipeline, seed: RowSeed) -> 
     objects = objects_in(record, view, pipeline)
     after = pipeline.after_flip
     return len(objects_after_flip(after, objects, view.shown, seed, pool).labels)
+
+
+def warn_of_dropped(
+    batches: Generator[Batch, None, None], max_boxes: int
+) -> Generator[Batch, None, None]:
+    """Yields the same batches; warns once if users' functions add too many objects.
+
+    Args:
+        batches: of `load_augmented`, or without functions of the user.
+        max_boxes: the capacity for boxes.
+    """
+    has_warned = False
+    with contextlib.closing(batches):
+        for batch in batches:
+            dropped = batch.get('dropped')
+            if dropped is not None and dropped.any() and not has_warned:
+                has_warned = True
+                needed = max_boxes + dropped.max()
+                warnings.warn(
+                    f'{FIELD}: {(dropped > 0).sum()} of {len(dropped)} images of a '
+                    f'batch have more objects than data.max_boxes = {max_boxes}, up to '
+                    f'{needed}; they keep the {max_boxes} largest. data.max_boxes = '
+                    f'{needed} keeps all of these. Later batches are not reported',
+                    stacklevel=2,
+                )
+            yield batch

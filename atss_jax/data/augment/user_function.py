@@ -68,9 +68,9 @@ class UserFunction:
         function = load(self.function)
         try:
             returned = function(image.copy(), objects.boxes.copy(), labels, random)
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise BadFunction(
-                f'{self._named(where)} raised {type(error).__name__}: {error}'
+                f'{self._named(where)} raised {_described(error)}'
             ) from error
         problem = wrong(returned, image.shape, where.classes)
         if problem:
@@ -222,7 +222,7 @@ def _module(name):
         )
     try:
         return _from_file(place) if is_file else importlib.import_module(place)
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         hint = (
             '; a file that is no installed module is named by its path, '
             "'my_file.py:function'"
@@ -230,8 +230,13 @@ def _module(name):
             else ''
         )
         raise BadFunction(
-            f'{name}: importing {place} raised {type(error).__name__}: {error}{hint}'
+            f'{name}: importing {place} raised {_described(error)}{hint}'
         ) from error
+
+
+def _described(error):
+    """Type and message of an exception, which may have none."""
+    return f'{type(error).__name__}: {error}'.removesuffix(': ')
 
 
 def _from_file(path):

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 from atss_jax.review import evidence
 from atss_jax.review.calibration import SHARE, fault_probability
 from atss_jax.review.evidence import KINDS, Comparison, compare
-from atss_jax.review.reviewed import ReviewedImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Suggestion:
 
 
 def rank(
-    images: Sequence[ReviewedImage],
+    images: Sequence[EvaluatedImage],
     num_classes: int,
     share: float = SHARE,
     seed: int = 0,

@@ -129,7 +129,7 @@ def _diagnose(flags, overrides):
 
 
 def _page_path(weights, split, flags, step):
-    """Where the page belongs."""
+    """The page that --out names, or the default for these weights and this split."""
     if flags.out is not None:
         return pathlib.Path(flags.out)
     if flags.model is None and os.path.isdir(weights):

@@ -1,4 +1,4 @@
-"""From a data set to everything that a config for it says."""
+"""Chooses everything that a config for a data set says."""
 
 import dataclasses
 import functools

@@ -211,7 +211,7 @@ def test_swin_l_with_dyhead():
 
 
 def test_rates_and_decays_of_swin_l():
-    """Of every parameter, as mmengine groups those of mmdetection's config."""
+    """Every parameter has those by which mmengine groups mmdetection's config."""
     experiment = experiment_of(SWIN_L)
     case = json.loads((GOLDEN / 'swin' / 'swin_l_groups.json').read_text())
     optimizer, shapes = experiment.optimizer, mmdet.variable_shapes(experiment.model)

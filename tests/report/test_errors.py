@@ -136,7 +136,7 @@ class TestGains:
         assert result.gains['missed'] == pytest.approx(0.5)  # class 0: nothing left
 
     def test_a_fixed_error_matches_an_object_once(self):
-        """Of two shifted boxes the better is fixed, the other removed."""
+        """The better one of two shifted boxes is fixed, the other removed."""
         detections = [(0, SHIFTED, 0.9), (0, SHIFTED, 0.8)]
         result, _ = analyze(image([(0, BOX)], detections))
         assert gained(result) == {'localization': 1}

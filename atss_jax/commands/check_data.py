@@ -132,7 +132,9 @@ def _from_config(path, overrides):
     def opener(name):
         data_set = experiment.data[name].data_set
         return Opener(
-            name, name == 'train', lambda on_error: _whole(data_set, on_error).open()
+            name,
+            name == 'train',
+            lambda on_error: _with_all_images(data_set, on_error).open(),
         )
 
     return expected, [opener(name) for name in ('train', 'val', 'test')]
@@ -148,14 +150,18 @@ def _anchor_sides(section):
     return tuple(sorted(sides))
 
 
-def _whole(data_set, on_error):
-    """The setting of a data set that leaves no image out, nor an error by itself."""
+def _with_all_images(data_set, on_error):
+    """The data set with the images that the config leaves out of training.
+
+    What happens to malformed records is for the check to choose, so `on_error` replaces
+    that of the config.
+    """
     import dataclasses
 
     arguments = dict(data_set.arguments)
     if 'members' in arguments:  # several data sets as one
         arguments['members'] = tuple(
-            _whole(member, on_error) for member in arguments['members']
+            _with_all_images(member, on_error) for member in arguments['members']
         )
     if 'filter_empty_gt' in arguments:
         arguments |= {'filter_empty_gt': False, 'min_size': 0}

@@ -255,19 +255,13 @@ def run(
     """
     import jax
 
-    from atss_jax.distributed import devices, hosts
+    from atss_jax.distributed import hosts
 
     _quieten_libraries()
     # Until training listens itself; with several processes JAX does, once it started.
     hosts.handle('SIGTERM', _leave_before_training)
     try:
-        devices.start(
-            flags.coordinator,
-            flags.num_processes,
-            flags.process_id,
-            flags.start_timeout,
-            flags.collective_timeout,
-        )
+        _join_hosts(flags)
         action()
         return 0
     except hosts.Stopped as stop:
@@ -293,6 +287,18 @@ def run(
         hosts.leave(problem, status)
     print(f'{program}: {problem}', file=sys.stderr)
     return status
+
+
+def _join_hosts(flags):
+    from atss_jax.distributed import devices
+
+    devices.start(
+        flags.coordinator,
+        flags.num_processes,
+        flags.process_id,
+        flags.start_timeout,
+        flags.collective_timeout,
+    )
 
 
 def guard(program: str, action: Callable[[], int | None], on_error: str = '') -> int:

@@ -93,13 +93,18 @@ def _apply(flags):
     corrections = read_corrections(flags.apply)
     content = corrected_file(corrections)
     write_json(flags.out, content)
-    kinds = [row['kind'] for row in corrections.rows]
-    counts = ', '.join(f'{kinds.count(kind)} {kind}' for kind in sorted(set(kinds)))
+    counts = _counts([row['kind'] for row in corrections.rows])
+    number = command_line.counted(len(corrections.rows), 'correction')
     print(
-        f'wrote {flags.out}: {command_line.counted(len(kinds), "correction")} of '
+        f'wrote {flags.out}: {number} of '
         f'{corrections.ann_file}{f" ({counts})" if counts else ""}, '
         f'{command_line.counted(len(content["annotations"]), "annotation")}'
     )
+
+
+def _counts(kinds):
+    """How many there are of each kind; '' if there are none."""
+    return ', '.join(f'{kinds.count(kind)} {kind}' for kind in sorted(set(kinds)))
 
 
 # Suggestions ----------------------------------------------------------------------
@@ -124,7 +129,7 @@ def _diagnose(flags, overrides):
 
 
 def _page_path(weights, split, flags, step):
-    """Where the page belongs."""
+    """The page that --out names, or the default for these weights and this split."""
     if flags.out is not None:
         return pathlib.Path(flags.out)
     if flags.model is None and os.path.isdir(weights):
@@ -165,9 +170,8 @@ def write_page(
     unreadable = write_doctor_page(page, diagnosed)
     if unreadable:
         print(f'not shown, since they cannot be read: {", ".join(unreadable)}')
-    kinds = [each.kind for each in suggestions]
-    counts = ', '.join(f'{kinds.count(kind)} {kind}' for kind in sorted(set(kinds)))
-    print(f'{command_line.counted(len(kinds), "suggestion")}: {counts or "none"}')
+    counts = _counts([each.kind for each in suggestions])
+    print(f'{command_line.counted(len(suggestions), "suggestion")}: {counts or "none"}')
     print(f'annotations: {annotations.path}')
     print(f'page: {page}')
 

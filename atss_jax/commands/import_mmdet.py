@@ -216,6 +216,6 @@ def describe(config: ConfigDict, translation: Translation) -> str:
     )
 
 
-def _short(value, most=60):
+def _short(value, limit=60):
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= most else f'{text[: most - 3]}...'
+    return text if len(text) <= limit else f'{text[: limit - 3]}...'

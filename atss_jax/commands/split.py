@@ -41,6 +41,16 @@ def parser(program: str = 'atss split') -> argparse.ArgumentParser:
         help='images stay together if the first group that it captures in their file '
         "names, folders included, is equal: '(.+)_frame' for frames of videos",
     )
+    _add_splits_flags(flags)
+    flags.add_argument(
+        '--copy', action='store_true', help='copy the images to FOLDER/images'
+    )
+    command_line.add_on_error_flag(flags)
+    return flags
+
+
+def _add_splits_flags(flags):
+    """Adds the flags for data that are divided already."""
     flags.add_argument(
         '--split',
         metavar='NAME',
@@ -52,11 +62,6 @@ def parser(program: str = 'atss split') -> argparse.ArgumentParser:
         action='store_true',
         help='pool the splits that the data set has, and divide it anew',
     )
-    flags.add_argument(
-        '--copy', action='store_true', help='copy the images to FOLDER/images'
-    )
-    command_line.add_on_error_flag(flags)
-    return flags
 
 
 def main(arguments: list[str], program: str = 'atss split') -> int:

@@ -89,8 +89,8 @@ class JoinedDataset:
         if ids[row] != record.image_id:
             raise ValueError(f'no image of the joined data has id {record.image_id}')
         member = int(np.searchsorted(self._starts, row, side='right')) - 1
-        own = dataclasses.replace(record, image_id=int(self._own_ids[row]))
-        return self.members[member].source.read_image(own)
+        original = dataclasses.replace(record, image_id=int(self._own_ids[row]))
+        return self.members[member].source.read_image(original)
 
     def ground_truth(self) -> dict:
         """The annotations of the images in `records` as a COCO dict.

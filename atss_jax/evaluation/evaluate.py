@@ -173,7 +173,7 @@ class _Described(NamedTuple):
 
 
 def _describe(source: str, step: int | None) -> _Described:
-    """For a checkpoint of a workdir, or (without a step) weights of a file."""
+    """Describes a checkpoint of a workdir or, without a step, weights of a file."""
     if step is None:
         # The name of a model without `mmdet://`, or that of a file without its suffix.
         name = source.rpartition('://')[2].rpartition('/')[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 from atss_jax.mmdet_config.section import Section, plain
 
-# In addition to which the trackers of a config write here.
+# The writers that a run has by default, and keeps next to the trackers of its config.
 _ALWAYS = ({'type': 'TextLoggerHook'}, {'type': 'TensorboardLoggerHook'})
 # By the name in 2.x or 3.x: our name, and the fields that are taken over.
 _MLFLOW = ('exp_name', 'run_name', 'tags', 'tracking_uri')

@@ -22,13 +22,12 @@ def modulated_deform_conv(
     Tap (i, j) of the output cell (r, s) reads `x` at row `r * stride + i - k // 2 + dy`
     and column `s * stride + j - k // 2 + dx`, bilinearly, and multiplies by its mask.
     Outside the valid region it reads 0, as if the image had been padded alone, and the
-    output means nothing there.
+    output means nothing there. Positions, masks and sums are at least float32; the
+    output has the type of `x`.
 
     Memory: one tap is read at a time, and its four corners are kept, 4*B*h*w*C numbers;
     the backward pass reads them again. It scatters into the gradient of `x`, on GPUs in
     no fixed order unless `--xla_gpu_deterministic_ops=true` is set.
-
-    Positions, masks and sums are at least float32; the output has the type of `x`.
 
     Args:
         x: features.

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from atss_jax.evaluation import coco_metric
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 from atss_jax.report.errors import (
     WRONG,
     Breakdown,
     Diagnosis,
-    EvaluatedImage,
     breakdown,
     diagnose,
-    evaluated_images,
+    images_of_results,
     match,
 )
 
@@ -92,7 +92,7 @@ def analyze(
     """
     image_ids = list(map(int, image_ids))
     accumulated = coco_metric.accumulate(ground_truth, results, category_ids, image_ids)
-    images = evaluated_images(ground_truth, results, category_ids, image_ids)
+    images = images_of_results(ground_truth, results, category_ids, image_ids)
     diagnoses = [diagnose(image) for image in images]
     confident = [image.above(min_score) for image in images]
     shown = {image.image_id: (image, diagnose(image)) for image in confident}

@@ -12,6 +12,7 @@ import numpy as np
 
 from atss_jax.data.image_file import UNUSABLE
 from atss_jax.data.records import Source
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 from atss_jax.files.atomic import write_text
 from atss_jax.report.gallery import box, data_url
 from atss_jax.report.page import assemble
@@ -25,7 +26,6 @@ from atss_jax.review.corrections import (
 )
 from atss_jax.review.evidence import KINDS
 from atss_jax.review.ranking import Suggestion
-from atss_jax.review.reviewed import ReviewedImage
 
 _SURROUNDINGS = 2.5  # sides of a crop, in sides of what it is about
 _LEAST_SIDE = 96  # pixels of a crop
@@ -80,7 +80,7 @@ class Diagnosed:
 
     title: str
     source: Source
-    images: Sequence[ReviewedImage]
+    images: Sequence[EvaluatedImage]
     suggestions: Sequence[Suggestion]
     annotations: AnnotationFile
     apply_command: str | None
@@ -137,7 +137,7 @@ def _figures(diagnosed):
 def _figure(
     number: int,
     suggestion: Suggestion,
-    image: ReviewedImage,
+    image: EvaluatedImage,
     classes: Sequence[str],
     named_pixels: tuple[str, np.ndarray],
 ) -> str:

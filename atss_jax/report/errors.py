@@ -22,53 +22,24 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from atss_jax.evaluation.evaluated_image import (
+    EvaluatedImage,
+    corner_boxes,
+    evaluated_images,
+)
 from atss_jax.evaluation.overlap import match_best_first, pairwise_iou
+from atss_jax.structures import Detections
 
 _MAX_DETECTIONS = 100  # per (image, class), as COCO counts
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluatedImage:
-    """Ground truth (G objects and crowd regions) and N detections of one image.
-
-    Boxes are xyxy in pixels of the original image.
-
-    Attributes:
-        image_id: COCO id.
-        gt_boxes: (G,4).
-        gt_labels: (G,) 0..C-1.
-        is_crowd: (G,) bool; detections in a crowd region are neither right nor wrong.
-        boxes: (N,4) detections, best first; at most 100 of a class.
-        labels: (N,) 0..C-1.
-        scores: (N,) descending.
-    """
-
-    image_id: int
-    gt_boxes: np.ndarray
-    gt_labels: np.ndarray
-    is_crowd: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-
-    def above(self, min_score: float) -> 'EvaluatedImage':
-        """The same image with only the detections of at least `min_score`."""
-        kept = self.scores >= min_score
-        return dataclasses.replace(
-            self,
-            boxes=self.boxes[kept],
-            labels=self.labels[kept],
-            scores=self.scores[kept],
-        )
-
-
-def evaluated_images(
+def images_of_results(
     ground_truth: dict,
     results: list[dict],
     category_ids: tuple[int, ...],
     image_ids: Iterable[int],
 ) -> list[EvaluatedImage]:
-    """Gathers ground truth and detections by image.
+    """Gathers ground truth and COCO results by image; at most 100 of a class count.
 
     Args:
         ground_truth: COCO dict.
@@ -77,47 +48,27 @@ def evaluated_images(
         image_ids: which images, in this order.
     """
     label_of = {category: label for label, category in enumerate(category_ids)}
-    annotations, detections = (
-        _by_image(records, label_of)
-        for records in (ground_truth['annotations'], results)
-    )
-    return [
-        _evaluated_image(
-            int(id_), annotations[int(id_)], detections[int(id_)], label_of
-        )
-        for id_ in image_ids
-    ]
-
-
-def _by_image(records, label_of):
+    known = [a for a in ground_truth['annotations'] if a['category_id'] in label_of]
     by_image = collections.defaultdict(list)
-    for record in records:
-        if record['category_id'] in label_of:
-            by_image[record['image_id']].append(record)
-    return by_image
+    for result in results:
+        if result['category_id'] in label_of:
+            by_image[result['image_id']].append(result)
+    detections = {
+        int(id_): _best_detections(by_image[int(id_)], label_of) for id_ in image_ids
+    }
+    return evaluated_images({'annotations': known}, detections, category_ids)
 
 
-def _evaluated_image(image_id, annotations, detections, label_of):
-    gt_boxes, gt_labels = _boxes_and_labels(annotations, label_of)
-    boxes, labels = _boxes_and_labels(detections, label_of)
-    scores = np.array([d['score'] for d in detections], np.float64)
+def _best_detections(results, label_of):
+    """The detections of one image that count, best first."""
+    labels = np.array([label_of[r['category_id']] for r in results], int)
+    scores = np.array([r['score'] for r in results], np.float64)
     order = np.argsort(-scores, kind='stable')
     order = order[_rank_in_class(labels[order]) < _MAX_DETECTIONS]
-    return EvaluatedImage(
-        image_id,
-        gt_boxes,
-        gt_labels,
-        np.array([bool(a.get('iscrowd', 0)) for a in annotations], bool),
-        boxes[order],
-        labels[order],
-        scores[order],
+    is_valid = np.ones(len(order), bool)
+    return Detections(
+        corner_boxes(results)[order], scores[order], labels[order], is_valid
     )
-
-
-def _boxes_and_labels(records, label_of):
-    boxes = np.array([r['bbox'] for r in records], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes, np.array([label_of[r['category_id']] for r in records], int)
 
 
 def _rank_in_class(labels):

@@ -8,8 +8,9 @@ import numpy as np
 
 from atss_jax.data.image_file import UNUSABLE
 from atss_jax.drawing.boxes import encode_image, scale_down
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 from atss_jax.report.analysis import Analysis
-from atss_jax.report.errors import KINDS, Diagnosis, EvaluatedImage
+from atss_jax.report.errors import KINDS, Diagnosis
 
 _MAX_IMAGES = 24  # so that a page has some megabytes at most
 _LONG_SIDE, _QUALITY = 800, 82

@@ -1,4 +1,4 @@
-"""From the strength of evidence to the probability of a fault.
+"""How the strength of evidence becomes the probability of a fault.
 
 The evidence for a kind of fault is a number that is larger the more it looks like one.
 How large it is if there is a fault is known from faults that are rehearsed: made on

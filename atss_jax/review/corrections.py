@@ -189,7 +189,7 @@ def _area(box):
 
 
 def _check_is_free(where, id_, taken):
-    """Also notes that the id is taken from now on."""
+    """Raises ValueError if a new id is taken; notes that it is from now on."""
     if id_ in taken:
         raise ValueError(
             f'{where} has annotation_id {id_} for a new annotation, which another one '
@@ -199,6 +199,7 @@ def _check_is_free(where, id_, taken):
 
 
 def _check_ids(where, correction, known):
+    """Raises ValueError if an id of a correction is not among the `known` ones."""
     for name, ids in known.items():
         id_ = correction.get(name)
         if id_ is not None and id_ not in ids:
@@ -209,7 +210,10 @@ def _check_ids(where, correction, known):
 
 
 def _check_is_inside(where, box, image):
-    """Where the file says the size of the image; outside of training it need not."""
+    """Raises ValueError if a box is not inside its image, where its size is known.
+
+    Training needs the sizes in the file, but a file that is corrected may lack them.
+    """
     size = (image or {}).get('width'), (image or {}).get('height')
     if None in size:
         return

@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 from atss_jax.evaluation.overlap import match_best_first, pairwise_iou
-from atss_jax.review.reviewed import ReviewedImage
 
 KINDS = ('missing', 'class', 'loose', 'twice')
 
@@ -33,7 +33,7 @@ class Comparison:
         is_suspect: (G,) bool: objects of known classes, not crowd regions.
     """
 
-    image: ReviewedImage
+    image: EvaluatedImage
     iou: np.ndarray
     gt_iou: np.ndarray
     detection_of: np.ndarray
@@ -41,7 +41,7 @@ class Comparison:
     is_suspect: np.ndarray
 
 
-def compare(image: ReviewedImage, num_classes: int) -> Comparison:
+def compare(image: EvaluatedImage, num_classes: int) -> Comparison:
     """Says which detections and annotations of an image belong together."""
     iou = pairwise_iou(image.boxes, image.gt_boxes, image.is_crowd)
     is_suspect = (image.gt_labels >= 0) & ~image.is_crowd

@@ -13,8 +13,8 @@ from atss_jax.data.records import Source
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation.evaluate import check_overrides
+from atss_jax.evaluation.evaluated_image import EvaluatedImage, evaluated_images
 from atss_jax.evaluation.run import make_evaluator
-from atss_jax.review.reviewed import ReviewedImage, review_images
 from atss_jax.training.trained_model import load_weights
 
 
@@ -31,7 +31,7 @@ class Examination(NamedTuple):
 
     data: SetConfig
     source: Source
-    images: list[ReviewedImage]
+    images: list[EvaluatedImage]
     step: int | None
     notes: list[str]
 
@@ -71,7 +71,7 @@ def examine(
     detections = evaluator.detections(
         devices.replicate(loaded.variables), sys.stdout.isatty(), hosts.StopSignal()
     )
-    images = review_images(source.ground_truth(), detections, source.category_ids)
+    images = evaluated_images(source.ground_truth(), detections, source.category_ids)
     notes = evaluator.bad_images.report()
     return Examination(data.data_set, source, images, loaded.step, notes)
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 from atss_jax.review import evidence
 from atss_jax.review.calibration import SHARE, fault_probability
 from atss_jax.review.evidence import KINDS, Comparison, compare
-from atss_jax.review.reviewed import ReviewedImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Suggestion:
 
 
 def rank(
-    images: Sequence[ReviewedImage],
+    images: Sequence[EvaluatedImage],
     num_classes: int,
     share: float = SHARE,
     seed: int = 0,
@@ -129,7 +129,7 @@ def _suggestions(
     values: dict[str, np.ndarray],
     probabilities: dict[str, np.ndarray],
 ) -> list[Suggestion]:
-    """The suggestions about one image."""
+    """The suggestions about one image; `values` are the evidence."""
     rows = evidence.unannotated(comparison)
     suggestions = [
         _missing(comparison, row, probability, value)
@@ -137,19 +137,22 @@ def _suggestions(
             rows.tolist(), probabilities['missing'], values['missing'], strict=True
         )
     ]
-    kinds = [kind for kind in KINDS if kind != 'missing']
+    image, kinds = comparison.image, tuple(_ABOUT_ANNOTATION)
     by_kind = np.stack([probabilities[kind] for kind in kinds])
-    values_by_kind = np.stack([values[kind] for kind in kinds])
-    named = {'class': _other_class, 'loose': _loose, 'twice': _twice}
     for place, row in enumerate(np.flatnonzero(comparison.is_suspect).tolist()):
         best = int(by_kind[:, place].argmax())
-        suggestion = named[kinds[best]](
-            comparison,
-            row,
-            float(by_kind[best, place]),
-            float(values_by_kind[best, place]),
-        )
-        if suggestion is not None and suggestion.evidence > 0:
+        kind = kinds[best]
+        value = float(values[kind][place])
+        fields = _ABOUT_ANNOTATION[kind](comparison, row)
+        if fields is not None and value > 0:
+            suggestion = Suggestion(
+                kind=kind,
+                probability=float(by_kind[best, place]),
+                evidence=value,
+                image_id=image.image_id,
+                annotation_id=int(image.annotation_ids[row]),
+                **fields,
+            )
             suggestions.append(suggestion)
     return suggestions
 
@@ -157,76 +160,70 @@ def _suggestions(
 def _missing(comparison, row, probability, value):
     image = comparison.image
     return Suggestion(
-        'missing',
-        float(probability),
-        float(value),
-        image.image_id,
-        None,
-        int(image.labels[row]),
-        tuple(image.boxes[row].tolist()),
-        float(image.scores[row]),
-        float(comparison.iou[row].max(initial=0)),
+        kind='missing',
+        probability=float(probability),
+        evidence=float(value),
+        image_id=image.image_id,
+        annotation_id=None,
+        label=int(image.labels[row]),
+        box=tuple(image.boxes[row].tolist()),
+        score=float(image.scores[row]),
+        iou=float(comparison.iou[row].max(initial=0)),
     )
 
 
-def _other_class(comparison, row, probability, value):
+def _other_class(comparison, row):
+    """Fields of a suggestion: the best class at the place of the annotation."""
     image = comparison.image
     annotated = int(image.gt_labels[row])
     scores = comparison.class_scores[row].copy()
     annotated_score, scores[annotated] = float(scores[annotated]), 0
     label = int(scores.argmax())
     is_there = (image.labels == label) & (image.scores == scores[label])
-    return Suggestion(
-        'class',
-        probability,
-        value,
-        image.image_id,
-        int(image.annotation_ids[row]),
-        label,
-        tuple(image.gt_boxes[row].tolist()),
-        float(scores[label]),
-        float(np.where(is_there, comparison.iou[:, row], 0).max(initial=0)),
-        annotated_score,
-    )
+    return {
+        'label': label,
+        'box': tuple(image.gt_boxes[row].tolist()),
+        'score': float(scores[label]),
+        'iou': float(np.where(is_there, comparison.iou[:, row], 0).max(initial=0)),
+        'annotated_score': annotated_score,
+    }
 
 
-def _loose(comparison, row, probability, value):
+def _loose(comparison, row):
+    """Fields of a suggestion: the box of the detection; None if there is none."""
     image, detection = comparison.image, comparison.detection_of[row]
     if detection < 0:
         return None
-    return Suggestion(
-        'loose',
-        probability,
-        value,
-        image.image_id,
-        int(image.annotation_ids[row]),
-        int(image.gt_labels[row]),
-        tuple(image.boxes[detection].tolist()),
-        float(image.scores[detection]),
-        float(comparison.iou[detection, row]),
-        float(image.scores[detection]),
-    )
+    score = float(image.scores[detection])
+    return {
+        'label': int(image.gt_labels[row]),
+        'box': tuple(image.boxes[detection].tolist()),
+        'score': score,
+        'iou': float(comparison.iou[detection, row]),
+        'annotated_score': score,
+    }
 
 
-def _twice(comparison, row, probability, value):
-    """About the one of the two that fits the detections less; None for the other."""
+def _twice(comparison, row):
+    """Fields of a suggestion about the one of two that fits the detections less.
+
+    None for the other one.
+    """
     image = comparison.image
     twin, overlap = (column[row] for column in evidence.twins(comparison))
     fits = [_fit(comparison, each) for each in (row, twin)]
     if (fits[0], row) > (fits[1], int(twin)):
         return None
-    return Suggestion(
-        'twice',
-        probability,
-        value,
-        image.image_id,
-        int(image.annotation_ids[row]),
-        int(image.gt_labels[row]),
-        tuple(image.gt_boxes[twin].tolist()),
-        float(evidence.object_scores(comparison)[row]),
-        float(overlap),
-        twin_id=int(image.annotation_ids[twin]),
-    )
+    return {
+        'label': int(image.gt_labels[row]),
+        'box': tuple(image.gt_boxes[twin].tolist()),
+        'score': float(evidence.object_scores(comparison)[row]),
+        'iou': float(overlap),
+        'twin_id': int(image.annotation_ids[twin]),
+    }
+
+
+_ABOUT_ANNOTATION = {'class': _other_class, 'loose': _loose, 'twice': _twice}
 
 
 def _fit(comparison, row):

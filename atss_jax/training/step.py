@@ -48,46 +48,27 @@ def make_train_step(
         loss_config: settings of the losses.
         optimizer: settings of the optimizer.
         tx: the optimizer itself.
-        total_steps: number of steps of the run, the last of which always updates; None:
-            a run without end.
+        total_steps: of the run, the last of which always updates; None: without end.
         seed: seed of what training drops at random.
     """
     gradients = _make_gradients(model, normalizer, loss_config, seed)
+    next_state = _make_next_state(model, optimizer, tx)
+    iters = optimizer.cumulative_iters
 
     def train_step(state, batch):
         grads, metrics, updated = _mean_over_devices(gradients(state, batch))
         grads, is_due = accumulate(
-            optimizer.cumulative_iters,
-            state.step,
-            total_steps,
-            state.accumulated,
-            grads,
+            iters, state.step, total_steps, state.accumulated, grads
         )
         norm = global_norm(grads)
         healthy = state.healthy & jnp.isfinite(metrics['loss']) & jnp.isfinite(norm)
-
-        def update_trained(trained, momentum):
-            clipped = clip_by_norm(grads, norm, optimizer.max_norm)
-            updates, momentum = tx.update(clipped, momentum, trained)
-            return optax.apply_updates(trained, updates), momentum
-
-        def update(state):
-            trained, frozen = split(state.params, model)
-            trained, momentum = apply_if_due(
-                is_due, update_trained, trained, state.momentum
-            )
-            params = merge(trained, frozen)
-            return state.replace(
-                step=state.step + 1,
-                params=params,
-                batch_stats=updated.get('batch_stats', state.batch_stats),
-                momentum=momentum,
-                accumulated=clear_if_due(is_due, grads),
-                ema=average(optimizer.ema_momentum, state.step, state.ema, params),
-            )
-
         # The only place that decides whether this step has an effect.
-        state = update_if(healthy, update, lambda state: state, state)
+        state = update_if(
+            healthy,
+            lambda state: next_state(state, grads, norm, is_due, updated),
+            lambda state: state,
+            state,
+        )
         return state.replace(healthy=healthy), {**metrics, 'grad_norm': norm}
 
     return train_step
@@ -121,6 +102,32 @@ def _make_gradients(model, normalizer, loss_config, seed):
         return grads, metrics, updated
 
     return gradients
+
+
+def _make_next_state(model, optimizer, tx):
+    """Makes the function of the state after a healthy step."""
+
+    def next_state(state, grads, norm, is_due, updated):
+        def update_trained(trained, momentum):
+            clipped = clip_by_norm(grads, norm, optimizer.max_norm)
+            updates, momentum = tx.update(clipped, momentum, trained)
+            return optax.apply_updates(trained, updates), momentum
+
+        trained, frozen = split(state.params, model)
+        trained, momentum = apply_if_due(
+            is_due, update_trained, trained, state.momentum
+        )
+        params = merge(trained, frozen)
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=updated.get('batch_stats', state.batch_stats),
+            momentum=momentum,
+            accumulated=clear_if_due(is_due, grads),
+            ema=average(optimizer.ema_momentum, state.step, state.ema, params),
+        )
+
+    return next_state
 
 
 def row_keys(seed: int, step: Int[Array, ''], rows: int) -> Key[Array, ' B']:

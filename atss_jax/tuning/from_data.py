@@ -1,4 +1,4 @@
-"""From a data set to everything that a config for it says."""
+"""Chooses everything that a config for a data set says."""
 
 import dataclasses
 import functools
@@ -106,7 +106,6 @@ def prepare(
         max(used_canvases), device.memory, device.platform
     )
     batch = per_device * device.count
-    steps = _steps_per_epoch(train.records, used_canvases, img_scale, batch)
     return Setup(
         path=path,
         description=describe(form).removeprefix(f'{form.path}: '),
@@ -122,9 +121,7 @@ def prepare(
         samples_per_gpu=per_device,
         devices=_device_text(device),
         batch=batch,
-        schedule=recipe.schedule(
-            len(train.records), steps, batch, wishes.start, wishes.epochs
-        ),
+        schedule=_schedule(train.records, used_canvases, img_scale, batch, wishes),
         start=wishes.start,
         depth=wishes.depth,
         model=ZOO.get(wishes.depth, ''),
@@ -161,10 +158,11 @@ def _choose(train, wishes):
     )
 
 
-def _steps_per_epoch(records, canvases, img_scale, batch):
-    """Number of batches, each of which has images of one canvas."""
+def _schedule(records, canvases, img_scale, batch, wishes):
+    """The schedule for batches each of which has images of one canvas."""
     index = canvas_of_each(records, canvases, img_scale, True, _DIVISOR)
-    return TrainPlan(index, canvases, batch, seed=0).steps_per_epoch
+    steps = TrainPlan(index, canvases, batch, seed=0).steps_per_epoch
+    return recipe.schedule(len(records), steps, batch, wishes.start, wishes.epochs)
 
 
 def check(wishes: Wishes) -> None:

@@ -7,14 +7,15 @@ from atss_jax.tuning.config_file import Setup, short_name
 from atss_jax.tuning.fit import Fit, anchor_sides
 
 _NAME_WIDTH = 11  # columns that are left for the name of a class
+_TRIAL = '{:2}{:<9}{:<12}{:<4}{:>6}{:>10}{:>11}{:>8}  {}'  # a row of `trials`
 
 
 def trials(setup: Setup) -> str:
     """A row for each image scale and set of anchors that was tried; `*`: chosen.
 
     The cost is in billions of multiply-adds per image. An object without anchor is not
-    learned. The overlap is the mean IoU of the anchors
-    with the object that they are assigned to.
+    learned. The overlap is the mean IoU of the anchors with the object that they are
+    assigned to.
     """
     chosen = setup.chosen.fit
     titles = (
@@ -29,13 +30,13 @@ def trials(setup: Setup) -> str:
     lines = [
         f'{setup.images} training images; settings tried with {len(chosen.labels)} '
         'of their objects',
-        _trial('', *titles, 'lowest class'),
+        _TRIAL.format('', *titles, 'lowest class'),
     ]
     for each, cost in zip(setup.chosen.tried, setup.costs, strict=True):
         anchors = each.choice.anchors
         lowest, name = _lowest(each, setup.classes)
         lines.append(
-            _trial(
+            _TRIAL.format(
                 '*' if each is chosen else '',
                 'x'.join(map(str, each.choice.img_scale)),
                 '/'.join(f'{side:.0f}' for side in anchor_sides(anchors)),
@@ -48,13 +49,6 @@ def trials(setup: Setup) -> str:
             )
         )
     return '\n'.join(lines)
-
-
-def _trial(mark, image, anchors, level, cost, unassigned, positives, overlap, lowest):
-    return (
-        f'{mark:2}{image:<9}{anchors:<12}{level:<4}{cost:>6}{unassigned:>10}{positives:>11}'
-        f'{overlap:>8}  {lowest}'
-    )
 
 
 def _lowest(each: Fit, classes):

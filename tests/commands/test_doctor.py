@@ -15,9 +15,9 @@ from atss_jax.config.data import SetConfig
 from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.forms.to_coco import image_paths
+from atss_jax.evaluation.evaluated_image import evaluated_images
 from atss_jax.review.corrections import Edit, apply, carry_out, corrections_of, digest
 from atss_jax.review.examine import Examination
-from atss_jax.review.reviewed import review_images
 from tests.support.doctor_data import no_detections, some_suggestions
 from tests.support.every_form import WRITERS
 
@@ -80,7 +80,7 @@ def examined(folder, **arguments):
     source = data.open()
     truth = source.ground_truth()
     detections = no_detections(source.records)
-    images = review_images(truth, detections, source.category_ids)
+    images = evaluated_images(truth, detections, source.category_ids)
     return Examination(data, source, images, 3, []), some_suggestions(truth)
 
 

@@ -211,7 +211,7 @@ def test_swin_l_with_dyhead():
 
 
 def test_rates_and_decays_of_swin_l():
-    """Of every parameter, as mmengine groups those of mmdetection's config."""
+    """Every parameter has those by which mmengine groups mmdetection's config."""
     experiment = experiment_of(SWIN_L)
     case = json.loads((GOLDEN / 'swin' / 'swin_l_groups.json').read_text())
     optimizer, shapes = experiment.optimizer, mmdet.variable_shapes(experiment.model)
@@ -262,7 +262,70 @@ def test_show_config_to_a_reader_that_leaves_early(monkeypatch):
 def reduced(name, changes=None):
     """The recipe on 16 generated images an epoch, with one stage and 32 channels."""
     config = load_config(path_of(name))
-    data = {}
+    overrides = {
+        'model.bbox_head.num_classes': 5,
+        'model.bbox_head.in_channels': 32,
+        'model.bbox_head.feat_channels': 32,
+        'model.bbox_head.stacked_convs': 1,
+        'model.bbox_head.anchor_generator.strides': (4, 8),
+        'total_epochs': 1,
+        **reduced_backbone(name, config),
+        **reduced_neck(name, config),
+        **reduced_data(config),
+        **(changes or {}),
+    }
+    if isinstance(config.model.neck, list):
+        overrides['model.bbox_head.stacked_convs'] = 0
+    if config.test_cfg.tta is not None:
+        scales = config.test_cfg.tta.img_scales[:2]
+        overrides['test_cfg.tta.img_scales'] = shrunk(scales)
+    return load_config(path_of(name), overrides)
+
+
+def reduced_backbone(name, config):
+    """Changes that leave the first stage."""
+    if name == SWIN_L:
+        backbone = config.model.backbone.to_dict()
+        backbone |= {'embed_dims': 32, 'depths': (2,), 'num_heads': (2,)}
+        backbone |= {'out_indices': (0,)}
+        return {'model.pretrained': None, 'model.backbone': backbone}
+    overrides = {
+        'model.pretrained': None,
+        'model.backbone.depth': 50,
+        'model.backbone.num_stages': 1,
+        'model.backbone.out_indices': (0,),
+    }
+    if config.model.backbone.dcn is not None:
+        overrides['model.backbone.stage_with_dcn'] = (True,)
+        overrides['model.backbone.frozen_stages'] = 0
+    return overrides
+
+
+def reduced_neck(name, config):
+    """Changes that leave two levels of 32 channels, and one block of a DyHead."""
+    fpn = {
+        'in_channels': (32,) if name == SWIN_L else (256,),
+        'start_level': 0,
+        'out_channels': 32,
+        'num_outs': 2,
+    }
+    if not isinstance(config.model.neck, list):
+        return {f'model.neck.{field}': value for field, value in fpn.items()}
+    dyhead = {'in_channels': 32, 'out_channels': 32, 'num_blocks': 1}
+    return {f'model.neck.0.{field}': value for field, value in fpn.items()} | {
+        f'model.neck.1.{field}': value for field, value in dyhead.items()
+    }
+
+
+def reduced_data(config):
+    """Changes to generated images, in the pipelines of the recipe on a small scale."""
+    size_divisor = config.data.train.pipeline.pad.size_divisor
+    overrides = {
+        'data.samples_per_gpu': 1,
+        'data.workers_per_gpu': 0,
+        'data.max_boxes': 3,
+        'data.canvases': ((128, 128) if size_divisor == 128 else (96, 96),),
+    }
     for seed, split in enumerate(('train', 'val', 'test')):
         pipeline = config.data[split].pipeline.to_dict()
         for field in ('img_scale', 'img_scales'):
@@ -271,7 +334,7 @@ def reduced(name, changes=None):
         if pipeline.get('random_crop'):
             crop = pipeline['random_crop']
             crop['crop_size'] = shrunk(crop['crop_size'])
-        data[f'data.{split}'] = {
+        overrides[f'data.{split}'] = {
             'type': 'ShapesDataset',
             'num_images': 16 // config.data.train.times if split == 'train' else 4,
             'seed': seed,
@@ -285,56 +348,8 @@ def reduced(name, changes=None):
             'noise': 8.0,
             'pipeline': pipeline,
         }
-    data['data.train']['times'] = config.data.train.times
-    size_divisor = config.data.train.pipeline.pad.size_divisor
-    overrides = {
-        'model.pretrained': None,
-        'model.backbone.depth': 50,
-        'model.backbone.num_stages': 1,
-        'model.backbone.out_indices': (0,),
-        'model.neck.in_channels': (256,),
-        'model.neck.start_level': 0,
-        'model.neck.out_channels': 32,
-        'model.neck.num_outs': 2,
-        'model.bbox_head.num_classes': 5,
-        'model.bbox_head.in_channels': 32,
-        'model.bbox_head.feat_channels': 32,
-        'model.bbox_head.stacked_convs': 1,
-        'model.bbox_head.anchor_generator.strides': (4, 8),
-        'data.samples_per_gpu': 1,
-        'data.workers_per_gpu': 0,
-        'data.max_boxes': 3,
-        'data.canvases': ((128, 128) if size_divisor == 128 else (96, 96),),
-        'total_epochs': 1,
-        **data,
-        **(changes or {}),
-    }
-    if name == SWIN_L:
-        overrides = {
-            path: value
-            for path, value in overrides.items()
-            if not path.startswith('model.backbone.')
-        }
-        backbone = config.model.backbone.to_dict()
-        backbone |= {'embed_dims': 32, 'depths': (2,), 'num_heads': (2,)}
-        overrides['model.backbone'] = backbone | {'out_indices': (0,)}
-        overrides['model.neck.in_channels'] = (32,)
-    elif config.model.backbone.dcn is not None:
-        overrides['model.backbone.stage_with_dcn'] = (True,)
-        overrides['model.backbone.frozen_stages'] = 0
-    if config.test_cfg.tta is not None:
-        scales = config.test_cfg.tta.img_scales[:2]
-        overrides['test_cfg.tta.img_scales'] = shrunk(scales)
-    if isinstance(config.model.neck, list):
-        neck = 'model.neck'
-        overrides = {
-            path.replace(neck, f'{neck}.0'): value for path, value in overrides.items()
-        }
-        overrides |= {
-            f'{neck}.1.{name}': 32 for name in ('in_channels', 'out_channels')
-        }
-        overrides |= {f'{neck}.1.num_blocks': 1, 'model.bbox_head.stacked_convs': 0}
-    return load_config(path_of(name), overrides)
+    overrides['data.train']['times'] = config.data.train.times
+    return overrides
 
 
 def shrunk(scales):

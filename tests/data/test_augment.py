@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 from atss_jax.data.batch import Pipeline, empty_pixels, load_view
-from atss_jax.data.loader import TrainBatches, prefetch
-from atss_jax.data.plan import TrainPlan, default_canvases, smallest_canvas
+from atss_jax.data.plan import default_canvases, smallest_canvas
 from atss_jax.data.records import Record, Records
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.transforms import Jitter, View, rescale_size
-from tests.support.batches import Source, assert_same, run_script
+from tests.support.batches import (
+    Source,
+    assert_hosts_load_slices,
+    assert_rebuilt_alone,
+    assert_same,
+    run_script,
+    train_batches,
+)
 
 LSJ = Jitter(
     ratio_range=(0.1, 2.0),
@@ -291,36 +297,23 @@ def test_pixels_and_boxes_of_a_view_go_together(flip):
 # The stream --------------------------------------------------------------------------
 
 
-def train_batches(jitter, rows=(0, 4), source=None, times=1, **fields):
-    source = source or Source()
-    pipe = pipeline(jitter, **fields)
-    index = pipe.canvas_index(source)
-    occurrences = np.full(len(index), times)
-    plan = TrainPlan(index, pipe.all_canvases(), 4, 1, occurrences)
-    return TrainBatches(source, plan, pipe, rows)
+def batches_with(jitter, rows=(0, 4), source=None, times=1, **fields):
+    return train_batches(source, rows, pipeline(jitter, **fields), times)
 
 
 @pytest.mark.parametrize('jitter', JITTERS.values(), ids=JITTERS)
 def test_hosts_load_slices_of_one_global_batch(jitter):
-    whole = train_batches(jitter)
-    parts = [train_batches(jitter, rows) for rows in ((0, 1), (1, 4))]
-    for step in (0, 7):
-        batches = [part(step) for part in parts]
-        joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
-        assert_same(joined, whole(step))
+    assert_hosts_load_slices(lambda rows: batches_with(jitter, rows), middle=1)
 
 
 @pytest.mark.parametrize('jitter', JITTERS.values(), ids=JITTERS)
 def test_any_batch_can_be_rebuilt_alone(jitter):
-    stream = list(prefetch(train_batches(jitter), 0, 12, workers=0))
-    for step in (11, 3, 0):
-        assert_same(train_batches(jitter)(step), stream[step])
-    assert_same(next(prefetch(train_batches(jitter), 7, 12, workers=0)), stream[7])
+    assert_rebuilt_alone(lambda: batches_with(jitter))
 
 
 def jittered_shapes():
     source = ShapesDataset(21, min_size=64, max_size=80, max_objects=5)
-    return train_batches(
+    return batches_with(
         dataclasses.replace(LSJ, allow_negative_crop=False), source=source
     )
 
@@ -343,14 +336,14 @@ def test_workers_change_nothing(tmp_path):
 
 def test_a_record_is_shown_at_many_sizes():
     one = record([(10, 10, 60, 60)])
-    batches = train_batches(LSJ, source=OneSource(one, 2))
+    batches = batches_with(LSJ, source=OneSource(one, 2))
     sizes = {tuple(size) for step in range(10) for size in batches(step)['image_size']}
     assert len(sizes) > 20
 
 
 def test_the_stream_is_pinned():
     """Resuming a run of last month needs last month's stream."""
-    batches = train_batches(LSJ)
+    batches = batches_with(LSJ)
     views = [tuple(batches.view(step, 1)) for step in (0, 5)]
     assert views == [
         (1, (107, 54), 6, 0, 64, 54, False),
@@ -359,7 +352,7 @@ def test_the_stream_is_pinned():
 
 
 def test_another_seed_is_another_stream():
-    one = train_batches(LSJ)
+    one = batches_with(LSJ)
     other = dataclasses.replace(one, plan=dataclasses.replace(one.plan, seed=2))
     assert one.view(0, 0)[1:] != other.view(0, 0)[1:]
 
@@ -370,7 +363,7 @@ def test_a_negative_crop_is_replaced_by_another_image():
     records = [record([(0, 0, 8, 8)], (64, 64)), record([(0, 0, 64, 64)], (64, 64))]
     source = Source()
     source.records = Records.from_list(records)
-    batches = train_batches(jitter, source=source)
+    batches = batches_with(jitter, source=source)
     shown = [batches.view(step, row) for step in range(40) for row in range(4)]
     assert all(
         jitter.boxes(source.records[view.record], view)[1].any() for view in shown
@@ -384,13 +377,13 @@ def test_a_negative_crop_is_replaced_by_another_image():
 
 
 def test_data_without_any_object_is_an_error():
-    batches = train_batches(Jitter(crop_size=(32, 32)), source=OneSource(record([])))
+    batches = batches_with(Jitter(crop_size=(32, 32)), source=OneSource(record([])))
     with pytest.raises(ValueError, match='allow_negative_crop=True'):
         batches(0)
 
 
 def test_replacements_stay_on_their_canvas():
-    batches = train_batches(dataclasses.replace(CROP, crop_size=(30, 30)))
+    batches = batches_with(dataclasses.replace(CROP, crop_size=(30, 30)))
     plan = batches.plan
     for step in range(plan.steps_per_epoch):
         for row in range(4):
@@ -402,7 +395,7 @@ def test_replacements_stay_on_their_canvas():
 
 def test_the_canvas_is_the_smallest_that_holds_the_batch():
     canvases = ((64, 64), (32, 32), (32, 64), (64, 128), (128, 64))
-    batches = train_batches(MS, canvases=canvases)
+    batches = batches_with(MS, canvases=canvases)
     found = set()
     for step in range(40):
         shown = np.array([batches.view(step, row).shown for row in range(4)])
@@ -427,8 +420,8 @@ class WithBadImage(Source):
 def test_what_takes_the_place_of_a_bad_image_fits_the_canvas(jitter):
     canvases = ((64, 64), (64, 128), (128, 64))
     fields = {'canvases': canvases, 'max_bad_pictures': 0.5}
-    good = train_batches(jitter, **fields)
-    bad = train_batches(jitter, source=WithBadImage(), **fields)
+    good = batches_with(jitter, **fields)
+    bad = batches_with(jitter, source=WithBadImage(), **fields)
     replaced = 0
     for step in range(12):
         batch, plain = bad(step), good(step)
@@ -453,8 +446,8 @@ def test_smallest_canvas():
 
 
 def test_an_epoch_passes_several_times_over_the_data():
-    plan = train_batches(MS, times=3).plan  # 11 records, two canvases: 6 and 5
-    once = train_batches(MS).plan
+    plan = batches_with(MS, times=3).plan  # 11 records, two canvases: 6 and 5
+    once = batches_with(MS).plan
     assert once.steps_per_epoch == 2 + 2
     assert plan.steps_per_epoch == 5 + 4  # ceil(18/4) + ceil(15/4)
     for epoch in range(2):

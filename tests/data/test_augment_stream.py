@@ -15,13 +15,17 @@ from atss_jax.data.augment.rows import warn_of_dropped
 from atss_jax.data.augment.user_function import UserFunction
 from atss_jax.data.batch import Pipeline
 from atss_jax.data.image_file import BadImage
-from atss_jax.data.loader import TrainBatches, prefetch
-from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Record, Records
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.transforms import Flip, Jitter, flip_by_chance, flip_chances
-from tests.support.batches import Source, assert_same, run_script
-from tests.support.batches import train_batches as plain_batches
+from tests.support.batches import (
+    Source,
+    assert_hosts_load_slices,
+    assert_rebuilt_alone,
+    assert_same,
+    run_script,
+    train_batches,
+)
 
 DARKER = UserFunction('tests.support.user_functions:darker')
 MOSAIC = (
@@ -44,30 +48,17 @@ LISTS = {
 
 def batches_with(source=None, rows=(0, 4), img_scale=(64, 32), **fields):
     fields = {'max_boxes': 12, 'flip_ratio': 0.5} | fields
-    source, pipeline = source or Source(), Pipeline(img_scale, **fields)
-    index = pipeline.canvas_index(source)
-    occurrences = 1 + np.arange(len(index)) % 2
-    plan = TrainPlan(index, pipeline.all_canvases(), 4, 1, occurrences)
-    return TrainBatches(source, plan, pipeline, rows)
+    return train_batches(source, rows, Pipeline(img_scale, **fields), (1, 2))
 
 
 @pytest.mark.parametrize('fields', LISTS.values(), ids=LISTS)
 def test_hosts_load_slices_of_one_global_batch(fields):
-    whole = batches_with(**fields)
-    hosts = [batches_with(rows=rows, **fields) for rows in ((0, 2), (2, 4))]
-    for step in (0, 7):
-        batches = [host(step) for host in hosts]
-        joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
-        assert_same(joined, whole(step))
+    assert_hosts_load_slices(lambda rows: batches_with(rows=rows, **fields), middle=2)
 
 
 @pytest.mark.parametrize('fields', LISTS.values(), ids=LISTS)
 def test_any_batch_can_be_rebuilt_alone(fields):
-    stream = list(prefetch(batches_with(**fields), 0, 9, workers=0))
-    for step in (8, 3, 0):
-        assert_same(batches_with(**fields)(step), stream[step])
-    # As a run does that is resumed at step 6.
-    assert_same(next(prefetch(batches_with(**fields), 6, 9, workers=0)), stream[6])
+    assert_rebuilt_alone(lambda: batches_with(**fields), steps=9)
 
 
 def augmented_shapes():
@@ -130,7 +121,7 @@ def test_a_transform_more_does_not_change_the_others():
 
 
 def test_transforms_leave_the_order_of_images_and_the_flips_alone():
-    plain, darker = plain_batches(), batches_with(max_boxes=5, after_flip=(DARKER,))
+    plain, darker = train_batches(), batches_with(max_boxes=5, after_flip=(DARKER,))
     plan = dataclasses.replace(darker.plan, occurrences=None)
     darker = dataclasses.replace(darker, plan=plan)
     for step in range(3):

@@ -177,7 +177,7 @@ def test_the_test_images_of_a_set_without_val_are_kept(
 
 
 def digests(source):
-    """Of the pixels and the boxes of each image."""
+    """Digest of the pixels, and boxes, of each image."""
     return [
         (pixel_digest(source.read_image(record)), record.boxes.tolist())
         for record in map(source.records.__getitem__, range(len(source.records)))

@@ -398,7 +398,7 @@ def test_errors_of_a_file_in_a_tuple(small_data, tmp_path):
 
 
 def test_a_python_config(small_data, tmp_path):
-    """Of generated images; fields of one set can be set on the command line."""
+    """It has generated images; fields of one set can be set on the command line."""
     (tmp_path / 'own.py').write_text(
         """from atss_jax.configs import atss_shapes
 

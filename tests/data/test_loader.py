@@ -12,7 +12,15 @@ from atss_jax.data.loader import EvalBatches, prefetch, started
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Records
 from atss_jax.structures import BATCH_FIELDS
-from tests.support.batches import PIPELINE, G, Source, assert_same, train_batches
+from tests.support.batches import (
+    PIPELINE,
+    G,
+    Source,
+    assert_hosts_load_slices,
+    assert_rebuilt_alone,
+    assert_same,
+    train_batches,
+)
 
 TRUTH = {
     'gt_boxes': ((G, 4), np.float32),
@@ -173,19 +181,11 @@ def test_a_blank_batch_has_the_shapes_and_types_of_the_real_one():
 
 
 def test_hosts_load_slices_of_one_global_batch():
-    whole, parts = train_batches(), [train_batches(rows=r) for r in ((0, 1), (1, 4))]
-    for step in (0, 7):
-        batches = [part(step) for part in parts]
-        joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
-        assert_same(joined, whole(step))
+    assert_hosts_load_slices(lambda rows: train_batches(rows=rows), middle=1)
 
 
 def test_any_batch_can_be_rebuilt_alone():
-    batches = train_batches()
-    stream = list(prefetch(batches, 0, 12, workers=0))
-    for step in (11, 3, 0):
-        assert_same(train_batches()(step), stream[step])
-    assert_same(next(prefetch(train_batches(), 7, 12, workers=0)), stream[7])
+    assert_rebuilt_alone(train_batches)
 
 
 def test_an_evaluation_batch_keeps_the_contract():

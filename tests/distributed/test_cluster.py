@@ -186,6 +186,7 @@ def test_order_of_arrival_does_not_matter():
 
 def test_disagreement_on_how_many():
     verdicts = roll(*members(2, free_port(), says=[2, 3]))
+    assert len(verdicts) == 2
     for verdict in verdicts:
         assert 'process 0 has num_processes 2' in verdict
         assert 'number 1 has 3' in verdict

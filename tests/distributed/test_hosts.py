@@ -332,6 +332,16 @@ def test_the_last_message_names_the_program(called, name, monkeypatch, capsys):
     assert capsys.readouterr().err == f'{name}: it is over\n'
 
 
+def run_for_a_while(program):
+    """Runs a Python program that sleeps for a minute unless something ends it."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert time.monotonic() - began < 50
+    return done
+
+
 def test_compiling_does_not_count_as_standing_still():
     """Every host compiles for itself, and may take longer than the others wait."""
     program = (
@@ -343,11 +353,7 @@ def test_compiling_does_not_count_as_standing_still():
         'with log.compiling((64, 64)) as is_first: print(is_first)\n'
         'time.sleep(60)'
     )
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
-    )
-    assert time.monotonic() - began < 50
+    done = run_for_a_while(program)
     assert 'True\nFalse\n' in done.stdout, done.stderr
     assert 'no progress for 1.5 s (step 7)' in done.stderr
 
@@ -357,11 +363,7 @@ def test_standing_still_is_an_error():
         'import time\nfrom atss_jax.distributed import hosts\n'
         'hosts.watch(1.5)\nhosts.progress("step 7")\ntime.sleep(60)'
     )
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
-    )
-    assert time.monotonic() - began < 50
+    done = run_for_a_while(program)
     assert done.returncode == 1
     assert 'no progress for 1.5 s (step 7)' in done.stderr
     assert 'File "<string>", line 5' in done.stderr  # where it stood

@@ -13,18 +13,7 @@ from atss_jax.drawing.boxes import (
     write_image,
 )
 from atss_jax.drawing.text import place_tags
-
-CLASSES = ('cat', 'dog', 'very long class name')
-GRAY = 90
-
-
-def plain(height=200, width=300):
-    return np.full((height, width, 3), GRAY, np.uint8)
-
-
-def colored(image, label):
-    """Mask of the pixels that have the class's color exactly."""
-    return (image == class_color(label)).all(axis=2)
+from tests.support.plain_images import CLASSES, GRAY, colored, plain
 
 
 def test_frame_lies_on_the_box_edges():

@@ -3,21 +3,9 @@
 import numpy as np
 import pytest
 
-from atss_jax.drawing.boxes import class_color
 from atss_jax.drawing.sheets import contact_sheet, detection_sheet
 from atss_jax.drawing.training_data import caption
-
-CLASSES = ('cat', 'dog', 'very long class name')
-GRAY = 90
-
-
-def plain(height=200, width=300):
-    return np.full((height, width, 3), GRAY, np.uint8)
-
-
-def colored(image, label):
-    """Mask of the pixels that have the class's color exactly."""
-    return (image == class_color(label)).all(axis=2)
+from tests.support.plain_images import CLASSES, GRAY, colored, plain
 
 
 def test_contact_sheet_holds_every_image_whole():

@@ -55,3 +55,4 @@ def test_a_few_batches_run_ahead_of_the_reader():
     for number, _ in predict(step, batches()):
         # The two batches after that of the reader are with the device, no more.
         assert step.calls == len(loaded) == min(number + 3, 6)
+    assert number == 5

@@ -74,6 +74,7 @@ def test_a_program_started_here_does_not_inherit_the_lock(tmp_path):
     with locked(tmp_path / 'lock'):
         child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=-1)
     with locked(tmp_path / 'lock', wait=False):
+        assert child.poll() is None  # it is still there, and would have the lock
         child.communicate()
 
 

@@ -36,7 +36,7 @@ def test_reread_is_pytorchs_memory_read_with_another_shape():
 
 
 def interpolated(x, height, width):
-    """Of (h,w,C), corner on corner, in a loop over the new cells."""
+    """(h,w,C) at another size, corner on corner, in a loop over the new cells."""
     y = np.zeros((height, width, x.shape[-1]))
     for i, j in np.ndindex(height, width):
         row = i * (x.shape[0] - 1) / max(height - 1, 1)

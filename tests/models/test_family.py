@@ -124,7 +124,7 @@ def test_features_equal_mmdet(name, canvas):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_names_and_shapes_are_mmdets(name):
-    """Of every parameter and statistic, to our variables and back, bit for bit."""
+    """Every parameter and statistic, to our variables and back, bit for bit."""
     model, wanted = model_of(name), shapes_of(name)
     assert parameter_count(model) == PARAMETERS[name]
     shapes = {

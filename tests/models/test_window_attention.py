@@ -28,7 +28,7 @@ def test_bias_is_the_table_read_at_the_index(window_size):
 
 
 def test_index_by_hand():
-    """Of two cells, query below key: two columns, shifted by one row."""
+    """Two cells, query below key: two columns, shifted by one row."""
     index = relative_position_index(2)
     assert index.dtype == np.int64
     np.testing.assert_array_equal(index[0], [4, 3, 1, 0])

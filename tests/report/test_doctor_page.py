@@ -134,7 +134,7 @@ class TestInBrowser:
 
     @pytest.mark.parametrize('keys', ['aaaas', 'raras', 'arrrs', 'jaaas', 's'])
     def test_it_saves_what_the_command_writes(self, page, tmp_path, keys):
-        """Of the same decisions: the page, and --apply with what a large page saves."""
+        """The same decisions give it as --apply does with what a large page saves."""
         press(page, keys)
         corrected = json.loads(saved(tmp_path).read_text())
         large = tmp_path / 'large'

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from atss_jax.evaluation import coco_metric
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 from atss_jax.report.analysis import calibrate, confusion_matrix
 from atss_jax.report.errors import (
-    EvaluatedImage,
     average_precision,
     breakdown,
     diagnose,
-    evaluated_images,
+    images_of_results,
     match,
     pairwise_iou,
 )
@@ -27,6 +27,7 @@ def image(objects=(), detections=()):
     """An image from (label, box[, crowd]) and (label, box, score), best first."""
     return EvaluatedImage(
         1,
+        np.arange(len(objects)),
         np.array([box for _, box, *_ in objects], float).reshape(-1, 4),
         np.array([label for label, *_ in objects], int),
         np.array([bool(crowd) for _, _, *crowd in objects], bool),
@@ -135,7 +136,7 @@ class TestGains:
         assert result.gains['missed'] == pytest.approx(0.5)  # class 0: nothing left
 
     def test_a_fixed_error_matches_an_object_once(self):
-        """Of two shifted boxes the better is fixed, the other removed."""
+        """The better one of two shifted boxes is fixed, the other removed."""
         detections = [(0, SHIFTED, 0.9), (0, SHIFTED, 0.8)]
         result, _ = analyze(image([(0, BOX)], detections))
         assert gained(result) == {'localization': 1}
@@ -238,7 +239,7 @@ def random_ground_truth_and_results(seed):
 @pytest.mark.parametrize('seed', range(5))
 def test_ap50_is_that_of_pycocotools(seed):
     ground_truth, results = random_ground_truth_and_results(seed)
-    images = evaluated_images(ground_truth, results, (5, 6, 7), range(12))
+    images = images_of_results(ground_truth, results, (5, 6, 7), range(12))
     result = breakdown(images, [diagnose(p) for p in images], 3)
     scores = coco_metric.evaluate(ground_truth, results, ('a', 'b', 'c'), (5, 6, 7))
     assert result.ap50 == pytest.approx(scores.summary['AP50'], abs=1e-12)
@@ -253,8 +254,18 @@ def test_only_a_hundred_of_a_class_count():
         {'image_id': 1, 'category_id': 5, 'bbox': [0, 0, 1, 1], 'score': i / 200}
         for i in range(120)
     ]
-    (one,) = evaluated_images(ground_truth, results, (5,), [1])
-    assert len(one.scores) == 100 and one.scores[-1] == 20 / 200
+    (limited,) = images_of_results(ground_truth, results, (5,), [1])
+    assert len(limited.scores) == 100 and limited.scores[-1] == 20 / 200
+
+
+def test_other_categories_are_left_out():
+    here = {'image_id': 1, 'bbox': [0, 0, 1, 1]}
+    annotations = [{'id': i, 'category_id': i, **here} for i in (5, 6)]
+    results = [{'category_id': i, 'score': 0.5, **here} for i in (6, 5)]
+    ground_truth = {'annotations': annotations}
+    (known,) = images_of_results(ground_truth, results, (6,), [1])
+    assert known.annotation_ids.tolist() == [6]
+    assert known.gt_labels.tolist() == known.labels.tolist() == [0]
 
 
 def test_best_first_takes_the_largest_overlap():

@@ -138,6 +138,21 @@ def test_number_of_words(tmp_path):
     assert documents.number_of_words(page) == 2 + 2 + 4 + 3
 
 
+@pytest.mark.parametrize(
+    'read',
+    [
+        documents.blocks,
+        documents.commands,
+        documents.inline_commands,
+        documents.inline_code,
+        documents.links,
+    ],
+)
+def test_what_is_checked_occurs_in_the_pages(read):
+    """Otherwise its pattern matches nothing, and checks of all pages pass."""
+    assert sum(len(list(read(page))) for page in PAGES) > 20
+
+
 def test_every_config_is_among_the_models():
     listed = re.findall(r'\]\(\.\./configs/(atss_\w+)\.py\)', MODELS.read_text())
     assert sorted(listed) == [path.stem for path in CONFIGS]

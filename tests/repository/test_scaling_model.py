@@ -135,7 +135,7 @@ def test_parameters_are_those_of_the_recipe(recipe):
 
 
 def test_operations_are_those_of_the_recipe(recipe):
-    """Of the lowered program: an operation is a multiply or an add."""
+    """They are counted in the lowered program: each is a multiply or an add."""
     model, shapes = recipe
     trained, frozen = split(shapes['params'], model)
     size = jax.ShapeDtypeStruct((1, 2), jnp.int32)

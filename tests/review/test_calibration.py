@@ -37,7 +37,7 @@ def test_next_to_the_formula_with_minima_of_maxima():
 
 
 def test_the_rule_of_bayes_by_hand():
-    """Of 100 suspects 10 have evidence 1, and of the rehearsed faults 8 in 10 have.
+    """10 of 100 suspects have evidence 1, and 8 in 10 of the rehearsed faults have.
 
     With a share of 0.05, 5 faults are expected, 4 of them with evidence 1: 4 of 10.
     Evidence 0 has 90 suspects, and 1 fault is expected.

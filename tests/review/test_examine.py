@@ -8,8 +8,8 @@ from atss_jax.data.coco.dataset import CocoDataset
 from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.joined import JoinedDataset
 from atss_jax.data.shapes.dataset import ShapesDataset
+from atss_jax.evaluation.evaluated_image import evaluated_images
 from atss_jax.review.examine import with_all_images
-from atss_jax.review.reviewed import review_images
 from tests.support.doctor_data import no_detections
 
 
@@ -36,7 +36,7 @@ def test_every_member_of_joined_data(coco, small_data):
     source = with_all_images(joined).open()
     assert len(source.records) == 21 + 9
     detections = no_detections(source.records)
-    images = review_images(source.ground_truth(), detections, source.category_ids)
+    images = evaluated_images(source.ground_truth(), detections, source.category_ids)
     counts = [np.sum(~image.is_crowd) for image in images]
     assert np.sum(counts) == 2 * (17 + 8) - 2  # two objects each, two crowd regions
 

@@ -31,7 +31,7 @@ def right_images(count):
 
 @pytest.fixture(scope='module')
 def suggestions():
-    """Of 40 right images, and one that has each fault."""
+    """What is suggested about 40 right images and one that has each fault."""
     loose, twin = [60, 16, 90, 46], [10, 60, 40, 88]
     annotations = [
         (901, 1, PLACES[0]),  # class 0

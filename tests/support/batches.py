@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from atss_jax.data.batch import Pipeline
-from atss_jax.data.loader import TrainBatches
+from atss_jax.data.loader import TrainBatches, prefetch
 from atss_jax.data.plan import TrainPlan
 from atss_jax.data.records import Record, Records
 from atss_jax.data.shapes.dataset import ShapesDataset
@@ -47,18 +47,45 @@ class Source:
         return random.integers(1, 256, (*record.size, 3)).astype(np.uint8)
 
 
-def train_batches(source=None, rows=(0, 4), pipeline=PIPELINE):
+def train_batches(source=None, rows=(0, 4), pipeline=PIPELINE, occurrences=None):
+    """Batches of 4 rows; `occurrences` are those of records 0, 1, 0, 1 and so on."""
     source = source or Source()
     index = pipeline.canvas_index(source)
-    plan = TrainPlan(index, pipeline.all_canvases(), 4, seed=1)
+    if occurrences is not None:
+        occurrences = np.resize(occurrences, len(index))
+    plan = TrainPlan(index, pipeline.all_canvases(), 4, 1, occurrences)
     return TrainBatches(source, plan, pipeline, rows)
 
 
-def assert_same(one, other):
-    assert set(one) == set(other)
-    for name in one:
-        assert one[name].dtype == other[name].dtype, name
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+def assert_same(batch, other):
+    assert set(batch) == set(other)
+    for name in batch:
+        assert batch[name].dtype == other[name].dtype, name
+        np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+def assert_hosts_load_slices(batches_of, middle):
+    """Two hosts load the first `middle` rows of the global batch and the others.
+
+    Args:
+        batches_of: gives the batches of a range of rows.
+        middle: 1 to 3.
+    """
+    whole = batches_of((0, 4))
+    hosts = [batches_of(rows) for rows in ((0, middle), (middle, 4))]
+    for step in (0, 7):
+        slices = [host(step) for host in hosts]
+        joined = {k: np.concatenate([s[k] for s in slices]) for k in slices[0]}
+        assert_same(joined, whole(step))
+
+
+def assert_rebuilt_alone(new_batches, steps=12):
+    """Any batch is the same alone, in the stream, and in one that starts later."""
+    stream = list(prefetch(new_batches(), 0, steps, workers=0))
+    for step in (steps - 1, 3, 0):
+        assert_same(new_batches()(step), stream[step])
+    resumed = prefetch(new_batches(), 7, steps, workers=0)
+    assert_same(next(resumed), stream[7])
 
 
 def shapes_batches(source=None):

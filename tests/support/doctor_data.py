@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atss_jax.evaluation.evaluated_image import evaluated_images
 from atss_jax.report.doctor_page import Diagnosed, write_doctor_page
 from atss_jax.review.corrections import read_annotations
 from atss_jax.review.ranking import Suggestion
-from atss_jax.review.reviewed import review_images
 from atss_jax.structures import Detections
 from tests.support.report_data import open_data
 from tests.support.small_run import write_coco
@@ -70,7 +70,7 @@ def written_page(
     source = open_data(folder)
     apply = f'atss doctor --apply={CORRECTIONS} --out=corrected.json'
     ground_truth = source.ground_truth()
-    images = review_images(
+    images = evaluated_images(
         ground_truth, no_detections(source.records), source.category_ids
     )
     diagnosed = Diagnosed(

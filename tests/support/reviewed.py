@@ -1,11 +1,11 @@
-"""Images with annotations and detections, for tests of the review."""
+"""Images with annotations and detections, for tests of what compares the two."""
 
 import numpy as np
 
-from atss_jax.review.reviewed import ReviewedImage
+from atss_jax.evaluation.evaluated_image import EvaluatedImage
 
 
-def reviewed(annotations, detections, crowd=(), image_id=7) -> ReviewedImage:
+def reviewed(annotations, detections, crowd=(), image_id=7) -> EvaluatedImage:
     """An image from rows of (id, label, box) and of (label, score, box), boxes xyxy.
 
     Args:
@@ -15,7 +15,7 @@ def reviewed(annotations, detections, crowd=(), image_id=7) -> ReviewedImage:
         image_id: COCO id.
     """
     ids = [id_ for id_, _, _ in annotations]
-    return ReviewedImage(
+    return EvaluatedImage(
         image_id,
         np.array(ids, np.int64),
         np.array([box for _, _, box in annotations], float).reshape(-1, 4),

@@ -53,10 +53,8 @@ def write_official(
         def _generate_examples(self, content, folder):
             for image in content['images']:
                 example = _example(image, content['annotations'], folder, names)
-                yield (
-                    image['file_name'],
-                    {k: v for k, v in example.items() if k not in leave_out},
-                )
+                kept = {k: v for k, v in example.items() if k not in leave_out}
+                yield image['file_name'], kept
 
     Builder(data_dir=data_dir, file_format=file_format).download_and_prepare()
 

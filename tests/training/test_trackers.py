@@ -63,7 +63,7 @@ def assert_complete(rows, small_run):
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
-    """Next to which libraries put what they do not put into it."""
+    """A workdir in an empty folder, to which libraries may write other things."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / 'my_run'
 

@@ -209,7 +209,7 @@ def test_a_library_that_is_not_installed(small_data, tmp_path, monkeypatch, name
 
 
 def test_example_images(small_run, small_data, tmp_path):
-    """Of the same images each time, spread over those with objects, as they are."""
+    """The same images each time, spread over those with objects, as they are."""
     drawn = []
 
     def evaluator(experiment, source, split):

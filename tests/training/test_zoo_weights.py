@@ -184,7 +184,7 @@ def test_what_is_neither_a_workdir_nor_a_model(zoo, here):
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('source', ['small', 'mmdet://small', 'address'])
 def test_classes_are_matched_by_name(zoo, small, form, source):
-    """Of a file that does not name them they are known only if it is the zoo's."""
+    """If a file does not name its classes, they are known only if it is the zoo's."""
     weights = small(form)
     if source == 'address':
         (source,) = zoo.models['small']['addresses']

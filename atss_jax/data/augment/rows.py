@@ -48,16 +48,16 @@ def load_augmented(
             image, or a bad function of the user.
         OSError: the image cannot be read.
     """
-    own = pool.records[view.record]
-    check_capacity(own, pipeline.max_boxes)
-    image = pool.source.read_image(own)
+    original = pool.records[view.record]
+    check_capacity(original, pipeline.max_boxes)
+    image = pool.source.read_image(original)
     further = FurtherImages(pool.source, may_skip=pipeline.max_bad_pictures > 0)
-    applied = sample_before_resize(pipeline.before_resize, own, seed, pool)[1]
-    record, image = apply_before_resize(own, image, applied, further)
+    applied = sample_before_resize(pipeline.before_resize, original, seed, pool)[1]
+    record, image = apply_before_resize(original, image, applied, further)
     row = image_row(record, image, pixels, view, pipeline.backend)
     objects = objects_in(record, view, pipeline)
     corner = pixels[: view.height, : view.width]
-    where = Where(seed.step, seed.row, own, len(pool.source.classes))
+    where = Where(seed.step, seed.row, original, len(pool.source.classes))
     context = seed, pool, where
     image, objects = apply_after_flip(
         pipeline.after_flip, corner, objects, context, further
@@ -79,8 +79,8 @@ def count_objects(pool: Pool, view: View, pipeline: Pipeline, seed: RowSeed) -> 
 
     Arguments are those of `load_augmented`.
     """
-    own = pool.records[view.record]
-    record, _ = sample_before_resize(pipeline.before_resize, own, seed, pool)
+    original = pool.records[view.record]
+    record, _ = sample_before_resize(pipeline.before_resize, original, seed, pool)
     objects = objects_in(record, view, pipeline)
     after = pipeline.after_flip
     return len(objects_after_flip(after, objects, view.shown, seed, pool).labels)

@@ -71,7 +71,7 @@ def _by_split(objects):
 
 def _absent(splits, classes):
     for split in splits:
-        names = split.source.classes  # of others `_disagreeing` tells
+        names = split.source.classes  # `_disagreeing` reports the others
         absent = [
             each.name
             for each in classes

@@ -49,14 +49,14 @@ def _finding(first, second, pairs):
             f'pixel, so {second.name} flatters the detector'
         )
     names = [
-        f'{image_name(first, one)} = {image_name(second, other)}'
-        for one, other in pairs[:MAX_NAMED]
+        f'{image_name(first, image)} = {image_name(second, copy)}'
+        for image, copy in pairs[:MAX_NAMED]
     ]
     if len(pairs) > MAX_NAMED:
         names.append('...')
     examples = [
         place
-        for one, other in pairs[:2]
-        for place in ((first.name, one), (second.name, other))
+        for image, copy in pairs[:2]
+        for place in ((first.name, image), (second.name, copy))
     ]
     return Finding(False, text, tuple(names), tuple(examples))

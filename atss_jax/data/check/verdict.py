@@ -112,11 +112,11 @@ def find_lacking_splits(path: str, form: Form) -> list[Finding]:
     lacking = lacking_splits(form)
     if not lacking:
         return []
-    what = f'there is no {" and no ".join(lacking)}'
+    problem = f'there is no {" and no ".join(lacking)}'
     if ALL in form.splits:
-        what = 'the data set is not divided'
+        problem = 'the data set is not divided'
     advice = way_to_divide(form)
-    text = f'training needs the splits train and val, but {what}. {advice}'
+    text = f'training needs the splits train and val, but {problem}. {advice}'
     return [Finding(True, text, command=split_command(path, form))]
 
 
@@ -167,36 +167,36 @@ def _read(opener, progress):
         except ValueError as error:
             raise ValueError(_first_cause(opener) or str(error)) from error
     objects = objects_of(source)
-    said = list(dict.fromkeys(_warning(warning) for warning in caught))
+    messages = list(dict.fromkeys(_message(warning) for warning in caught))
     if not len(objects.rows):
-        said = _with_first_cause(opener, said)
+        messages = _with_first_cause(opener, messages)
     images = progress(decode_all(source), len(source.records), opener.name)
     return CheckedSplit(
         name=opener.name,
         source=source,
         objects=objects,
         images=list(images),
-        warnings=said,
+        warnings=messages,
         is_training=opener.is_training,
     )
 
 
-def _with_first_cause(opener, said):
-    """The warnings, the first about malformed records with what is wrong with one."""
-    malformed = [index for index, (_, is_malformed) in enumerate(said) if is_malformed]
-    cause = _first_cause(opener) if malformed else ''
+def _with_first_cause(opener, messages):
+    """The messages, the first about malformed records with what is wrong with one."""
+    flags = [is_malformed for _, is_malformed in messages]
+    cause = _first_cause(opener) if any(flags) else ''
     if not cause:
-        return said
-    first = malformed[0]
-    count = said[first][0].partition(' left out: ')[0]
-    told = f'{count} left out. The first: {cause}', True
-    return [*said[:first], told, *said[first + 1 :]]
+        return messages
+    first = flags.index(True)
+    count = messages[first][0].partition(' left out: ')[0]
+    detailed = f'{count} left out. The first: {cause}', True
+    return [*messages[:first], detailed, *messages[first + 1 :]]
 
 
 def _first_cause(opener):
     """The message about the first malformed record; '' if there is none.
 
-    Where all records are left out, that nothing remains is not what is wrong.
+    If all records are left out, the error that nothing remains does not say why.
     """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -207,7 +207,7 @@ def _first_cause(opener):
     return ''
 
 
-def _warning(caught):
+def _message(caught):
     """The text of a warning, and whether it is about malformed records."""
     return str(caught.message), issubclass(caught.category, MalformedRecords)
 

@@ -112,21 +112,13 @@ def divide(
     pool = read_pool(form, on_error, None if split is None else (split,))
     kept = {each: form.read(each, on_error, training=False) for each in others}
     counts = _class_counts(pool)
-    # Groups in an order that does not depend on that of the images.
-    order = sorted(
-        range(len(pool.digests)),
-        key=lambda row: (pool.digests[row], pool.annotations.file_names[row]),
-    )
-    keys = pool.keys(group_by)
-    groups = np.empty(len(order), np.int64)
-    groups[order] = join_groups([keys[row] for row in order])
+    groups = _group_of_each(pool, group_by)
     num_groups = int(groups.max()) + 1
     group_counts = np.zeros((num_groups, counts.shape[1]), np.int64)
     np.add.at(group_counts, groups, counts)
-    split_of_group = assign_splits(
+    split_of = assign_splits(
         group_counts, np.bincount(groups), [shares[name] for name in names], seed
-    )
-    split_of = split_of_group[groups]
+    )[groups]
     by_split = [split_of == number for number in range(len(names))]
     return Division(
         pool,
@@ -148,6 +140,18 @@ def _check_new(names, kept, split):
             f'{split} would be divided into. Set --{taken[0]}=0, or pool all splits '
             'with --join'
         )
+
+
+def _group_of_each(pool: Pool, group_by: str | None) -> np.ndarray:
+    """(N,) int64 group of each image; the order of the images does not matter."""
+    order = sorted(
+        range(len(pool.digests)),
+        key=lambda row: (pool.digests[row], pool.annotations.file_names[row]),
+    )
+    keys = pool.keys(group_by)
+    groups = np.empty(len(order), np.int64)
+    groups[order] = join_groups([keys[row] for row in order])
+    return groups
 
 
 def _class_counts(pool: Pool) -> np.ndarray:

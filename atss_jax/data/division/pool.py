@@ -81,15 +81,7 @@ def read_pool(
     chosen = form.splits if splits is None else splits
     tables = [form.read(split, on_error) for split in chosen]
     annotations = tables[0] if len(tables) == 1 else _join(tables)
-    if not annotations.file_names:
-        raise ValueError(f'{form.path}: no images')
-    if not annotations.categories:
-        raise ValueError(f'{form.path}: has no classes, so there is nothing to detect')
-    if not len(annotations.annotation_ids):
-        raise ValueError(
-            f'{form.path}: none of the {len(annotations.file_names)} images has an '
-            'object, so there is nothing to train on'
-        )
+    _check_has_objects(form, annotations)
     paths = [image_file.locate(form.folder, name) for name in annotations.file_names]
     sizes = map(tuple, annotations.image_sizes.tolist())
     images = list(
@@ -114,6 +106,18 @@ def read_pool(
         [images[row].digest for row in usable],
         unusable,
     )
+
+
+def _check_has_objects(form, annotations):
+    if not annotations.file_names:
+        raise ValueError(f'{form.path}: no images')
+    if not annotations.categories:
+        raise ValueError(f'{form.path}: has no classes, so there is nothing to detect')
+    if not len(annotations.annotation_ids):
+        raise ValueError(
+            f'{form.path}: none of the {len(annotations.file_names)} images has an '
+            'object, so there is nothing to train on'
+        )
 
 
 def _decode(form, path, size):

@@ -36,8 +36,8 @@ def explain(path: str) -> str:
 
 def _explain_file(file):
     beginning = _beginning(file)
-    archive = _of(_ARCHIVES, beginning)
-    compressed = _of(_COMPRESSED, beginning)
+    archive = _match_signature(_ARCHIVES, beginning)
+    compressed = _match_signature(_COMPRESSED, beginning)
     if beginning[257:262] == b'ustar' or (compressed and _TAR_NAME.search(file)):
         archive = 'tar', _UNTAR
     if not archive and not compressed:
@@ -60,7 +60,7 @@ def _beginning(file):
         return opened.read(512)
 
 
-def _of(
+def _match_signature(
     kinds: Sequence[tuple[bytes, str, str]], beginning: bytes
 ) -> tuple[str, str] | None:
     """The program that wrote a file, and the command; None if it is none of these."""

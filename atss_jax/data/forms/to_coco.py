@@ -78,25 +78,16 @@ def write_coco(
     annotations = form.read(split, on_error, training=False)
     paths = image_paths(form, annotations)
     if images is None:
-        _check_are_files(form, paths)
         img_prefix = os.path.dirname(ann_file) or os.curdir
-        names = [
-            name if '://' in name else relative_to(path, img_prefix)
-            for name, path in zip(annotations.file_names, paths, strict=True)
-        ]
-        annotations = dataclasses.replace(annotations, file_names=names)
+        names = _names_in_place(form, annotations.file_names, paths, img_prefix)
     else:
-        prefix = '' if split == ALL else f'{split}_'
+        img_prefix, prefix = images, '' if split == ALL else f'{split}_'
         names = _plain_names(annotations.image_ids.tolist(), paths, prefix)
         names = _copy_images(form, paths, names, images, overwrite)
-        annotations = dataclasses.replace(annotations, file_names=names)
-        img_prefix = images
+    annotations = dataclasses.replace(annotations, file_names=names)
     write_json(ann_file, as_coco(annotations))
-    counts = (
-        len(annotations.image_ids),
-        len(annotations.annotation_ids),
-        len(annotations.categories),
-    )
+    columns = annotations.image_ids, annotations.annotation_ids, annotations.categories
+    counts = tuple(map(len, columns))
     return Conversion(describe(form), split, ann_file, img_prefix, counts)
 
 
@@ -142,7 +133,8 @@ def _exists(file):
     return f'{file} exists already; choose another name, or set --overwrite'
 
 
-def _check_are_files(form, paths):
+def _names_in_place(form, file_names, paths, folder):
+    """Names that lead from a folder to the images where they lie."""
     for path in paths:
         file = arrow_files.file_of(path)
         if file != path and not os.path.exists(path):
@@ -150,6 +142,10 @@ def _check_are_files(form, paths):
                 f'{form.path}: the images are stored in files such as {file}, and a '
                 'COCO file names image files: set --images to a folder to write them to'
             )
+    return [
+        name if '://' in name else relative_to(path, folder)
+        for name, path in zip(file_names, paths, strict=True)
+    ]
 
 
 def _copy_images(form, paths, names, folder, overwrite):

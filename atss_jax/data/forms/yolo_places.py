@@ -44,7 +44,7 @@ def _listed(line, bases):
 
 
 def usual(folder: str) -> dict[str, tuple[str, ...]]:
-    """By split, the places in a folder that nothing else names.
+    """The places of a folder that no other file names, by split.
 
     They are folders such as `train/images`, `train` or `images/train`, or else lists
     such as `train.txt`; if there is none of these, `images` or the folder is `ALL`.

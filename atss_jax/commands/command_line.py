@@ -49,6 +49,23 @@ def other_command(name: str) -> str:
     return f'atss {name}'
 
 
+def add_tile_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds `--tiles` and `--overlap`."""
+    parser.add_argument(
+        '--tiles',
+        type=positive,
+        metavar='PIXELS',
+        help='also show larger images in square tiles of this side, for objects that '
+        'are small in them',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=score,
+        default=0.2,
+        help='of neighboring tiles, as a share of their side (default: 0.2)',
+    )
+
+
 def add_host_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `run` hands to `devices.start`."""
     group = parser.add_argument_group(

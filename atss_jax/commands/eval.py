@@ -28,6 +28,7 @@ def parser(program: str = 'atss eval') -> argparse.ArgumentParser:
     flags.add_argument(
         '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
     )
+    command_line.add_tile_flags(flags)
     flags.add_argument(
         '--report',
         action='store_true',
@@ -107,7 +108,7 @@ def _check_flags(parse, flags):
         for name in ('workdir', 'config', 'ann_file', 'img_prefix'):
             if getattr(flags, name) is not None:
                 parse.error(f'--{name} does not go with --data')
-    for name in ('model', 'model_config', 'step', 'tta', 'compile_cache'):
+    for name in ('model', 'model_config', 'step', 'tta', 'tiles', 'compile_cache'):
         if getattr(flags, name):
             parse.error(f'--{name} goes with checkpoints, not with --results')
     if flags.report and flags.ann_file and flags.img_prefix is None:
@@ -116,9 +117,11 @@ def _check_flags(parse, flags):
 
 def _evaluate(flags, overrides):
     from atss_jax.config import parse_overrides
+    from atss_jax.data.tiles import Tiling
     from atss_jax.evaluation.evaluate import score_checkpoint
 
     options = parse_overrides(overrides)
+    tiling = None if flags.tiles is None else Tiling(flags.tiles, flags.overlap)
     evaluation = score_checkpoint(
         command_line.weights_of(flags),
         flags.split,
@@ -127,6 +130,7 @@ def _evaluate(flags, overrides):
         flags.tta,
         flags.out,
         flags.model_config,
+        tiling,
     )
     _show(evaluation, flags)
 

@@ -48,6 +48,7 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
     flags.add_argument(
         '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
     )
+    command_line.add_tile_flags(flags)
     flags.add_argument(
         '--batch_size',
         type=int,
@@ -94,6 +95,8 @@ def _predict(flags, overrides):
         classes=flags.classes,
         draw=not flags.no_pictures,
         ann_file=flags.ann_file,
+        tiles=flags.tiles,
+        overlap=flags.overlap,
     )
     loading = {
         'config': flags.model_config,

@@ -28,7 +28,7 @@ _SMALLEST_SIDE = 320  # smaller images are enlarged: names would hide them
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `predict_files` writes.
+    """How `predict_files` detects, and what it writes.
 
     Attributes:
         score_thr: detections with lower scores are left out.
@@ -36,12 +36,16 @@ class Options:
         draw: also write images and videos with the detections drawn.
         ann_file: COCO file whose image ids and category ids are written; None: both
             are counted from 1.
+        tiles: side of the tiles that larger images are also shown in; None: in none.
+        overlap: of neighboring tiles, as a share of their side.
     """
 
     score_thr: float = 0.3
     classes: tuple[str, ...] | None = None
     draw: bool = True
     ann_file: str | None = None
+    tiles: int | None = None
+    overlap: float = 0.2
 
 
 @dataclasses.dataclass
@@ -99,10 +103,13 @@ def predict_files(
         ImageDetections.keep, score_thr=options.score_thr, labels=labels
     )
     images = [item for item in items if not item.is_video]
-    _predict_images(detector, images, folder, options.draw, shown, outcome)
+    stream = functools.partial(
+        detector.stream, tiles=options.tiles, overlap=options.overlap
+    )
+    _predict_images(stream, images, folder, options.draw, shown, outcome)
     for item in items:
         if item.is_video:
-            _predict_video(detector, item, folder, options.draw, shown, outcome)
+            _predict_video(stream, item, folder, options.draw, shown, outcome)
     if not outcome.images:
         raise ValueError(f'none of {len(items)} files can be read')
     _write(folder, outcome, detector.classes)
@@ -165,7 +172,7 @@ def _bar(name, total):
     return tqdm.tqdm(desc=name, total=total, unit='images', disable=quiet)
 
 
-def _predict_images(detector, items, folder, draw, shown, outcome):
+def _predict_images(stream, items, folder, draw, shown, outcome):
     """Decoding and drawing happen in threads while the device computes."""
     by_number = {}
 
@@ -179,7 +186,7 @@ def _predict_images(detector, items, folder, draw, shown, outcome):
 
     with _bar('predict', len(items)) as bar:
         images = _readable(items, outcome, bar)
-        for number, detections in map_ahead(draw_one, detector.stream(images)):
+        for number, detections in map_ahead(draw_one, stream(images)):
             by_number[number] = detections
             bar.update()
     for number in sorted(by_number):
@@ -221,14 +228,14 @@ def draw_detections(image: np.ndarray, detections: ImageDetections) -> np.ndarra
 # Videos ------------------------------------------------------------------------------
 
 
-def _predict_video(detector, item, folder, draw, shown, outcome):
+def _predict_video(stream, item, folder, draw, shown, outcome):
     capture = cv2.VideoCapture(str(item.path))
     writer = None
     with _bar(item.path.name, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) as bar:
         try:
             _check_video(capture, item)
             frames = enumerate(_frames(capture))
-            for frame, image, detections in detector.stream(frames):
+            for frame, image, detections in stream(frames):
                 detections = shown(detections)
                 outcome.add(detections, item, frame=frame)
                 if draw:

@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 from atss_jax.config import check_section
 from atss_jax.config.experiment import open_sources
 from atss_jax.data.records import Source
+from atss_jax.data.tiles import Tiling
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation.coco_metric import Scores, format_table
-from atss_jax.evaluation.run import make_evaluator, summary, to_results
+from atss_jax.evaluation.run import (
+    detections_with_tiles,
+    make_evaluator,
+    summary,
+    to_results,
+)
 from atss_jax.files.atomic import check_writable, write_json
 from atss_jax.training.trained_model import load_weights
 from atss_jax.weights.mmdet_checkpoint import is_weights_file
@@ -71,6 +77,7 @@ def evaluate(
     tta: bool = False,
     out: str | os.PathLike | None = None,
     config: str | os.PathLike | None = None,
+    tiling: Tiling | None = None,
 ) -> Evaluation:
     """Scores a checkpoint on a split of its config's data, and writes what it finds.
 
@@ -84,6 +91,8 @@ def evaluate(
         out: folder for detections and numbers; None: `workdir/evaluation`, or
             `evaluation` if the weights are those of no workdir.
         config: config of a file of weights.
+        tiling: how larger images are cut into tiles, which are shown in addition to
+            the whole image; None: they are not.
 
     Raises:
         ValueError: the folder is not a workdir, has no such checkpoint, or its data is
@@ -92,7 +101,9 @@ def evaluate(
         OSError: nothing can be written to `out`; known before anything is computed.
         Stopped: SIGTERM was received.
     """
-    evaluation = score_checkpoint(workdir, split, step, overrides, tta, out, config)
+    evaluation = score_checkpoint(
+        workdir, split, step, overrides, tta, out, config, tiling
+    )
     if devices.is_first():
         evaluation.write()
     return evaluation
@@ -106,6 +117,7 @@ def score_checkpoint(
     tta: bool = False,
     out: str | os.PathLike | None = None,
     config: str | os.PathLike | None = None,
+    tiling: Tiling | None = None,
 ) -> Evaluation:
     """As `evaluate`, but writes nothing yet."""
     check_overrides(overrides, split)
@@ -118,12 +130,16 @@ def score_checkpoint(
     source = open_sources(experiment, (split,), loaded.classes)[split]
     evaluator = make_evaluator(experiment, source, split, tta)
     # With several processes SIGTERM reaches only those that ask for it; see `hosts`.
-    detections = evaluator.detections(
-        devices.replicate(variables), sys.stdout.isatty(), hosts.StopSignal()
-    )
+    arguments = devices.replicate(variables), sys.stdout.isatty(), hosts.StopSignal()
+    if tiling is None:
+        detections = evaluator.detections(*arguments)
+    else:
+        detections = detections_with_tiles(evaluator, tiling, *arguments)
     scores = evaluator.score(detections)
     bad = evaluator.bad_images
-    name = f'{split}_{weights.name}_tta' if tta else f'{split}_{weights.name}'
+    name = f'{split}_{weights.name}{"_tta" * tta}'
+    if tiling is not None:
+        name += f'_tiles{tiling.side}'
     return Evaluation(
         scores,
         to_results(detections, source.category_ids) if devices.is_first() else [],

@@ -15,14 +15,16 @@ import tqdm
 
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.bad_images import NOT_SKIPPED, BadImages
-from atss_jax.data.batch import variants
+from atss_jax.data.batch import Variant, for_any_image, variants
 from atss_jax.data.loader import EvalBatches, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Record, Source
+from atss_jax.data.tiles import TiledSource, Tiling
 from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.merge import EMPTY, concatenate, merge, without_padding
+from atss_jax.evaluation.tiles import merge_tiles
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.structures import PREDICT_FIELDS, Batch, Detections
 
@@ -244,24 +246,87 @@ def make_evaluator(
         draw: draws the examples of the evaluator; None: it has none.
     """
     data = experiment.data[split]
-    pipeline = data.pipeline.without_jitter()
-    batch_size = experiment.samples_per_gpu * jax.device_count()
-    rows = devices.local_rows(batch_size)
-    views = []
-    for view, flip in variants(pipeline, experiment.tta if tta else None):
-        batches = eval_batches(view.canvas_index(source), batch_size)
-        views.append(EvalBatches(source, view, batches, rows, flip))
     step = make_predict_step(experiment.model, data.normalizer, experiment.detect)
+    shown = variants(data.pipeline.without_jitter(), experiment.tta if tta else None)
     return Evaluator(
         source,
-        BadImages(source, pipeline.max_bad_pictures),
+        BadImages(source, data.pipeline.max_bad_pictures),
         devices.map_rows(step, experiment.parallel),
-        views,
+        _batches_of_views(
+            source, shown, experiment.samples_per_gpu * jax.device_count()
+        ),
         experiment.detect,
         experiment.workers_per_gpu * jax.local_device_count(),
         experiment.parallel,
         draw,
     )
+
+
+def _batches_of_views(source, shown, batch_size):
+    """The batches of each view of the images of a source."""
+    rows = devices.local_rows(batch_size)
+    return [
+        EvalBatches(
+            source,
+            pipeline,
+            eval_batches(pipeline.canvas_index(source), batch_size),
+            rows,
+            flip,
+        )
+        for pipeline, flip in shown
+    ]
+
+
+def detections_with_tiles(
+    evaluator: Evaluator,
+    tiling: Tiling,
+    variables: Any,
+    show_progress: bool = False,
+    stop: hosts.StopSignal | None = None,
+) -> dict[int, Detections]:
+    """As `Evaluator.detections`, with larger images also shown in tiles.
+
+    Args:
+        evaluator: of the whole images.
+        tiling: how they are cut.
+        variables: replicated over the devices.
+        show_progress: show progress bars, on the first process.
+        stop: asked before each batch.
+
+    Raises:
+        Stopped: `stop` was requested.
+        ValueError: more images cannot be read than the config allows.
+    """
+    whole = evaluator.detections(variables, show_progress, stop)
+    # Images that cannot be read are known by now, and have been counted.
+    tiles = TiledSource(evaluator.source, tiling, evaluator.bad_images.indices)
+    if not tiles.windows:
+        return whole
+    shown = [
+        Variant(for_any_image(view.pipeline), view.flip) for view in evaluator.views
+    ]
+    batch_size = len(evaluator.views[0].batches[0][1])
+    of_tiles = dataclasses.replace(
+        evaluator,
+        source=tiles,
+        bad_images=BadImages(tiles, 0),
+        views=_batches_of_views(tiles, shown, batch_size),
+    ).detections(variables, show_progress, stop)
+    records = evaluator.source.records
+    parts = {image_id: [] for image_id in whole}
+    for number, (parent, window) in enumerate(
+        zip(tiles.parents, tiles.windows, strict=True)
+    ):
+        parts[int(records.image_ids[parent])].append((window, of_tiles[number]))
+    threshold = evaluator.detect.iou_threshold
+    return {
+        image_id: merge_tiles(
+            whole[image_id], parts[image_id], tuple(size), tiling, threshold
+        )
+        for image_id, size in zip(
+            records.image_ids.tolist(), records.sizes.tolist(), strict=True
+        )
+    }
 
 
 def _with_progress(batches, total, stop):

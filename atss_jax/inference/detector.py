@@ -8,6 +8,7 @@ import numpy as np
 
 from atss_jax.data import image_file
 from atss_jax.data.batch import Variant, for_any_image, variants
+from atss_jax.data.tiles import Tiling
 from atss_jax.distributed import devices, forked
 from atss_jax.evaluation.run import make_predict_step
 from atss_jax.files.read_ahead import map_ahead
@@ -100,7 +101,12 @@ class Detector:
         return cls(inference, trained.classes)
 
     def predict(
-        self, images: Image | Iterable[Image], score_thr: float = 0.0
+        self,
+        images: Image | Iterable[Image],
+        score_thr: float = 0.0,
+        *,
+        tiles: int | None = None,
+        overlap: float = 0.2,
     ) -> list[ImageDetections]:
         """Detections in each image, in the order of the images.
 
@@ -112,9 +118,16 @@ class Detector:
                 single one. Files are rotated as their EXIF orientation says, PIL
                 images are not.
             score_thr: lowest score of the detections.
+            tiles: larger images are also shown in square tiles of this side, in
+                pixels, for objects that are small in them; None: they are not. Each
+                tile takes as long as an image.
+            overlap: by which neighboring tiles overlap at least, as a share of their
+                side. Objects up to this size are detected in tiles, larger ones in the
+                whole image.
 
         Raises:
-            ValueError: an entry, which is named, is not an image.
+            ValueError: an entry, which is named, is not an image; or there are no such
+                tiles.
             OSError: a file cannot be read.
             RuntimeError: this process was forked from one that used devices.
         """
@@ -129,12 +142,18 @@ class Detector:
         loaded = map_ahead(load, enumerate(images))
         by_number = {
             number: detections.keep(score_thr)
-            for number, _, detections in self.stream(loaded)
+            for number, _, detections in self.stream(
+                loaded, tiles=tiles, overlap=overlap
+            )
         }
         return [by_number[number] for number in sorted(by_number)]
 
     def stream(
-        self, images: Iterable[tuple[Any, np.ndarray]]
+        self,
+        images: Iterable[tuple[Any, np.ndarray]],
+        *,
+        tiles: int | None = None,
+        overlap: float = 0.2,
     ) -> Iterator[tuple[Any, np.ndarray, ImageDetections]]:
         """(key, image, detections) of each (key, image), as soon as they are known.
 
@@ -143,13 +162,17 @@ class Detector:
 
         Args:
             images: keys of any kind, and (H,W,3) uint8 RGB arrays.
+            tiles: as for `predict`.
+            overlap: as for `predict`.
 
         Raises:
+            ValueError: there are no such tiles.
             RuntimeError: this process was forked from one that used devices.
         """
         forked.check()
+        tiling = None if tiles is None else Tiling(tiles, overlap)
         prepared = map_ahead(
-            lambda pair: self._inference.prepare(pair, pair[1]), images
+            lambda pair: self._inference.prepare(pair, pair[1], tiling), images
         )
         for (key, image), (boxes, scores, labels, _) in self._inference.run(prepared):
             size = image.shape[:2]

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 
 from atss_jax.data.batch import Variant, place
 from atss_jax.data.plan import Canvas
+from atss_jax.data.tiles import Tiling, Window
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.merge import merge
 from atss_jax.evaluation.run import predict
+from atss_jax.evaluation.tiles import merge_tiles
 from atss_jax.structures import PREDICT_FIELDS, Batch, Detections
 
 
@@ -22,13 +25,17 @@ class Views:
 
     Attributes:
         key: the caller's key of the image.
-        width: width of the original image.
-        rows: canvas and batch row of each view.
+        size: height, width of the original image.
+        rows: canvas and batch row of each view of the whole image, then of each tile.
+        tiling: how it is cut into tiles; None: it is not.
+        windows: its tiles.
     """
 
     key: Any
-    width: int
-    rows: list[tuple[Canvas, Batch]]
+    size: tuple[int, int]
+    rows: Iterable[tuple[Canvas, Batch]]
+    tiling: Tiling | None
+    windows: list[Window]
 
 
 class Inference:
@@ -55,10 +62,23 @@ class Inference:
         # Without it, two threads that need a new canvas at once would both compile.
         self._lock = threading.Lock()
 
-    def prepare(self, key: Any, image: np.ndarray) -> Views:
-        """Resizes an image, (H,W,3) uint8 RGB, for all its views; uses no device."""
+    def prepare(
+        self, key: Any, image: np.ndarray, tiling: Tiling | None = None
+    ) -> Views:
+        """Resizes an image, (H,W,3) uint8 RGB, for all its views; uses no device.
+
+        Tiles are resized one by one when their turn comes, so that memory does not grow
+        with their number.
+        """
+        size = image.shape[:2]
+        windows = [] if tiling is None else tiling.windows(size)
         rows = [place(image, variant) for variant in self.variants]
-        return Views(key, image.shape[1], rows)
+        of_tiles = (
+            place(window.of(image), variant)
+            for window in windows
+            for variant in self.variants
+        )
+        return Views(key, size, itertools.chain(rows, of_tiles), tiling, windows)
 
     def run(self, images: Iterable[Views]) -> Iterator[tuple[Any, Detections]]:
         """Key and detections (without padding) of every image.
@@ -66,16 +86,31 @@ class Inference:
         Images of one canvas keep their order. A batch is run as soon as it is full;
         at the end the remaining images fill up their last batches.
         """
-        flips = [variant.flip for variant in self.variants]
         waiting = {}  # by number of the image: its views, detections so far
         batches = self._batches(images, waiting)
         for (number, view), detections in predict(self._locked_step, batches):
             image, by_view = waiting[number]
             by_view[view] = detections
-            if len(by_view) == len(flips):
+            if len(by_view) == len(self.variants) * (1 + len(image.windows)):
                 del waiting[number]
-                views = [by_view[index] for index in range(len(flips))]
-                yield image.key, merge(views, flips, image.width, self.config)
+                yield image.key, self._merge(image, by_view)
+
+    def _merge(self, image, by_view):
+        """The detections of an image, of those in its views by their number."""
+        flips = [variant.flip for variant in self.variants]
+        widths = [image.size[1], *(window.size[1] for window in image.windows)]
+        whole, *in_tiles = (
+            merge(
+                [by_view[len(flips) * part + view] for view in range(len(flips))],
+                flips,
+                width,
+                self.config,
+            )
+            for part, width in enumerate(widths)
+        )
+        parts = list(zip(image.windows, in_tiles, strict=True))
+        threshold = self.config.iou_threshold
+        return merge_tiles(whole, parts, image.size, image.tiling, threshold)
 
     def _locked_step(self, batch):
         with self._lock:
@@ -86,7 +121,7 @@ class Inference:
         by_canvas = collections.defaultdict(list)
         for number, image in enumerate(images):
             waiting[number] = image, {}
-            rows, image.rows = image.rows, []
+            rows, image.rows = image.rows, ()
             for view, (canvas, row) in enumerate(rows):
                 by_canvas[canvas].append(((number, view), row))
                 if len(by_canvas[canvas]) == self.batch_size:

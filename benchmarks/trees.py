@@ -6,6 +6,9 @@
 The wheel has four images with Pascal VOC files: 951 crowns of trees (most of the class
 Tree, some Alive and Dead; all are one class here). The largest image becomes the tiles
 to train on, the others those to evaluate with, so that no tree is in both.
+
+With `--reduce=2` the tiles have half the resolution, as surveys from higher up have:
+half of the crowns are then smaller than 20 pixels.
 """
 
 import argparse
@@ -26,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', help='folder deepforest/data of the unpacked wheel')
     parser.add_argument('out', help='folder to write')
+    parser.add_argument('--reduce', type=int, default=1, help='by how much (default: 1)')
     flags = parser.parse_args()
     out = pathlib.Path(flags.out)
     (out / 'images').mkdir(parents=True)
@@ -35,14 +39,18 @@ def main() -> None:
         ('train', [largest]),
         ('val', [i for i in range(len(source.records)) if i != largest]),
     ):
-        tiles = [tile for row in rows for tile in _tiles(source, row, out / 'images')]
+        tiles = [
+            tile
+            for row in rows
+            for tile in _tiles(source, row, flags.reduce, out / 'images')
+        ]
         path = out / 'annotations' / f'instances_{split}.json'
         path.parent.mkdir(exist_ok=True)
         write_json(path, _coco(tiles))
         print(f'{path}: {len(tiles)} tiles, {sum(len(b) for _, _, b in tiles)} trees')
 
 
-def _tiles(source, row, folder):
+def _tiles(source, row, reduce, folder):
     """Name, (height, width) and (G,4) boxes of each tile of an image, written there."""
     record = source.records[row]
     image = source.read_image(record)
@@ -57,8 +65,11 @@ def _tiles(source, row, folder):
             inside = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) >= _VISIBLE * areas
             if inside.any():
                 name = f'{stem}_{top}_{left}.png'
-                cv2.imwrite(str(folder / name), tile[..., ::-1])
-                tiles.append((name, tile.shape[:2], boxes[inside]))
+                height, width = tile.shape[0] // reduce, tile.shape[1] // reduce
+                # With INTER_AREA each pixel is the mean of those that it stands for.
+                small = cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
+                cv2.imwrite(str(folder / name), small[..., ::-1])
+                tiles.append((name, (height, width), boxes[inside] / reduce))
     return tiles
 
 

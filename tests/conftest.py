@@ -14,7 +14,7 @@ os.environ['XLA_FLAGS'] = (
 )
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 import jaxtyping  # noqa: E402
 
@@ -26,6 +26,26 @@ jaxtyping.install_import_hook(
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from atss_jax.weights import mmdet  # noqa: E402
+
+
+def _traced_once(function):
+    """Remembers `function(model)`, a dict: models that print alike are alike."""
+    results = {}
+
+    def remembering(model):
+        key = repr(model)
+        if key not in results:
+            results[key] = function(model)
+        return dict(results[key])
+
+    return remembering
+
+
+# Nearly every test asks for the shapes of some model, which traces the whole model: a
+# third of a second to four.
+mmdet.variable_shapes = _traced_once(mmdet.variable_shapes)
 
 GOLDEN = ROOT / 'tests' / 'golden'
 SHARED_DATA = ROOT.parent / 'shared' / 'data'
@@ -132,7 +152,13 @@ def small_run(small_data, tmp_path_factory):
 
 @pytest.fixture
 def call(capsys, monkeypatch):
-    """`call('train', '--config=...')`, `call('atss', 'draw', ...)`: their `Result`."""
-    from tests.support.command_line import make_call
+    """`call('train', '--config=...')`, `call('atss', 'draw', ...)`: their `Result`.
 
+    Commands that compute alike share compiled programs.
+    """
+    from tests.support.command_line import make_call
+    from tests.support.small_run import share_predictions, share_steps
+
+    share_steps(monkeypatch)
+    share_predictions(monkeypatch)
     return make_call(capsys, monkeypatch)

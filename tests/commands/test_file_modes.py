@@ -32,9 +32,8 @@ def check_modes(folder):
 
 
 def test_a_training(call, small_run, tmp_path, umask):
-    flags = '--config.total_epochs=1', '--config.data.train.indices=8'
     config = small_run.workdir / 'config.json'
-    result = call('train', f'--config={config}', f'--workdir={tmp_path / "w"}', *flags)
+    result = call('train', f'--config={config}', f'--workdir={tmp_path / "w"}')
     assert result.status == 0, result.err
     names = {path.name for path in (tmp_path / 'w').iterdir()}
     assert {'config.json', 'checkpoints', 'tensorboard'} <= names

@@ -52,10 +52,15 @@ FAMILY = {
     'atss_r50_caffe_dyhead_1x': (R50_CAFFE, '....', 38_897_602),
 }
 SWIN_L = 'atss_swin_l_dyhead_2x_ms'
-# The others run the same parts; `make test-slow` has them all.
+# By default: the recipe of the paper, and the one of large-scale jitter in bfloat16.
+# DCNv2, DyHead, Caffe's layout and Swin have tests of their own in tests/models;
+# `make test-slow` trains every recipe.
 SLOW = [
     SWIN_L,
+    'atss_r50_caffe_1x',
+    'atss_r50_dyhead_1x',
     'atss_r50_caffe_dyhead_1x',
+    'atss_r50_dcn_1x',
     'atss_r101_dcn_2x_ms',
     'atss_x101_32x8d_2x_ms',
     'atss_x101_32x8d_dcn_2x_ms',

@@ -72,7 +72,7 @@ def test_workers_change_nothing(tmp_path):
     from tests.data.test_augment_stream import augmented_shapes
     batches = augmented_shapes()
     expected = [batches(step) for step in range(2, 5)]
-    for workers in (0, 1, 3):
+    for workers in (0, 2):
         stream = prefetch(batches, 2, 100, workers)
         for one in expected:
             other = next(stream)

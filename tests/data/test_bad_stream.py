@@ -115,12 +115,12 @@ def main():
                 assert np.array_equal(one[name][slice(*rows)], other[name]), name
 
     half = BATCH // 2
-    hosts = {1: [(0, BATCH)], 2: [(0, half), (half, BATCH)]}
-    for workers in (0, 1, 3):
-        for count in hosts:
-            for rows in hosts[count]:
-                for start in (0, 5):
-                    check(rows, start, workers)
+    for rows in [(0, BATCH), (0, half), (half, BATCH)]:
+        for start in (0, 5):
+            check(rows, start, workers=0)
+    # Each process imports for a second or more: not every combination.
+    check((0, BATCH), 5, workers=1)
+    check((half, BATCH), 0, workers=3)
     print('same')
 
 if __name__ == '__main__':
@@ -129,7 +129,7 @@ if __name__ == '__main__':
 
 
 def test_stream_with_bad_images_is_the_same_however_it_is_loaded(folder, tmp_path):
-    """0, 1 and 3 workers, one host and two, fresh and resumed: every combination."""
+    """0, 1 and 3 workers, one host and two, fresh and resumed."""
     for number in (11, 14, 17):
         folder.spoil(b'', number)
     folder.load()

@@ -61,7 +61,7 @@ def test_workers_change_nothing_in_joined_sets_of_unlike_forms(tmp_path):
     ]
     source = JoinedDataset(members)
     batches = train_batches(source)
-    for workers in (0, 1, 3):
+    for workers in (0, 2):
         for step, batch in enumerate(prefetch(batches, 0, 6, workers)):
             assert_same(batch, batches(step))
         assert step == 5

@@ -61,11 +61,6 @@ def run(program, path, *arguments):
     )
 
 
-def test_workers_without_posix_signals_and_fcntl(tmp_path):
-    done = run(LIKE_WINDOWS + BATCHES, tmp_path / 'script.py')
-    assert done.stdout == 'loaded\n', done.stderr
-
-
 TRAIN = """
 from atss_jax import train
 from tests.support.small_run import small_config
@@ -73,20 +68,20 @@ import pathlib, sys
 
 if __name__ == '__main__':
     folder = pathlib.Path(sys.argv[1])
-    config = small_config(folder, {'total_epochs': 1, 'data.workers_per_gpu': 0})
+    config = small_config(folder, {'data.workers_per_gpu': 0})
     print(int(train(config, sys.argv[2]).step))
 """
 
 
-@pytest.mark.parametrize('lacks', [LIKE_WINDOWS, WITHOUT_TFDS])
-def test_training_on_a_coco_folder(lacks, small_data, tmp_path):
-    done = run(lacks + TRAIN, tmp_path / 'script.py', small_data, tmp_path / 'workdir')
+def test_training_on_a_coco_folder(small_data, tmp_path):
+    program = LIKE_WINDOWS + WITHOUT_TFDS + TRAIN
+    done = run(program, tmp_path / 'script.py', small_data, tmp_path / 'workdir')
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) > 0
 
 
-def test_shapes_load_without_tensorflow_datasets(tmp_path):
-    done = run(WITHOUT_TFDS + BATCHES, tmp_path / 'script.py')
+def test_shapes_load_in_worker_processes(tmp_path):
+    done = run(LIKE_WINDOWS + WITHOUT_TFDS + BATCHES, tmp_path / 'script.py')
     assert done.stdout == 'loaded\n', done.stderr
 
 

@@ -39,8 +39,8 @@ def test_workers_change_nothing_and_leave_nothing(tmp_path):
                 assert one[name].dtype == other[name].dtype
                 assert np.array_equal(one[name], other[name]), (workers, name)
         stream.close()
-    assert len(list(prefetch(batches, 0, 4, 2))) == 4  # to the end, that too
-    with started(prefetch(batches, 0, 100, 2)):
+    assert len(list(prefetch(batches, 0, 4, 1))) == 4  # to the end, that too
+    with started(prefetch(batches, 0, 100, 1)):
         pass  # not even one was asked for
     import multiprocessing
     assert not multiprocessing.active_children()

@@ -14,6 +14,7 @@ from atss_jax.structures import Detections
 from atss_jax.training.checkpoint import Checkpoints
 from atss_jax.training.workdir import config_path
 from tests.conftest import ROOT
+from tests.support.small_run import share_predictions
 
 CONFIG = DetectConfig(iou_threshold=0.5, max_per_img=3)
 
@@ -95,7 +96,9 @@ def evaluate(small_run):
         experiment = build_experiment(config)
         variables = Checkpoints.open(workdir).restore_variables(experiment.model)
         source = open_sources(experiment, ('val',))['val']
-        evaluator = make_evaluator(experiment, source, 'val', use)
+        with pytest.MonkeyPatch.context() as patch:
+            share_predictions(patch)
+            evaluator = make_evaluator(experiment, source, 'val', use)
         return evaluator.detections(devices.replicate(variables))
 
     return run

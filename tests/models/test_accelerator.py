@@ -54,8 +54,16 @@ def program_of(function, *arguments):
     return jax.jit(function).lower(*arguments).as_text()
 
 
-@pytest.mark.parametrize('canvas', ['tight', 'large'])
-@pytest.mark.parametrize('name', 'ab')
+# The hardest by default: on a canvas much larger than the image.
+@pytest.mark.parametrize(
+    ('name', 'canvas'),
+    [
+        ('a', 'large'),
+        pytest.param('a', 'tight', marks=pytest.mark.slow),
+        pytest.param('b', 'large', marks=pytest.mark.slow),
+        pytest.param('b', 'tight', marks=pytest.mark.slow),
+    ],
+)
 def test_head_outputs_equal_mmdet(accelerator, golden, name, canvas):
     data = golden(f'forward_{name}')
     height, width = (-(-side // 32) * 32 for side in data['image'].shape[:2])
@@ -82,15 +90,17 @@ def loss_and_gradient(backbone):
     return jax.jit(jax.value_and_grad(loss))(variables['params'])
 
 
+# A ResNeXt has all kinds of convolutions: the stem's, 1x1, 3x3 and grouped ones.
 @pytest.mark.parametrize(
     'backbone',
     [
-        {'norm_cfg': BN},
-        {'depth': 50},
-        {'depth': 50, 'style': 'caffe'},
-        {'depth': 50, 'groups': 4, 'base_width': 8},
+        pytest.param({'norm_cfg': BN}, id='basic', marks=pytest.mark.slow),
+        pytest.param({'depth': 50}, id='bottleneck', marks=pytest.mark.slow),
+        pytest.param(
+            {'depth': 50, 'style': 'caffe'}, id='caffe', marks=pytest.mark.slow
+        ),
+        pytest.param({'depth': 50, 'groups': 4, 'base_width': 8}, id='resnext'),
     ],
-    ids=['basic', 'bottleneck', 'caffe', 'resnext'],
 )
 def test_gradients_are_those_of_the_cpu(backbone, request):
     value, gradients = jax.device_get(loss_and_gradient(backbone))

@@ -39,6 +39,7 @@ PARAMETERS = {
 # Minutes of compiling and computing on two cores.
 SLOW = [(name, canvas) for name in ('x101_32x8d', 'x101_64x4d') for canvas in CANVASES]
 SLOW += [('dyhead', 'large')]  # test_dyhead.py has a small one
+SLOW += [('dcn', 'tight')]  # the large canvas has the same cells, and padding
 CASES = [
     pytest.param(*case, marks=pytest.mark.slow) if case in SLOW else case
     for case in itertools.product(MODELS, CANVASES)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from atss_jax.config import load_config
 from atss_jax.distributed import devices
 from atss_jax.evaluation import run as evaluation
+from atss_jax.inference import detector
 from atss_jax.training import loop
 from atss_jax.training.callbacks import Callback
 from atss_jax.training.log import RunLog
@@ -158,7 +159,7 @@ class FinishedRun:
 
 # Training ----------------------------------------------------------------------------
 
-_shared: dict[str, Any] = {}
+_shared: dict[Any, Any] = {}
 _make_step = loop._mapped_train_step
 
 
@@ -182,6 +183,7 @@ def train(
     """
     with pytest.MonkeyPatch.context() as patch:
         share_steps(patch, wrap_step)
+        share_predictions(patch)
         evaluator = make_evaluator or shared_evaluator
         return loop.train(config, str(workdir), evaluator, profile, callbacks=callbacks)
 
@@ -199,10 +201,31 @@ def _shared_step(run, tx):
     experiment = run.experiment
     model, normalizer = experiment.training_model, experiment.data['train'].normalizer
     used = model, normalizer, experiment.loss, experiment.optimizer, experiment.parallel
-    key = f'step {used} {run.rates.tolist()}'
+    key = f'step {used} {run.rates.tolist()} {experiment.seed}'
     if key not in _shared:
         _shared[key] = _make_step(run, tx)
     return _shared[key]
+
+
+def share_predictions(patch: pytest.MonkeyPatch) -> None:
+    """Makes evaluators and detectors that compute alike share the compiled step."""
+    make, map_rows = evaluation.make_predict_step, devices.map_rows
+
+    def make_predict_step(model, normalizer, config):
+        key = f'predict {model, normalizer, config}'
+        if key not in _shared:
+            _shared[key] = make(model, normalizer, config)
+        return _shared[key]
+
+    def shared_map_rows(function, mode, mesh=None):
+        key = function, mode, mesh
+        if key not in _shared:
+            _shared[key] = map_rows(function, mode, mesh)
+        return _shared[key]
+
+    for module in (evaluation, detector):
+        patch.setattr(module, 'make_predict_step', make_predict_step)
+    patch.setattr(devices, 'map_rows', shared_map_rows)
 
 
 def shared_evaluator(experiment, source, split):

@@ -116,7 +116,7 @@ def test_the_forms_train_alike(run, small_data, tiny, tmp_path):
     for name in ('COCO', 'Roboflow', 'image folder'):
         WRITERS[name](small_data, tmp_path / name)
         workdir = tmp_path / f'w {name}'
-        flags = f'--data={name}', f'--workdir={workdir}', '--config.total_epochs=1'
+        flags = f'--data={name}', f'--workdir={workdir}'
         assert run('train', f'--config={tiny}', *flags).status == 0
         losses[name] = [r['loss'] for r in metrics_of(workdir, 'train')]
     assert losses['COCO']
@@ -127,7 +127,7 @@ def test_the_forms_train_alike(run, small_data, tiny, tmp_path):
 def test_train_report_and_draw(run, small_data, tiny, tmp_path):
     """All that there is to do with a run, on YOLO files alone."""
     WRITERS['YOLO'](small_data, tmp_path / 'y')
-    flags = '--data=y', '--workdir=w', '--config.total_epochs=1'
+    flags = '--data=y', '--workdir=w'
     assert run('train', f'--config={tiny}', *flags).status == 0
     result = run('eval', '--workdir=w', '--report')
     assert result.status == 0, result.err

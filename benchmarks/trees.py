@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', help='folder deepforest/data of the unpacked wheel')
     parser.add_argument('out', help='folder to write')
-    parser.add_argument('--reduce', type=int, default=1, help='by how much (default: 1)')
+    parser.add_argument('--reduce', type=int, default=1, help='default: 1')
     flags = parser.parse_args()
     out = pathlib.Path(flags.out)
     (out / 'images').mkdir(parents=True)

@@ -153,7 +153,9 @@ def test_a_folder_without_evaluation_data(run, small_data, tiny, tmp_path):
     WRITERS['YOLO'](small_data, tmp_path / 'y')
     (tmp_path / 'y' / 'data.yaml').write_text('train: images/train\nnames: [a, b, c]\n')
     result = run('train', f'--config={tiny}', '--data=y', '--workdir=w')
-    result.refuses("split = 'val', but y (YOLO) has only train")
+    result.refuses(
+        'the split val is needed, but y (YOLO) has only train', 'atss split y'
+    )
     assert not (tmp_path / 'w').exists()
 
 

@@ -150,6 +150,7 @@ ALTERNATIVES = {
     'test_cfg.nms_pre': 100,
     'test_cfg.min_bbox_size': 4,
     'test_cfg.score_thr': 0.3,
+    'test_cfg.with_nms': False,
     'test_cfg.nms.iou_threshold': 0.5,
     'test_cfg.max_per_img': 300,
     'test_cfg.tta': {'test_cfg.tta': {'img_scales': ((1333, 800),), 'flip': False}},

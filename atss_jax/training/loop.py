@@ -92,6 +92,8 @@ def train(
         log = stack.enter_context(_open_log(run, start))
         journal = Journal(run, log, checkpoints, evaluator, called)
         steps, reason = _steps_left(run, start.step, state, journal, stop)
+        if not steps:
+            begin()  # to save what `resume_from` names, which is complete
 
         # Compile while worker processes load the first batch.
         batches, bad_images = stack.enter_context(_load_ahead(run, start.step))
@@ -133,8 +135,9 @@ def train(
                     break
                 if stopping and step + 1 < run.total_steps:
                     raise hosts.Stopped(f'after step {step + 1} of {run.total_steps}')
-        except hosts.Stopped:
+        except hosts.Stopped as stopped:
             journal.save(state)
+            stopped.add_note('The state of the run is saved: run again to resume')
             raise
         journal.finish(in_flight, state, reason, bad_images.report())
         return state

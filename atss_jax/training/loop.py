@@ -92,8 +92,6 @@ def train(
         log = stack.enter_context(_open_log(run, start))
         journal = Journal(run, log, checkpoints, evaluator, called)
         steps, reason = _steps_left(run, start.step, state, journal, stop)
-        if not steps:
-            begin()  # to save what `resume_from` names, which is complete
 
         # Compile while worker processes load the first batch.
         batches, bad_images = stack.enter_context(_load_ahead(run, start.step))

@@ -51,9 +51,14 @@ def main(arguments: list[str] | None = None, program: str | None = None) -> int:
     if name not in COMMANDS:
         print(_complaint(name), file=sys.stderr)
         return 2
-    # Imported only now: `atss --help` needs neither JAX nor NumPy.
-    module = importlib.import_module(f'atss_jax.commands.{name.replace("-", "_")}')
-    return module.main(arguments[1:], program or f'atss {name}')
+    program = program or f'atss {name}'
+    try:
+        # Imported only now: `atss --help` needs neither JAX nor NumPy.
+        module = importlib.import_module(f'atss_jax.commands.{name.replace("-", "_")}')
+        return module.main(arguments[1:], program)
+    except KeyboardInterrupt:  # while it imports libraries, which takes seconds
+        print(f'{program}: interrupted', file=sys.stderr)
+        return 130
 
 
 def _help():

@@ -53,9 +53,10 @@ def load_config(
     if data is not None:
         on_error = (overrides or {}).get('data.on_error')
         use_found_data(config, data, on_error, finder)
+    config = with_added_fields(config)  # so that an override can be in such a section
     for name, value in (overrides or {}).items():
         _override(config, name, value)
-    config = with_added_fields(config)
+    config = with_added_fields(config)  # which a section of the overrides may lack
     build(config)
     return ConfigDict(config)
 

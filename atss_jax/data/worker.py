@@ -75,8 +75,16 @@ def wait_until_freed(array_types: Iterable[type]) -> None:
 def raise_if_killed(error: Exception) -> None:
     """Raises OSError if `error` is grain's report that a worker process was killed."""
     match = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
-    if isinstance(error, RuntimeError) and match:
-        raise OSError(
-            f'a loading process ended with status {match[1]}: memory ran out (-9), or '
-            '/dev/shm is full (-7)? Fewer data.workers_per_gpu need less of both'
-        ) from error
+    if not isinstance(error, RuntimeError) or not match:
+        return
+    if (status := int(match[1])) in (-9, -7):
+        reason = (
+            'memory ran out (-9), or /dev/shm is full (-7)? Fewer data.workers_per_gpu '
+            'need less of both'
+        )
+    else:
+        reason = (
+            'the lines above may say why; data.workers_per_gpu=0 loads in the process '
+            'of the run, which then shows where it ends'
+        )
+    raise OSError(f'a loading process ended with status {status}: {reason}') from error

@@ -1,6 +1,7 @@
 """Callbacks: what a user's own code does during a run."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -73,6 +74,8 @@ class Callbacks:
     """
 
     def __init__(self, callbacks: Sequence[Any]):
+        if not isinstance(callbacks, Sequence):
+            raise ValueError(f'callbacks = {callbacks!r}; expected a list of callbacks')
         for callback in callbacks:
             _check(callback)
         names = ', '.join(type(callback).__name__ for callback in callbacks)
@@ -88,7 +91,7 @@ class Callbacks:
 
     def has(self, method: str) -> bool:
         """Whether a callback has a method."""
-        return any(hasattr(callback, method) for callback in self._callbacks)
+        return any(_has(callback, method) for callback in self._callbacks)
 
     def call(self, method: str, step: int, value: Any) -> None:
         """Calls a method of all callbacks, on the first process.
@@ -101,7 +104,7 @@ class Callbacks:
         if not devices.is_first():
             return
         for callback in self._callbacks:
-            if self._error is None and hasattr(callback, method):
+            if self._error is None and _has(callback, method):
                 self._call_one(callback, method, step, value)
 
     def _call_one(self, callback, method, step, value):
@@ -142,9 +145,19 @@ class Callbacks:
             ) from self._error
 
 
+def _has(callback, method):
+    """Whether a callback has a method; None in its place is none."""
+    return getattr(callback, method, None) is not None
+
+
 def _check(callback):
-    """Raises ValueError for a callback of which nothing would be called."""
-    methods = [name for name in METHODS if callable(getattr(callback, name, None))]
+    """Raises ValueError for a callback that could not be called, or not at all."""
+    if isinstance(callback, type):
+        name = callback.__name__
+        raise ValueError(
+            f'callback {name} is a class; expected an object of it: {name}(...)'
+        )
+    methods = [name for name in METHODS if _has(callback, name)]
     similar = [name for name in dir(callback) if name.startswith('after_')]
     unknown = sorted(set(similar) - set(METHODS))
     if not methods or unknown:
@@ -153,3 +166,24 @@ def _check(callback):
             f'callback {callback!r} {has}; expected an object with one or more of the '
             f'methods {", ".join(METHODS)}'
         )
+    for name in methods:
+        _check_arguments(callback, name)
+
+
+def _check_arguments(callback, method):
+    """Raises ValueError for a method that cannot be called: it may be due only later.
+
+    What has no signature, such as some functions of C, is called when it is due.
+    """
+    try:
+        signature = inspect.signature(getattr(callback, method))
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(0, None)
+    except TypeError as error:
+        raise ValueError(
+            f'callback {type(callback).__name__}.{method}{signature} does not take two '
+            f'arguments as Callback.{method} in atss_jax/training/callbacks.py does: '
+            f'{error}'
+        ) from error

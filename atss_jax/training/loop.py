@@ -133,8 +133,9 @@ def train(
                     break
                 if stopping and step + 1 < run.total_steps:
                     raise hosts.Stopped(f'after step {step + 1} of {run.total_steps}')
-        except hosts.Stopped:
+        except hosts.Stopped as stopped:
             journal.save(state)
+            stopped.add_note('The state of the run is saved: run again to resume')
             raise
         journal.finish(in_flight, state, reason, bad_images.report())
         return state

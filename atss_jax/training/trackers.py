@@ -6,6 +6,7 @@ Their libraries are optional, and imported where they are used.
 import collections
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import secrets
@@ -99,14 +100,23 @@ class Tracker:
         try:
             self._client = CLIENTS[hook.type](hook, start)
         except (TypeError, ValueError, OSError) as error:
-            raise ValueError(
-                f'config.{hook.path} = {hook.type}: {self._name} does not start a run: '
-                f'{error}'
-            ) from error
+            raise ValueError(self._refusal(hook, start.id, error)) from error
+        if self._client.id != start.id:  # it has nothing yet
+            self._last_steps = {}
         self._unsafe: collections.deque[tuple[float, str, int]] = collections.deque()
         self._save()
         for record in records(workdir):
             self.write(Entry.of(record))
+
+    def _refusal(self, hook, run_id, error):
+        place = f'config.{hook.path} = {hook.type}: {self._name}'
+        if run_id is None:
+            return f'{place} does not start a run: {error}'
+        return (
+            f'{place} does not continue its run {run_id}: {error}; if that run is '
+            f'gone, remove {self._name} from {self._file}, and a new one gets all '
+            'numbers'
+        )
 
     def _read(self):
         return atomic.read_json(self._file) if self._file.exists() else {}
@@ -218,6 +228,8 @@ class _Mlflow:
         from mlflow.exceptions import MlflowException
 
         self.errors = (MlflowException, OSError)
+        # Training waits meanwhile, at each entry: MLflow's own 7 retries take minutes.
+        os.environ.setdefault('MLFLOW_HTTP_REQUEST_MAX_RETRIES', '3')
         try:
             self._client = mlflow.MlflowClient(hook.tracking_uri)
             if start.id is not None:

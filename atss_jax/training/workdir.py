@@ -39,6 +39,7 @@ _BEFORE_TRAINING = (
     'compile_cache',
     _LOCK,
 )
+_OF_ANY_CONFIG = {'compile_cache', _LOCK}
 
 # These fields and sections change neither weights nor metrics of a step, so a run may
 # be resumed with others.
@@ -270,7 +271,9 @@ def locked(workdir: str) -> Iterator[Callable[[], None]]:
     """Keeps other runs from training in the workdir within the `with` block.
 
     A collective. The lock is freed when the run ends, however it ends. If the run is
-    refused (ValueError or OSError), a workdir that was new is removed again.
+    refused (ValueError or OSError), a workdir that was new is removed again. If it is
+    interrupted before training begins, only its compiled programs stay, which may have
+    taken minutes: it does not belong to the config yet.
 
     Yields:
         A function to call when training begins: from then on the workdir stays.
@@ -299,8 +302,11 @@ def locked(workdir: str) -> Iterator[Callable[[], None]]:
             yield new.keep
         except (ValueError, OSError):
             if devices.is_first():
-                new.remove()
+                new.remove(_BEFORE_TRAINING)
             raise
+        finally:
+            if devices.is_first():
+                new.remove(set(_BEFORE_TRAINING) - _OF_ANY_CONFIG)
 
 
 class _New:
@@ -317,17 +323,17 @@ class _New:
     def keep(self):
         self._is_new = False
 
-    def remove(self):
-        """Called by the run that holds the lock."""
+    def remove(self, names):
+        """Called by the run that holds the lock; does nothing after `keep`."""
         if not self._is_new:
             return
-        for name in _BEFORE_TRAINING:
+        for name in names:
             path = self.folder / name
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another program has put something there
+        with contextlib.suppress(OSError):  # something is still there
             for path in self._made:
                 path.rmdir()
 

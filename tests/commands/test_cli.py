@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import atss_jax
+from atss_jax import commands
 from atss_jax.commands.command_line import other_command
-from atss_jax.commands.main import COMMANDS
+from atss_jax.commands.main import COMMANDS, main
 from atss_jax.drawing.detections import describe
 from tests.conftest import ROOT
 from tests.support.command_line import Result
@@ -488,3 +489,12 @@ def test_the_next_command_is_named_as_this_one_was_called(
 ):
     monkeypatch.setattr(sys, 'argv', [called])
     assert other_command('eval') == expected
+
+
+def test_ctrl_c_while_libraries_are_imported(monkeypatch, capsys, tmp_path):
+    """Before a command could listen for it."""
+    monkeypatch.delitem(sys.modules, 'atss_jax.commands.models', raising=False)
+    (tmp_path / 'models.py').write_text('raise KeyboardInterrupt')
+    monkeypatch.setattr(commands, '__path__', [str(tmp_path)])
+    assert main(['models']) == 130
+    assert capsys.readouterr().err == 'atss models: interrupted\n'

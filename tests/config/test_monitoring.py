@@ -33,6 +33,12 @@ def error_with(**overrides):
     return str(caught.value)
 
 
+def test_one_field_of_early_stopping_switches_it_on():
+    """As it does for the other optional sections, also where a config lacks it."""
+    stopping = experiment_with(early_stopping__patience=3).early_stopping
+    assert stopping == EarlyStopping('AP', 0.0, 3)
+
+
 def test_the_metrics_are_those_of_an_evaluation():
     empty = Accumulated(-np.ones((10, 101, 1, 4, 5)), -np.ones((10, 1, 4, 5)))
     scores = scores_of(empty, ('cat',))

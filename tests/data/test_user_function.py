@@ -96,6 +96,16 @@ def test_a_bad_function_is_named_with_its_step_and_image(name, words):
         assert word in str(caught.value), (word, str(caught.value))
 
 
+def test_an_exception_is_found_by_the_line_of_the_users_file(tmp_path):
+    """Workers send the message alone."""
+    file = tmp_path / 'mine.py'
+    lines = ['import json', 'def f(*x):', '    return g()', 'def g():']
+    file.write_text('\n'.join([*lines, "    return json.loads('{')", '']))
+    where = Where(step=6, row=2, record=Source().records[4], classes=2)
+    with pytest.raises(BadFunction, match=rf'JSONDecodeError: .* in {file}, line 5$'):
+        UserFunction(f'{file}:f').call(IMAGE, OBJECTS, np.random.default_rng(0), where)
+
+
 def test_a_failure_is_no_bad_image():
     """FileNotFoundError of an image is skipped; that of a function is not."""
     function = UserFunction(f'{MODULE}:missing_file')
@@ -147,6 +157,25 @@ def test_a_function_in_a_config_becomes_its_name():
     config = load_config('atss_r50_1x', {path: (section,)})
     named = load_config('atss_r50_1x', {path: ({**section, 'function': NAME},)})
     assert to_json(config) == to_json(named)
+
+
+def test_a_function_in_the_file_of_a_config(tmp_path):
+    file = tmp_path / 'mine.py'
+    file.write_text(
+        'from atss_jax.configs import atss_r50_1x\n\n\n'
+        'def f(*x):\n    return x[:3]\n\n\n'
+        'def get_config():\n'
+        '    config = atss_r50_1x.get_config()\n'
+        "    section = {'type': 'UserFunction', 'function': f}\n"
+        '    config.data.train.pipeline.after_flip = (section,)\n'
+        '    return config\n'
+    )
+    (section,) = load_config(file).data.train.pipeline.after_flip
+    assert section['function'] == f'{file}:f'
+    assert load(section['function'])(1, 2, 3, 4) == (1, 2, 3)
+    file.write_text(file.read_text().replace("'function': f", "'function': lambda: 3"))
+    with pytest.raises(ValueError, match='neither a lambda nor an object'):
+        load_config(file)
 
 
 NAME = f'{MODULE}:darker'

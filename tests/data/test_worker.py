@@ -5,6 +5,7 @@ in stderr.
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import time
 import pytest
 
 from atss_jax.data.shapes.dataset import ShapesDataset
+from atss_jax.data.worker import raise_if_killed
 from tests.conftest import ROOT
 from tests.support.batches import run_script
 
@@ -77,6 +79,23 @@ def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):
 """
     done = run_script(body, tmp_path)
     assert 'a loading process ended with status -9: memory ran out' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('status', 'words'),
+    [
+        (-9, 'memory ran out (-9)'),
+        (-7, '/dev/shm is full (-7)'),
+        (-11, 'the lines above may say why; data.workers_per_gpu=0 loads in the'),
+        (1, 'the lines above may say why; data.workers_per_gpu=0 loads in the'),
+    ],
+)
+def test_what_ended_a_worker(status, words):
+    """Only two of the signals are those of a lack of memory."""
+    error = f'Worker process was terminated unexpectedly with exit code {status}.'
+    with pytest.raises(OSError, match=re.escape(words)) as caught:
+        raise_if_killed(RuntimeError(error))
+    assert f'ended with status {status}: ' in str(caught.value)
 
 
 ORPHANS = """

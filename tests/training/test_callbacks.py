@@ -192,3 +192,37 @@ def test_callbacks_of_which_nothing_would_be_called():
         Callbacks([Misspelled()])
     with pytest.raises(ValueError, match='has none of them; expected an object'):
         Callbacks([lambda step: None])
+    with pytest.raises(ValueError, match='Recorder is a class; expected an object'):
+        Callbacks([Recorder])
+    with pytest.raises(ValueError, match=r'callbacks = .*; expected a list'):
+        Callbacks(Recorder())
+
+
+def test_methods_that_cannot_be_called_are_refused_at_the_start():
+    class Forgets:
+        def after_checkpoint(self, step):
+            pass
+
+    with pytest.raises(ValueError, match=r'Forgets\.after_checkpoint\(step\) does not'):
+        Callbacks([Recorder(), Forgets()])
+
+    class Any:
+        def after_step(self, *arguments, **others):
+            return True
+
+    callbacks = Callbacks([Any()])
+    callbacks.call('after_step', 1, {})
+    assert 'Any.after_step asked to stop' in callbacks.reason_to_stop()
+
+
+def test_none_in_the_place_of_a_method():
+    class Quiet(Recorder):
+        after_step = None
+
+    recorder = Quiet()
+    callbacks = Callbacks([recorder])
+    assert callbacks.has('after_checkpoint') and not callbacks.has('after_step')
+    callbacks.call('after_step', 1, {})
+    callbacks.call('after_evaluation', 1, {})
+    callbacks.raise_failure()
+    assert recorder.calls == [('after_evaluation', 1, {})]

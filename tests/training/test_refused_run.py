@@ -140,10 +140,15 @@ def test_a_file_of_another_program_that_came_meanwhile(tmp_path):
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, FloatingPointError])
 def test_a_run_that_was_stopped(error, tmp_path):
-    """It may have compiled for minutes."""
-    with pytest.raises(error), workdirs.locked(str(tmp_path / 'w')):
+    """It may have compiled for minutes, which stays; another config may follow."""
+    workdir = tmp_path / 'w'
+    with pytest.raises(error), workdirs.locked(str(workdir)):
+        workdirs.claim(str(workdir), '{"seed": 1}', {'classes': []})
+        (workdir / 'compile_cache').mkdir()
+        (workdir / 'compile_cache' / 'step').write_text('x')
         raise error
-    assert (tmp_path / 'w' / 'lock').exists()
+    assert {path.name for path in workdir.iterdir()} == {'compile_cache', 'lock'}
+    workdirs.check(str(workdir), '{"seed": 2}', {'classes': ['cat']})
 
 
 def test_a_run_that_has_begun_to_train(tmp_path):

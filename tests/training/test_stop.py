@@ -75,8 +75,10 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         stop(patch)
-        with pytest.raises(hosts.Stopped, match=said):
+        with pytest.raises(hosts.Stopped, match=said) as stopped:
             train(small_run.config, str(workdir))
+    (note,) = stopped.value.__notes__  # which a traceback shows
+    assert note == 'The state of the run is saved: run again to resume'
     assert signal.getsignal(signal.SIGTERM) is before
     assert saved_steps(workdir) == saved
     assert [r['step'] for r in metrics_of(workdir, 'eval')] == evaluated

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -231,3 +232,18 @@ def test_settings_that_a_tracker_refuses(small_data, workdir, hook, message):
     with pytest.raises(ValueError, match=message):
         train(config_with(small_data, hook), workdir)
     assert not workdir.exists()  # the config may be corrected
+
+
+def test_a_server_that_is_not_there(small_data, workdir, monkeypatch):
+    """It is asked as often as the user says, or else for seconds and not minutes."""
+    pytest.importorskip('mlflow')
+    monkeypatch.setenv('MLFLOW_HTTP_REQUEST_MAX_RETRIES', '0')
+    hook = {'type': 'MlflowLoggerHook', 'tracking_uri': 'http://127.0.0.1:9'}
+    with pytest.raises(ValueError, match='mlflow does not start a run: API request'):
+        train(config_with(small_data, hook), workdir)
+    assert not workdir.exists()
+    monkeypatch.delenv('MLFLOW_HTTP_REQUEST_MAX_RETRIES')
+    began = time.monotonic()
+    with pytest.raises(ValueError, match='mlflow does not start a run: API request'):
+        train(config_with(small_data, hook), workdir)
+    assert time.monotonic() - began < 60

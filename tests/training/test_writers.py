@@ -67,7 +67,8 @@ class Client:
     errors = (OSError,)
 
     def __init__(self, hook, start):
-        self.id, self.delay = start.id or 'new', hook.init_kwargs['delay']
+        self.id = hook.init_kwargs.get('id') or start.id or 'new'
+        self.delay = hook.init_kwargs['delay']
         self.entries, self.outcome, self.trouble = [], None, False
 
     def log(self, entry):
@@ -87,9 +88,11 @@ class Run:
         arguments = {'delay': delay}
         self._hook = HookConfig('hooks.0', 'WandbLoggerHook', init_kwargs=arguments)
 
-    def start(self, step=0):
+    def start(self, step=0, **arguments):
         file = MetricsFile(str(self.folder), step)
-        tracker = Tracker(self._hook, str(self.folder), '{}', self.warnings.append)
+        arguments = {**self._hook.init_kwargs, **arguments}
+        hook = dataclasses.replace(self._hook, init_kwargs=arguments)
+        tracker = Tracker(hook, str(self.folder), '{}', self.warnings.append)
         self.writers = [file, tracker]
         self.client = tracker._client
         return self
@@ -163,6 +166,33 @@ def test_a_kill_that_the_tracker_may_have_lost_entries_by(run):
     run.write(2, 4, 6)
     run.start(4).write(6, 8)
     assert run.client.entries == [('train', step) for step in (2, 4, 6, 8)]
+
+
+def test_another_run_of_the_tracker_gets_all_numbers(run):
+    """`init_kwargs` may name one, by its id or name."""
+    run = run(delay=0).start()
+    run.write(2, 4)
+    file = run.folder / 'tracking.json'
+    file.write_text(file.read_text().replace('"new"', '"old"'))
+    assert run.start(4).client.entries == []
+    assert run.start(4, id='mine').client.entries == [('train', 2), ('train', 4)]
+    assert json.loads(file.read_text())['wandb']['id'] == 'mine'
+
+
+def test_a_run_of_the_tracker_that_is_gone(run, tmp_path, monkeypatch):
+    run = run(delay=0).start()
+
+    def refuse(hook, start):
+        raise ValueError('no such run')
+
+    monkeypatch.setitem(trackers.CLIENTS, 'WandbLoggerHook', refuse)
+    with pytest.raises(ValueError) as caught:
+        run.start()
+    assert str(caught.value) == (
+        'config.hooks.0 = WandbLoggerHook: wandb does not continue its run new: no '
+        f'such run; if that run is gone, remove wandb from {tmp_path}/tracking.json, '
+        'and a new one gets all numbers'
+    )
 
 
 def test_training_and_evaluation_of_one_step(run):

@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -69,8 +70,9 @@ class UserFunction:
         try:
             returned = function(image.copy(), objects.boxes.copy(), labels, random)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
+            line = _line(error, _module(self.function))
             raise BadFunction(
-                f'{self._named(where)} raised {_described(error)}'
+                f'{self._named(where)} raised {_described(error)}{line}'
             ) from error
         problem = wrong(returned, image.shape, where.classes)
         if problem:
@@ -239,6 +241,20 @@ def _described(error):
     return f'{type(error).__name__}: {error}'.removesuffix(': ')
 
 
+def _line(error, module):
+    """The line of a user's module in which an error arose, as ' in FILE, line N'.
+
+    Workers send the message alone, without the traceback.
+    """
+    file = getattr(module, '__file__', None)
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
+    return f' in {file}, line {lines[-1]}' if lines else ''
+
+
 def _from_file(path):
     """The module in a Python file, by a name of its own."""
     file = pathlib.Path(path).expanduser().resolve()
@@ -289,6 +305,16 @@ def digests(transforms: Iterable[object]) -> dict[str, str]:
     return by_name
 
 
+def _file_of(function):
+    """The file with a function at its top, such as a config, or None.
+
+    A config is not among the imported modules.
+    """
+    values = getattr(function, '__globals__', {})
+    is_at_top = values.get(getattr(function, '__name__', None)) is function
+    return values.get('__file__') if is_at_top else None
+
+
 def name_of(function: Callable) -> str:
     """The name that `load` finds a function by.
 
@@ -297,6 +323,8 @@ def name_of(function: Callable) -> str:
     """
     module = sys.modules.get(getattr(function, '__module__', None))
     name = getattr(function, '__qualname__', '')
+    if module is None and (file := _file_of(function)):
+        return f'{file}:{name}'
     if module is None or not name.isidentifier():
         raise BadFunction(
             f'{function!r} cannot be named in a config, which worker processes and a '

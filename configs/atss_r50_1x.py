@@ -110,6 +110,7 @@ def get_config() -> ConfigDict:
             min_bbox_size=0,
             score_thr=0.05,
             nms=dict(type='nms', iou_threshold=0.6),
+            with_nms=True,
             max_per_img=100,
             tta=None,  # for --tta: or dict(img_scales=((1333, 800),), flip=True)
         ),

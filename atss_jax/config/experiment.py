@@ -35,6 +35,7 @@ from atss_jax.data.forms.finder import Finder
 from atss_jax.data.records import Source
 from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.losses import BBOX_LOSSES, LossConfig
+from atss_jax.detection.nms import METHODS, SoftNms
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.distributed import devices
 from atss_jax.models.detector import ATSS
@@ -237,8 +238,26 @@ def _loss(read, anchors, coder, size_divisor):
     )
 
 
+def _soft_nms(read):
+    """Reads the type of NMS; None: the usual one. mmcv's values where fields lack."""
+    path = 'test_cfg.nms'
+    checks = {
+        'method': one_of(*METHODS),
+        'sigma': POSITIVE,
+        'min_score': NON_NEGATIVE,
+    }
+    if read.kind(f'{path}.type', {'nms': (), 'soft_nms': tuple(checks)}) == 'nms':
+        return None
+    return SoftNms(
+        **{
+            name: read(f'{path}.{name}', check)
+            for name, check in checks.items()
+            if read.has(f'{path}.{name}')
+        }
+    )
+
+
 def _detect(read, anchors, coder, size_divisor):
-    read('test_cfg.nms.type', one_of('nms'))
     return DetectConfig(
         anchors=anchors,
         coder=coder,
@@ -246,6 +265,8 @@ def _detect(read, anchors, coder, size_divisor):
         min_bbox_size=read('test_cfg.min_bbox_size', number(minimum=-1)),
         score_thr=read('test_cfg.score_thr', FRACTION),
         iou_threshold=read('test_cfg.nms.iou_threshold', FRACTION),
+        soft_nms=_soft_nms(read),
+        with_nms=read('test_cfg.with_nms', boolean),
         max_per_img=read('test_cfg.max_per_img', integer(1)),
         size_divisor=size_divisor,
     )

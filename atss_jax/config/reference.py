@@ -27,6 +27,7 @@ from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.assign import ATSSAssigner
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
 from atss_jax.detection.losses import LossConfig
+from atss_jax.detection.nms import SoftNms
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.models.atss_head import ATSSHead
 from atss_jax.models.dyhead import DyHead
@@ -61,6 +62,7 @@ _OWNERS = {
     'train_cfg': (ATSSAssigner, LossConfig),
     'test_cfg': (DetectConfig, Experiment),
     'test_cfg.tta': (Tta,),
+    'test_cfg.nms': (DetectConfig, SoftNms),
     'data': (Pipeline, CocoDataset, Experiment),
     'data.SPLIT': (Experiment,),
     'data.SPLIT.datasets.0': (SetConfig,),
@@ -161,6 +163,15 @@ _ALTERNATIVES = {
     },
     'model.backbone.norm_cfg.type is GN': {'model.backbone.norm_cfg': _GN},
     'model.bbox_head.norm_cfg.type is GN': {'model.bbox_head.norm_cfg': _GN},
+    'test_cfg.nms.type is soft_nms': {
+        'test_cfg.nms': {
+            'type': 'soft_nms',
+            'iou_threshold': 0.6,
+            'method': 'linear',
+            'sigma': 0.5,
+            'min_score': 0.001,
+        }
+    },
     'there is test_cfg.tta': {'test_cfg.tta': {'img_scales': None, 'flip': True}},
     f'there is {_JITTER}.random_resize': {
         f'{_JITTER}.img_scales': None,

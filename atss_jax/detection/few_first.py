@@ -24,6 +24,7 @@ def few_first(
     suppress: Callable[[Candidates], Detections],
     maxima: Sequence[Float[Array, '_n']],
     nms_pre: int,
+    try_few: bool = True,
 ) -> Detections:
     """`suppress` of all `candidates`, with as few of them as give the same detections.
 
@@ -38,12 +39,13 @@ def few_first(
         suppress: candidates to detections.
         maxima: best logit of each anchor, by level; -inf below the score threshold.
         nms_pre: number of pairs per level that post-processing asks for.
+        try_few: if not, all candidates are taken at once.
     """
 
     def from_all(maxima):
         return suppress(_concatenate(candidates(maxima, nms_pre, nms_pre)))
 
-    if nms_pre <= _FEW_PAIRS:
+    if not try_few or nms_pre <= _FEW_PAIRS:
         return from_all(maxima)
     levels = candidates(maxima, _FEW_ANCHORS, _FEW_PAIRS)
     few = _concatenate(levels)

@@ -1,5 +1,7 @@
 """Class-wise non-maximum suppression with a fixed number of outputs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -62,6 +64,11 @@ def class_wise_nms(
     candidates = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
     candidates = _fold(candidates, -jnp.inf)
     _, (best, score) = jax.lax.scan(pick, candidates, length=max_per_img)
+    return _picked(boxes, labels, best, score)
+
+
+def _picked(boxes, labels, best, score):
+    """The detections of picked rows; a score of -inf means that none was left."""
     is_detection = score > -jnp.inf
     # Rows beyond the last detection are zeros.
     return Detections(
@@ -70,3 +77,90 @@ def class_wise_nms(
         jnp.where(is_detection, labels[best], 0),
         is_detection,
     )
+
+
+METHODS = ('linear', 'gaussian', 'naive')
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftNms:
+    """mmcv's `soft_nms`, which lowers scores in place of removing boxes.
+
+    Attributes:
+        method: 'linear': a box of the class that overlaps the picked one by at least
+            the threshold keeps 1 - IoU of its score; 'gaussian': every box of the class
+            keeps exp(-IoU² / sigma); 'naive': as NMS.
+        sigma: of 'gaussian': the larger, the more of the score remains.
+        min_score: boxes whose score falls below it are removed.
+    """
+
+    method: str = 'linear'
+    sigma: float = 0.5
+    min_score: float = 1e-3
+
+    def remaining_share(
+        self, iou: Float[Array, '*n'], iou_threshold: float
+    ) -> Float[Array, '*n']:
+        """The share of its score that a box keeps next to a picked one."""
+        if self.method == 'gaussian':
+            return jnp.exp(-(iou * iou) / self.sigma)
+        lowered = 1 - iou if self.method == 'linear' else jnp.zeros_like(iou)
+        return jnp.where(iou >= iou_threshold, lowered, 1)
+
+
+def class_wise_soft_nms(
+    boxes: Float[Array, 'n 4'],
+    scores: Float[Array, 'n'],
+    labels: Int[Array, 'n'],
+    valid: Bool[Array, 'n'],
+    iou_threshold: float,
+    soft: SoftNms,
+    max_per_img: int,
+) -> Detections:
+    """The `max_per_img` best boxes when boxes lower the scores of their neighbors.
+
+    Picks the best remaining box, lowers the scores of the boxes of its class that
+    overlap it, and repeats. A detection has the score with which it was picked. The
+    first box is picked even if its score is below `min_score`, as in mmcv.
+
+    Differs from mmdet: as in `class_wise_nms`, overlaps are those of the boxes
+    themselves; and boxes without area lower no score, where mmcv's 'gaussian' makes
+    scores NaN.
+
+    Source: mmcv `soft_nms`, `batched_nms`; arXiv 1704.04503.
+    """
+    sides = [_fold(boxes[:, side], 0) for side in range(4)]
+    folded_labels = _fold(labels, 0)
+    index = jnp.arange(folded_labels.size).reshape(folded_labels.shape)
+
+    def pick(remaining, _):
+        score = remaining.max(0).max()
+        best = jnp.where(remaining == score, index, index.size).min(0).min()
+        iou = _iou(boxes[best], sides)
+        lowers = (folded_labels == labels[best]) & ~jnp.isnan(iou)
+        share = jnp.where(lowers, soft.remaining_share(iou, iou_threshold), 1)
+        # -inf times 0 would be NaN.
+        lowered = jnp.where(remaining > -jnp.inf, remaining * share, -jnp.inf)
+        remove = (lowered < soft.min_score) | (index == best)
+        return jnp.where(remove, -jnp.inf, lowered), (best, score)
+
+    candidates = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
+    candidates = _fold(candidates, -jnp.inf)
+    _, (best, score) = jax.lax.scan(pick, candidates, length=max_per_img)
+    return _picked(boxes, labels, best, score)
+
+
+def best_boxes(
+    boxes: Float[Array, 'n 4'],
+    scores: Float[Array, 'n'],
+    labels: Int[Array, 'n'],
+    valid: Bool[Array, 'n'],
+    max_per_img: int,
+) -> Detections:
+    """The `max_per_img` boxes with the best scores; nothing is suppressed."""
+    candidates = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
+    missing = max(max_per_img - len(scores), 0)
+    score, best = jax.lax.top_k(
+        jnp.pad(candidates, (0, missing), constant_values=-jnp.inf), max_per_img
+    )
+    return _picked(boxes, labels, best, score)

@@ -5,12 +5,17 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
 from atss_jax.detection.few_first import few_first
-from atss_jax.detection.nms import class_wise_nms
+from atss_jax.detection.nms import (
+    SoftNms,
+    best_boxes,
+    class_wise_nms,
+    class_wise_soft_nms,
+)
 from atss_jax.structures import Detections, HeadOutputs, ceil_divide, round_up
 
 
@@ -25,6 +30,8 @@ class DetectConfig:
         min_bbox_size: boxes need longer sides, in original pixels; negative: keep all.
         score_thr: minimum class score, exclusive; centerness does not count here.
         iou_threshold: IoU above which class-wise NMS suppresses the lower score.
+        soft_nms: lowers scores in place of NMS; None: NMS.
+        with_nms: if not, nothing is suppressed: the best scores are the detections.
         max_per_img: maximum number of detections.
         size_divisor: the valid region is the image size rounded up to a multiple of it.
     """
@@ -35,6 +42,8 @@ class DetectConfig:
     min_bbox_size: float = 0
     score_thr: float = 0.05
     iou_threshold: float = 0.6
+    soft_nms: SoftNms | None = None
+    with_nms: bool = True
     max_per_img: int = 100
     size_divisor: int = 32
 
@@ -50,7 +59,8 @@ def detect(
     1. Each level gives its `nms_pre` best (anchor, class) pairs by class score.
     2. Their boxes are decoded, their scores multiplied by the centerness.
     3. Boxes are clipped to the image and scaled to the original; small ones go.
-    4. Class-wise NMS keeps the best `max_per_img`.
+    4. Class-wise NMS, or what the config has in its place, keeps the best
+       `max_per_img`.
 
     Args:
         outputs: head outputs of one image, without a leading B.
@@ -70,19 +80,38 @@ def detect(
             for (level, output), level_maxima in zip(levels, maxima, strict=True)
         ]
 
-    def suppress(candidates):
+    def clip_and_suppress(candidates):
         boxes, scores, labels, valid = candidates
         height, width = image_size
         limits = jnp.stack([width, height, width, height]).astype(boxes.dtype)
         boxes = jnp.clip(boxes, 0, limits) * (1 / jnp.concatenate([scale, scale]))
         if config.min_bbox_size >= 0:
             valid &= (boxes[:, 2:] - boxes[:, :2] > config.min_bbox_size).all(-1)
-        return class_wise_nms(
-            boxes, scores, labels, valid, config.iou_threshold, config.max_per_img
-        )
+        return suppress(boxes, scores, labels, valid, config, config.max_per_img)
 
-    # The same detections as from candidates(maxima, nms_pre, nms_pre), but faster.
-    return few_first(candidates, suppress, maxima, config.nms_pre)
+    # The same detections as from all candidates, but faster. With soft NMS the best of
+    # few candidates may come to have lower scores than those that were left out.
+    few = config.soft_nms is None
+    return few_first(candidates, clip_and_suppress, maxima, config.nms_pre, few)
+
+
+def suppress(
+    boxes: Float[Array, 'n 4'],
+    scores: Float[Array, 'n'],
+    labels: Int[Array, 'n'],
+    valid: Bool[Array, 'n'],
+    config: DetectConfig,
+    max_per_img: int,
+) -> Detections:
+    """The best `max_per_img` boxes after the NMS of a config, if it has one."""
+    arrays = boxes, scores, labels, valid
+    if not config.with_nms:
+        return best_boxes(*arrays, max_per_img)
+    if config.soft_nms is not None:
+        return class_wise_soft_nms(
+            *arrays, config.iou_threshold, config.soft_nms, max_per_img
+        )
+    return class_wise_nms(*arrays, config.iou_threshold, max_per_img)
 
 
 def _level_candidates(level, output, maxima, limits, config):

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from atss_jax.data.transforms import flip_boxes
-from atss_jax.detection.nms import class_wise_nms
-from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.detection.postprocess import DetectConfig, suppress
 from atss_jax.structures import Detections
 
 EMPTY = Detections(
@@ -30,9 +29,32 @@ def concatenate(several: Sequence[Detections]) -> Detections:
     return Detections(*map(np.concatenate, zip(EMPTY, *several, strict=True)))
 
 
-@functools.partial(jax.jit, static_argnames=('iou_threshold', 'max_per_img'))
-def _nms(*arrays, iou_threshold, max_per_img):
-    return class_wise_nms(*arrays, iou_threshold, max_per_img)
+@functools.partial(jax.jit, static_argnames=('config', 'max_per_img'))
+def _nms(*arrays, config, max_per_img):
+    return suppress(*arrays, config, max_per_img)
+
+
+def padded_nms(
+    detections: Detections, length: int, config: DetectConfig, max_per_img: int
+) -> Detections:
+    """The NMS of a config on the host's detections of several views.
+
+    Args:
+        detections: without padding.
+        length: they are padded to it, so that lists of all lengths share one program.
+        config: what NMS there is.
+        max_per_img: how many to keep.
+
+    Returns:
+        Those that are kept, best first, without padding.
+    """
+    padding = length - len(detections.scores)
+    padded = [
+        np.pad(column, ((0, padding), *((0, 0),) * (column.ndim - 1)))
+        for column in detections
+    ]
+    kept = _nms(*padded, config=config, max_per_img=max_per_img)
+    return without_padding(jax.device_get(kept))
 
 
 def merge(
@@ -51,7 +73,7 @@ def merge(
         views: detections in each view, without padding, boxes in original pixels.
         flips: whether each view was mirrored.
         width: width of the original image.
-        config: NMS threshold and number of detections.
+        config: NMS and number of detections.
 
     Source: mmdet DetTTAModel.
     """
@@ -65,15 +87,5 @@ def merge(
             for view, flip in zip(views, flips, strict=True)
         ]
     )
-    # Padded to the same length for all images, so that they share one program.
-    padding = len(views) * config.max_per_img - len(merged.scores)
-    padded = [
-        np.pad(column, ((0, padding), *((0, 0),) * (column.ndim - 1)))
-        for column in merged
-    ]
-    merged = _nms(
-        *padded,
-        iou_threshold=config.iou_threshold,
-        max_per_img=config.max_per_img,
-    )
-    return without_padding(jax.device_get(merged))
+    length = len(views) * config.max_per_img
+    return padded_nms(merged, length, config, config.max_per_img)

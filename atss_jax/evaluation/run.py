@@ -24,7 +24,7 @@ from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.merge import EMPTY, concatenate, merge, without_padding
-from atss_jax.evaluation.tiles import merge_tiles
+from atss_jax.evaluation.merge_tiles import merge_tiles
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.structures import PREDICT_FIELDS, Batch, Detections
 
@@ -318,10 +318,9 @@ def detections_with_tiles(
         zip(tiles.parents, tiles.windows, strict=True)
     ):
         parts[int(records.image_ids[parent])].append((window, of_tiles[number]))
-    threshold = evaluator.detect.iou_threshold
     return {
         image_id: merge_tiles(
-            whole[image_id], parts[image_id], tuple(size), tiling, threshold
+            whole[image_id], parts[image_id], tuple(size), tiling, evaluator.detect
         )
         for image_id, size in zip(
             records.image_ids.tolist(), records.sizes.tolist(), strict=True

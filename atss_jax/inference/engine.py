@@ -14,8 +14,8 @@ from atss_jax.data.plan import Canvas
 from atss_jax.data.tiles import Tiling, Window
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.merge import merge
+from atss_jax.evaluation.merge_tiles import merge_tiles
 from atss_jax.evaluation.run import predict
-from atss_jax.evaluation.tiles import merge_tiles
 from atss_jax.structures import PREDICT_FIELDS, Batch, Detections
 
 
@@ -109,8 +109,7 @@ class Inference:
             for part, width in enumerate(widths)
         )
         parts = list(zip(image.windows, in_tiles, strict=True))
-        threshold = self.config.iou_threshold
-        return merge_tiles(whole, parts, image.size, image.tiling, threshold)
+        return merge_tiles(whole, parts, image.size, image.tiling, self.config)
 
     def _locked_step(self, batch):
         with self._lock:

@@ -5,7 +5,7 @@ Defaults are those of mmdet's constructors.
 
 from typing import Any
 
-from atss_jax.mmdet_config.section import Section
+from atss_jax.mmdet_config.section import REQUIRED, Section
 
 _LOSSES = ('IoULoss', 'GIoULoss', 'DIoULoss', 'CIoULoss')
 _GN = {'type': 'GN', 'num_groups': 32, 'requires_grad': True}
@@ -315,11 +315,11 @@ def _train_cfg(section):
 
 def _test_cfg(section):
     nms = section.section('nms')
-    if 'type' in nms:
-        nms.take_kind('nms')
+    is_soft = 'type' in nms and nms.take_kind('nms', 'soft_nms') == 'soft_nms'
     threshold = nms.take('iou_thr', None)  # the name in early 2.x
     if threshold is None:
-        threshold = nms.take('iou_threshold')
+        # soft_nms has a default in mmcv, nms has none.
+        threshold = nms.take('iou_threshold', 0.3 if is_soft else REQUIRED)
     fields = {
         'test_cfg.nms_pre': section.take('nms_pre'),
         'test_cfg.min_bbox_size': section.take('min_bbox_size', -1),
@@ -327,6 +327,15 @@ def _test_cfg(section):
         'test_cfg.nms.iou_threshold': threshold,
         'test_cfg.max_per_img': section.take('max_per_img'),
     }
+    if is_soft:
+        del fields['test_cfg.nms.iou_threshold']
+        fields['test_cfg.nms'] = {
+            'type': 'soft_nms',
+            'iou_threshold': threshold,
+            'method': nms.take('method', 'linear'),
+            'sigma': nms.take('sigma', 0.5),
+            'min_score': nms.take('min_score', 1e-3),
+        }
     nms.expect(class_agnostic=False, max_num=-1, score_threshold=0, offset=0)
     nms.skip('split_thr')
     return fields

@@ -1,6 +1,7 @@
 """Fields that contradict each other, and optional sections, give clear errors."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -308,3 +309,30 @@ def test_fields_left_of_another_type():
 def test_values_that_would_do_nothing_or_overflow_are_refused(overrides, part):
     with pytest.raises(ValueError, match=part):
         load_config(R50, overrides)
+
+
+# Soft NMS -----------------------------------------------------------------------------
+
+
+def test_soft_nms_has_the_values_of_mmcv_where_fields_lack():
+    nms = {'type': 'soft_nms', 'iou_threshold': 0.5}
+    detect = build_experiment(load_config(R50, {'test_cfg.nms': nms})).detect
+    assert detect.iou_threshold == 0.5
+    assert dataclasses.asdict(detect.soft_nms) == {
+        'method': 'linear',
+        'sigma': 0.5,
+        'min_score': 1e-3,
+    }
+    assert build_experiment(load_config(R50, {})).detect.soft_nms is None
+
+
+def test_fields_of_soft_nms_belong_to_it():
+    with pytest.raises(ValueError, match="belongs to type 'soft_nms'"):
+        nms = {'type': 'nms', 'iou_threshold': 0.5, 'sigma': 0.5}
+        build_experiment(load_config(R50, {'test_cfg.nms': nms}))
+
+
+def test_unknown_method_of_soft_nms():
+    nms = {'type': 'soft_nms', 'iou_threshold': 0.5, 'method': 'hard'}
+    with pytest.raises(ValueError, match="expected 'linear' or 'gaussian' or 'naive'"):
+        build_experiment(load_config(R50, {'test_cfg.nms': nms}))

@@ -150,6 +150,8 @@ ALTERNATIVES = {
     'test_cfg.nms_pre': 100,
     'test_cfg.min_bbox_size': 4,
     'test_cfg.score_thr': 0.3,
+    'test_cfg.nms.type': 'soft_nms',
+    'test_cfg.with_nms': False,
     'test_cfg.nms.iou_threshold': 0.5,
     'test_cfg.max_per_img': 300,
     'test_cfg.tta': {'test_cfg.tta': {'img_scales': ((1333, 800),), 'flip': False}},
@@ -285,7 +287,6 @@ FIXED = {
     'model.bbox_head.loss_centerness.use_sigmoid',
     'train_cfg.assigner.type',
     'train_cfg.debug',
-    'test_cfg.nms.type',
     'evaluation.metric',
 }
 

@@ -168,5 +168,6 @@ def test_every_field_with_types_is_known():
         'model.bbox_head.norm_cfg.type',
         'optimizer.type',
         'lr_config.policy',
+        'test_cfg.nms.type',
         *(f'data.{split}.type' for split in ('train', 'val', 'test')),
     }

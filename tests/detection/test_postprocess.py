@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from atss_jax.detection.anchors import AnchorGenerator
-from atss_jax.detection.nms import class_wise_nms
+from atss_jax.detection.nms import SoftNms, class_wise_nms, class_wise_soft_nms
 from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.structures import HeadOutputs
 from tests.support import oracles
@@ -128,6 +128,42 @@ def check(outputs, config, size=SIZE, scale=SCALE, canvas=CANVAS):
 @pytest.mark.parametrize('seed', range(3))
 def test_random_outputs_equal_the_oracle(seed):
     assert check(random_outputs(seed), LOOSE) == 60
+
+
+def test_soft_nms_sees_all_candidates():
+    """More of them than the fast path takes, all boxes at one place: scores fall."""
+    outputs = random_outputs(5, classes=80, shift=1.0)
+    same_place = HeadOutputs(
+        outputs.cls_logits,
+        tuple(jnp.zeros_like(deltas) for deltas in outputs.deltas),
+        tuple(jnp.full_like(level, 4.0) for level in outputs.centerness),
+    )
+    config = dataclasses.replace(
+        LOOSE, nms_pre=2000, soft_nms=SoftNms('gaussian', min_score=0.01)
+    )
+    boxes, scores, labels = detections(same_place, SIZE, SCALE, config)
+    everything = dataclasses.replace(config, with_nms=False, max_per_img=6000)
+    candidates = detections(same_place, SIZE, SCALE, everything)
+    assert len(candidates[1]) > 2000
+    expected = class_wise_soft_nms(
+        *map(jnp.asarray, candidates),
+        jnp.ones(len(candidates[1]), bool),
+        config.iou_threshold,
+        config.soft_nms,
+        config.max_per_img,
+    )
+    np.testing.assert_allclose(boxes, expected.boxes, atol=1e-4)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
+    np.testing.assert_array_equal(labels, expected.labels)
+
+
+def test_without_nms_the_best_scores_overlap():
+    plain = detections(random_outputs(0), SIZE, SCALE, LOOSE)
+    config = dataclasses.replace(LOOSE, with_nms=False)
+    boxes, scores, _ = detections(random_outputs(0), SIZE, SCALE, config)
+    assert len(boxes) == LOOSE.max_per_img
+    assert (np.diff(scores) <= 0).all()
+    assert scores.sum() > plain[1].sum()
 
 
 def test_fewer_candidates_than_asked_for():

@@ -11,6 +11,7 @@ from atss_jax.commands.import_mmdet import label_order, read_config
 from atss_jax.config import as_dict, build_experiment, build_model, load_config, to_json
 from atss_jax.config.tree import flatten
 from atss_jax.data.coco.annotation_file import COCO_CLASSES
+from atss_jax.detection.nms import SoftNms
 from atss_jax.mmdet_config import source
 from atss_jax.mmdet_config.section import plain
 from atss_jax.mmdet_config.translate import translate
@@ -60,7 +61,19 @@ NEUTRAL = {
     *('auto_scale_lr.enable', 'auto_scale_lr.base_batch_size'),
     *('early_stopping', 'log_config.hooks'),
     *('evaluation.save_best', 'evaluation.num_eval_images'),
+    'test_cfg.with_nms',
 }
+
+
+def test_soft_nms():
+    """With mmcv's values where the file has none."""
+    soft = {'type': 'soft_nms', 'method': 'gaussian', 'min_score': 0.05}
+    values = changed('v3_r50', 'model.test_cfg.nms', soft)
+    fields = translate(values).fields
+    config = load_config(str(R50), {'test_cfg.nms': fields['test_cfg.nms']})
+    detect = build_experiment(config).detect
+    assert detect.iou_threshold == 0.3
+    assert detect.soft_nms == SoftNms('gaussian', sigma=0.5, min_score=0.05)
 
 
 def test_what_changes_nothing_is_listed():
@@ -104,7 +117,7 @@ V3_PIPELINE = f'{V3_TRAIN}.pipeline'
         ('v3_r50', 'model.bbox_head.loss_bbox.eps', 1e-3),
         ('v3_r50', 'model.bbox_head.loss_cls.type', 'QualityFocalLoss'),
         ('v3_r50', 'model.train_cfg.assigner.alpha', 0.8),
-        ('v3_r50', 'model.test_cfg.nms.type', 'soft_nms'),
+        ('v3_r50', 'model.test_cfg.nms.type', 'nms_match'),
         ('v3_r50', 'model.data_preprocessor.pad_value', 114),
         ('v3_r50', 'optim_wrapper.optimizer.type', 'Adam'),
         ('v3_r50', 'optim_wrapper.optimizer.nesterov', True),

@@ -3,7 +3,8 @@
 import numpy as np
 
 from atss_jax.data.tiles import Tiling
-from atss_jax.evaluation.tiles import merge_tiles
+from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.evaluation.merge_tiles import merge_tiles
 from atss_jax.structures import Detections
 
 _SIZE = (100, 180)
@@ -20,13 +21,13 @@ def _detections(*rows):
 
 def _merged(whole=(), left=(), right=()):
     parts = [(_LEFT, _detections(*left)), (_RIGHT, _detections(*right))]
-    merged = merge_tiles(_detections(*whole), parts, _SIZE, _TILING, 0.6)
+    merged = merge_tiles(_detections(*whole), parts, _SIZE, _TILING, DetectConfig())
     return np.column_stack([merged.boxes, merged.scores, merged.labels]).round(3)
 
 
 def test_without_tiles_nothing_changes():
     whole = _detections((0, 0, 5, 5, 0.9, 0), (0, 0, 5, 5, 0.8, 0))
-    assert merge_tiles(whole, [], _SIZE, _TILING, 0.6) is whole
+    assert merge_tiles(whole, [], _SIZE, _TILING, DetectConfig()) is whole
 
 
 def test_tiles_are_moved_to_their_place():

@@ -1,14 +1,12 @@
 """Detections in the tiles of an image and in the whole of it, as one list."""
 
-import functools
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from atss_jax.data.tiles import Tiling, Window
-from atss_jax.detection.nms import class_wise_nms
-from atss_jax.evaluation.merge import concatenate, without_padding
+from atss_jax.detection.postprocess import DetectConfig
+from atss_jax.evaluation.merge import concatenate, padded_nms
 from atss_jax.structures import Detections
 
 _SHORTEST = 1024  # rows; shorter lists are padded to it, to share one program
@@ -20,7 +18,7 @@ def merge_tiles(
     parts: Sequence[tuple[Window, Detections]],
     size: tuple[int, int],
     tiling: Tiling,
-    iou_threshold: float,
+    config: DetectConfig,
 ) -> Detections:
     """Merges the detections in an image and in its tiles.
 
@@ -35,7 +33,7 @@ def merge_tiles(
         parts: the tiles, and the detections in each, in pixels of the tile.
         size: height, width of the image.
         tiling: how it was cut.
-        iou_threshold: of NMS.
+        config: what NMS there is.
 
     Returns:
         Detections of decreasing score, as many as there are.
@@ -50,7 +48,11 @@ def merge_tiles(
         offset = np.array([window.left, window.top] * 2, np.float32)
         moved = detections._replace(boxes=detections.boxes + offset)
         views.append(_rows(moved, is_whole))
-    return _nms(concatenate(views), iou_threshold)
+    merged = concatenate(views)
+    count = len(merged.scores)
+    # A power of two, so that lists of all lengths need few programs.
+    length = max(_SHORTEST, 1 << max(count - 1, 0).bit_length())
+    return padded_nms(merged, length, config, length)
 
 
 def _rows(detections, chosen):
@@ -67,23 +69,3 @@ def _is_cut(boxes, window, size, margin):
         | ((right > width - margin) & (window.right < size[1]))
         | ((bottom > height - margin) & (window.bottom < size[0]))
     )
-
-
-@functools.partial(jax.jit, static_argnames='iou_threshold')
-def _padded_nms(detections, iou_threshold):
-    return class_wise_nms(*detections, iou_threshold, len(detections.scores))
-
-
-def _nms(detections, iou_threshold):
-    """Class-wise NMS that keeps all that nothing suppresses."""
-    count = len(detections.scores)
-    # A power of two, so that lists of all lengths need few programs.
-    length = max(_SHORTEST, 1 << max(count - 1, 0).bit_length())
-    padded = Detections(
-        *(
-            np.pad(column, ((0, length - count), *((0, 0),) * (column.ndim - 1)))
-            for column in detections
-        )
-    )
-    kept = _padded_nms(padded, iou_threshold=iou_threshold)
-    return without_padding(jax.device_get(kept))

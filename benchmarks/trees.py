@@ -4,8 +4,9 @@
     python benchmarks/trees.py trees_wheel/deepforest/data trees
 
 The wheel has four images with Pascal VOC files: 951 crowns of trees (most of the class
-Tree, some Alive and Dead; all are one class here). The largest image becomes the tiles
-to train on, the others those to evaluate with, so that no tree is in both.
+Tree, some Alive and Dead; all are one class here). The right third of the largest image
+becomes the tiles to evaluate with, all else those to train on; the tiles of the two do
+not overlap.
 
 With `--reduce=2` the tiles have half the resolution, as surveys from higher up have:
 half of the crowns are then smaller than 20 pixels.
@@ -35,31 +36,36 @@ def main() -> None:
     (out / 'images').mkdir(parents=True)
     source = AutoDataset(flags.data, 'all')
     largest = int(np.argmax(np.prod(source.records.sizes, axis=1)))
-    for split, rows in (
-        ('train', [largest]),
-        ('val', [i for i in range(len(source.records)) if i != largest]),
-    ):
-        tiles = [
-            tile
-            for row in rows
-            for tile in _tiles(source, row, flags.reduce, out / 'images')
-        ]
+    tiles = {'train': [], 'val': []}
+    for row in range(len(source.records)):
+        width = int(source.records.sizes[row, 1])
+        middle = width * 2 // 3 if row == largest else width
+        for split, columns in (('train', (0, middle)), ('val', (middle, width))):
+            tiles[split] += _tiles(source, row, columns, flags.reduce, out / 'images')
+    for split in tiles:
         path = out / 'annotations' / f'instances_{split}.json'
         path.parent.mkdir(exist_ok=True)
-        write_json(path, _coco(tiles))
-        print(f'{path}: {len(tiles)} tiles, {sum(len(b) for _, _, b in tiles)} trees')
+        write_json(path, _coco(tiles[split]))
+        count = sum(len(boxes) for _, _, boxes in tiles[split])
+        print(f'{path}: {len(tiles[split])} tiles, {count} trees')
 
 
-def _tiles(source, row, reduce, folder):
-    """Name, (height, width) and (G,4) boxes of each tile of an image, written there."""
+def _tiles(source, row, columns, reduce, folder):
+    """Name, (height, width) and (G,4) boxes of each tile in columns of an image.
+
+    The tiles are written to the folder.
+    """
+    first, end = columns
+    if first == end:
+        return []
     record = source.records[row]
     image = source.read_image(record)
     stem = pathlib.Path(record.file_name).stem
     areas = np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1)
     tiles = []
     for top in _starts(record.size[0]):
-        for left in _starts(record.size[1]):
-            tile = image[top : top + _SIDE, left : left + _SIDE]
+        for left in (first + start for start in _starts(end - first)):
+            tile = image[top : top + _SIDE, left : min(left + _SIDE, end)]
             limits = [tile.shape[1], tile.shape[0]] * 2
             boxes = np.clip(record.boxes - [left, top, left, top], 0, limits)
             inside = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) >= _VISIBLE * areas

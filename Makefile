@@ -17,7 +17,7 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	test-hf test-trackers lint install mmdet-env clean
+	test-hf test-trackers test-site site lint install mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,7 +54,7 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
@@ -65,6 +65,14 @@ test-torch: install
 	$(BIN)/pip download --quiet --no-deps --dest .cache/deepforest deepforest==2.1.0
 	$(BIN)/python -m zipfile -e .cache/deepforest/deepforest-2.1.0-*.whl .cache/deepforest
 	$(BIN)/python -m pytest -q -m torch
+
+# The documentation as a website: .cache/site/index.html
+site: install
+	$(INSTALL) mkdocs-material==9.8.2
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file website/mkdocs.yml
+
+test-site: site
+	$(BIN)/python -m pytest -q -m site
 
 # Nothing of mmdetection is installed or run: its config files are read.
 test-mmdet: install

@@ -17,7 +17,7 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	test-hf test-trackers test-site site lint install mmdet-env clean
+	test-hf test-trackers test-onnx test-site site lint install mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,7 +54,7 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
@@ -89,6 +89,11 @@ test-hf: install
 test-trackers: install
 	$(INSTALL) -e '.[wandb,mlflow,trackio]'
 	$(BIN)/python -m pytest -q -m trackers
+
+# ONNX files: written, compared with JAX, run by onnxruntime and by OpenVINO.
+test-onnx: install
+	$(INSTALL) -e '.[onnx]' openvino==2026.4.1
+	$(BIN)/python -m pytest -q -m 'onnx and not slow'
 
 # The wheel in a new environment, used in an empty folder.
 test-wheel: install

@@ -103,6 +103,7 @@ test-wheel: install
 test-browser: install
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 		echo "no chromium found: apt-get install chromium"; exit 1; }
+	$(INSTALL) -e '.[onnx]'
 	$(BIN)/python -m pytest -q -m browser
 
 # mmdetection in an environment of its own, to compare with: see docs/performance.md.

@@ -1,6 +1,7 @@
 """`atss export`: a detector as one file that needs none of its code."""
 
 import argparse
+import pathlib
 
 from atss_jax.commands import command_line
 
@@ -12,15 +13,17 @@ def parser(program: str = 'atss export') -> argparse.ArgumentParser:
     flags = command_line.new_parser(
         program,
         'Writes a detector as one file that needs none of its code: ONNX (.onnx) for '
-        'onnxruntime, OpenVINO and others, or StableHLO (.stablehlo) for JAX.',
-        f'{command_line.FIELDS_HELP} See docs/onnx.md and docs/predict.md.',
+        'onnxruntime, OpenVINO and others, StableHLO (.stablehlo) for JAX, or a web '
+        'page (.html) that detects in the browser.',
+        f'{command_line.FIELDS_HELP} See docs/onnx.md, docs/web-page.md and '
+        'docs/predict.md.',
     )
     command_line.add_weights_flags(flags, 'folder of a run, or a .pth or .safetensors')
     flags.add_argument(
         '--out',
         type=command_line.path,
         required=True,
-        help='file to write; its name ends in .onnx or .stablehlo',
+        help='file to write; its name ends in .onnx, .stablehlo or .html',
     )
     flags.add_argument(
         '--step', type=int, help='a checkpoint of a workdir (default: the best)'
@@ -36,7 +39,7 @@ def parser(program: str = 'atss export') -> argparse.ArgumentParser:
 
 
 def _add_onnx_flags(flags):
-    group = flags.add_argument_group('.onnx files')
+    group = flags.add_argument_group('.onnx and .html files')
     group.add_argument(
         '--heads',
         action='store_true',
@@ -76,18 +79,19 @@ def main(arguments: list[str], program: str = 'atss export') -> int:
     """Exports as the flags say; gives the exit status."""
     parse = parser(program)
     flags, overrides = parse.parse_known_args(arguments)
-    is_onnx = flags.out.endswith('.onnx')
-    _check_flags(parse, flags, is_onnx)
-    write = _write_onnx if is_onnx else _write_stablehlo
+    write = _WRITERS.get(pathlib.Path(flags.out).suffix, _write_stablehlo)
+    _check_flags(parse, flags, is_onnx=write is not _write_stablehlo)
     return command_line.guard(program, lambda: write(flags, _load(flags, overrides)))
 
 
 def _check_flags(parse, flags, is_onnx):
     if is_onnx and flags.platforms is not None:
-        parse.error('--platforms goes with .stablehlo files; an .onnx file has none')
+        parse.error('--platforms goes with .stablehlo files; the others have none')
+    if flags.heads and flags.out.endswith('.html'):
+        parse.error('--heads goes with .onnx files: a page shows detections')
     for name in ('heads', 'images', 'half', 'int8', 'calibrate', 'force'):
         if not is_onnx and getattr(flags, name):
-            parse.error(f'--{name} goes with .onnx files')
+            parse.error(f'--{name} goes with .onnx and .html files')
     if flags.calibrate and not flags.int8:
         parse.error('--calibrate goes with --int8')
     is_smaller = flags.half or flags.int8
@@ -119,9 +123,48 @@ def _write_stablehlo(flags, trained):
 
 
 def _write_onnx(flags, trained):
-    from atss_jax.inference.onnx_file.write import Options, write
+    from atss_jax.inference.onnx_file.write import write
 
-    options = Options(
+    write(flags.out, trained, _onnx_options(flags), print)
+    print(f'wrote {flags.out}: {len(trained.classes)} classes')
+
+
+def _write_page(flags, trained):
+    from atss_jax.files.atomic import check_writable
+    from atss_jax.inference.onnx_file.write import checked_content
+    from atss_jax.report import web_runtime
+    from atss_jax.report.detector_page import WebDetector, write_detector_page
+
+    path = pathlib.Path(flags.out)
+    # What may fail comes before what takes long.
+    check_writable(path.absolute().parent)
+    web_runtime.load()
+    content, _ = checked_content(trained, _onnx_options(flags), print)
+    pipeline = trained.experiment.data['test'].pipeline
+    detector = WebDetector(
+        name=path.stem,
+        model=content,
+        classes=trained.classes,
+        img_scale=pipeline.img_scale,
+        keep_ratio=pipeline.keep_ratio,
+        backend=pipeline.backend,
+        size_divisor=trained.experiment.model.size_divisor,
+        description=_description(trained.classes, pipeline),
+    )
+    size = write_detector_page(path, detector) / 2**20
+    count = len(trained.classes)
+    print(f'wrote {flags.out}: {count} classes, {size:.0f} MiB; open it in a browser')
+
+
+def _description(classes, pipeline):
+    width, height = pipeline.img_scale
+    return f'{len(classes):,} classes; images are shown to it at {width} by {height}.'
+
+
+def _onnx_options(flags):
+    from atss_jax.inference.onnx_file.write import Options
+
+    return Options(
         heads=flags.heads,
         images=flags.images,
         half=flags.half,
@@ -129,5 +172,6 @@ def _write_onnx(flags, trained):
         calibrate=flags.calibrate or 100,
         force=flags.force,
     )
-    write(flags.out, trained, options, print)
-    print(f'wrote {flags.out}: {len(trained.classes)} classes')
+
+
+_WRITERS = {'.onnx': _write_onnx, '.html': _write_page}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from atss_jax.data.batch import Pipeline, Tta
+from atss_jax.detection.nms import SoftNms
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.structures import Batch, Detections
 from atss_jax.training.trained_model import TrainedModel
@@ -44,6 +45,8 @@ def page_of(trained: TrainedModel) -> dict[str, Any]:
         'tta': dataclasses.asdict(experiment.tta),
         'iou_threshold': detect.iou_threshold,
         'max_per_img': detect.max_per_img,
+        'soft_nms': detect.soft_nms and dataclasses.asdict(detect.soft_nms),
+        'with_nms': detect.with_nms,
         'samples_per_gpu': experiment.samples_per_gpu,
     }
 
@@ -65,7 +68,11 @@ def with_page(
         ),
         tta=Tta(_pairs(page['tta']['img_scales']), page['tta']['flip']),
         detect=DetectConfig(
-            iou_threshold=page['iou_threshold'], max_per_img=page['max_per_img']
+            iou_threshold=page['iou_threshold'],
+            max_per_img=page['max_per_img'],
+            # Files of version 0.1 have NMS without naming it.
+            soft_nms=SoftNms(**soft) if (soft := page.get('soft_nms')) else None,
+            with_nms=page.get('with_nms', True),
         ),
         samples_per_gpu=page['samples_per_gpu'],
     )

@@ -61,11 +61,6 @@ def write(
 ) -> Differences:
     """Writes the file, once it gives what the model gives in JAX.
 
-    Batch size, height and width are free; height and width must be multiples of the
-    model's `size_divisor`. Normalization, masks of the padding, and NMS are in the
-    file. The AP of a smaller file is measured on `data.test`, and that of the float
-    file too.
-
     Args:
         out: file to write; its name ends in `.onnx`.
         trained: the model; images are prepared as `data.test` says.
@@ -76,29 +71,56 @@ def write(
         The differences of the float file from JAX.
 
     Raises:
-        ValueError: the name ends otherwise, a library is not installed, a part of the
-            model cannot be exported, or the file gives other outputs than JAX, or has
-            lost too much AP.
+        ValueError: the name ends otherwise, or as for `checked_content`.
         OSError: the file cannot be written, or images cannot be read.
     """
     path = pathlib.Path(out).expanduser()
     if not is_onnx(path):
         raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
+    check_writable(path.absolute().parent)  # comparing takes long
+    content, differences = checked_content(trained, options, tell)
+    write_bytes(path, content)
+    return differences
+
+
+def checked_content(
+    trained: TrainedModel,
+    options: Options = Options(),
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[bytes, Differences]:
+    """The content of a file, which gives what the model gives in JAX.
+
+    Batch size, height and width are free; height and width must be multiples of the
+    model's `size_divisor`. Normalization, masks of the padding, and NMS are in the
+    file. The AP of a smaller file is measured on `data.test`, and that of the float
+    file too.
+
+    Args:
+        trained: the model; images are prepared as `data.test` says.
+        options: what the file has in it.
+        tell: called with a line about what was compared and measured.
+
+    Returns:
+        The content, and the differences of the float file from JAX.
+
+    Raises:
+        ValueError: a library is not installed, a part of the model cannot be exported,
+            or the file gives other outputs than JAX, or has lost too much AP.
+        OSError: images cannot be read.
+    """
     for name in ('onnx', 'onnxruntime'):
         library(name)
-    check_writable(path.absolute().parent)  # comparing takes long
     content = serialize(trained, options.heads)
     differences = _compare(trained, content, options)
     tell(differences.text(options.heads))
     if problem := differences.problem():
         raise ValueError(
-            f'{out} was not written, since it gives other outputs than JAX: {problem}. '
+            f'nothing was written, since ONNX gives other outputs than JAX: {problem}. '
             'This is a mistake in atss-jax, or the weights multiply rounding errors'
         )
     if options.is_smaller:
         content = _made_smaller(trained, content, options, tell)
-    write_bytes(path, content)
-    return differences
+    return content, differences
 
 
 def serialize(trained: TrainedModel, heads: bool, half: bool = False) -> bytes:

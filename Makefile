@@ -17,7 +17,7 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	test-hf test-trackers test-site site lint install mmdet-env clean
+	test-hf test-trackers test-onnx test-site site lint install mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,7 +54,7 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
@@ -90,6 +90,11 @@ test-trackers: install
 	$(INSTALL) -e '.[wandb,mlflow,trackio]'
 	$(BIN)/python -m pytest -q -m trackers
 
+# ONNX files: written, compared with JAX, run by onnxruntime and by OpenVINO.
+test-onnx: install
+	$(INSTALL) -e '.[onnx]' openvino==2026.4.1
+	$(BIN)/python -m pytest -q -m 'onnx and not slow'
+
 # The wheel in a new environment, used in an empty folder.
 test-wheel: install
 	$(BIN)/python -m pytest -q -m wheel
@@ -98,6 +103,7 @@ test-wheel: install
 test-browser: install
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 		echo "no chromium found: apt-get install chromium"; exit 1; }
+	$(INSTALL) -e '.[onnx]'
 	$(BIN)/python -m pytest -q -m browser
 
 # mmdetection in an environment of its own, to compare with: see docs/performance.md.

@@ -12,7 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 _EPS = 1e-6
-_MAX_LOG_RATIO = abs(math.log(16 / 1000))
+MAX_LOG_RATIO = abs(math.log(16 / 1000))
+"""Of decoded widths and heights to those of the anchor."""
 
 
 def centers(boxes: Float[Array, '*n 4']) -> Float[Array, '*n 2']:
@@ -108,6 +109,6 @@ class DeltaXYWHBBoxCoder:
         deltas = deltas * jnp.array(self.target_stds) + jnp.array(self.target_means)
         sides = anchors[..., 2:] - anchors[..., :2]
         center = (anchors[..., :2] + anchors[..., 2:]) * 0.5 + sides * deltas[..., :2]
-        ratio = jnp.exp(jnp.clip(deltas[..., 2:], -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+        ratio = jnp.exp(jnp.clip(deltas[..., 2:], -MAX_LOG_RATIO, MAX_LOG_RATIO))
         half = sides * ratio * 0.5
         return jnp.concatenate([center - half, center + half], -1)

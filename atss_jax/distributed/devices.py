@@ -318,10 +318,13 @@ def to_host(tree: Any) -> Any:
 
 
 def rows_to_host(tree: Any) -> Any:
-    """The rows of this process of the outputs of `map_rows`, in order, as NumPy."""
+    """The rows of this process of the outputs of `map_rows`, in order, as NumPy.
+
+    NumPy arrays, which other programs than JAX's give, are returned as they are.
+    """
 
     def read(x):
-        if x.is_fully_addressable:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return x
         shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
         return np.concatenate([np.asarray(shard.data) for shard in shards])

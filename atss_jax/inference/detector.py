@@ -15,6 +15,7 @@ from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference import export
 from atss_jax.inference.engine import Inference
 from atss_jax.inference.image_detections import ImageDetections
+from atss_jax.inference.onnx_file import runtime
 from atss_jax.training.trained_model import load_trained
 
 Image = str | os.PathLike | np.ndarray | Any
@@ -68,10 +69,10 @@ class Detector:
 
         Args:
             source: workdir of a run, a `.pth` or `.safetensors` file with mmdet's
-                names, or an exported `.stablehlo` file. Or, downloaded once, a model
-                that `atss models` lists, by its name (where no path has this name) or
-                as `mmdet://NAME`; or any weights by an `https://` address or
-                `hf://OWNER/REPOSITORY[@REVISION][/FILE]`.
+                names, or an exported `.stablehlo` or `.onnx` file (which onnxruntime
+                runs). Or, downloaded once, a model that `atss models` lists, by its
+                name (where no path has this name) or as `mmdet://NAME`; or any weights
+                by an `https://` address or `hf://OWNER/REPOSITORY[@REVISION][/FILE]`.
             config: config of a `.pth` or `.safetensors` file; None for a model by name:
                 its own.
             classes: names of the labels, if the weights do not include them; None:
@@ -89,13 +90,13 @@ class Detector:
             ConnectionError: the weights cannot be downloaded; says what to fetch, and
                 where to put it.
         """
-        local = devices.find_local(device)
-        if export.is_exported(source):
+        if export.is_exported(source) or runtime.is_onnx(source):
             if config or step is not None or classes or overrides:
                 raise ValueError(f'{source} is exported: {_CANNOT_BE_SET}')
-            exported = export.read(source)
-            inference = _infer_exported(exported, local, tta, batch_size)
+            exported = _read_exported(source, device)
+            inference = _infer_exported(exported, tta, batch_size)
             return cls(inference, exported.classes)
+        local = devices.find_local(device)
         trained = load_trained(source, config, step, classes, overrides)
         inference = _infer(trained, local, tta, batch_size)
         return cls(inference, trained.classes)
@@ -258,13 +259,21 @@ def _infer(trained, local, tta, batch_size):
     return Inference(step, views, detect, batch_size)
 
 
-def _infer_exported(exported, local, tta, batch_size):
-    """On one device, since the program is for one."""
+def _read_exported(source, device):
+    """The detector of a file; a StableHLO program runs on one device of JAX."""
+    if runtime.is_onnx(source):
+        return runtime.read(source, device)
+    local = devices.find_local(device)
+    exported = export.read(source)
+    step = _mapped(lambda _, batch: exported.step(batch), {}, local[:1])
+    return exported._replace(step=step)
+
+
+def _infer_exported(exported, tta, batch_size):
     batch_size = exported.samples_per_gpu if batch_size is None else batch_size
     _check(batch_size)
-    step = _mapped(lambda _, batch: exported.step(batch), {}, local[:1])
     views = _views(exported.pipeline, exported.tta if tta else None)
-    return Inference(step, views, exported.detect, batch_size)
+    return Inference(exported.step, views, exported.detect, batch_size)
 
 
 def _mapped(step, variables, chosen):

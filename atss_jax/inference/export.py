@@ -4,19 +4,15 @@ The program takes images on a canvas and returns detections. The page next to it
 how images are put on a canvas, and names the labels.
 """
 
-import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.export
 import jax.numpy as jnp
 
-from atss_jax.data.batch import Pipeline, Tta
-from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.evaluation.run import make_predict_step
 from atss_jax.files.atomic import (
     check_writable,
@@ -24,32 +20,13 @@ from atss_jax.files.atomic import (
     write_bytes,
     write_json,
 )
-from atss_jax.structures import Batch, Detections
+from atss_jax.inference.exported import ExportedDetector, page_of, with_page
+from atss_jax.structures import Detections
 from atss_jax.training.trained_model import TrainedModel
 
 SUFFIX = '.stablehlo'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _FORMATS = (1, 2)  # the first has no `backend`
-
-
-class ExportedDetector(NamedTuple):
-    """A detector that was read from a file.
-
-    Attributes:
-        step: batch of images, their sizes and scales to the detections in each row.
-        classes: name of each label.
-        pipeline: how images are put on a canvas.
-        tta: the views of test-time augmentation.
-        detect: NMS of several views; its other fields are in the program.
-        samples_per_gpu: number of images in a batch, where there are many.
-    """
-
-    step: Callable[[Batch], Detections]
-    classes: tuple[str, ...]
-    pipeline: Pipeline
-    tta: Tta
-    detect: DetectConfig
-    samples_per_gpu: int
 
 
 def is_exported(path: str | os.PathLike) -> bool:
@@ -77,13 +54,14 @@ def write(
     """
     path = pathlib.Path(out).expanduser()
     if not is_exported(path):
-        raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
+        raise ValueError(f'expected a name that ends in {SUFFIX} or .onnx, got {out}')
     if unknown := set(platforms) - {*PLATFORMS, 'rocm'}:
         raise ValueError(f'no platform {sorted(unknown)}; there are {PLATFORMS}, rocm')
     check_writable(path.absolute().parent)  # compiling takes long
     program = _program(trained, platforms)
     write_bytes(path, program)
-    page = _page(trained) | {'sha256': hashlib.sha256(program).hexdigest()}
+    page = {'format': _FORMATS[-1]} | page_of(trained)
+    page['sha256'] = hashlib.sha256(program).hexdigest()
     write_json(_page_path(path), page, indent=1)
 
 
@@ -105,24 +83,6 @@ def _program(trained, platforms):
     }
     exported = jax.export.export(jax.jit(detect), platforms=tuple(platforms))(batch)
     return bytes(exported.serialize())
-
-
-def _page(trained) -> dict[str, Any]:
-    experiment = trained.experiment
-    pipeline, detect = experiment.data['test'].pipeline, experiment.detect
-    return {
-        'format': _FORMATS[-1],
-        'classes': trained.classes,
-        'img_scale': pipeline.img_scale,
-        'keep_ratio': pipeline.keep_ratio,
-        'backend': pipeline.backend,
-        'size_divisor': pipeline.size_divisor,
-        'canvases': pipeline.canvases,
-        'tta': dataclasses.asdict(experiment.tta),
-        'iou_threshold': detect.iou_threshold,
-        'max_per_img': detect.max_per_img,
-        'samples_per_gpu': experiment.samples_per_gpu,
-    }
 
 
 def _page_path(path):
@@ -151,24 +111,4 @@ def read(source: str | os.PathLike) -> ExportedDetector:
     if hashlib.sha256(program).hexdigest() != page['sha256']:
         raise ValueError(f'{path} is not the file that {page_path} was written with')
     call = jax.export.deserialize(bytearray(program)).call
-    return ExportedDetector(
-        step=lambda batch: Detections(**call(batch)),
-        classes=tuple(page['classes']),
-        pipeline=Pipeline(
-            img_scale=tuple(page['img_scale']),
-            keep_ratio=page['keep_ratio'],
-            backend=page.get('backend', 'cv2'),
-            size_divisor=page['size_divisor'],
-            canvases=_pairs(page['canvases']),
-        ),
-        tta=Tta(_pairs(page['tta']['img_scales']), page['tta']['flip']),
-        detect=DetectConfig(
-            iou_threshold=page['iou_threshold'], max_per_img=page['max_per_img']
-        ),
-        samples_per_gpu=page['samples_per_gpu'],
-    )
-
-
-def _pairs(values):
-    """Pairs as tuples, which JSON turned into lists; None as it is."""
-    return None if values is None else tuple(tuple(pair) for pair in values)
+    return with_page(lambda batch: Detections(**call(batch)), page)

@@ -32,6 +32,7 @@ NOT_RUN = {
     r'atss (predict|eval|export|train|convert) .*(--model=|mmdet://|https://|hf://)': (
         'needs a network: tests/training/test_zoo_weights.py'
     ),
+    r'atss (export|predict) .*\.onnx': 'needs onnxruntime: inference/test_onnx_file.py',
     r'atss download-coco': 'needs a network: test_download_coco.py',
     r'atss doctor --apply=': 'needs what a browser saves: commands/test_doctor.py',
     r'gcloud |gsutil ': 'needs a bucket',

@@ -95,6 +95,20 @@ class Page:
         assert 'exceptionDetails' not in result, result
         return result['result'].get('value')
 
+    def choose_file(self, selector: str, path: pathlib.Path) -> None:
+        """Gives a file to an input, as a user who chose it."""
+        root = self.call('DOM.getDocument')['root']['nodeId']
+        node = self.call('DOM.querySelector', nodeId=root, selector=selector)
+        files = [str(path)]
+        self.call('DOM.setFileInputFiles', files=files, nodeId=node['nodeId'])
+
+    def wait_for(self, condition: str, seconds: float = 30) -> None:
+        """Waits until a JavaScript expression is true."""
+        deadline = time.monotonic() + seconds
+        while not self.run(f'Boolean({condition})'):
+            assert time.monotonic() < deadline, f'never: {condition}'
+            time.sleep(0.05)
+
     def press(self, key: str, text: str = '') -> None:
         """Presses and releases a key as a user does."""
         codes = {'Enter': 13, ' ': 32, 'Tab': 9, 'ArrowDown': 40}
@@ -121,8 +135,12 @@ class Page:
 
 
 @contextlib.contextmanager
-def page():
-    """A new browser with one page, closed at the end."""
+def page(*flags: str):
+    """A new browser with one page, closed at the end.
+
+    Args:
+        flags: further ones of Chromium.
+    """
     to_browser, from_browser = os.pipe(), os.pipe()
 
     def as_3_and_4():
@@ -133,7 +151,7 @@ def page():
 
     with tempfile.TemporaryDirectory() as profile:
         process = subprocess.Popen(
-            [find(), *_FLAGS, f'--user-data-dir={profile}'],
+            [find(), *_FLAGS, *flags, f'--user-data-dir={profile}'],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=as_3_and_4,

@@ -22,6 +22,7 @@ from tests.support.documents import PAGES, Command
 # Commands that cannot be run here, and why. All others are run.
 NOT_RUN = {
     r'make install': 'needs a network',
+    r'make site': 'needs a network; make test-site runs it',
     r'make demo': 'takes minutes; tests/commands/test_demo.py looks at its workdir',
     r'make test': 'is these tests, and others',
     r'make mmdet-env': 'needs a network, and compiles for half an hour',

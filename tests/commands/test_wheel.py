@@ -101,7 +101,7 @@ def test_the_demo_by_name(run):
         '--config.lr_config.step=(1,)',
     )
     said = run('atss', 'train', '--config=atss_shapes', '--workdir=shapes', *small)
-    last = said.splitlines()[-1]
+    (last,) = (line for line in said.splitlines() if line.startswith('done; '))
     assert last.startswith('done; best AP 0.') and 'at step 4; to evaluate:' in last
     assert 'atss eval --workdir=shapes; to predict: atss predict --workdir=' in last
     assert 'AP50' in run('atss', 'eval', '--workdir=shapes')

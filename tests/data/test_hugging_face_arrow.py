@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from atss_jax.data.forms.arrow_files import image_content
 from atss_jax.data.forms.dataset import AutoDataset
 from atss_jax.data.forms.find import find
 from atss_jax.data.image_file import BadImage
@@ -227,6 +228,30 @@ def test_images_in_files_next_to_it(tmp_path):
     form = find(str(write(folder / 'all.parquet', rows)))
     found = form.read('all')
     assert found.image_sizes.tolist() == [list(size) for size in SIZES.values()]
+
+
+def _image_named_by_a_path(folder, image):
+    """Reads the image of an Arrow file in a folder that names it by its path."""
+    rows = [{**ROWS[0], 'image': {'bytes': None, 'path': str(image)}}]
+    folder.mkdir(parents=True)
+    path = write(folder / 'cells-train.arrow', rows)
+    return image_content(f'{path}/000000/a.png')
+
+
+def test_files_of_the_library_name_what_it_downloaded(tmp_path, monkeypatch):
+    """`datasets` names images in the cache of the Hub by absolute paths."""
+    monkeypatch.setenv('HF_HOME', str(tmp_path / 'home'))
+    for name in ('HF_DATASETS_CACHE', 'HF_HUB_CACHE'):
+        monkeypatch.delenv(name, raising=False)
+    image = tmp_path / 'home' / 'hub' / 'snapshot' / 'a.png'
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b'an image')
+    made = tmp_path / 'home' / 'datasets' / 'cells'
+    assert _image_named_by_a_path(made, image) == b'an image'
+    with pytest.raises(PermissionError, match='outside of the folder'):
+        _image_named_by_a_path(tmp_path / 'home' / 'datasets' / 'x', tmp_path / 'b.png')
+    with pytest.raises(PermissionError, match='outside of the folder'):
+        _image_named_by_a_path(tmp_path / 'elsewhere', image)
 
 
 def test_a_row_without_an_image(file):

@@ -261,11 +261,31 @@ def image_content(path: str) -> bytes:
     if not value:
         raise FileNotFoundError(errno.ENOENT, 'there is no image in this row', path)
     if isinstance(value, str):
-        if not is_inside(value):
+        if not is_inside(value) and not _is_of_the_library(file, value):
             reason = f'this row names {value!r}, outside of the folder of the data set'
             raise PermissionError(errno.EACCES, reason, path)
         return image_file.file_content(os.path.join(os.path.dirname(file), value))
     return value
+
+
+def _is_of_the_library(file: str, image: str) -> bool:
+    """Whether `datasets` made a file in its cache, of an image that it downloaded.
+
+    Such files name images by absolute paths.
+    """
+    home = os.environ.get('HF_HOME') or os.path.join(
+        os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'huggingface'
+    )
+    made = os.environ.get('HF_DATASETS_CACHE') or os.path.join(home, 'datasets')
+    downloaded = os.environ.get('HF_HUB_CACHE') or os.path.join(home, 'hub')
+    return _lies_in(file, made) and (
+        _lies_in(image, downloaded) or _lies_in(image, made)
+    )
+
+
+def _lies_in(path, folder):
+    folder = os.path.abspath(os.path.expanduser(folder))
+    return os.path.abspath(path).startswith(os.path.join(folder, ''))
 
 
 @functools.cache

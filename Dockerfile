@@ -2,8 +2,8 @@
 #
 #     docker build -t atss-jax .
 #     docker build -t atss-jax:cuda --build-arg ACCEL=cuda .
-#     docker run --rm -v "$PWD:/work" atss-jax train --config=atss_shapes --workdir=w
-#     docker run --rm --gpus all -v "$PWD:/work" atss-jax:cuda train --config=...
+#     docker run --rm -v "$PWD:/data" atss-jax train --config=atss_shapes --workdir=w
+#     docker run --rm --gpus all -v "$PWD:/data" atss-jax:cuda train --config=...
 #
 # The wheels of JAX bring CUDA with them, so that both begin from the same image.
 FROM python:3.11-slim
@@ -16,7 +16,7 @@ RUN case "$ACCEL" in cpu) extras= ;; cuda|tpu) extras="[$ACCEL]" ;; \
     && pip install --no-cache-dir --constraint constraints.txt ".$extras"
 
 # Downloads and compiled programs stay with the data, for the next container.
-ENV ATSS_JAX_CACHE=/work/.cache/atss_jax
-WORKDIR /work
+ENV ATSS_JAX_CACHE=/data/.cache/atss_jax
+WORKDIR /data
 ENTRYPOINT ["atss"]
 CMD ["--help"]

@@ -48,6 +48,19 @@ def class_wise_nms(
     Differs from mmdet: overlaps are those of the boxes themselves. mmcv's `batched_nms`
     shifts classes apart by an offset, which costs float32 digits of the coordinates.
     """
+
+    def suppress(remaining, iou, is_same_class):
+        return jnp.where((iou > iou_threshold) & is_same_class, -jnp.inf, remaining)
+
+    return _pick_in_turn(boxes, scores, labels, valid, suppress, max_per_img)
+
+
+def _pick_in_turn(boxes, scores, labels, valid, lower, max_per_img):
+    """Picks the best remaining box `max_per_img` times, and lowers the others' scores.
+
+    `lower` takes the scores of the remaining boxes (-inf: it is gone), their IoU with
+    the picked one, and whether they are of its class; it gives their new scores.
+    """
     sides = [_fold(boxes[:, side], 0) for side in range(4)]
     folded_labels = _fold(labels, 0)
     index = jnp.arange(folded_labels.size).reshape(folded_labels.shape)
@@ -55,16 +68,20 @@ def class_wise_nms(
     def pick(remaining, _):
         score = remaining.max(0).max()
         best = jnp.where(remaining == score, index, index.size).min(0).min()
-        overlaps = _iou(boxes[best], sides) > iou_threshold
+        iou = _iou(boxes[best], sides)
+        lowered = lower(remaining, iou, folded_labels == labels[best])
         # The best goes too: a box without area overlaps nothing, not even itself.
-        remove = (overlaps & (folded_labels == labels[best])) | (index == best)
-        return jnp.where(remove, -jnp.inf, remaining), (best, score)
+        return jnp.where(index == best, -jnp.inf, lowered), (best, score)
 
-    # A NaN would be the maximum, and equal to none.
-    candidates = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
-    candidates = _fold(candidates, -jnp.inf)
-    _, (best, score) = jax.lax.scan(pick, candidates, length=max_per_img)
+    _, (best, score) = jax.lax.scan(
+        pick, _fold(_candidates(scores, valid), -jnp.inf), length=max_per_img
+    )
     return _picked(boxes, labels, best, score)
+
+
+def _candidates(scores, valid):
+    """The scores; -inf where there is none, and for NaN, which would be the maximum."""
+    return jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
 
 
 def _picked(boxes, labels, best, score):
@@ -129,25 +146,15 @@ def class_wise_soft_nms(
 
     Source: mmcv `soft_nms`, `batched_nms`; arXiv 1704.04503.
     """
-    sides = [_fold(boxes[:, side], 0) for side in range(4)]
-    folded_labels = _fold(labels, 0)
-    index = jnp.arange(folded_labels.size).reshape(folded_labels.shape)
 
-    def pick(remaining, _):
-        score = remaining.max(0).max()
-        best = jnp.where(remaining == score, index, index.size).min(0).min()
-        iou = _iou(boxes[best], sides)
-        lowers = (folded_labels == labels[best]) & ~jnp.isnan(iou)
-        share = jnp.where(lowers, soft.remaining_share(iou, iou_threshold), 1)
+    def lower(remaining, iou, is_same_class):
+        share = soft.remaining_share(iou, iou_threshold)
+        share = jnp.where(is_same_class & ~jnp.isnan(iou), share, 1)
         # -inf times 0 would be NaN.
         lowered = jnp.where(remaining > -jnp.inf, remaining * share, -jnp.inf)
-        remove = (lowered < soft.min_score) | (index == best)
-        return jnp.where(remove, -jnp.inf, lowered), (best, score)
+        return jnp.where(lowered < soft.min_score, -jnp.inf, lowered)
 
-    candidates = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
-    candidates = _fold(candidates, -jnp.inf)
-    _, (best, score) = jax.lax.scan(pick, candidates, length=max_per_img)
-    return _picked(boxes, labels, best, score)
+    return _pick_in_turn(boxes, scores, labels, valid, lower, max_per_img)
 
 
 def best_boxes(
@@ -158,7 +165,7 @@ def best_boxes(
     max_per_img: int,
 ) -> Detections:
     """The `max_per_img` boxes with the best scores; nothing is suppressed."""
-    candidates = jnp.where(valid & ~jnp.isnan(scores), scores, -jnp.inf)
+    candidates = _candidates(scores, valid)
     missing = max(max_per_img - len(scores), 0)
     score, best = jax.lax.top_k(
         jnp.pad(candidates, (0, missing), constant_values=-jnp.inf), max_per_img

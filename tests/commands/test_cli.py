@@ -1,6 +1,6 @@
 """Command lines: what a user reads when something is wrong, and that it is one line.
 
-Called in this process, but for what must be seen from outside: exit, workers, hangs.
+Called in this process, except for what must be seen from outside: exit, workers, hangs.
 """
 
 import argparse

@@ -155,7 +155,7 @@ def test_other_errors_are_errors(monkeypatch):
 
 
 def fake_results(monkeypatch, errors):
-    """Each program at 100 images a second, torchvision at 50, but for `errors`."""
+    """Each program at 100 images a second, torchvision at 50, except `errors`."""
 
     def run(program, job, python):
         if job.work == 'ceiling':

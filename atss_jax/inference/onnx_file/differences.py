@@ -23,7 +23,7 @@ class Differences:
         images: number of images compared.
         matched: number of detections compared.
         unmatched: detections without a counterpart. There may be some where scores or
-            overlaps are equal but for rounding.
+            overlaps are equal except for rounding.
         unexplained: those without a counterpart even if JAX starts from ONNX's own
             head outputs.
     """
@@ -91,7 +91,7 @@ def _larger(a, b):
 
 
 def match(ours: Detections, theirs: Detections) -> list[tuple[int, int]]:
-    """Pairs of indices of detections that are the same but for rounding."""
+    """Pairs of indices of detections that are the same except for rounding."""
     pairs, free = [], set(range(len(theirs.scores)))
     for i, label in enumerate(ours.labels):
         near = [

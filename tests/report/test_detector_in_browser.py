@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
+from atss_jax.config import build_experiment, load_config
 from atss_jax.data import image_file
 from atss_jax.inference.detector import Detector
 from atss_jax.report.detector_page import WebDetector, write_detector_page
 from atss_jax.training.trained_model import load_trained
-from tests.support import browser
+from tests.support import browser, onnx_models
+from tests.support.configs import R50
 
 pytestmark = [
     pytest.mark.browser,
@@ -34,19 +36,23 @@ def path(small_run, backend, tmp_path_factory):
     from atss_jax.inference.onnx_file.write import serialize
 
     trained = load_trained(small_run.workdir)
+    path = tmp_path_factory.mktemp('page') / 'detector.html'
+    _write_page(path, trained, serialize(trained, heads=False), backend)
+    return path
+
+
+def _write_page(path, trained, model, backend='cv2'):
     pipeline = trained.experiment.data['test'].pipeline
     detector = WebDetector(
         'Shapes',
-        serialize(trained, heads=False),
+        model,
         trained.classes,
         pipeline.img_scale,
         pipeline.keep_ratio,
         backend,
-        pipeline.size_divisor,
+        trained.experiment.model.size_divisor,
     )
-    path = tmp_path_factory.mktemp('page') / 'detector.html'
     write_detector_page(path, detector)
-    return path
 
 
 @pytest.fixture(scope='module')
@@ -181,3 +187,37 @@ def test_image_takes_the_place_of_the_webcam(page, expected, small_data):
     page.choose_file('#file', path)
     page.wait_for(f'current.name === {path.name!r} && current.result.detectMs')
     _assert_same(_detections(page), expected.predict(path)[0])
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'ResNeXt with DCN, levels on_input, DCN in the towers',
+        'DyHead',
+        'Swin, windows of 3',
+    ],
+)
+def test_the_browser_has_the_operations_of_every_model(name, tmp_path):
+    """The file itself was compared with JAX by other tests.
+
+    The image needs no resize: generated weights multiply its rounding.
+    """
+    pytest.importorskip('onnxruntime')
+    from atss_jax.inference.onnx_file.write import serialize
+
+    build, anchors = onnx_models.SMALL[name]
+    fields = {'data.test.pipeline.img_scale': (96, 64)}
+    experiment = build_experiment(load_config(R50, fields))
+    model = onnx_models.trained(experiment, build(), **anchors)
+    content = serialize(model, heads=False)
+    (tmp_path / 'model.onnx').write_bytes(content)
+    _write_page(tmp_path / 'page.html', model, content)
+    path = tmp_path / 'noise.png'
+    noise = np.random.default_rng(0).integers(256, size=(64, 96, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), noise)
+    detector = Detector.load(tmp_path / 'model.onnx', device='cpu')
+    with browser.page() as page:
+        page.open(tmp_path / 'page.html')
+        page.wait_for('document.body.dataset.ready')
+        page.choose_file('#file', path)
+        _assert_same(_detected(page), detector.predict(path)[0])

@@ -102,7 +102,7 @@ class Page:
         files = [str(path)]
         self.call('DOM.setFileInputFiles', files=files, nodeId=node['nodeId'])
 
-    def wait_for(self, condition: str, seconds: float = 30) -> None:
+    def wait_for(self, condition: str, seconds: float = 90) -> None:
         """Waits until a JavaScript expression is true."""
         deadline = time.monotonic() + seconds
         while not self.run(f'Boolean({condition})'):

@@ -1,18 +1,20 @@
-"""Detections by onnxruntime from an exported ONNX file, compared with JAX.
+"""Detections from exported files, ONNX and StableHLO, compared with the model itself.
 
-    python benchmarks/onnx_files.py
-    python benchmarks/onnx_files.py --canvas 800x1344
-    python benchmarks/onnx_files.py --workdir work_dirs/mine
+    python benchmarks/exported_files.py
+    python benchmarks/exported_files.py --canvas 800x1344
+    python benchmarks/exported_files.py --workdir work_dirs/mine
 
-Both take a batch of uint8 images on a canvas and give detections; they run in turns, in
+All take a batch of uint8 images on a canvas and give detections; they run in turns, in
 one process. Without --workdir the weights are random, and all scores are too low.
 """
 
 import argparse
 import os
+import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -21,6 +23,7 @@ import timing
 from atss_jax.commands.command_line import canvas
 from atss_jax.config import build_experiment, load_config
 from atss_jax.evaluation.run import make_predict_step
+from atss_jax.inference import export
 from atss_jax.inference.onnx_file.runtime import library, open_session, runner
 from atss_jax.inference.onnx_file.write import serialize
 from atss_jax.training.state import init_variables
@@ -51,31 +54,54 @@ def batch_of(flags: argparse.Namespace) -> dict[str, np.ndarray]:
 def measure(
     flags: argparse.Namespace, trained: TrainedModel
 ) -> tuple[dict[str, float], list[str]]:
-    """Seconds that both need for a batch; lines about the file."""
+    """Seconds that each needs for a batch; lines about the files."""
     experiment, batch = trained.experiment, batch_of(flags)
     normalizer = experiment.data['test'].normalizer
     step = make_predict_step(experiment.model, normalizer, experiment.detect)
     step = jax.jit(step).lower(trained.variables, batch).compile()
     variables = jax.device_put(trained.variables)
-    began = time.perf_counter()
-    content = serialize(trained, heads=False)
-    written = time.perf_counter() - began
-    with tempfile.NamedTemporaryFile(suffix='.onnx') as file:
-        file.write(content)
-        file.flush()
-        size = os.path.getsize(file.name) / 2**20
-        began = time.perf_counter()
-        run = runner(open_session(file.name, 'cpu'))
-        opened = time.perf_counter() - began
-    notes = [
-        f'file of {size:.1f} MiB, written in {written:.1f} s, opened in {opened:.1f} s'
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        run_onnx, onnx_note = onnx_file(os.path.join(folder, 'a.onnx'), trained)
+        path = os.path.join(folder, 'a.stablehlo')
+        run_stablehlo, stablehlo_note = stablehlo_file(path, trained, batch)
     calls = {
-        'JAX': lambda: jax.device_get(step(variables, batch)),
-        'onnxruntime': lambda: run(batch),
+        'the model in JAX': lambda: jax.device_get(step(variables, batch)),
+        'StableHLO': lambda: jax.device_get(run_stablehlo(batch)),
+        'onnxruntime': lambda: run_onnx(batch),
     }
     # Threads of onnxruntime wait for work for a while, and would slow JAX.
-    return timing.interleaved(calls, flags.repeats, pause=0.3), notes
+    seconds = timing.interleaved(calls, flags.repeats, pause=0.3)
+    return seconds, [onnx_note, stablehlo_note]
+
+
+def onnx_file(path: str, trained: TrainedModel) -> tuple[Callable, str]:
+    """Writes and opens an ONNX file; gives how to run it, and a line about it."""
+    began = time.perf_counter()
+    with open(path, 'wb') as file:
+        file.write(serialize(trained, heads=False))
+    written = time.perf_counter()
+    run = runner(open_session(pathlib.Path(path), 'cpu'))
+    return run, note('ONNX', path, began, written)
+
+
+def stablehlo_file(
+    path: str, trained: TrainedModel, batch: dict[str, np.ndarray]
+) -> tuple[Callable, str]:
+    """Writes a file for cpu, cuda and tpu, and compiles it; as `onnx_file`."""
+    began = time.perf_counter()
+    export.write(path, trained)
+    written = time.perf_counter()
+    run = jax.jit(export.read(path).step).lower(batch).compile()
+    return run, note('StableHLO', path, began, written)
+
+
+def note(kind: str, path: str, began: float, written: float) -> str:
+    """A line about a file that was opened now."""
+    opened, size = time.perf_counter() - written, os.path.getsize(path) / 2**20
+    writing = written - began
+    return (
+        f'{kind}: {size:.1f} MiB, written in {writing:.1f} s, opened in {opened:.1f} s'
+    )
 
 
 def main() -> int:
@@ -92,15 +118,16 @@ def main() -> int:
         trained = model_of(flags)
         seconds, notes = measure(flags, trained)
     except (ValueError, OSError) as error:
-        print(f'onnx_files.py: {error}', file=sys.stderr)
+        print(f'exported_files.py: {error}', file=sys.stderr)
         return 1
     height, width = flags.canvas
     version = library('onnxruntime').__version__
     print(f'{timing.machine()}; onnxruntime {version}, jax {jax.__version__}')
     print(f'{flags.workdir or flags.config}: {flags.batch_size} x {height}x{width}')
     print(*notes, sep='\n', end='\n\n')
+    first = next(iter(seconds.values()))
     rows = [
-        [name, timing.milliseconds(value), f'{value / seconds["JAX"]:.2f}']
+        [name, timing.milliseconds(value), f'{value / first:.2f}']
         for name, value in seconds.items()
     ]
     print(timing.table(('', 'time', 'ratio'), rows))

@@ -6,7 +6,8 @@
 The wheel has four images with Pascal VOC files: 951 crowns of trees (most of the class
 Tree, some Alive and Dead; all are one class here). The right third of the largest image
 becomes the tiles to evaluate with, all else those to train on; the tiles of the two do
-not overlap.
+not overlap. `instances_whole.json` has the third as one image, for
+`atss eval --tiles`.
 
 With `--reduce=2` the tiles have half the resolution, as surveys from higher up have:
 half of the crowns are then smaller than 20 pixels.
@@ -26,7 +27,7 @@ _VISIBLE = 0.5  # share of a box that must lie in a tile
 
 
 def main() -> None:
-    """Writes `OUT/annotations/instances_{train,val}.json` and `OUT/images`."""
+    """Writes `OUT/annotations/instances_{train,val,whole}.json` and `OUT/images`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', help='folder deepforest/data of the unpacked wheel')
     parser.add_argument('out', help='folder to write')
@@ -36,47 +37,66 @@ def main() -> None:
     (out / 'images').mkdir(parents=True)
     source = AutoDataset(flags.data, 'all')
     largest = int(np.argmax(np.prod(source.records.sizes, axis=1)))
-    tiles = {'train': [], 'val': []}
+    tiles = {'train': [], 'val': [], 'whole': []}
     for row in range(len(source.records)):
         width = int(source.records.sizes[row, 1])
         middle = width * 2 // 3 if row == largest else width
-        for split, columns in (('train', (0, middle)), ('val', (middle, width))):
-            tiles[split] += _tiles(source, row, columns, flags.reduce, out / 'images')
+        piece = _Piece(source, row, flags.reduce, out / 'images')
+        tiles['train'] += piece.tiles(0, middle)
+        tiles['val'] += piece.tiles(middle, width)
+        if row == largest:
+            tiles['whole'] += [piece.cut('whole.png', (middle, 0, width, piece.height))]
     for split in tiles:
         path = out / 'annotations' / f'instances_{split}.json'
         path.parent.mkdir(exist_ok=True)
         write_json(path, _coco(tiles[split]))
         count = sum(len(boxes) for _, _, boxes in tiles[split])
-        print(f'{path}: {len(tiles[split])} tiles, {count} trees')
+        print(f'{path}: {len(tiles[split])} images, {count} trees')
 
 
-def _tiles(source, row, columns, reduce, folder):
-    """Name, (height, width) and (G,4) boxes of each tile in columns of an image.
+class _Piece:
+    """Cuts an image into tiles."""
 
-    The tiles are written to the folder.
-    """
-    first, end = columns
-    if first == end:
-        return []
-    record = source.records[row]
-    image = source.read_image(record)
-    stem = pathlib.Path(record.file_name).stem
-    areas = np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1)
-    tiles = []
-    for top in _starts(record.size[0]):
-        for left in (first + start for start in _starts(end - first)):
-            tile = image[top : top + _SIDE, left : min(left + _SIDE, end)]
-            limits = [tile.shape[1], tile.shape[0]] * 2
-            boxes = np.clip(record.boxes - [left, top, left, top], 0, limits)
-            inside = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) >= _VISIBLE * areas
-            if inside.any():
-                name = f'{stem}_{top}_{left}.png'
-                height, width = tile.shape[0] // reduce, tile.shape[1] // reduce
-                # With INTER_AREA each pixel is the mean of those that it stands for.
-                small = cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
-                cv2.imwrite(str(folder / name), small[..., ::-1])
-                tiles.append((name, (height, width), boxes[inside] / reduce))
-    return tiles
+    def __init__(self, source, row, reduce, folder):
+        record = source.records[row]
+        self.height = record.size[0]
+        self._image = source.read_image(record)
+        self._boxes = record.boxes
+        self._stem = pathlib.Path(record.file_name).stem
+        self._reduce, self._folder = reduce, folder
+
+    def tiles(self, first, end):
+        """The tiles with trees of the columns from `first` to before `end`."""
+        if first == end:
+            return []
+        tiles = []
+        for top in _starts(self.height):
+            for left in (first + start for start in _starts(end - first)):
+                right, bottom = min(left + _SIDE, end), min(top + _SIDE, self.height)
+                place = left, top, right, bottom
+                if len(self._boxes_in(place)):
+                    tiles.append(self.cut(f'{self._stem}_{top}_{left}.png', place))
+        return tiles
+
+    def cut(self, name, place):
+        """Writes a part of the image; name, (height, width) and (G,4) boxes of it."""
+        x1, y1, x2, y2 = place
+        part = self._image[y1:y2, x1:x2]
+        height, width = (side // self._reduce for side in part.shape[:2])
+        # With INTER_AREA each pixel is the mean of those that it stands for.
+        small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(self._folder / name), small[..., ::-1])
+        return name, (height, width), self._boxes_in(place) / self._reduce
+
+    def _boxes_in(self, place):
+        """(G,4) the boxes in a part, of which enough is visible there."""
+        x1, y1, x2, y2 = place
+        boxes = np.clip(self._boxes - [x1, y1, x1, y1], 0, [x2 - x1, y2 - y1] * 2)
+        return boxes[_areas(boxes) >= _VISIBLE * _areas(self._boxes)]
+
+
+def _areas(boxes):
+    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
 
 
 def _starts(length):

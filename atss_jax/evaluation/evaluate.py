@@ -14,12 +14,8 @@ from atss_jax.data.records import Source
 from atss_jax.data.tiles import Tiling
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation.coco_metric import Scores, format_table
-from atss_jax.evaluation.run import (
-    detections_with_tiles,
-    make_evaluator,
-    summary,
-    to_results,
-)
+from atss_jax.evaluation.run import make_evaluator, summary, to_results
+from atss_jax.evaluation.run_in_tiles import detections_with_tiles
 from atss_jax.files.atomic import check_writable, write_json
 from atss_jax.training.trained_model import load_weights
 from atss_jax.weights.mmdet_checkpoint import is_weights_file

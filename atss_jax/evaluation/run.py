@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,16 +15,14 @@ import tqdm
 
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.bad_images import NOT_SKIPPED, BadImages
-from atss_jax.data.batch import Variant, for_any_image, variants
+from atss_jax.data.batch import Variant, variants
 from atss_jax.data.loader import EvalBatches, prefetch
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Record, Source
-from atss_jax.data.tiles import TiledSource, Tiling
 from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.distributed import devices, hosts
 from atss_jax.evaluation import coco_metric
 from atss_jax.evaluation.merge import EMPTY, concatenate, merge, without_padding
-from atss_jax.evaluation.merge_tiles import merge_tiles
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.structures import PREDICT_FIELDS, Batch, Detections
 
@@ -252,7 +250,7 @@ def make_evaluator(
         source,
         BadImages(source, data.pipeline.max_bad_pictures),
         devices.map_rows(step, experiment.parallel),
-        _batches_of_views(
+        batches_of_views(
             source, shown, experiment.samples_per_gpu * jax.device_count()
         ),
         experiment.detect,
@@ -262,8 +260,16 @@ def make_evaluator(
     )
 
 
-def _batches_of_views(source, shown, batch_size):
-    """The batches of each view of the images of a source."""
+def batches_of_views(
+    source: Source, shown: Sequence[Variant], batch_size: int
+) -> list[EvalBatches]:
+    """The batches of each view of the images of a source.
+
+    Args:
+        source: the images.
+        shown: the views.
+        batch_size: number of rows, over all processes.
+    """
     rows = devices.local_rows(batch_size)
     return [
         EvalBatches(
@@ -275,57 +281,6 @@ def _batches_of_views(source, shown, batch_size):
         )
         for pipeline, flip in shown
     ]
-
-
-def detections_with_tiles(
-    evaluator: Evaluator,
-    tiling: Tiling,
-    variables: Any,
-    show_progress: bool = False,
-    stop: hosts.StopSignal | None = None,
-) -> dict[int, Detections]:
-    """As `Evaluator.detections`, with larger images also shown in tiles.
-
-    Args:
-        evaluator: of the whole images.
-        tiling: how they are cut.
-        variables: replicated over the devices.
-        show_progress: show progress bars, on the first process.
-        stop: asked before each batch.
-
-    Raises:
-        Stopped: `stop` was requested.
-        ValueError: more images cannot be read than the config allows.
-    """
-    whole = evaluator.detections(variables, show_progress, stop)
-    # Images that cannot be read are known by now, and have been counted.
-    tiles = TiledSource(evaluator.source, tiling, evaluator.bad_images.indices)
-    if not tiles.windows:
-        return whole
-    shown = [
-        Variant(for_any_image(view.pipeline), view.flip) for view in evaluator.views
-    ]
-    batch_size = len(evaluator.views[0].batches[0][1])
-    of_tiles = dataclasses.replace(
-        evaluator,
-        source=tiles,
-        bad_images=BadImages(tiles, 0),
-        views=_batches_of_views(tiles, shown, batch_size),
-    ).detections(variables, show_progress, stop)
-    records = evaluator.source.records
-    parts = {image_id: [] for image_id in whole}
-    for number, (parent, window) in enumerate(
-        zip(tiles.parents, tiles.windows, strict=True)
-    ):
-        parts[int(records.image_ids[parent])].append((window, of_tiles[number]))
-    return {
-        image_id: merge_tiles(
-            whole[image_id], parts[image_id], tuple(size), tiling, evaluator.detect
-        )
-        for image_id, size in zip(
-            records.image_ids.tolist(), records.sizes.tolist(), strict=True
-        )
-    }
 
 
 def _with_progress(batches, total, stop):

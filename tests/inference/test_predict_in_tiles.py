@@ -11,7 +11,8 @@ from atss_jax.data.batch import Pipeline, Variant
 from atss_jax.data.tiles import Tiling
 from atss_jax.detection.postprocess import DetectConfig
 from atss_jax.distributed import devices
-from atss_jax.evaluation.run import detections_with_tiles, make_evaluator
+from atss_jax.evaluation.run import make_evaluator
+from atss_jax.evaluation.run_in_tiles import detections_with_tiles
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.engine import Inference
 from atss_jax.structures import Detections

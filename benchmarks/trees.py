@@ -6,8 +6,7 @@
 The wheel has four images with Pascal VOC files: 951 crowns of trees (most of the class
 Tree, some Alive and Dead; all are one class here). The right third of the largest image
 becomes the tiles to evaluate with, all else those to train on; the tiles of the two do
-not overlap. `instances_whole.json` has the third as one image, for
-`atss eval --tiles`.
+not overlap. `--whole` writes the right third alone, as one image.
 
 With `--reduce=2` the tiles have half the resolution, as surveys from higher up have:
 half of the crowns are then smaller than 20 pixels.
@@ -27,25 +26,29 @@ _VISIBLE = 0.5  # share of a box that must lie in a tile
 
 
 def main() -> None:
-    """Writes `OUT/annotations/instances_{train,val,whole}.json` and `OUT/images`."""
+    """Writes `OUT/annotations/instances_{train,val}.json` and `OUT/images`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', help='folder deepforest/data of the unpacked wheel')
     parser.add_argument('out', help='folder to write')
     parser.add_argument('--reduce', type=int, default=1, help='default: 1')
+    parser.add_argument('--whole', action='store_true', help='one image, no tiles')
     flags = parser.parse_args()
     out = pathlib.Path(flags.out)
     (out / 'images').mkdir(parents=True)
     source = AutoDataset(flags.data, 'all')
     largest = int(np.argmax(np.prod(source.records.sizes, axis=1)))
-    tiles = {'train': [], 'val': [], 'whole': []}
+    tiles = {'val': []} if flags.whole else {'train': [], 'val': []}
     for row in range(len(source.records)):
         width = int(source.records.sizes[row, 1])
         middle = width * 2 // 3 if row == largest else width
-        piece = _Piece(source, row, flags.reduce, out / 'images')
-        tiles['train'] += piece.tiles(0, middle)
-        tiles['val'] += piece.tiles(middle, width)
-        if row == largest:
-            tiles['whole'] += [piece.cut('whole.png', (middle, 0, width, piece.height))]
+        cutter = _Cutter(source, row, flags.reduce, out / 'images')
+        if not flags.whole:
+            tiles['train'] += cutter.tiles(0, middle)
+            tiles['val'] += cutter.tiles(middle, width)
+        elif row == largest:
+            tiles['val'].append(
+                cutter.cut('whole.png', (middle, 0, width, cutter.height))
+            )
     for split in tiles:
         path = out / 'annotations' / f'instances_{split}.json'
         path.parent.mkdir(exist_ok=True)
@@ -54,8 +57,8 @@ def main() -> None:
         print(f'{path}: {len(tiles[split])} images, {count} trees')
 
 
-class _Piece:
-    """Cuts an image into tiles."""
+class _Cutter:
+    """Cuts parts out of an image."""
 
     def __init__(self, source, row, reduce, folder):
         record = source.records[row]

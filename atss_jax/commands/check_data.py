@@ -73,11 +73,9 @@ def _check(flags, overrides):
 
 
 def _check_report_path(path):
-    import pathlib
+    from atss_jax.files.atomic import check_file_writable
 
-    from atss_jax.files.atomic import check_writable
-
-    check_writable(pathlib.Path(path).absolute().parent)
+    check_file_writable(path)
 
 
 def _what_to_check(flags, overrides):

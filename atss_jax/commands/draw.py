@@ -1,7 +1,6 @@
 """`atss draw`: images of data, batches, assignment, detections and runs."""
 
 import argparse
-import pathlib
 
 from atss_jax.commands import command_line
 
@@ -34,9 +33,9 @@ def main(arguments: list[str], program: str = 'atss draw') -> int:
 
 
 def _draw(flags):
-    from atss_jax.files.atomic import check_writable
+    from atss_jax.files.atomic import check_file_writable
 
-    check_writable(pathlib.Path(flags.out).absolute().parent)
+    check_file_writable(flags.out)
     flags.run(flags)
 
 

@@ -79,7 +79,11 @@ def main(arguments: list[str], program: str = 'atss export') -> int:
     """Exports as the flags say; gives the exit status."""
     parse = parser(program)
     flags, overrides = parse.parse_known_args(arguments)
-    write = _WRITERS.get(pathlib.Path(flags.out).suffix, _write_stablehlo)
+    write = _WRITERS.get(pathlib.Path(flags.out).suffix)
+    if write is None:
+        parse.error(
+            f'--out {flags.out}: expected a name that ends in {", ".join(_WRITERS)}'
+        )
     _check_flags(parse, flags, is_onnx=write is not _write_stablehlo)
     return command_line.guard(program, lambda: write(flags, _load(flags, overrides)))
 
@@ -125,21 +129,21 @@ def _write_stablehlo(flags, trained):
 def _write_onnx(flags, trained):
     from atss_jax.inference.onnx_file.write import write
 
-    write(flags.out, trained, _onnx_options(flags), print)
+    write(flags.out, trained, _onnx_options(flags), _tell)
     print(f'wrote {flags.out}: {len(trained.classes)} classes')
 
 
 def _write_page(flags, trained):
-    from atss_jax.files.atomic import check_writable
+    from atss_jax.files.atomic import check_file_writable
     from atss_jax.inference.onnx_file.write import checked_content
     from atss_jax.report import web_runtime
     from atss_jax.report.detector_page import WebDetector, write_detector_page
 
     path = pathlib.Path(flags.out)
     # What may fail comes before what takes long.
-    check_writable(path.absolute().parent)
+    check_file_writable(path)
     web_runtime.load()
-    content, _ = checked_content(trained, _onnx_options(flags), print)
+    content, _ = checked_content(trained, _onnx_options(flags), _tell)
     pipeline = trained.experiment.data['test'].pipeline
     detector = WebDetector(
         name=path.stem,
@@ -154,6 +158,10 @@ def _write_page(flags, trained):
     size = write_detector_page(path, detector) / 2**20
     count = len(trained.classes)
     print(f'wrote {flags.out}: {count} classes, {size:.0f} MiB; open it in a browser')
+
+
+def _tell(line):
+    print(line, flush=True)
 
 
 def _description(classes, pipeline):
@@ -174,4 +182,8 @@ def _onnx_options(flags):
     )
 
 
-_WRITERS = {'.onnx': _write_onnx, '.html': _write_page}
+_WRITERS = {
+    '.onnx': _write_onnx,
+    '.stablehlo': _write_stablehlo,
+    '.html': _write_page,
+}

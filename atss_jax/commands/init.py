@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pathlib
 import shlex
 import textwrap
 
@@ -83,7 +82,7 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
 
     def action():
         from atss_jax.config import load_config
-        from atss_jax.files.atomic import check_writable, write_text
+        from atss_jax.files.atomic import check_file_writable, write_text
         from atss_jax.tuning import tables
         from atss_jax.tuning.config_file import config_text
         from atss_jax.tuning.from_data import Wishes, prepare, this_device
@@ -92,7 +91,7 @@ def main(arguments: list[str], program: str = 'atss init') -> int:
             raise ValueError(f'--out {flags.out}: expected the name of a .py file')
         if os.path.lexists(flags.out):
             raise ValueError(f'{flags.out} already exists; give another --out')
-        check_writable(pathlib.Path(flags.out).absolute().parent)
+        check_file_writable(flags.out)
         wishes = Wishes(
             start=flags.start,
             depth=flags.depth,

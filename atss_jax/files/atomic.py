@@ -81,6 +81,18 @@ def check_writable(folder: str | os.PathLike) -> None:
         raise type(error)(f'{folder} cannot be written to ({reason})') from error
 
 
+def check_file_writable(path: str | os.PathLike) -> None:
+    """Checks that a file can be written, or written over; as `check_writable`.
+
+    Raises:
+        OSError: it cannot; says why.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.is_dir():
+        raise IsADirectoryError(f'{path} is a folder; expected the name of a file')
+    check_writable(path.parent)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
     with replacing(path) as temporary:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import tqdm
 
+from atss_jax.files.atomic import check_writable
 from atss_jax.files.lock import locked
 
 TIMEOUT_SECONDS = 30
@@ -47,13 +48,26 @@ def download(
         ConnectionError: the download failed; the message says which addresses to fetch
             and where to put the file.
         ValueError: what was downloaded is not what it should be; it is removed.
+        OSError: the folder cannot be written to.
     """
     if target.exists():
         return
+    _check_folder(target)
     urls = [urls] if isinstance(urls, str) else list(urls)
     with locked(target.with_name(target.name + '.lock')):
         if not target.exists():  # another process may have downloaded it meanwhile
             _download(urls, target, problem, size)
+
+
+def _check_folder(target):
+    """Says what a folder is for, if nothing can be written to it."""
+    try:
+        check_writable(target.parent)
+    except OSError as error:
+        setting = ''
+        if target.parent == cache_folder():
+            setting = '; the environment variable ATSS_JAX_CACHE names another folder'
+        raise type(error)(f'{error}; {target.name} belongs there{setting}') from error
 
 
 def _download(urls, target, problem, size):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from atss_jax.evaluation.run import make_predict_step
 from atss_jax.files.atomic import (
-    check_writable,
+    check_file_writable,
     read_given_json,
     write_bytes,
     write_json,
@@ -54,10 +54,12 @@ def write(
     """
     path = pathlib.Path(out).expanduser()
     if not is_exported(path):
-        raise ValueError(f'expected a name that ends in {SUFFIX} or .onnx, got {out}')
+        raise ValueError(
+            f'expected a name that ends in .onnx, {SUFFIX} or .html, got {out}'
+        )
     if unknown := set(platforms) - {*PLATFORMS, 'rocm'}:
         raise ValueError(f'no platform {sorted(unknown)}; there are {PLATFORMS}, rocm')
-    check_writable(path.absolute().parent)  # compiling takes long
+    check_file_writable(path)  # compiling takes long
     program = _program(trained, platforms)
     write_bytes(path, program)
     page = {'format': _FORMATS[-1]} | page_of(trained)
@@ -111,4 +113,4 @@ def read(source: str | os.PathLike) -> ExportedDetector:
     if hashlib.sha256(program).hexdigest() != page['sha256']:
         raise ValueError(f'{path} is not the file that {page_path} was written with')
     call = jax.export.deserialize(bytearray(program)).call
-    return with_page(lambda batch: Detections(**call(batch)), page)
+    return with_page(lambda batch: Detections(**call(batch)), page, page_path)

@@ -1,6 +1,7 @@
 """What goes with an exported program: how images are put on a canvas, the labels."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -52,9 +53,30 @@ def page_of(trained: TrainedModel) -> dict[str, Any]:
 
 
 def with_page(
-    step: Callable[[Batch], Detections], page: Mapping[str, Any]
+    step: Callable[[Batch], Detections],
+    page: Mapping[str, Any],
+    path: str | os.PathLike,
 ) -> ExportedDetector:
-    """The detector of a program and its page, as `page_of` made it."""
+    """The detector of a program and its page, as `page_of` made it.
+
+    Args:
+        step: the program.
+        page: values by name.
+        path: where the page was read, for messages.
+
+    Raises:
+        ValueError: values are missing, or are not what they should be.
+    """
+    try:
+        return _with_page(step, page)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path} does not describe a detector ({error!r}): it was changed after '
+            'atss export wrote it; export again'
+        ) from error
+
+
+def _with_page(step, page):
     return ExportedDetector(
         step=step,
         classes=tuple(page['classes']),

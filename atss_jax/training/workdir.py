@@ -25,6 +25,7 @@ from atss_jax.training.trackers import FILE as TRACKING
 from atss_jax.weights.mmdet_checkpoint import is_weights_file
 
 CONFIG = 'config.json'
+_EXPORTED = ('.onnx', '.stablehlo', '.html')
 STREAM = 'stream.json'
 _LOCK = 'lock'
 # All that a run writes before its first step, the lock last.
@@ -239,6 +240,11 @@ def config_path(workdir: str) -> str:
         )
     if not file.is_file():
         hint = ''
+        if file.parent.is_file() and file.parent.suffix in _EXPORTED:
+            hint = (
+                '. It was exported, by atss export, from a run or from weights: give '
+                'those'
+            )
         if str(workdir).endswith('.py'):
             hint = (
                 '. It is a config: atss train makes a workdir with it, and atss '

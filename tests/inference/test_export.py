@@ -82,8 +82,16 @@ def test_it_needs_nothing_of_this_package(exported, paths):
 
 def test_what_is_refused(exported, small_run, tmp_path, capsys):
     words = ['export', '--workdir', str(small_run.workdir), '--out']
-    assert commands.main([*words, str(tmp_path / 'model.bin')]) == 1
-    assert 'ends in .stablehlo' in capsys.readouterr().err
+    for name in ('model.bin', 'model.ONNX', 'model'):
+        with pytest.raises(SystemExit):
+            commands.main([*words, str(tmp_path / name)])
+        problem = 'expected a name that ends in .onnx, .stablehlo, .html'
+        assert problem in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r'ends in \.onnx, \.stablehlo or \.html'):
+        export.write(tmp_path / 'model.bin', None)
+    (tmp_path / 'folder.stablehlo').mkdir()
+    assert commands.main([*words, str(tmp_path / 'folder.stablehlo')]) == 1
+    assert 'is a folder; expected the name of a file' in capsys.readouterr().err
     out = str(tmp_path / 'model.stablehlo')
     assert commands.main([*words, out, '--platforms', 'gpu']) == 1
     assert "no platform ['gpu']" in capsys.readouterr().err
@@ -98,6 +106,13 @@ def test_what_is_refused(exported, small_run, tmp_path, capsys):
     page = json.loads((tmp_path / 'model.stablehlo.json').read_text())
     (tmp_path / 'model.stablehlo.json').write_text(json.dumps(page | {'format': 3}))
     with pytest.raises(ValueError, match='not the page of an export of format 1 to 2'):
+        Detector.load(out)
+    shutil.copy(exported, out)
+    del page['classes']
+    (tmp_path / 'model.stablehlo.json').write_text(json.dumps(page))
+    with pytest.raises(
+        ValueError, match=r"does not describe a detector .KeyError.'cla"
+    ):
         Detector.load(out)
     (tmp_path / 'model.stablehlo.json').write_text('[]')
     with pytest.raises(ValueError, match='not the page of an export'):

@@ -133,6 +133,14 @@ def test_chosen_image(page, expected, small_data):
     assert 'ms to detect' in _status(page)
 
 
+def test_search_without_a_class_says_so(page):
+    page.run(
+        'document.getElementById("search").value = "zebra";'
+        'document.getElementById("search").dispatchEvent(new Event("input"))'
+    )
+    assert not page.run('document.getElementById("no-class").hidden')
+
+
 def test_slider_and_classes_choose_what_is_shown(page, small_data):
     page.choose_file('#file', sorted((small_data / 'val').iterdir())[0])
     detections = _detected(page)
@@ -158,11 +166,16 @@ def test_slider_and_classes_choose_what_is_shown(page, small_data):
 
 
 def test_file_that_is_no_image(page, tmp_path, small_data):
+    """What an image before it had is not shown as if it were of this file."""
+    page.choose_file('#file', sorted((small_data / 'val').iterdir())[0])
+    assert _detected(page)
     path = tmp_path / 'notes.txt'
     path.write_text('not an image')
     _drop(page, path)
     page.wait_for('document.querySelector("#status.error")')
     assert _status(page) == 'notes.txt is no image that this browser can read.'
+    assert page.run('document.getElementById("image").hidden')
+    assert page.run('document.querySelectorAll("#found li").length') == 0
     page.choose_file('#file', sorted((small_data / 'val').iterdir())[0])
     _detected(page)
     assert not page.run('document.querySelector("#status.error") !== null')

@@ -15,7 +15,7 @@ from atss_jax.data.forms.dataset import FLAG, check_split
 from atss_jax.data.forms.find import describe, find
 from atss_jax.data.forms.form import ALL, Form
 from atss_jax.data.forms.image_files import SUFFIXES, suffix
-from atss_jax.files.atomic import check_writable, write_bytes, write_json
+from atss_jax.files.atomic import check_file_writable, write_bytes, write_json
 
 _SUFFIX_OF_KIND = {'JPEG': '.jpg', 'PNG': '.png', 'WebP': '.webp', 'BMP': '.bmp'}
 _SUFFIX_OF_KIND |= {'TIFF': '.tif', 'GIF': '.gif'}
@@ -72,7 +72,7 @@ def write_coco(
     """
     if os.path.exists(ann_file) and not overwrite:
         raise FileExistsError(_exists(ann_file))
-    check_writable(pathlib.Path(ann_file).absolute().parent)
+    check_file_writable(ann_file)
     form = find(path)
     split = _the_split(form, split)
     annotations = form.read(split, on_error, training=False)

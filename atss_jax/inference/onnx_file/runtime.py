@@ -63,7 +63,7 @@ def read(source: str | os.PathLike, device: str | None = None) -> ExportedDetect
     session = open_session(path, device)
     page = _page(session, path)
     run = runner(session)
-    return with_page(lambda batch: as_detections(run(batch)), page)
+    return with_page(lambda batch: as_detections(run(batch)), page, path)
 
 
 def as_detections(outputs: Mapping[str, np.ndarray]) -> Detections:
@@ -147,7 +147,13 @@ def _page(session, path):
             f'{meta.producer_name or "a program that does not say its name"}: it lacks '
             'the names of the classes and the sizes of images'
         )
-    page = {name: json.loads(text) for name, text in properties.items()}
+    try:
+        page = {name: json.loads(text) for name, text in properties.items()}
+    except ValueError as error:
+        raise ValueError(
+            f'{path}: its properties are not JSON ({error}): it was changed after atss '
+            'export wrote it; export again'
+        ) from error
     if page['format'] > FORMAT:
         raise ValueError(
             f'{path} is of format {page["format"]}, and this version reads up to '

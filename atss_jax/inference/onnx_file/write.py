@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from atss_jax.files.atomic import check_writable, write_bytes
+from atss_jax.files.atomic import check_file_writable, write_bytes
 from atss_jax.inference.exported import page_of
 from atss_jax.inference.onnx_file import smaller
 from atss_jax.inference.onnx_file.check import compare
@@ -65,7 +65,7 @@ def write(
         out: file to write; its name ends in `.onnx`.
         trained: the model; images are prepared as `data.test` says.
         options: what to write.
-        tell: called with a line about what was compared and measured.
+        tell: called with a line about each step that takes long, and what it gave.
 
     Returns:
         The differences of the float file from JAX.
@@ -77,7 +77,7 @@ def write(
     path = pathlib.Path(out).expanduser()
     if not is_onnx(path):
         raise ValueError(f'expected a name that ends in {SUFFIX}, got {out}')
-    check_writable(path.absolute().parent)  # comparing takes long
+    check_file_writable(path)  # comparing takes long
     content, differences = checked_content(trained, options, tell)
     write_bytes(path, content)
     return differences
@@ -98,7 +98,7 @@ def checked_content(
     Args:
         trained: the model; images are prepared as `data.test` says.
         options: what the file has in it.
-        tell: called with a line about what was compared and measured.
+        tell: as for `write`.
 
     Returns:
         The content, and the differences of the float file from JAX.
@@ -111,6 +111,7 @@ def checked_content(
     for name in ('onnx', 'onnxruntime'):
         library(name)
     content = serialize(trained, options.heads)
+    tell('comparing with JAX, for which the model is compiled first')
     differences = _compare(trained, content, options)
     tell(differences.text(options.heads))
     if problem := differences.problem():
@@ -171,6 +172,7 @@ def _made_smaller(trained, content, options, tell):
     """The content of the smaller file, whose AP was measured."""
     source = _open_test(trained, options.force)
     if options.int8:
+        tell(f'setting the ranges of 8 bits with {options.calibrate} training images')
         batches = smaller.calibration_batches(trained, options.calibrate)
         new = smaller.quantize(content, batches)
     else:
@@ -180,10 +182,11 @@ def _made_smaller(trained, content, options, tell):
     if source is None:
         tell(f'{sizes}; AP was not measured, since data.test cannot be opened')
         return new
+    images = len(source.records)
+    tell(f'measuring AP on {images} images, with both files')
     before, after = (
         smaller.average_precision(x, trained, source) for x in (content, new)
     )
-    images = len(source.records)
     tell(f'{sizes}; AP on {images} images: {before:.4f} float, {after:.4f} {kind}')
     if not before - after <= smaller.MOST_LOSS and not options.force:
         raise ValueError(

@@ -74,7 +74,8 @@ function pixelsOf(drawable, width, height) {
   return { pixels: context.getImageData(0, 0, width, height).data, width, height };
 }
 
-async function open(file) {
+async function open(files) {
+  const [file] = files;
   if (!document.body.dataset.ready) return;
   stopWebcam();
   while (busy) await new Promise(requestAnimationFrame);
@@ -86,6 +87,7 @@ async function open(file) {
       // Pixels as they are stored, as Python reads them: no color management.
       bitmap = await createImageBitmap(file, { colorSpaceConversion: 'none' });
     } catch {
+      clear();
       say(`${file.name} is no image that this browser can read.`, true);
       return;
     }
@@ -96,7 +98,7 @@ async function open(file) {
     say(`Detecting objects in ${file.name} …`);
     current.result = await detect(image);
     draw();
-    report();
+    report(files.length > 1 ? `; ${files.length} images were given, this is ${file.name}` : '');
   } catch (error) {
     say(`The detector failed: ${error.message}`, true);
   } finally {
@@ -168,6 +170,15 @@ function shown() {
   );
 }
 
+// Empties the stage, so that nothing on it seems to be of another image.
+function clear() {
+  current = null;
+  element('image').hidden = true;
+  element('hint').hidden = false;
+  element('stage').classList.add('empty');
+  listDetections([]);
+}
+
 function draw() {
   if (!current) return;
   const { pixels, width, height } = current.image;
@@ -179,25 +190,35 @@ function draw() {
   context.putImageData(new ImageData(pixels, width, height), 0, 0);
   // As thick as two pixels of the page, whatever the image is reduced to.
   const pixel = Math.max(width / (canvas.clientWidth || width), 1);
-  // The best detection last, so that no other covers its name.
-  for (const detection of shown().reverse()) drawBox(context, detection, pixel);
-  listDetections();
+  const detections = shown();
+  context.lineWidth = 2 * pixel;
+  for (const { box: [left, top, right, bottom], label } of [...detections].reverse()) {
+    context.strokeStyle = details.colors[label];
+    context.strokeRect(left, top, right - left, bottom - top);
+  }
+  drawNames(context, detections, pixel);
+  listDetections(detections);
 }
 
-function drawBox(context, { box, score, label }, pixel) {
-  const [left, top, right, bottom] = box;
-  context.lineWidth = 2 * pixel;
-  context.strokeStyle = details.colors[label];
-  context.strokeRect(left, top, right - left, bottom - top);
-  const text = `${details.classes[label]} ${score.toFixed(2)}`;
+// Names the detections, the best first; in a crowd those that would cover another name
+// are left out.
+function drawNames(context, detections, pixel) {
+  const places = [];
   context.font = `${13 * pixel}px system-ui, sans-serif`;
-  const [wide, high] = [context.measureText(text).width + 8 * pixel, 18 * pixel];
-  const y = top >= high ? top - high : top;
-  context.fillStyle = details.colors[label];
-  context.fillRect(left - pixel, y, wide, high);
-  context.fillStyle = isLight(details.colors[label]) ? '#000' : '#fff';
   context.textBaseline = 'middle';
-  context.fillText(text, left + 3 * pixel, y + high / 2);
+  for (const { box: [left, top], score, label } of detections) {
+    const text = `${details.classes[label]} ${score.toFixed(2)}`;
+    const [wide, high] = [context.measureText(text).width + 8 * pixel, 18 * pixel];
+    const [x, y] = [left - pixel, top >= high ? top - high : top];
+    if (places.some((p) => x < p.x + p.wide && p.x < x + wide && y < p.y + high && p.y < y + high)) {
+      continue;
+    }
+    places.push({ x, y, wide });
+    context.fillStyle = details.colors[label];
+    context.fillRect(x, y, wide, high);
+    context.fillStyle = isLight(details.colors[label]) ? '#000' : '#fff';
+    context.fillText(text, x + 4 * pixel, y + high / 2);
+  }
 }
 
 function isLight(color) {
@@ -212,8 +233,9 @@ function swatch(label) {
   return part;
 }
 
-function listDetections() {
-  const entries = shown().map(({ box, score, label }) => {
+function listDetections(detections) {
+  element('found-title').textContent = `Detections (${detections.length})`;
+  const entries = detections.map(({ box, score, label }) => {
     const entry = document.createElement('li');
     entry.dataset.box = box.join(' ');
     const name = document.createElement('span');
@@ -272,18 +294,20 @@ function setClasses(checked) {
 
 function search() {
   const text = element('search').value.trim().toLowerCase();
-  for (const entry of element('classes').children) {
+  const entries = [...element('classes').children];
+  for (const entry of entries) {
     entry.hidden = !entry.textContent.toLowerCase().includes(text);
   }
+  element('no-class').hidden = entries.some((entry) => !entry.hidden);
 }
 
 // What users do ----------------------------------------------------------------------------
 
 element('choose').addEventListener('click', () => element('file').click());
 element('file').addEventListener('change', ({ target }) => {
-  const [file] = target.files;
+  const files = [...target.files];
   target.value = ''; // the same file may be chosen again
-  if (file) open(file);
+  if (files.length) open(files);
 });
 element('webcam').addEventListener('click', () => {
   if (stream) stopWebcam();
@@ -302,13 +326,13 @@ document.addEventListener('dragleave', () => element('stage').classList.remove('
 document.addEventListener('drop', (event) => {
   event.preventDefault();
   element('stage').classList.remove('over');
-  const [file] = event.dataTransfer.files;
-  if (file) open(file);
+  const files = [...event.dataTransfer.files];
+  if (files.length) open(files);
   else say('Drop an image file; what was dropped is none.', true);
 });
 document.addEventListener('paste', (event) => {
-  const [file] = event.clipboardData.files;
-  if (file) open(file);
+  const files = [...event.clipboardData.files];
+  if (files.length) open(files);
 });
 
 listClasses();

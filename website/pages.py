@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pages that do not lie in docs/, and links to them.
+"""Hooks of mkdocs: pages and files that do not lie in docs/, and links to them.
 
 The pages are written to be read in the repository, where links lead to files. On the
 website README.md, CHANGELOG.md, benchmarks/RESULTS.md and each config have a page.
@@ -19,7 +19,7 @@ _LINK = re.compile(r'(\]\(|\]: )([^)\s]+)')
 
 
 def on_files(files, config):
-    """Adds the pages, and the images next to RESULTS.md."""
+    """Adds the pages, the images next to RESULTS.md, and the notebook."""
     for source, page in _PAGES.items():
         text = (_ROOT / source).read_text(encoding='utf-8')
         folder = pathlib.PurePosixPath(source).parent
@@ -30,6 +30,9 @@ def on_files(files, config):
     for path in sorted((_ROOT / 'benchmarks').glob('*.png')):
         image = File.generated(config, path.name, abs_src_path=str(path))
         files.append(image)
+    for path in sorted((_ROOT / 'notebooks').glob('*.ipynb')):
+        name = f'notebooks/{path.name}'
+        files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 

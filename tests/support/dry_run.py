@@ -16,7 +16,15 @@ from atss_jax.config import load_config, parse_overrides
 from tests.conftest import ROOT
 from tests.support.documents import Command, arguments_of_atss
 
-FOLDERS = ('atss_jax', 'benchmarks', 'configs', 'docs', 'launch', 'tests')
+FOLDERS = (
+    'atss_jax',
+    'benchmarks',
+    'configs',
+    'docs',
+    'launch',
+    'notebooks',
+    'tests',
+)
 # Programs of others, whose flags are not checked.
 OTHERS = ('.', 'pip', 'gcloud', 'gsutil', 'mpirun', 'sbatch', 'kubectl')
 BASE = str(ROOT / 'configs' / 'atss_r50_1x.py')

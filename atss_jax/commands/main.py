@@ -5,6 +5,7 @@ import importlib
 import sys
 
 import atss_jax
+from atss_jax.commands import command_line
 
 COMMANDS = {
     'init': 'write a config that fits your data',
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None, program: str | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else None
     if name in ('-h', '--help'):
-        print(_help())
+        command_line.show(_help())
         return 0
     if name == '--version':
         print(f'atss-jax {atss_jax.__version__}')

@@ -12,6 +12,7 @@ from atss_jax.drawing.text import Color, class_text, draw_tag, place_tags
 from atss_jax.files.atomic import write_bytes
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
+_LONGEST_ENLARGED = 8192  # pixels
 
 # The golden ratio spreads hues evenly, however many classes there are.
 _HUE_STEP = (5**0.5 - 1) / 2
@@ -32,12 +33,14 @@ def scale_up(
     """Enlarges an image and its boxes until the shorter side has `min_side` pixels.
 
     Tags of readable size would hide most of a small image. An image that is large
-    enough comes back as a copy of the same size.
+    enough comes back as a copy of the same size. The longer side does not grow beyond
+    `_LONGEST_ENLARGED` pixels: a strip of few rows stays one.
     """
     check_image(image)
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     height, width = image.shape[:2]
-    factor = max(1, min_side / min(height, width))
+    largest = _LONGEST_ENLARGED / max(height, width)
+    factor = max(1, min(min_side / min(height, width), largest))
     size = round(width * factor), round(height * factor)
     enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     ratio = np.array([size[0] / width, size[1] / height] * 2, np.float32)

@@ -154,6 +154,10 @@ def test_scale_up_scales_boxes_with_the_image():
     image, boxes = scale_up(plain(100, 150), [[10, 20, 30, 40]], 300)
     assert image.shape == (300, 450, 3)
     np.testing.assert_allclose(boxes, [[30, 60, 90, 120]])
+    image, boxes = scale_up(plain(2, 4096), [[0, 0, 4096, 2]], 64)
+    assert image.shape == (4, 8192, 3) and boxes.tolist() == [[0, 0, 8192, 4]]
+    image, boxes = scale_up(plain(2, 10_000), [[0, 0, 4096, 2]], 64)
+    assert image.shape == (2, 10_000, 3)
     image, boxes = scale_up(plain(100, 150), np.zeros((0, 4)), 64)
     assert image.shape == (100, 150, 3) and boxes.shape == (0, 4)
 

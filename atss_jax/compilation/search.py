@@ -66,11 +66,11 @@ def largest_batch(
 
 def _next_number(tried, hbm, fits, too_many):
     """A number above `fits` and below `too_many`, which may be None."""
-    points = sorted((number, size) for number, size in tried.items() if size)[-2:]
-    (first, its_bytes), (second, more) = ([(0, 0), *points])[-2:]
-    if more > its_bytes:
-        guess = first + int((hbm - its_bytes) * (second - first) / (more - its_bytes))
+    points = [(0, 0), *sorted((n, size) for n, size in tried.items() if size)]
+    (first, least), (second, more) = points[max(len(points) - 2, 0)], points[-1]
+    if more > least:
+        guess = first + int((hbm - least) * (second - first) / (more - least))
     else:
         guess = 2 * fits + 1 if too_many is None else (fits + too_many) // 2
-    most = too_many - 1 if too_many is not None else max(4 * fits, 1)
+    most = max(4 * fits, 1) if too_many is None else too_many - 1
     return min(max(guess, fits + 1), most)

@@ -100,7 +100,7 @@ def _search(flags, name, experiment, topology, mesh):
         return compiled
 
     return largest_batch(
-        compile_with, topology.chip.hbm, experiment.samples_per_gpu, flags.largest
+        compile_with, topology.chip.available, experiment.samples_per_gpu, flags.largest
     )
 
 

@@ -14,7 +14,7 @@ class Chip:
 
     Attributes:
         name: as in the names of slices.
-        hbm: bytes of HBM. The compiler keeps a little of it for itself.
+        hbm: bytes of HBM.
         peak: floating-point operations per second in bfloat16, a multiply-add being two
             of them.
         hbm_per_s: bytes per second between HBM and the chip.
@@ -37,6 +37,11 @@ class Chip:
     wraps: int
     shapes: tuple[str, ...]
     options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def available(self) -> int:
+        """Bytes of HBM for a program, as the compiler has it on a v5e: 15.75 of 16."""
+        return self.hbm - GIB // 4
 
 
 CHIPS = {

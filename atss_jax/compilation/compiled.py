@@ -18,8 +18,12 @@ from atss_jax.compilation.traffic import Traffic, traffic
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.plan import Canvas
 
+_NUMBER = r'([\d.]+)([KMGT]?)'
+# The two ways in which the compiler says how much too much it is.
 _TOO_MUCH = re.compile(
-    r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', re.IGNORECASE
+    rf'Used {_NUMBER} of {_NUMBER} hbm|'
+    rf'\({_NUMBER}\) exceeds available HBM \({_NUMBER}\)',
+    re.IGNORECASE,
 )
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
@@ -197,7 +201,8 @@ def _refusal(error, program, topology, samples):
     needed = None
     message = f'{program}: {samples} images per chip do not fit into the HBM of a chip'
     if match:
-        needed, available = _bytes(*match.group(1, 2)), _bytes(*match.group(3, 4))
+        numbers = [group for group in match.groups() if group is not None]
+        needed, available = _bytes(*numbers[:2]), _bytes(*numbers[2:])
         gib = 2**30
         message += f': {needed / gib:.2f} of {available / gib:.2f} GiB'
     return OutOfMemory(message, needed)

@@ -64,9 +64,10 @@ def describe(compiled: Compiled) -> str:
 def _heading(compiled):
     topology, (height, width) = compiled.topology, compiled.canvas
     chips = '1 chip' if topology.chips == 1 else f'{topology.chips} chips'
+    images = '1 image' if compiled.samples == 1 else f'{compiled.samples} images'
     return [
-        f'{compiled.program} on {topology} ({chips}), {compiled.samples} images of '
-        f'{height}x{width} per chip: fits'
+        f'{compiled.program} on {topology} ({chips}), {images} of {height}x{width} per '
+        'chip: fits'
     ]
 
 

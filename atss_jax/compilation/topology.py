@@ -22,6 +22,9 @@ _NO_QUESTIONS = {
     'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_WORKER_ID': '0',
+    # Only the compiler is used, so that other processes, even a training on real chips,
+    # are in nobody's way.
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
     # Warnings about a TPU that is not there; errors are raised in any case.
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',

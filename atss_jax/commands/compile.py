@@ -66,8 +66,8 @@ def main(arguments: list[str], program: str = 'atss compile') -> int:
 
         experiment = build_experiment(load_named_config(flags.config, others))
         topology = read_topology(flags.topology)
-        if flags.json:
-            check_writable(flags.json)
+        for folder in filter(None, (flags.hlo, flags.json and _parent(flags.json))):
+            check_writable(folder)
         mesh = mesh_of(topology)
         results, fits = {}, True
         for name in flags.programs:
@@ -82,6 +82,10 @@ def main(arguments: list[str], program: str = 'atss compile') -> int:
         return 0 if fits else 1
 
     return command_line.guard(program, action)
+
+
+def _parent(path):
+    return pathlib.Path(path).parent
 
 
 def _search(flags, name, experiment, topology, mesh):

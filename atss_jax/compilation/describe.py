@@ -20,18 +20,19 @@ def describe_search(program: str, start: int, search: Search) -> str:
         start: number of images per chip that was asked for.
         search: the result.
     """
-    lines = []
-    compiled = search.largest
-    if search.too_many is not None:
-        largest = 'not even one image per chip fits'
-        if compiled is not None:
-            is_exact = (
-                'the largest' if search.is_exact else 'the largest of those tried'
-            )
-            largest = f'{compiled.samples} fit: {is_exact} data.samples_per_gpu'
-        over = start not in search.tried or start >= search.too_many
-        fits = f'{program}: {start} images per chip do not fit; ' if over else ''
-        lines.append(f'{fits}{largest}')
+    lines, compiled = [], search.largest
+    if compiled is None:
+        which = (
+            'not even one image per chip' if search.is_exact else 'none of those tried'
+        )
+        lines.append(f'{program}: {which} fits')
+    elif search.too_many is not None:
+        too_many = f'{start} images per chip do not fit; '
+        which = 'the largest' if search.is_exact else 'the largest of those tried'
+        lines.append(
+            f'{program}: {too_many if start > compiled.samples else ""}'
+            f'{compiled.samples} fit: {which} data.samples_per_gpu'
+        )
     if len(search.tried) > 1:
         tried = ', '.join(
             f'{number} ({_gib(size)})' for number, size in search.tried.items()
@@ -73,59 +74,66 @@ def _heading(compiled):
 
 def _memory(compiled):
     memory, hbm = compiled.memory, compiled.topology.chip.hbm
-    lines = ['', f'HBM of a chip{"":<17}{"GiB":>9}']
+    unit, scale = ('GiB', _GIB) if memory.total >= _GIB else ('MiB', 2**20)
     rows = memory._asdict()
-    del rows['aliased']
-    lines += [f'  {name:<28}{size / _GIB:>9.2f}' for name, size in rows.items()]
-    share = memory.total / hbm
-    lines.append(
-        f'  {"all":<28}{memory.total / _GIB:>9.2f} of {hbm / _GIB:.0f}, {share:.0%}'
-    )
-    lines.append(f'  outputs in place of arguments{memory.aliased / _GIB:>8.2f}')
-    return lines
+    aliased = rows.pop('aliased')
+    share = f'{memory.total / hbm:.0%} of {hbm / _GIB:.0f} GiB'
+    return [
+        '',
+        _row('HBM of a chip', unit),
+        *(_row(f'  {name}', size / scale) for name, size in rows.items()),
+        f'{_row("  all", memory.total / scale)}, {share}',
+        _row('  (outputs in place of arguments)', aliased / scale),
+    ]
+
+
+def _row(name, value):
+    """A line of a name and a number or a word, in two columns."""
+    text = value if isinstance(value, str) else f'{value:,.2f}'
+    return f'{name:<34}{text:>11}'
+
+
+def _unit(traffic):
+    return ('GB', 1e9) if traffic.size >= 1e9 else ('MB', 1e6)
 
 
 def _work(compiled):
-    traffic = compiled.traffic
-    reduced = sum(traffic.all_reduces)
+    traffic, (unit, scale) = compiled.traffic, _unit(compiled.traffic)
+    by_kind = traffic.by_kind().items()
+    reduced = _row('all-reduced, MB', sum(traffic.all_reduces) / 1e6)
     lines = [
         '',
-        f'operations of a chip          {compiled.operations / 1e12:>9.3f} x 10^12',
-        f'HBM traffic of a chip         {traffic.size / 1e9:>9.3f} GB',
-    ]
-    lines += [
-        f'  {kind:<28}{size / 1e9:>9.3f}' for kind, size in traffic.by_kind().items()
-    ]
-    lines += [
-        f'all-reduced                   {reduced / 1e6:>9.3f} MB in '
-        f'{len(traffic.all_reduces)} operations',
-        f'instructions                  {traffic.instructions:>9,}',
+        _row('operations of a chip, 10^9', compiled.operations / 1e9),
+        _row(f'HBM traffic of a chip, {unit}', traffic.size / scale),
+        *(_row(f'  {kind}', size / scale) for kind, size in by_kind),
+        f'{reduced} in {len(traffic.all_reduces)} operations',
+        _row('instructions', f'{traffic.instructions:,}'),
     ]
     if traffic.unknown_loops:
-        lines.append(f'  loops counted once{traffic.unknown_loops:>19}')
+        lines.append(_row('  loops counted once', str(traffic.unknown_loops)))
     return lines
 
 
 def _times(compiled):
     bounds = compiled.bounds
     images = compiled.samples * compiled.topology.chips / bounds.least
-    between = bounds.between_slices
     lines = [
         '',
-        'at least                             ms',
-        f'  matrix unit               {bounds.matrix_unit * 1e3:>11.3f}',
-        f'  HBM                       {bounds.hbm * 1e3:>11.3f}',
-        f'  links                     {bounds.links * 1e3:>11.3f}',
+        _row('at least', 'ms'),
+        _row('  matrix unit', bounds.matrix_unit * 1e3),
+        _row('  HBM', bounds.hbm * 1e3),
+        _row('  links', bounds.links * 1e3),
     ]
     if compiled.topology.slices > 1:
-        value = 'unknown' if between is None else f'{between * 1e3:.3f}'
-        lines.append(f'  between slices            {value:>11}')
+        between = bounds.between_slices
+        text = 'unknown' if between is None else between * 1e3
+        lines.append(_row('  between slices', text))
     return [*lines, f'at most {images:,.0f} images/s by the largest of these']
 
 
 def _modules(compiled):
-    traffic = compiled.traffic
-    lines = ['', 'most HBM traffic by part       GB']
+    traffic, (unit, scale) = compiled.traffic, _unit(compiled.traffic)
+    lines = ['', f'most HBM traffic by part, {unit}']
     for name, size in list(traffic.by_module().items())[:_MODULES]:
-        lines.append(f'  {size / 1e9:>8.3f} {size / traffic.size:>4.0%}  {name}')
+        lines.append(f'  {size / scale:>9.2f} {size / traffic.size:>4.0%}  {name}')
     return lines

@@ -4,7 +4,9 @@ import json
 
 import jax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from atss_jax.compilation.chips import CHIPS
 from atss_jax.compilation.compiled import OutOfMemory, compile_program
 from atss_jax.compilation.hlo import parse
 from atss_jax.compilation.programs import (
@@ -14,6 +16,7 @@ from atss_jax.compilation.programs import (
     trained_bytes,
 )
 from atss_jax.compilation.topology import mesh_of, read_topology
+from atss_jax.compilation.traffic import traffic
 from atss_jax.config import build_experiment, load_config
 from atss_jax.distributed import devices
 from tests.support.configs import CONFIGS
@@ -149,3 +152,23 @@ def test_every_shipped_config_is_lowered(path, program):
     mesh = mesh_of(read_topology('v5e:2x2'))
     text = lowered(program, experiment, mesh, canvas, 2).as_text(debug_info=True)
     assert 'convolution_accelerator.py' in text and _CPU_FILE not in text
+
+
+@pytest.mark.parametrize('chip', CHIPS.values(), ids=CHIPS)
+def test_every_chip_from_its_smallest_slice_to_its_largest(chip):
+    """One mean over all chips; on the smallest slice without any chip to talk to."""
+    for shape in (chip.shapes[0], chip.shapes[-1]):
+        topology = read_topology(f'{chip.name}:{shape}')
+        mesh = mesh_of(topology)
+        mean = devices.map_over_devices(
+            lambda scale, batch: jax.lax.pmean(scale * batch.sum(0), 'batch'),
+            'shard_map',
+            mesh=mesh,
+        )
+        rows = NamedSharding(mesh, PartitionSpec('batch'))
+        batch = jax.ShapeDtypeStruct((topology.chips, 300), 'float32', sharding=rows)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        scale = jax.ShapeDtypeStruct((300,), 'float32', sharding=everywhere)
+        text = mean.lower(scale, batch).compile().as_text()
+        expected = (1200,) if topology.chips > 1 else ()
+        assert traffic(parse(text)).all_reduces == expected, topology

@@ -32,8 +32,8 @@ def bounds(topology: Topology, operations: float, traffic: Traffic) -> Bounds:
     """The bounds of a program.
 
     Every algorithm that adds up B bytes over n members sends at least 2 (n-1)/n B from
-    each member. Within a slice that is over all links of a chip in a corner at once.
-    Between slices each chip does it for its share of the bytes.
+    each member. Within a slice that is over all links of a chip in a corner at once,
+    between slices from each chip for what the program sends there.
 
     Args:
         topology: the chips.
@@ -47,7 +47,8 @@ def bounds(topology: Topology, operations: float, traffic: Traffic) -> Bounds:
     between = 0.0
     if slices > 1:
         speed = chip.slice_per_s
-        between = None if speed is None else _sent(slices, reduced / members) / speed
+        sent = _sent(slices, sum(traffic.between_slices))
+        between = None if speed is None else sent / speed
     return Bounds(
         matrix_unit=operations / chip.peak,
         hbm=traffic.size / chip.hbm_per_s,

@@ -1,5 +1,6 @@
 """A program of a config, compiled for a topology, and what the compiler says of it."""
 
+import contextlib
 import dataclasses
 import gc
 import importlib.metadata
@@ -8,6 +9,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from atss_jax.compilation import hlo
@@ -110,6 +112,7 @@ class Compiled:
             'traffic_by_module': moved.by_module(),
             'all_reduce_bytes': sum(moved.all_reduces),
             'all_reduces': len(moved.all_reduces),
+            'between_slices_bytes': sum(moved.between_slices),
             'instructions': moved.instructions,
             'loops_counted_once': moved.unknown_loops,
             'bounds_seconds': self.bounds._asdict(),
@@ -148,7 +151,8 @@ def compile_program(
     began, cpu_began = time.perf_counter(), time.process_time()
     gc.disable()  # tracing creates a million objects
     try:
-        compiled = lowered(program, experiment, mesh, canvas, samples).compile()
+        with _without_cache():
+            compiled = lowered(program, experiment, mesh, canvas, samples).compile()
     except jax.errors.JaxRuntimeError as error:
         raise _refusal(error, program, topology, samples) from error
     finally:
@@ -170,6 +174,19 @@ def compile_program(
         cpu_seconds=cpu_seconds,
         text=text,
     )
+
+
+@contextlib.contextmanager
+def _without_cache():
+    """Turns JAX's cache off: it writes programs for other machines, but reads none."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update('jax_enable_compilation_cache', False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update('jax_enable_compilation_cache', enabled)
+        compilation_cache.reset_cache()
 
 
 def _check_canvas(canvas, divisor):

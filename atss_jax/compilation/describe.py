@@ -107,11 +107,17 @@ def _work(compiled):
         _row(f'HBM traffic of a chip, {unit}', traffic.size / scale),
         *(_row(f'  {kind}', size / scale) for kind, size in by_kind),
         f'{reduced} in {len(traffic.all_reduces)} operations',
+        *_between_slices(traffic),
         _row('instructions', f'{traffic.instructions:,}'),
     ]
     if traffic.unknown_loops:
         lines.append(_row('  loops counted once', str(traffic.unknown_loops)))
     return lines
+
+
+def _between_slices(traffic):
+    size = sum(traffic.between_slices)
+    return [_row('sent to other slices, MB', size / 1e6)] if size else []
 
 
 def _times(compiled):

@@ -22,7 +22,9 @@ _SLICES = {'slice', 'dynamic-slice', 'gather', 'slice-start'}
 _AHEAD = {'copy-start', 'slice-start'}
 _COPIES = {'copy', 'transpose', 'reshape', 'slice'}
 _REDUCTIONS = {'all-reduce', 'all-reduce-start'}
+_COLLECTIVES = {*_REDUCTIONS, 'reduce-scatter', 'all-gather', 'send', 'recv'}
 _MATMULS = {'convolution', 'dot'}
+_MEGASCALE = 'xla_megascale_runtime'  # moves data between slices
 
 KINDS = ('convolutions', 'copies', 'prefetches', 'all-reduce', 'sorting', 'others')
 """Kinds of instructions.
@@ -68,7 +70,9 @@ class Traffic:
         moved: by instruction, all that move anything.
         instructions: number of instructions of the program, without those within
             fusions.
-        all_reduces: bytes of the values of each all-reduce.
+        all_reduces: bytes of the values of each all-reduce between chips of a slice. A
+            reduce-scatter, which an all-gather follows, is one of them too.
+        between_slices: bytes of each array that a chip sends to other slices.
         unknown_loops: number of loops that are counted once, since the program does not
             say how often they run.
     """
@@ -76,6 +80,7 @@ class Traffic:
     moved: tuple[Moved, ...]
     instructions: int
     all_reduces: tuple[int, ...]
+    between_slices: tuple[int, ...]
     unknown_loops: int
 
     @property
@@ -119,6 +124,7 @@ def traffic(module: Module) -> Traffic:
         tuple(moved),
         len(runs),
         tuple(_all_reduces(module)),
+        tuple(_sends(module)),
         sum(trip_count(module, loop) is None for loop in loops),
     )
 
@@ -193,11 +199,13 @@ def _bytes(computation, instruction) -> tuple[int, int]:
 
 
 def _results(instruction) -> tuple[Buffer, ...]:
-    """The arrays that an instruction gives; of the start of a copy, the copy only."""
+    """The arrays that an instruction gives; where it begins a copy, the copy only."""
     results = instruction.results
-    if instruction.opcode == 'copy-start':
+    if instruction.opcode in ('copy-start', 'recv'):
         return results[:1]
-    return results[1:2] if instruction.opcode == 'slice-start' else results
+    if instruction.opcode == 'slice-start':
+        return results[1:2]
+    return () if instruction.opcode == 'send' else results
 
 
 def _in_hbm(results):
@@ -209,7 +217,22 @@ def _all_reduces(module):
     for computation in module.computations.values():
         for instruction in computation.instructions.values():
             if instruction.opcode in _REDUCTIONS:
-                yield sum(buffer.values for buffer in instruction.results)
+                yield _values(instruction)
+            elif instruction.opcode == 'reduce-scatter':
+                instructions = computation.instructions
+                yield sum(_values(instructions[x]) for x in instruction.operands)
+
+
+def _sends(module):
+    """Bytes of each array that is sent to other slices, by way of the host."""
+    for computation in module.computations.values():
+        for instruction in computation.instructions.values():
+            if instruction.opcode == 'send' and _MEGASCALE in instruction.attributes:
+                yield _values(computation.instructions[instruction.operands[0]])
+
+
+def _values(instruction):
+    return sum(buffer.values for buffer in _results(instruction))
 
 
 def _kind(module, instruction):
@@ -219,7 +242,7 @@ def _kind(module, instruction):
         opcodes |= {inner.opcode for inner in fused.instructions.values()}
     if opcodes & _MATMULS:
         return 'convolutions'
-    if opcodes & _REDUCTIONS:
+    if opcodes & _COLLECTIVES:
         return 'all-reduce'
     if instruction.opcode in _AHEAD:
         return 'prefetches'

@@ -6,8 +6,8 @@ from atss_jax.compilation.bounds import bounds
 from atss_jax.compilation.topology import read_topology
 from atss_jax.compilation.traffic import Traffic
 
-# 128 MB of gradients, no other traffic.
-REDUCES = Traffic((), 1, (128_000_000,), 0)
+# 128 MB of gradients, of which each chip sends 8 MB to other slices.
+REDUCES = Traffic((), 1, (128_000_000,), (8_000_000,), 0)
 
 
 def test_one_slice():

@@ -1,5 +1,6 @@
 """Real programs, compiled by libtpu on this machine's CPU."""
 
+import collections
 import json
 
 import jax
@@ -27,7 +28,6 @@ pytest.importorskip('libtpu', reason='make test-tpu installs it')
 
 # Loss, its three parts, and the two normalizers of the losses, in float32.
 _SCALARS = 6 * 4
-_CPU_FILE = 'convolution_cpu.py'
 
 
 @pytest.fixture(scope='module')
@@ -73,9 +73,13 @@ def test_training(compiled, experiment):
 
 
 def test_training_on_several_slices(compiled, experiment):
+    """Large gradients are scattered within a slice, and each chip sends its share."""
     result = compiled('v5e:2x2 x2', 'train')
     check_figures(result, 8)
-    assert sum(result.traffic.all_reduces) >= trained_bytes(experiment) - SHARED
+    least = trained_bytes(experiment) - SHARED
+    # With the padding that an equal division over chips needs.
+    assert least <= sum(result.traffic.all_reduces) < 1.5 * least
+    assert least / 4 <= sum(result.traffic.between_slices) < 1.5 * least
     assert result.bounds.between_slices > 0
 
 
@@ -88,21 +92,29 @@ def test_detection_with_nms(compiled):
     )
 
 
+def opcodes_of_the_model(text):
+    """How often each operation occurs in the detector, in fusions too."""
+    return collections.Counter(
+        instruction.opcode
+        for computation in parse(text).computations.values()
+        for instruction in computation.instructions.values()
+        if 'ATSS' in instruction.op_name
+    )
+
+
 @pytest.mark.parametrize('program', PROGRAMS)
 def test_no_algorithm_of_cpus_is_in_it(compiled, program):
     """Nothing but convolutions where a program for CPUs gathers windows."""
-    result = compiled('v5e:2x2', program)
-    files = set(parse(result.text).files.values())
-    assert any(file.endswith('convolution_accelerator.py') for file in files)
-    assert not any(file.endswith(_CPU_FILE) for file in files)
+    counts = opcodes_of_the_model(compiled('v5e:2x2', program).text)
+    assert counts['convolution'] > 10 and not counts['gather']
 
 
-def test_the_mark_of_algorithms_of_cpus(experiment):
-    """The file that the test above looks for is named in a program for CPUs."""
+def test_a_program_for_cpus_gathers(experiment):
+    """What the test above looks for is there in a program for CPUs."""
     mesh = devices.device_mesh(jax.local_devices(backend='cpu')[:1])
     canvas = largest_canvas(experiment, 'train')
-    text = lowered('train', experiment, mesh, canvas, 1).as_text(debug_info=True)
-    assert _CPU_FILE in text
+    compiled = lowered('train', experiment, mesh, canvas, 1).compile()
+    assert opcodes_of_the_model(compiled.as_text())['gather'] > 0
 
 
 def test_jax_still_computes_here():
@@ -150,8 +162,8 @@ def test_every_shipped_config_is_lowered(path, program):
     experiment = build_experiment(load_config(path, {'model.pretrained': None}))
     canvas = largest_canvas(experiment, program)
     mesh = mesh_of(read_topology('v5e:2x2'))
-    text = lowered(program, experiment, mesh, canvas, 2).as_text(debug_info=True)
-    assert 'convolution_accelerator.py' in text and _CPU_FILE not in text
+    text = lowered(program, experiment, mesh, canvas, 2).as_text()
+    assert text.count('stablehlo.convolution') > 10
 
 
 @pytest.mark.parametrize('chip', CHIPS.values(), ids=CHIPS)

@@ -138,3 +138,35 @@ def test_loops(moved):
     endless = traffic(parse(PROGRAM.replace('direction=LT', 'direction=NE')))
     assert endless.unknown_loops == 1
     assert {x.instruction.name: x.read for x in endless.moved}['row'] == 4608
+
+
+SLICES = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (g: f32[4000]) -> f32[4000] {
+  %g = f32[4000]{0:T(1024)} parameter(0)
+  %scatter = f32[1000]{0:T(1024)} reduce-scatter(%g), dimensions={0}, to_apply=%sum
+  %token = token[] after-all()
+  %send = (f32[1000]{0:T(1024)}, u32[], token[]) send(%scatter, %token), \
+is_host_transfer=true, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %recv = (f32[1000]{0:T(1024)}, u32[], token[]) recv(%token), is_host_transfer=true
+  %send-done = token[] send-done(%send)
+  %recv-done = (f32[1000]{0:T(1024)}, token[]) recv-done(%recv)
+  %part = f32[1000]{0:T(1024)} get-tuple-element(%recv-done), index=0
+  ROOT %gather = f32[4000]{0:T(1024)} all-gather(%part), dimensions={0}
+}
+"""
+
+
+def test_several_slices():
+    """4,000 gradients are padded to 16,384 bytes, the 1,000 of a chip to 4,096."""
+    moved = traffic(parse(SLICES))
+    assert moved.all_reduces == (16_000,) and moved.between_slices == (4000,)
+    assert {x.instruction.name: (x.read, x.written) for x in moved.moved} == {
+        'scatter': (16384, 4096),
+        'send': (4096, 0),
+        'recv': (0, 4096),
+        'gather': (4096, 16384),
+    }
+    assert moved.by_kind()['all-reduce'] == moved.size

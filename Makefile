@@ -17,7 +17,7 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	test-hf test-trackers test-onnx test-site site lint install mmdet-env clean
+	test-hf test-trackers test-onnx test-tpu test-site site lint install mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,7 +54,7 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx or tpu)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
@@ -94,6 +94,11 @@ test-trackers: install
 test-onnx: install
 	$(INSTALL) -e '.[onnx]' openvino==2026.4.1
 	$(BIN)/python -m pytest -q -m 'onnx and not slow'
+
+# Compiles for TPUs on the CPU: libtpu holds the compiler, and needs no TPU.
+test-tpu: install
+	$(INSTALL) -e '.[tpu]'
+	$(BIN)/python -m pytest -q -m 'tpu and not slow'
 
 # The wheel in a new environment, used in an empty folder.
 test-wheel: install

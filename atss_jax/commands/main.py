@@ -21,6 +21,7 @@ COMMANDS = {
     'import-mmdet': 'make a workdir of an mmdetection config and checkpoint',
     'export': 'write a detector as one StableHLO file',
     'show-config': 'print a config with all its fields',
+    'compile': 'compile for TPUs without one: memory, traffic, time bounds',
     'flops': 'print parameters and multiply-adds by part',
     'download-coco': 'download and unpack COCO 2017',
     'convert-data': 'write a data set of any form as a COCO file',

@@ -210,7 +210,10 @@ def device_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def map_over_devices(
-    function: Callable[..., Any], mode: str, donate_first: bool = False
+    function: Callable[..., Any],
+    mode: str,
+    donate_first: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[..., Any]:
     """Maps `function(replicated, local_batch)` over all devices.
 
@@ -222,11 +225,13 @@ def map_over_devices(
         function: what one device does.
         mode: 'pmap', or 'shard_map' for `jit(shard_map)`.
         donate_first: reuse the memory of the first argument for the outputs.
+        mesh: as for `map_rows`.
     """
     donate = (0,) if donate_first else ()
     if mode == 'pmap':
         return _pmap(function, None, donate)
-    return _shard_map(function, device_mesh(), PartitionSpec(), donate)
+    mesh = device_mesh() if mesh is None else mesh
+    return _shard_map(function, mesh, PartitionSpec(), donate)
 
 
 def map_rows(

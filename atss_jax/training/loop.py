@@ -27,7 +27,7 @@ from atss_jax.training.journal import Evaluator, Journal
 from atss_jax.training.log import Length, RunLog, Startup
 from atss_jax.training.profile import Profile
 from atss_jax.training.state import TrainState
-from atss_jax.training.step import make_train_step
+from atss_jax.training.step import mapped_train_step
 from atss_jax.training.update_rule import optimizer_of
 from atss_jax.training.writers import open_writers
 
@@ -218,17 +218,7 @@ def _to_devices(run, batch):
 
 def _mapped_train_step(run, tx):
     """The training step, mapped over all devices; its first argument is donated."""
-    experiment = run.experiment
-    train_step = make_train_step(
-        experiment.training_model,
-        experiment.data['train'].normalizer,
-        experiment.loss,
-        experiment.optimizer,
-        tx,
-        run.total_steps,
-        experiment.seed,
-    )
-    return devices.map_over_devices(train_step, experiment.parallel, donate_first=True)
+    return mapped_train_step(run.experiment, tx, run.total_steps)
 
 
 def _compile(run, train_step, state, steps, log):

@@ -24,7 +24,7 @@ from tests.support.small_run import CLASSES, small_config, tree_of
 NO_PATHS = (
     *('help', 'overrides', 'run', 'coordinator', 'split', 'classes', 'device'),
     *('platforms', 'base_url', 'name', 'on_error', 'what', 'model', 'data_split'),
-    *('start', 'group_by'),
+    *('start', 'group_by', 'topology', 'programs', 'canvas'),
 )
 
 

@@ -36,6 +36,7 @@ NOT_RUN = {
     r'atss (export|predict) .*\.onnx': 'needs onnxruntime: inference/test_onnx_file.py',
     r'atss download-coco': 'needs a network: test_download_coco.py',
     r'atss doctor --apply=': 'needs what a browser saves: commands/test_doctor.py',
+    r'atss compile .*--topology': 'needs libtpu: compilation/test_tpu_programs.py',
     r'gcloud |gsutil ': 'needs a bucket',
     r'atss train .*gs://': 'needs a bucket: test_tfds.py',
     r'atss train .*--coordinator': 'needs four hosts: test_cluster.py',

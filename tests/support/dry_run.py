@@ -102,7 +102,7 @@ def _check_atss(arguments, files):
     if name == 'import-mmdet':
         return  # its config is mmdetection's
     config = getattr(flags, 'config', None) or getattr(flags, 'model_config', None)
-    if name in ('show-config', 'flops') and config is None:
+    if name in ('show-config', 'flops', 'compile') and config is None:
         # These take CONFIG from what argparse leaves over.
         config = next((word for word in others if not word.startswith('-')), None)
         others = [word for word in others if word != config]

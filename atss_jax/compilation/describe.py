@@ -1,0 +1,145 @@
+"""What the compiler says of a program, as text."""
+
+from atss_jax.compilation.compiled import Compiled
+from atss_jax.compilation.search import Search
+
+_GIB = 2**30
+_MODULES = 10
+
+CAUTION = (
+    'These are figures of the compiler, and bounds from published peaks: nothing was '
+    'run or measured.'
+)
+
+
+def describe_search(program: str, start: int, search: Search) -> str:
+    """Whether a program fits, what was tried, and what the compiler says of it.
+
+    Args:
+        program: its name.
+        start: number of images per chip that was asked for.
+        search: the result.
+    """
+    lines, compiled = [], search.largest
+    if compiled is None:
+        which = (
+            'not even one image per chip' if search.is_exact else 'none of those tried'
+        )
+        lines.append(f'{program}: {which} fits')
+    elif search.too_many is not None:
+        too_many = f'{start} images per chip do not fit; '
+        which = 'the largest' if search.is_exact else 'the largest of those tried'
+        lines.append(
+            f'{program}: {too_many if start > compiled.samples else ""}'
+            f'{compiled.samples} fit: {which} data.samples_per_gpu'
+        )
+    if len(search.tried) > 1:
+        tried = ', '.join(
+            f'{number} ({_gib(size)})' for number, size in search.tried.items()
+        )
+        lines.append(f'tried: {tried}')
+    if compiled is not None:
+        lines.append(describe(compiled))
+    return '\n'.join(lines)
+
+
+def _gib(size):
+    return 'too much' if size is None else f'{size / _GIB:.2f} GiB'
+
+
+def describe(compiled: Compiled) -> str:
+    """The figures of a program that fits."""
+    return '\n'.join(
+        [
+            *_heading(compiled),
+            *_memory(compiled),
+            *_work(compiled),
+            *_times(compiled),
+            *_modules(compiled),
+            f'compiled here in {compiled.seconds:.0f} s, '
+            f'{compiled.cpu_seconds:.0f} s of processor time',
+        ]
+    )
+
+
+def _heading(compiled):
+    topology, (height, width) = compiled.topology, compiled.canvas
+    chips = '1 chip' if topology.chips == 1 else f'{topology.chips} chips'
+    images = '1 image' if compiled.samples == 1 else f'{compiled.samples} images'
+    return [
+        f'{compiled.program} on {topology} ({chips}), {images} of {height}x{width} per '
+        'chip: fits'
+    ]
+
+
+def _memory(compiled):
+    memory, hbm = compiled.memory, compiled.topology.chip.hbm
+    unit, scale = ('GiB', _GIB) if memory.total >= _GIB else ('MiB', 2**20)
+    rows = memory._asdict()
+    aliased = rows.pop('aliased')
+    share = f'{memory.total / hbm:.0%} of {hbm / _GIB:.0f} GiB'
+    return [
+        '',
+        _row('HBM of a chip', unit),
+        *(_row(f'  {name}', size / scale) for name, size in rows.items()),
+        f'{_row("  all", memory.total / scale)}, {share}',
+        _row('  (outputs in place of arguments)', aliased / scale),
+    ]
+
+
+def _row(name, value):
+    """A line of a name and a number or a word, in two columns."""
+    text = value if isinstance(value, str) else f'{value:,.2f}'
+    return f'{name:<34}{text:>11}'
+
+
+def _unit(traffic):
+    return ('GB', 1e9) if traffic.size >= 1e9 else ('MB', 1e6)
+
+
+def _work(compiled):
+    traffic, (unit, scale) = compiled.traffic, _unit(compiled.traffic)
+    by_kind = traffic.by_kind().items()
+    reduced = _row('all-reduced, MB', sum(traffic.all_reduces) / 1e6)
+    lines = [
+        '',
+        _row('operations of a chip, 10^9', compiled.operations / 1e9),
+        _row(f'HBM traffic of a chip, {unit}', traffic.size / scale),
+        *(_row(f'  {kind}', size / scale) for kind, size in by_kind),
+        f'{reduced} in {len(traffic.all_reduces)} operations',
+        *_between_slices(traffic),
+        _row('instructions', f'{traffic.instructions:,}'),
+    ]
+    if traffic.unknown_loops:
+        lines.append(_row('  loops counted once', str(traffic.unknown_loops)))
+    return lines
+
+
+def _between_slices(traffic):
+    size = sum(traffic.between_slices)
+    return [_row('sent to other slices, MB', size / 1e6)] if size else []
+
+
+def _times(compiled):
+    bounds = compiled.bounds
+    images = compiled.samples * compiled.topology.chips / bounds.least
+    lines = [
+        '',
+        _row('at least', 'ms'),
+        _row('  matrix unit', bounds.matrix_unit * 1e3),
+        _row('  HBM', bounds.hbm * 1e3),
+        _row('  links', bounds.links * 1e3),
+    ]
+    if compiled.topology.slices > 1:
+        between = bounds.between_slices
+        text = 'unknown' if between is None else between * 1e3
+        lines.append(_row('  between slices', text))
+    return [*lines, f'at most {images:,.0f} images/s by the largest of these']
+
+
+def _modules(compiled):
+    traffic, (unit, scale) = compiled.traffic, _unit(compiled.traffic)
+    lines = ['', f'most HBM traffic by part, {unit}']
+    for name, size in list(traffic.by_module().items())[:_MODULES]:
+        lines.append(f'  {size / scale:>9.2f} {size / traffic.size:>4.0%}  {name}')
+    return lines

@@ -53,7 +53,7 @@ LIBRARIES = {
     'training': MATHS
     | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections', 'cv2'}
     | {'wandb', 'mlflow', 'trackio'},
-    'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools'},
+    'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools', 'hotcoco'},
     'review': {'numpy'},
     'inference': MATHS | {'supervision', 'cv2', 'onnx', 'onnxruntime'},
     'drawing': {'jax', 'numpy', 'cv2', 'tensorboardX'},

@@ -42,7 +42,7 @@ LIBRARIES = {
     'detection': MATHS,
     'models': MATHS | {'flax'},
     'optim': MATHS | {'optax'},
-    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm', 'yaml'}
+    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm', 'yaml', 'msgspec'}
     | {'tensorflow_datasets', 'array_record', 'etils'}
     | {'datasets', 'pyarrow'},
     'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax', 'huggingface_hub'},

@@ -8,6 +8,8 @@ import numpy as np
 
 from atss_jax.data import image_file
 from atss_jax.data.annotations import Annotations
+from atss_jax.data.coco.kept_columns import read_columns
+from atss_jax.data.coco.plain_file import without_mask
 from atss_jax.data.coco.table import (
     BOX,
     FLAG_OR_NONE,
@@ -63,8 +65,28 @@ def read(
         ValueError: the file is not JSON, not COCO, or a record is malformed; the
             message names the file, the record and what was found.
     """
+    plain = read_columns(path)
+    if plain is not None:
+        rows, used = plain.category_rows(), plain.used_categories()
+        # Those that `_category_names` leaves out have no annotations.
+        if used <= _integer_ids(rows):
+            names = _category_names(path, rows, used, classes, with_root)
+            return plain.with_names(names)
+    return read_with_checks(path, on_error, training, img_prefix, classes, with_root)
+
+
+def read_with_checks(
+    path: str,
+    on_error: str = 'raise',
+    training: bool = True,
+    img_prefix: str = '',
+    classes: Container[str] | None = None,
+    with_root: bool = True,
+) -> Annotations:
+    """As `read`, but builds and looks at each record, which takes six times as long."""
     content = _load_json(path, training)
-    names = _category_names(path, content, classes, with_root)
+    used = _integer_ids(content['annotations'], 'category_id')
+    names = _category_names(path, content['categories'], used, classes, with_root)
     images = Table(path, 'images', content['images'], on_error, SKIP)
     rules = _IMAGE
     if not training:
@@ -111,23 +133,28 @@ def read_listing(path: str, classes: Container[str] | None = None) -> Listing:
     images = Table(path, 'images', content['images'], 'raise')
     _check(images, {'id': INTEGER, 'file_name': TEXT})
     images.require_unique('id')
-    names = _category_names(path, content, classes)
+    used = _integer_ids(content['annotations'], 'category_id')
+    names = _category_names(path, content['categories'], used, classes)
     return Listing(images.column('id'), images.column('file_name'), names)
+
+
+def _integer_ids(rows: list, key: str = 'id') -> set[int]:
+    """The values of a key that are integers."""
+    ids = [row.get(key) for row in rows if type(row) is dict]
+    return {id_ for id_ in ids if type(id_) is int}
 
 
 def _category_names(
     path: str,
-    content: dict,
+    rows: list,
+    used: Container[int],
     classes: Container[str] | None = None,
     with_root: bool = True,
 ) -> dict[int, str]:
-    """The name of each category id."""
-    table = Table(path, 'categories', content['categories'], 'raise')
+    """The name of each category id; annotations have those of `used`."""
+    table = Table(path, 'categories', rows, 'raise')
     _check(table, {'id': INTEGER, 'name': TEXT})
     table.require_unique('id')
-    rows = [row for row in content['annotations'] if type(row) is dict]
-    ids = [row.get('category_id') for row in rows]
-    used = {id_ for id_ in ids if type(id_) is int}
     table.leave_out_unused_twins('name', used)
     if not with_root:
         roots = _roots(table.rows, used, classes or ())
@@ -178,7 +205,7 @@ def _fill_sizes(path: str, rows: list[dict], img_prefix: str) -> None:
         warnings.warn(
             f'{path}: {filled} of {len(rows)} images have no height and width; they '
             f'were read from the files in {img_prefix or "."}',
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -223,7 +250,7 @@ def _load_json(path: str, training: bool) -> dict:
     """The file's content; outside of training `annotations` may be absent or null."""
     # Masks are most of the file and are not used: dropped as soon as they are parsed,
     # they never fill the memory.
-    content = read_given_json(path, object_hook=_without_mask)
+    content = read_given_json(path, object_hook=without_mask)
     if not isinstance(content, dict):
         raise ValueError(
             f'{path}: not a COCO annotation file: expected an object with '
@@ -238,11 +265,6 @@ def _load_json(path: str, training: bool) -> dict:
             f'found {show(list(content)) if content else "an empty object"}'
         )
     return content
-
-
-def _without_mask(record: dict) -> dict:
-    record.pop('segmentation', None)
-    return record
 
 
 # COCO's own classes -------------------------------------------------------------------

@@ -229,7 +229,10 @@ def test_the_other_reader_speaks(tmp_path, content):
     ],
 )
 def test_wrong_categories(tmp_path, categories):
-    """They depend on what is wanted: the same messages, each once."""
+    """They depend on what is wanted: the same messages, each once.
+
+    Annotations of unknown ones are left out.
+    """
     check(tmp_path, text_of(CONTENT | {'categories': categories}), is_plain=True)
 
 

@@ -84,7 +84,7 @@ def read_with_checks(
     classes: Container[str] | None = None,
     with_root: bool = True,
 ) -> Annotations:
-    """As `read`, but builds and looks at each record, which takes four times as long."""
+    """As `read`, but builds and checks each record, which takes four times as long."""
     content = _load_json(path, training)
     used = _used_categories(content['annotations'])
     names = _category_names(path, content['categories'], used, classes, with_root)

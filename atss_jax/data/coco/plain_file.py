@@ -44,11 +44,14 @@ class _Annotation(msgspec.Struct, gc=False):
 
 class _File(msgspec.Struct):
     images: list[_Image]
-    annotations: list[_Annotation]
+    annotations: list[msgspec.Raw]
     categories: msgspec.Raw
 
 
-_DECODER = msgspec.json.Decoder(_File)
+_FILE = msgspec.json.Decoder(_File)
+# Objects take several times as much memory as text and columns: few exist at a time.
+_AT_ONCE = 50_000
+_ANNOTATIONS = msgspec.json.Decoder(list[_Annotation])
 
 
 def without_mask(record: dict) -> dict:
@@ -93,13 +96,13 @@ def read_plain(path: str, content: bytes) -> PlainFile | None:
     """
     try:
         _check_skipped(content)
-        file = _DECODER.decode(content)
+        file = _FILE.decode(content)
         plain = PlainFile(_table(path, file), bytes(file.categories))
-        is_list = isinstance(plain.category_rows(), list)
+        is_plain = isinstance(plain.category_rows(), list)
+        return plain if is_plain and _has_right_ids(plain.table) else None
     # Malformed JSON; values of another type; numbers that do not fit into 64 bits.
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
-    return plain if is_list and _keeps_rules(file, plain.table) else None
 
 
 def _check_skipped(content: bytes) -> None:
@@ -121,45 +124,63 @@ def _check_skipped(content: bytes) -> None:
 
 
 def _table(path: str, file: _File) -> Annotations:
-    images, annotations = file.images, file.annotations
-
-    def column(records, name, dtype):
-        values = (getattr(record, name) for record in records)
-        return np.fromiter(values, dtype, len(records))
-
-    boxes = itertools.chain.from_iterable(a.bbox for a in annotations)
-    boxes = np.fromiter(boxes, np.float64, 4 * len(annotations)).reshape(-1, 4)
-    areas = (math.nan if a.area is None else a.area for a in annotations)
-    areas = np.fromiter(areas, np.float64, len(annotations))
+    """The columns; raises ValueError if a value breaks a rule of `annotation_file`."""
+    images = file.images
+    names = [image.file_name for image in images]
+    sizes = np.stack([_integers(images, 'height'), _integers(images, 'width')], 1)
+    if not ((sizes >= 1) & (sizes <= LARGEST_SIDE)).all():
+        raise ValueError('the side of an image')
+    if not all(map(TEXT.holds, names)):
+        raise ValueError('a file name')
+    parts = [
+        _annotation_columns(file.annotations[start : start + _AT_ONCE])
+        for start in range(0, len(file.annotations), _AT_ONCE)
+    ] or [_annotation_columns([])]
     return Annotations(
         path=path,
-        image_ids=column(images, 'id', np.int64),
-        file_names=[image.file_name for image in images],
-        image_sizes=np.stack(
-            [column(images, 'height', np.int64), column(images, 'width', np.int64)], 1
-        ),
-        annotation_ids=column(annotations, 'id', np.int64),
-        annotation_images=column(annotations, 'image_id', np.int64),
-        annotation_categories=column(annotations, 'category_id', np.int64),
-        boxes=boxes,
-        areas=np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
-        crowds=column(annotations, 'iscrowd', bool),
-        dropped=column(annotations, 'ignore', bool),
+        image_ids=_integers(images, 'id'),
+        file_names=names,
+        image_sizes=sizes,
         categories={},
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
     )
 
 
-def _keeps_rules(file: _File, table: Annotations) -> bool:
-    """Whether the values keep the rules of `annotation_file`; types they do already."""
-    given = [a.area for a in file.annotations if a.area is not None]
-    numbers = (np.abs(table.boxes), np.abs(np.array(given, np.float64)))
-    sizes = table.image_sizes
+def _annotation_columns(texts: list[msgspec.Raw]) -> dict[str, np.ndarray]:
+    """The columns of some annotations; raises ValueError as `_table` does."""
+    annotations = _ANNOTATIONS.decode(b'[%b]' % b','.join(texts))
+    count = len(annotations)
+    boxes = itertools.chain.from_iterable(a.bbox for a in annotations)
+    boxes = np.fromiter(boxes, np.float64, 4 * count).reshape(-1, 4)
+    areas = (math.nan if a.area is None else a.area for a in annotations)
+    areas = np.fromiter(areas, np.float64, count)
+    is_missing = np.isnan(areas)
+    if not ((np.abs(areas) <= LARGEST) | is_missing).all():
+        raise ValueError('an area')
+    if not (np.abs(boxes) <= LARGEST).all():
+        raise ValueError('a box')
+    if not {a.iscrowd for a in annotations} <= {None, 0, 1}:
+        raise ValueError('a flag')
+    return {
+        'annotation_ids': _integers(annotations, 'id'),
+        'annotation_images': _integers(annotations, 'image_id'),
+        'annotation_categories': _integers(annotations, 'category_id'),
+        'boxes': boxes,
+        'areas': np.where(is_missing, boxes[:, 2] * boxes[:, 3], areas),
+        'crowds': np.fromiter((a.iscrowd for a in annotations), bool, count),
+        'dropped': np.fromiter((a.ignore for a in annotations), bool, count),
+    }
+
+
+def _integers(records: list, name: str) -> np.ndarray:
+    values = (getattr(record, name) for record in records)
+    return np.fromiter(values, np.int64, len(records))
+
+
+def _has_right_ids(table: Annotations) -> bool:
+    """Whether ids are unique, and those of images are there."""
     return bool(
-        ((sizes >= 1) & (sizes <= LARGEST_SIDE)).all()
-        and all(map(TEXT.holds, table.file_names))
-        and all((number <= LARGEST).all() for number in numbers)
-        and {a.iscrowd for a in file.annotations} <= {None, 0, 1}
-        and _is_unique(table.image_ids)
+        _is_unique(table.image_ids)
         and _is_unique(table.annotation_ids)
         and np.isin(table.annotation_images, table.image_ids).all()
     )

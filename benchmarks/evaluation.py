@@ -4,8 +4,8 @@
     python benchmarks/evaluation.py --canvas 800x1344 --images 16
 
 The loop decodes, resizes and evaluates images of the canvas's size as `eval.py` does,
-except the scoring; the compiled program alone works on one batch that is already on the
-device. They run in turns.
+except the scoring, which `scoring.py` measures; the compiled program alone works on one
+batch that is already on the device. They run in turns.
 """
 
 import argparse

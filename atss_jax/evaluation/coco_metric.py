@@ -1,19 +1,21 @@
-"""COCO average precision and recall of boxes, computed by pycocotools."""
+"""COCO average precision and recall of boxes."""
 
-import contextlib
 import dataclasses
-import io
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-# Limits of detections per image: COCO reports at 1, 10, 100, mmdet at 100, 300, 1000.
-# Matching is greedy from the best score down, so one pass at 1000 serves all limits.
-_MAX_DETS = (1, 10, 100, 300, 1000)
+from atss_jax.evaluation.precision_recall import (
+    MAX_DETS,
+    DetectedObjects,
+    Objects,
+    Scored,
+    curves,
+)
+from atss_jax.structures import Detections
+
 _AREAS = {'': 0, 's': 1, 'm': 2, 'l': 3}
 _TABLE_WIDTH = 88
 
@@ -68,14 +70,7 @@ def coco_results(
     Raises:
         ValueError: boxes, scores and labels do not have the same length.
     """
-    if not len(boxes) == len(scores) == len(labels):
-        raise ValueError(
-            f'image id {image_id}: {len(boxes)} boxes, {len(scores)} scores and '
-            f'{len(labels)} labels; expected the same number of each'
-        )
-    # float64 before subtracting, as in mmdet, whose boxes are Python floats by then.
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    _check_lengths(image_id, boxes, scores, labels)
     return [
         {
             'image_id': int(image_id),
@@ -83,13 +78,30 @@ def coco_results(
             'score': float(score),
             'category_id': int(category_ids[int(label)]),
         }
-        for box, score, label in zip(boxes.tolist(), scores, labels, strict=True)
+        for box, score, label in zip(
+            _with_sizes(boxes).tolist(), scores, labels, strict=True
+        )
     ]
+
+
+def _check_lengths(image_id, boxes, scores, labels):
+    if not len(boxes) == len(scores) == len(labels):
+        raise ValueError(
+            f'image id {image_id}: {len(boxes)} boxes, {len(scores)} scores and '
+            f'{len(labels)} labels; expected the same number of each'
+        )
+
+
+def _with_sizes(boxes: np.ndarray) -> np.ndarray:
+    """xyxy as x, y, width, height."""
+    # float64 before subtracting, as in mmdet, whose boxes are Python floats by then.
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def evaluate(
     ground_truth: dict,
-    results: list[dict],
+    results: Sequence[dict] | Mapping[int, Detections],
     classes: tuple[str, ...],
     category_ids: tuple[int, ...],
     image_ids: Iterable[int] | None = None,
@@ -103,13 +115,15 @@ def evaluate(
 
     Args:
         ground_truth: COCO dict, as from `Source.ground_truth()`.
-        results: COCO results of all images, as from `coco_results`.
+        results: COCO results of all images, as from `coco_results`, or the detections
+            by image id themselves, which is many times faster than by way of results.
         classes: name of each label.
         category_ids: COCO category id of each label; others are ignored.
         image_ids: ids of the images to score; None: all of `ground_truth`.
 
     Raises:
-        ValueError: an image is not in `ground_truth`.
+        ValueError: an image is not in `ground_truth`, or a box or a score of a
+            detection is not finite: pycocotools ranks nan last and lets it match.
 
     Source: pycocotools.COCOeval; mmdet.evaluation.CocoMetric.
     """
@@ -121,7 +135,7 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class Accumulated:
-    """Precision and recall by pycocotools; -1 where there is no object.
+    """Precision and recall as pycocotools defines them; -1 where there is no object.
 
     Attributes:
         precision: (10 IoU thresholds, 101 recalls, C, 4 areas, 5 limits of detections
@@ -138,12 +152,12 @@ class Accumulated:
         Args:
             threshold: index of the IoU threshold: 0 is 0.5, 5 is 0.75.
         """
-        precision = self.precision[threshold, :, :, 0, _MAX_DETS.index(100)].T
+        precision = self.precision[threshold, :, :, 0, MAX_DETS.index(100)].T
         return np.where(precision > -1, precision, np.nan)
 
     def class_numbers(self) -> list[dict[str, float]]:
         """AP, AP50, AP75, APs, APm, APl and AR100 of each class, in label order."""
-        limit = _MAX_DETS.index(100)
+        limit = MAX_DETS.index(100)
         rows = []
         for label in range(self.precision.shape[2]):
             precision = self.precision[:, :, label, :, limit]
@@ -160,34 +174,45 @@ class Accumulated:
 
 def accumulate(
     ground_truth: dict,
-    results: list[dict],
+    results: Sequence[dict] | Mapping[int, Detections],
     category_ids: tuple[int, ...],
     image_ids: Iterable[int] | None = None,
 ) -> Accumulated:
     """Precision and recall that `evaluate` averages; arguments and errors as there."""
+    arrays = curves(to_scored(ground_truth, results, category_ids, image_ids))
+    return Accumulated(arrays['precision'], arrays['recall'])
+
+
+def to_scored(
+    ground_truth: dict,
+    results: Sequence[dict] | Mapping[int, Detections],
+    category_ids: tuple[int, ...],
+    image_ids: Iterable[int] | None = None,
+) -> Scored:
+    """What `accumulate` compares, as arrays; arguments and errors of `evaluate`."""
     known = {image['id'] for image in ground_truth['images']}
     chosen = known if image_ids is None else set(map(int, image_ids))
-    _check_images('results', {result['image_id'] for result in results}, known)
+    is_mapping = isinstance(results, Mapping)
+    _check_images(
+        'results', set(results if is_mapping else _column(results, 'image_id')), known
+    )
     _check_images('image_ids', chosen, known)
     if not chosen:
         raise ValueError('no images to score: image_ids or ground_truth is empty')
-    # pycocotools prints its progress.
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator = COCOeval(
-            _index(ground_truth, ground_truth['annotations']),
-            _index(ground_truth, [_as_annotation(result) for result in results]),
-            'bbox',
-        )
-        evaluator.params.imgIds = sorted(chosen)
-        evaluator.params.catIds = sorted(category_ids)
-        evaluator.params.maxDets = list(_MAX_DETS)
-        evaluator.evaluate()
-        evaluator.accumulate()
-    # pycocotools orders categories by id; reorder them by label.
-    columns = np.argsort(np.argsort(category_ids))
-    return Accumulated(
-        evaluator.eval['precision'][:, :, columns], evaluator.eval['recall'][:, columns]
+    places = {image_id: place for place, image_id in enumerate(sorted(chosen))}
+    label_of = {category: label for label, category in enumerate(category_ids)}
+    detections = (
+        _of_detections(results, places)
+        if is_mapping
+        else _of_results(results, places, label_of)
     )
+    _check_finite(detections, sorted(chosen))
+    objects = _of_annotations(ground_truth['annotations'], places, label_of)
+    return Scored(len(places), len(category_ids), objects, detections)
+
+
+def _column(records, name):
+    return [record[name] for record in records]
 
 
 def _check_images(name: str, ids: set[int], known: set[int]) -> None:
@@ -198,23 +223,70 @@ def _check_images(name: str, ids: set[int], known: set[int]) -> None:
         )
 
 
-def _index(ground_truth: dict, annotations: list[dict]) -> COCO:
-    """An index of copies of annotations (pycocotools writes to them), ids from 1."""
-    coco = COCO()
-    coco.dataset = {
-        'images': ground_truth['images'],
-        'categories': ground_truth['categories'],
-        'annotations': [
-            {**annotation, 'id': number}
-            for number, annotation in enumerate(annotations, start=1)
-        ],
-    }
-    coco.createIndex()
-    return coco
+def _check_finite(detections: DetectedObjects, image_ids: list[int]) -> None:
+    is_finite = np.isfinite(detections.boxes).all(1) & np.isfinite(detections.scores)
+    if not is_finite.all():
+        row = int(is_finite.argmin())
+        raise ValueError(
+            f'{np.count_nonzero(~is_finite)} detections have a box or a score that is '
+            f'not finite, such as that of image id {image_ids[detections.images[row]]} '
+            f'with [x, y, width, height] {detections.boxes[row].tolist()} and score '
+            f'{detections.scores[row]}; expected finite numbers'
+        )
 
 
-def _as_annotation(result: dict) -> dict:
-    return {**result, 'area': result['bbox'][2] * result['bbox'][3], 'iscrowd': 0}
+def _of_annotations(annotations, places, label_of):
+    """The annotations of the images and classes that are scored."""
+    rows = _scored_ones(annotations, places, label_of)
+    return Objects(
+        *_positions(rows, places, label_of),
+        np.array(_column(rows, 'bbox'), np.float64).reshape(-1, 4),
+        np.array(_column(rows, 'area'), np.float64),
+        np.array([bool(row.get('iscrowd', 0)) for row in rows], bool),
+    )
+
+
+def _of_results(results, places, label_of):
+    """The results of the images and classes that are scored."""
+    rows = _scored_ones(results, places, label_of)
+    return DetectedObjects(
+        *_positions(rows, places, label_of),
+        np.array(_column(rows, 'bbox'), np.float64).reshape(-1, 4),
+        np.array(_column(rows, 'score'), np.float64),
+    )
+
+
+def _scored_ones(records, places, label_of):
+    return [
+        record
+        for record in records
+        if record['image_id'] in places and record['category_id'] in label_of
+    ]
+
+
+def _positions(rows, places, label_of):
+    images = [places[row['image_id']] for row in rows]
+    labels = [label_of[row['category_id']] for row in rows]
+    return np.array(images, np.int64), np.array(labels, np.int64)
+
+
+def _of_detections(detections, places):
+    """The detections in the images that are scored."""
+    chosen = {i: d for i, d in detections.items() if i in places}
+    for image_id, (boxes, scores, labels, _) in chosen.items():
+        _check_lengths(image_id, boxes, scores, labels)
+    counts = [len(d.scores) for d in chosen.values()]
+    images = np.array([places[image_id] for image_id in chosen], np.int64)
+
+    def column(name, none):
+        return np.concatenate([none, *(getattr(d, name) for d in chosen.values())])
+
+    return DetectedObjects(
+        np.repeat(images, counts),
+        column('labels', np.zeros(0, np.int64)),
+        _with_sizes(column('boxes', np.zeros((0, 4)))),
+        column('scores', np.zeros(0)),
+    )
 
 
 def scores_of(accumulated: Accumulated, classes: tuple[str, ...]) -> Scores:
@@ -222,11 +294,11 @@ def scores_of(accumulated: Accumulated, classes: tuple[str, ...]) -> Scores:
     precision, recall = accumulated.precision, accumulated.recall
 
     def ap(limit: int, area: str = '', threshold: int | slice = slice(None)) -> float:
-        limit = _MAX_DETS.index(limit)
+        limit = MAX_DETS.index(limit)
         return _mean(precision[threshold, :, :, _AREAS[area], limit])
 
     def ar(limit: int, area: str = '') -> float:
-        return _mean(recall[:, :, _AREAS[area], _MAX_DETS.index(limit)])
+        return _mean(recall[:, :, _AREAS[area], MAX_DETS.index(limit)])
 
     def six_aps(limit: int) -> list[float]:
         return [
@@ -237,7 +309,7 @@ def scores_of(accumulated: Accumulated, classes: tuple[str, ...]) -> Scores:
         ]
 
     def each_class(limit: int) -> list[float]:
-        values = precision[:, :, :, 0, _MAX_DETS.index(limit)]
+        values = precision[:, :, :, 0, MAX_DETS.index(limit)]
         return [_mean(values[:, :, label]) for label in range(len(classes))]
 
     recalls = {f'AR{limit}': ar(limit) for limit in (1, 10, 100)}

@@ -220,7 +220,7 @@ class Evaluator:
     def _score(self, detections):
         return coco_metric.evaluate(
             self._ground_truth,
-            to_results(detections, self.source.category_ids),
+            detections,
             self.source.classes,
             self.source.category_ids,
             image_ids=self.source.records.image_ids,

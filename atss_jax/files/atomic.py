@@ -117,7 +117,7 @@ def read_json(path: str | os.PathLike) -> Any:
         ValueError: the file is not JSON.
     """
     try:
-        return _parse(path)
+        return json.loads(pathlib.Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{path} is not JSON ({error}): it was damaged after it was written; put '
@@ -137,12 +137,17 @@ def read_given_json(
     Raises:
         ValueError: the file is not JSON.
     """
+    return parse_given_json(path, pathlib.Path(path).read_bytes(), object_hook)
+
+
+def parse_given_json(
+    path: str | os.PathLike,
+    content: bytes,
+    object_hook: Callable[[dict], Any] | None = None,
+) -> Any:
+    """As `read_given_json`, of a file whose content has been read."""
     try:
-        return _parse(path, object_hook)
+        # From bytes, json finds the encoding and skips a byte order mark.
+        return json.loads(content, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not a JSON file ({error})') from error
-
-
-def _parse(path, object_hook=None):
-    # From bytes, json finds the encoding and skips a byte order mark.
-    return json.loads(pathlib.Path(path).read_bytes(), object_hook=object_hook)

@@ -43,7 +43,7 @@ LIBRARIES = {
     'detection': MATHS,
     'models': MATHS | {'flax'},
     'optim': MATHS | {'optax'},
-    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm', 'yaml'}
+    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm', 'yaml', 'msgspec'}
     | {'tensorflow_datasets', 'array_record', 'etils'}
     | {'datasets', 'pyarrow'},
     'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax', 'huggingface_hub'},
@@ -54,7 +54,7 @@ LIBRARIES = {
     'training': MATHS
     | {'flax', 'optax', 'orbax', 'tensorboardX', 'tqdm', 'ml_collections', 'cv2'}
     | {'wandb', 'mlflow', 'trackio'},
-    'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools'},
+    'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools', 'hotcoco'},
     'review': {'numpy'},
     'inference': MATHS | {'supervision', 'cv2', 'onnx', 'onnxruntime'},
     'compilation': MATHS | {'flax'},

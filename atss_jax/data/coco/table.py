@@ -8,8 +8,8 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 # Far larger than any image, and nothing computed from it overflows float32.
-_LARGEST = 1e15
-_LARGEST_SIDE = 2**20  # OpenCV's own limit
+LARGEST = 1e15
+LARGEST_SIDE = 2**20  # OpenCV's own limit
 _LONGEST_TEXT = 1024
 _MAX_NAMED = 5  # records that a warning lists
 _NO_TEXT = re.compile('[\0\ud800-\udfff]')  # neither a file name nor printable
@@ -25,7 +25,7 @@ class Rule:
 
 def _is_number(value):
     # False for NaN and infinity; type(), since True is an int to isinstance().
-    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
 def _is_text(value):
@@ -37,8 +37,8 @@ INTEGER = Rule(
     'an integer of 64 bits', lambda v: type(v) is int and -(2**63) <= v < 2**63
 )
 SIDE = Rule(
-    f'an integer from 1 to {_LARGEST_SIDE}',
-    lambda v: type(v) is int and 1 <= v <= _LARGEST_SIDE,
+    f'an integer from 1 to {LARGEST_SIDE}',
+    lambda v: type(v) is int and 1 <= v <= LARGEST_SIDE,
 )
 TEXT = Rule(f'a text of 1 to {_LONGEST_TEXT} characters', _is_text)
 
@@ -46,14 +46,14 @@ TEXT = Rule(f'a text of 1 to {_LONGEST_TEXT} characters', _is_text)
 def box_rule(numbers: str) -> Rule:
     """The rule for a box; `numbers` says what its four numbers are."""
     return Rule(
-        f'4 finite numbers of at most {_LARGEST:g} [{numbers}]',
+        f'4 finite numbers of at most {LARGEST:g} [{numbers}]',
         lambda v: type(v) is list and len(v) == 4 and all(map(_is_number, v)),
     )
 
 
 BOX = box_rule('x, y, width, height')
 NUMBER_OR_NONE = Rule(
-    f'a finite number of at most {_LARGEST:g}',
+    f'a finite number of at most {LARGEST:g}',
     lambda v: v is None or _is_number(v),
 )
 FLAG_OR_NONE = Rule(

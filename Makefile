@@ -17,7 +17,8 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	test-hf test-trackers test-onnx test-tpu test-site site lint install mmdet-env clean
+	test-hf test-trackers test-onnx test-tpu test-video test-site site lint install \
+	mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,14 +55,14 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx or tpu)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx or tpu or video)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
 test-torch: install
-	$(INSTALL) torch==2.13.0 pillow==13.0.0 supervision==0.31.2
+	$(INSTALL) torch==2.13.0 pillow==13.0.0 supervision==0.30.9
 	$(BIN)/pip download --quiet --no-deps --dest .cache/deepforest deepforest==2.1.0
 	$(BIN)/python -m zipfile -e .cache/deepforest/deepforest-2.1.0-*.whl .cache/deepforest
 	$(BIN)/python -m pytest -q -m torch
@@ -99,6 +100,11 @@ test-onnx: install
 test-tpu: install
 	$(INSTALL) -e '.[tpu]'
 	$(BIN)/python -m pytest -q -m 'tpu and not slow'
+
+# Identities in videos, by the ByteTrack of supervision.
+test-video: install
+	$(INSTALL) -e '.[video]'
+	$(BIN)/python -m pytest -q -m video
 
 # The wheel in a new environment, used in an empty folder.
 test-wheel: install

@@ -62,7 +62,7 @@ test-slow: install
 	$(BIN)/python -m pytest -q -m slow
 
 test-torch: install
-	$(INSTALL) torch==2.13.0 pillow==13.0.0 supervision==0.30.9
+	$(INSTALL) torch==2.13.0 pillow==13.0.0 supervision==0.31.2
 	$(BIN)/pip download --quiet --no-deps --dest .cache/deepforest deepforest==2.1.0
 	$(BIN)/python -m zipfile -e .cache/deepforest/deepforest-2.1.0-*.whl .cache/deepforest
 	$(BIN)/python -m pytest -q -m torch
@@ -103,7 +103,7 @@ test-tpu: install
 
 # Identities in videos, by the ByteTrack of supervision.
 test-video: install
-	$(INSTALL) -e '.[video]'
+	$(INSTALL) -e '.[video]' supervision==0.30.9
 	$(BIN)/python -m pytest -q -m video
 
 # The wheel in a new environment, used in an empty folder.

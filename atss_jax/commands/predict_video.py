@@ -23,7 +23,7 @@ from atss_jax.inference.video import Video
 
 # Frames that are detected and wait to be drawn: more than a batch, so that the devices
 # need not wait for the drawing of one.
-_WAITING = 32
+_WAITING = 16
 _TRACE_SECONDS = 1.5
 
 Stream = Callable[[Any], Iterator[tuple[int, np.ndarray, ImageDetections]]]

@@ -56,7 +56,7 @@ class Tracker:
             raise ValueError(f'score_thr = {score_thr}: expected a number from 0 to 1')
         if not (math.isfinite(buffer) and buffer >= 0):
             raise ValueError(f'buffer = {buffer}: expected seconds, 0 or more')
-        self._supervision = library()
+        self._supervision, self._score_thr = library(), score_thr
         self._settings = {
             'frame_rate': frame_rate,
             'track_activation_threshold': score_thr,
@@ -92,9 +92,13 @@ class Tracker:
 
     def _follow(self, label, boxes, scores):
         """(index, number of its track in its class) of each detection with a track."""
-        if label not in self._by_class:
-            self._by_class[label] = self._new_byte_track()
-        tracked = self._by_class[label].update_with_detections(
+        byte_track = self._by_class.get(label)
+        lives = byte_track and (byte_track.tracked_tracks or byte_track.lost_tracks)
+        if not lives and not (scores >= self._score_thr).any():
+            return []  # nothing to follow: most classes of a data set, in most videos
+        if byte_track is None:
+            byte_track = self._by_class[label] = self._new_byte_track()
+        tracked = byte_track.update_with_detections(
             self._supervision.Detections(
                 xyxy=boxes.astype(np.float32).reshape(-1, 4),
                 confidence=scores.astype(np.float32),

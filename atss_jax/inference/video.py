@@ -1,7 +1,6 @@
 """Videos, read frame by frame ahead of the detector."""
 
 import itertools
-import math
 import os
 from collections.abc import Iterator
 
@@ -14,7 +13,8 @@ from atss_jax.files.read_ahead import map_ahead
 DEFAULT_FRAME_RATE = 25.0
 """Frames per second of a video whose header names no usable rate."""
 
-_MAX_FRAME_RATE = 1000  # headers with more name the ticks of a clock
+# Where a header names no rate, FFmpeg reports ticks of its clock, or next to nothing.
+_FRAME_RATES = 0.1, 1000
 _AHEAD = 8  # decoded frames that wait for the detector
 # The number of frames in a header is often an estimate; less than this share of it is
 # the beginning of a file that was cut off.
@@ -41,10 +41,10 @@ class Video:
         if not self._capture.isOpened():
             raise BadImage(f'{path}: not a video that OpenCV can read')
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.rate_is_known = math.isfinite(rate) and 0 < rate <= _MAX_FRAME_RATE
+        self.rate_is_known = _FRAME_RATES[0] <= rate <= _FRAME_RATES[1]
         self.frame_rate = rate if self.rate_is_known else DEFAULT_FRAME_RATE
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.expected_frames = int(count) if 0 < count < 2**53 else 0
+        self.expected_frames = int(max(0, count))  # -1e16 where there is none
         self.num_frames = 0
 
     def frames(self) -> Iterator[np.ndarray]:

@@ -105,13 +105,13 @@ def predict_and_report(
 
 
 def _check_tracking(items):
-    library()
     if images := [str(item.path) for item in items if not item.is_video]:
         raise ValueError(
             f'--track follows objects through videos, but {len(images)} of '
             f'{len(items)} files are images, such as {images[0]}: leave out --track, '
             'or give videos only'
         )
+    library()  # before anything is loaded
 
 
 def _summary(outcome, options, out):

@@ -24,6 +24,7 @@ def writing_video(
     a last odd row or column is left out, which MPEG-4 does not have.
 
     Raises:
+        ValueError: no frame was given.
         OSError: the file cannot be written; what is missing is only known at the end
             if the disk becomes full.
     """
@@ -43,6 +44,8 @@ def writing_video(
             yield write
         finally:
             writer.release()
+        if not count:
+            raise ValueError(f'{path}: no frame was given')
         _check_whole(temporary, path, count)
 
 

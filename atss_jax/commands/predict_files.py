@@ -33,7 +33,8 @@ def predict_files(
 ) -> Outcome:
     """Writes `detections.json`, `detections.csv`, `pictures.json` and drawn images.
 
-    A file that cannot be read is named on stderr and skipped.
+    A file that cannot be read is named on stderr and skipped. Of videos with
+    identities, `tracks/` has these too.
 
     Args:
         detector: the detector.
@@ -90,8 +91,7 @@ def predict_and_report(
         Exit status: 0, or 3 if some files could not be read.
     """
     items = find_files(inputs, out, print)
-    if options.track:
-        _check_tracking(items)
+    _check_kinds(items, options)
     check_writable(out)  # before the detector is loaded and has detected everything
     detector = Detector.load(source, **loading)
     if loading['tta']:
@@ -104,14 +104,23 @@ def predict_and_report(
     return 3 if outcome.unreadable else 0
 
 
-def _check_tracking(items):
-    if images := [str(item.path) for item in items if not item.is_video]:
+def _check_kinds(items, options):
+    """Checks that what is asked for can be done with videos, or with images."""
+    images = [str(item.path) for item in items if not item.is_video]
+    videos = [str(item.path) for item in items if item.is_video]
+    if options.track:
+        if images:
+            raise ValueError(
+                f'--track follows objects through videos, but {len(images)} of '
+                f'{len(items)} files are images, such as {images[0]}: leave out '
+                '--track, or give videos only'
+            )
+        library()  # before anything is loaded
+    if options.ann_file is not None and videos:
         raise ValueError(
-            f'--track follows objects through videos, but {len(images)} of '
-            f'{len(items)} files are images, such as {images[0]}: leave out --track, '
-            'or give videos only'
+            f'--ann_file has an id for each image, but {videos[0]} is a video: its '
+            'frames would share one; predict videos without it'
         )
-    library()  # before anything is loaded
 
 
 def _summary(outcome, options, out):

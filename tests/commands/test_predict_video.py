@@ -197,6 +197,8 @@ def test_what_is_refused(call, tmp_path):
         result.err
     )
     assert str(image) in result.err and not (tmp_path / 'out').exists()
+    result = call('predict', *both, '--ann_file=a.json')
+    assert result.status == 1 and f'but {video} is a video' in result.err
     result = call('predict', *both, '--track_buffer=2')
     assert result.status == 2 and '--track_buffer is of --track' in result.err
     result = call('predict', *both, '--track', '--track_buffer=-1')

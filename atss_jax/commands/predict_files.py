@@ -100,7 +100,9 @@ def predict_and_report(
     outcome = predict_files(detector, items, out, options)
     print(_summary(outcome, options, out))
     if outcome.unreadable:
-        print(f'{len(outcome.unreadable)} of {len(items)} files could not be read')
+        print(
+            f'{len(outcome.unreadable)} of {len(items)} files could not be read whole'
+        )
     return 3 if outcome.unreadable else 0
 
 

@@ -60,19 +60,12 @@ def predict_video(
     if options.track:
         tracker = Tracker(video.frame_rate, options.score_thr, options.track_buffer)
 
-    def select(detections):
-        if tracker is None:
-            return detections.keep(options.score_thr, labels)
-        tracked = tracker.update(detections.keep(labels=labels))
-        has_identity = tracked.track_ids != NO_TRACK
-        return tracked.select(has_identity | (tracked.scores >= options.score_thr))
-
     lines = []
     with _drawing(video, item, folder, options) as draw, _bar(item, video) as bar:
 
         def finish(result):
             frame, image, detections = result
-            detections = select(detections)
+            detections = _select(detections, tracker, options.score_thr, labels)
             draw(image, detections)
             return frame, detections
 
@@ -93,6 +86,15 @@ def predict_video(
     if problem := video.missing_end():
         outcome.unreadable.append(problem)
         print(problem, file=sys.stderr)
+
+
+def _select(detections, tracker, score_thr, labels):
+    """What is written of a frame: high scores, and all that has an identity."""
+    if tracker is None:
+        return detections.keep(score_thr, labels)
+    tracked = tracker.update(detections.keep(labels=labels))
+    has_identity = tracked.track_ids != NO_TRACK
+    return tracked.select(has_identity | (tracked.scores >= score_thr))
 
 
 def _bar(item, video):

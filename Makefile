@@ -17,7 +17,8 @@ DEMO := work_dirs/demo
 MMDET_ENV := mmdet_env
 
 .PHONY: demo test test-fast test-slow test-torch test-mmdet test-browser test-wheel \
-	test-hf test-trackers test-onnx test-tpu test-site site lint install mmdet-env clean
+	test-hf test-trackers test-onnx test-tpu test-video test-site site lint install \
+	mmdet-env clean
 
 install: $(INSTALLED)
 
@@ -54,7 +55,7 @@ test: lint
 
 # For the inner loop of a developer: what compiles no detector and starts no program.
 test-fast: install
-	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx or tpu)'
+	$(PYTEST) -m 'not (long or slow or torch or mmdet or browser or wheel or hf or trackers or site or onnx or tpu or video)'
 
 # Minutes to an hour: see docs/development.md.
 test-slow: install
@@ -99,6 +100,11 @@ test-onnx: install
 test-tpu: install
 	$(INSTALL) -e '.[tpu]'
 	$(BIN)/python -m pytest -q -m 'tpu and not slow'
+
+# Identities in videos, by the ByteTrack of supervision.
+test-video: install
+	$(INSTALL) -e '.[video]' supervision==0.30.9
+	$(BIN)/python -m pytest -q -m video
 
 # The wheel in a new environment, used in an empty folder.
 test-wheel: install

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import pathlib
 import sys
@@ -251,6 +252,13 @@ def score(text: str) -> float:
     """A score from 0 to 1, for `type=` of a flag."""
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f'{text}: expected a number from 0 to 1')
+    return float(text)
+
+
+def seconds(text: str) -> float:
+    """A finite number of seconds, 0 or more, for `type=` of a flag."""
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f'{text}: expected seconds, 0 or more')
     return float(text)
 
 

@@ -9,7 +9,8 @@ _USAGE = f"""
 IMAGES are files, folders (searched with all their subfolders), patterns
 ('shots/*.jpg') and videos.
 OUT gets pictures/, detections.json (COCO results), pictures.json (the images and
-classes that its ids refer to) and detections.csv. {command_line.FIELDS_HELP}
+classes that its ids refer to) and detections.csv; with --track also tracks/, in the
+form of the MOT challenge. {command_line.FIELDS_HELP}
 exit status: 0 success, 1 error, 3 some files could not be read (they are named)
 """
 
@@ -49,6 +50,7 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
         '--tta', action='store_true', help='test-time augmentation: test_cfg.tta'
     )
     command_line.add_tile_flags(flags)
+    _add_track_flags(flags)
     flags.add_argument(
         '--batch_size',
         type=int,
@@ -65,6 +67,21 @@ def parser(program: str = 'atss predict') -> argparse.ArgumentParser:
     return flags
 
 
+def _add_track_flags(flags):
+    flags.add_argument(
+        '--track',
+        action='store_true',
+        help='give the objects of videos identities, by ByteTrack: '
+        "pip install 'atss-jax[video]'",
+    )
+    flags.add_argument(
+        '--track_buffer',
+        type=command_line.seconds,
+        metavar='SECONDS',
+        help='for which an object that was lost is remembered (default: 1)',
+    )
+
+
 def _add_device_flag(flags):
     flags.add_argument(
         '--device',
@@ -78,7 +95,10 @@ def main(arguments: list[str], program: str = 'atss predict') -> int:
     # Taken out first: argparse takes an unknown flag with a space in it for an image.
     overrides = [word for word in arguments if word.startswith('--config.')]
     others = [word for word in arguments if not word.startswith('--config.')]
-    flags = parser(program).parse_intermixed_args(others)
+    words = parser(program)
+    flags = words.parse_intermixed_args(others)
+    if flags.track_buffer is not None and not flags.track:
+        words.error('--track_buffer is of --track, which is missing')
     if flags.device == 'cpu':
         # Before JAX is loaded, which would reserve the memory of any GPU that it sees.
         os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -97,6 +117,8 @@ def _predict(flags, overrides):
         ann_file=flags.ann_file,
         tiles=flags.tiles,
         overlap=flags.overlap,
+        track=flags.track,
+        track_buffer=1.0 if flags.track_buffer is None else flags.track_buffer,
     )
     loading = {
         'config': flags.model_config,

@@ -1,80 +1,31 @@
 """What `atss predict` does: detects objects in files, writes images and numbers."""
 
-import csv
-import dataclasses
 import functools
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import tqdm
 
 from atss_jax.commands.command_line import counted
+from atss_jax.commands.predict_results import (
+    Options,
+    Outcome,
+    draw_detections,
+    write_numbers,
+)
+from atss_jax.commands.predict_video import predict_video
 from atss_jax.config.tree import closest
 from atss_jax.data.image_file import UNUSABLE, BadImage, read
-from atss_jax.drawing.boxes import draw_boxes, scale_up, write_image
-from atss_jax.evaluation.coco_metric import coco_results
-from atss_jax.files.atomic import check_writable, replacing, write_json
+from atss_jax.drawing.boxes import write_image
+from atss_jax.files.atomic import check_writable
 from atss_jax.files.read_ahead import map_ahead
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.image_detections import ImageDetections
-from atss_jax.inference.input_files import Ids, InputFile, choose_ids, find_files
-
-_SMALLEST_SIDE = 320  # smaller images are enlarged: names would hide them
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How `predict_files` detects, and what it writes.
-
-    Attributes:
-        score_thr: detections with lower scores are left out.
-        classes: names of the classes to keep; None: all.
-        draw: also write images and videos with the detections drawn.
-        ann_file: COCO file whose image ids and category ids are written; None: both
-            are counted from 1.
-        tiles: side of the tiles that larger images are also shown in; None: in none.
-        overlap: of neighboring tiles, as a share of their side.
-    """
-
-    score_thr: float = 0.3
-    classes: tuple[str, ...] | None = None
-    draw: bool = True
-    ann_file: str | None = None
-    tiles: int | None = None
-    overlap: float = 0.2
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What `predict_files` did.
-
-    Attributes:
-        ids: ids of images and categories.
-        images: COCO's list of images; each frame of a video is an entry.
-        detections: detections of each image, by its id.
-        unreadable: a line on each file that could not be read: name and reason.
-    """
-
-    ids: Ids
-    images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    detections: dict[int, ImageDetections] = dataclasses.field(default_factory=dict)
-    unreadable: list[str] = dataclasses.field(default_factory=list)
-
-    def add(self, detections: ImageDetections, item: InputFile, **extra: Any) -> None:
-        """Adds an image and its detections; `extra` are more fields of its entry."""
-        image_id = len(self.images) + 1
-        if self.ids.images is not None:
-            image_id = self.ids.images[item.path]
-        height, width = detections.size
-        self.images.append(
-            {'id': image_id, 'file_name': str(item.path), **extra}
-            | {'height': height, 'width': width}
-        )
-        self.detections[image_id] = detections
+from atss_jax.inference.input_files import InputFile, choose_ids, find_files
+from atss_jax.inference.tracks import library
 
 
 def predict_files(
@@ -82,7 +33,8 @@ def predict_files(
 ) -> Outcome:
     """Writes `detections.json`, `detections.csv`, `pictures.json` and drawn images.
 
-    A file that cannot be read is named on stderr and skipped.
+    A file that cannot be read is named on stderr and skipped. Of videos with
+    identities, `tracks/` has these too.
 
     Args:
         detector: the detector.
@@ -107,12 +59,15 @@ def predict_files(
         detector.stream, tiles=options.tiles, overlap=options.overlap
     )
     _predict_images(stream, images, folder, options.draw, shown, outcome)
-    for item in items:
-        if item.is_video:
-            _predict_video(stream, item, folder, options.draw, shown, outcome)
+    try:
+        _predict_videos(stream, items, folder, options, labels, outcome)
+    finally:
+        # Hours of detections are not lost because a video cannot be written, or since
+        # someone wants to stop here.
+        if outcome.images:
+            write_numbers(folder, outcome, detector.classes, options.track)
     if not outcome.images:
         raise ValueError(f'none of {len(items)} files can be read')
-    _write(folder, outcome, detector.classes)
     return outcome
 
 
@@ -136,18 +91,50 @@ def predict_and_report(
         Exit status: 0, or 3 if some files could not be read.
     """
     items = find_files(inputs, out, print)
+    _check_kinds(items, options)
     check_writable(out)  # before the detector is loaded and has detected everything
     detector = Detector.load(source, **loading)
     if loading['tta']:
         mirrored = ', each also mirrored' if detector.flip else ''
         print(f'test-time augmentation: scales {detector.img_scales}{mirrored}')
     outcome = predict_files(detector, items, out, options)
+    print(_summary(outcome, options, out))
+    if outcome.unreadable:
+        print(
+            f'{len(outcome.unreadable)} of {len(items)} files could not be read whole'
+        )
+    return 3 if outcome.unreadable else 0
+
+
+def _check_kinds(items, options):
+    """Checks that what is asked for can be done with videos, or with images."""
+    images = [str(item.path) for item in items if not item.is_video]
+    videos = [str(item.path) for item in items if item.is_video]
+    if options.track:
+        if images:
+            raise ValueError(
+                f'--track follows objects through videos, but {len(images)} of '
+                f'{len(items)} files are images, such as {images[0]}: leave out '
+                '--track, or give videos only'
+            )
+        library()  # before anything is loaded
+    if options.ann_file is not None and videos:
+        raise ValueError(
+            f'--ann_file has an id for each image, but {videos[0]} is a video: its '
+            'frames would share one; predict videos without it'
+        )
+
+
+def _summary(outcome, options, out):
     images = counted(len(outcome.images), 'image')
     objects = counted(sum(map(len, outcome.detections.values())), 'object')
-    print(f'{images}, {objects} with scores of at least {options.score_thr:g}: {out}')
-    if outcome.unreadable:
-        print(f'{len(outcome.unreadable)} of {len(items)} files could not be read')
-    return 3 if outcome.unreadable else 0
+    rate = ''
+    if outcome.video_frames:
+        rate = f', {outcome.video_frames / outcome.video_seconds:.1f} frames/s'
+    which = f'with scores of at least {options.score_thr:g}'
+    if options.track:
+        which = f'in tracks or {which}'
+    return f'{images}, {objects} {which}{rate}: {out}'
 
 
 def choose_labels(
@@ -217,99 +204,11 @@ def _skip(outcome, problem, bar):
     bar.update()
 
 
-def draw_detections(image: np.ndarray, detections: ImageDetections) -> np.ndarray:
-    """The image with boxes, names and scores; a small one is enlarged."""
-    enlarged, boxes = scale_up(image, detections.boxes, _SMALLEST_SIDE)
-    return draw_boxes(
-        enlarged, boxes, detections.labels, detections.classes, detections.scores
-    )
-
-
-# Videos ------------------------------------------------------------------------------
-
-
-def _predict_video(stream, item, folder, draw, shown, outcome):
-    capture = cv2.VideoCapture(str(item.path))
-    writer = None
-    with _bar(item.path.name, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) as bar:
-        try:
-            _check_video(capture, item)
-            frames = enumerate(_frames(capture))
-            for frame, image, detections in stream(frames):
-                detections = shown(detections)
-                outcome.add(detections, item, frame=frame)
-                if draw:
-                    drawn = draw_detections(image, detections)
-                    writer = writer or _open_writer(folder, item, capture, drawn)
-                    writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-                bar.update()
-        except BadImage as error:
-            _skip(outcome, str(error), bar)
-        finally:
-            capture.release()
-            if writer is not None:
-                writer.release()
-
-
-def _check_video(capture, item):
-    if not capture.isOpened():
-        raise BadImage(f'{item.path}: not a video that OpenCV can read')
-
-
-def _frames(capture):
-    while True:
-        done, frame = capture.read()
-        if not done:
-            return
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-def _open_writer(folder, item, capture, frame):
-    target = folder / 'pictures' / item.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-    code = cv2.VideoWriter_fourcc(*'mp4v')
-    writer = cv2.VideoWriter(str(target), code, rate, frame.shape[1::-1])
-    if not writer.isOpened():
-        raise OSError(f'OpenCV cannot write a video to {target}')
-    return writer
-
-
-# Files of numbers --------------------------------------------------------------------
-
-
-def _write(folder, outcome, classes):
-    category_ids = outcome.ids.category_ids
-    results = [
-        result
-        for image_id, detections in outcome.detections.items()
-        for result in coco_results(
-            image_id,
-            detections.boxes,
-            detections.scores,
-            detections.labels,
-            category_ids,
-        )
-    ]
-    categories = [
-        {'id': id_, 'name': name}
-        for id_, name in zip(category_ids, classes, strict=True)
-    ]
-    write_json(folder / 'detections.json', results, indent=1)
-    images = {'images': outcome.images, 'categories': categories}
-    write_json(folder / 'pictures.json', images, indent=1)
-    with (
-        replacing(folder / 'detections.csv') as temporary,
-        temporary.open('w', newline='', encoding='utf-8') as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(('file', 'frame', 'class', 'score', 'x1', 'y1', 'x2', 'y2'))
-        for image in outcome.images:
-            detections = outcome.detections[image['id']]
-            source = image['file_name'], image.get('frame', '')
-            rows = zip(
-                detections.boxes, detections.scores, detections.names, strict=True
-            )
-            for box, score, name in rows:
-                corners = [f'{side:.2f}' for side in box]
-                table.writerow((*source, name, f'{score:.4f}', *corners))
+def _predict_videos(stream, items, folder, options, labels, outcome):
+    for item in items:
+        if item.is_video:
+            try:
+                predict_video(stream, item, folder, options, labels, outcome)
+            except BadImage as error:
+                outcome.unreadable.append(str(error))
+                print(f'skipped: {error}', file=sys.stderr)

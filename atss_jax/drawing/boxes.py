@@ -18,6 +18,7 @@ _LONGEST_ENLARGED = 8192  # pixels
 _HUE_STEP = (5**0.5 - 1) / 2
 # Saturation and value of the colors, in turn.
 _TONES = ((0.85, 1.0), (0.6, 0.95), (1.0, 0.75))
+_NO_IDENTITY = (170, 170, 170)  # gray: no class or identity has this color
 
 
 def class_color(label: int) -> Color:
@@ -61,6 +62,7 @@ def draw_boxes(
     labels: np.ndarray,
     classes: Sequence[str],
     scores: np.ndarray | None = None,
+    track_ids: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draws boxes with their class, and score if given, on a copy of an image.
 
@@ -76,6 +78,8 @@ def draw_boxes(
         labels: (N,) indices into `classes`.
         classes: the names.
         scores: (N,) or None.
+        track_ids: (N,) identities in a video, which are then written and give the
+            boxes their colors; a negative one stands for none, and is gray.
 
     Raises:
         ValueError: shapes do not agree, a label has no name, or a box is not finite.
@@ -87,11 +91,11 @@ def draw_boxes(
     ranks = -sides.prod(axis=1) if scores is None else scores
     order = np.argsort(ranks, kind='stable').tolist()
     thickness = max(1, round(min(image.shape[:2]) / 200))
-    frames = {
-        k: _draw_frame(canvas, boxes[k], class_color(labels[k]), thickness)
-        for k in order
-    }
+    colors = _colors(labels, track_ids)
+    frames = {k: _draw_frame(canvas, boxes[k], colors[k], thickness) for k in order}
     texts = {k: class_text(classes[labels[k]], labels[k]) for k in order}
+    if track_ids is not None:
+        texts = {k: _with_identity(text, track_ids[k]) for k, text in texts.items()}
     if scores is not None:
         texts = {k: f'{text} {scores[k]:.2f}' for k, text in texts.items()}
     # The last one drawn lies on top and has the first choice of a place for its tag.
@@ -101,8 +105,18 @@ def draw_boxes(
     )
     for k, tag in reversed(list(zip(order, tags, strict=True))):
         if tag is not None:
-            draw_tag(canvas, tag, class_color(labels[k]))
+            draw_tag(canvas, tag, colors[k])
     return canvas
+
+
+def _colors(labels, track_ids):
+    if track_ids is None:
+        return [class_color(label) for label in labels]
+    return [class_color(k) if k >= 0 else _NO_IDENTITY for k in track_ids.tolist()]
+
+
+def _with_identity(text, track_id):
+    return f'{text} #{track_id}' if track_id >= 0 else text
 
 
 def encode_image(image: np.ndarray, suffix: str, quality: int = 95) -> bytes:

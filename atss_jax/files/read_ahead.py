@@ -9,7 +9,10 @@ from typing import Any
 
 
 def map_ahead(
-    function: Callable[[Any], Any], items: Iterable, threads: int | None = None
+    function: Callable[[Any], Any],
+    items: Iterable,
+    threads: int | None = None,
+    ahead: int | None = None,
 ) -> Iterator[Any]:
     """Yields `function(item)` in the order of `items`, computed ahead by threads.
 
@@ -17,13 +20,17 @@ def map_ahead(
         function: called in a thread; what it raises reaches the reader when the result
             of that item is due.
         items: consumed in the reader's thread, a few items ahead.
-        threads: None: one per processor core, at most 8.
+        threads: None: one per processor core, at most 8. With 1, the function is called
+            in the order of the items.
+        ahead: number of items that are in work or wait for the reader; None: twice
+            the number of threads.
     """
     threads = threads or min(os.cpu_count() or 1, 8)
+    ahead = ahead or 2 * threads
     items = iter(items)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         pending = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, 2 * threads)
+            pool.submit(function, item) for item in itertools.islice(items, ahead)
         )
         try:
             while pending:

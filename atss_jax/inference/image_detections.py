@@ -17,6 +17,8 @@ class ImageDetections:
         labels: (N,) int32 indices into `classes`.
         classes: names of all classes that the detector knows.
         size: height and width of the image.
+        track_ids: (N,) identity of each object in a video, -1 for none, see
+            `inference.tracks`; None: it is no frame of a video that was tracked.
     """
 
     boxes: np.ndarray
@@ -24,6 +26,7 @@ class ImageDetections:
     labels: np.ndarray
     classes: tuple[str, ...]
     size: tuple[int, int]
+    track_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -54,11 +57,17 @@ class ImageDetections:
             )
         if labels is not None:
             kept &= np.isin(self.labels, list(labels))
+        return self.select(kept)
+
+    def select(self, rows: np.ndarray) -> 'ImageDetections':
+        """The detections at these indices, or where a mask is true."""
+        ids = self.track_ids
         return dataclasses.replace(
             self,
-            boxes=self.boxes[kept],
-            scores=self.scores[kept],
-            labels=self.labels[kept],
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            track_ids=None if ids is None else ids[rows],
         )
 
     def to_supervision(self) -> Any:
@@ -77,5 +86,6 @@ class ImageDetections:
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.labels.astype(int),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
             data={'class_name': np.array(self.names, str)},
         )

@@ -34,6 +34,7 @@ NOT_RUN = {
         'needs a network: tests/training/test_zoo_weights.py'
     ),
     r'atss (export|predict) .*\.onnx': 'needs onnxruntime: inference/test_onnx_file.py',
+    r'atss predict .*--track': 'needs supervision: commands/test_predict_video.py',
     r'atss download-coco': 'needs a network: test_download_coco.py',
     r'atss doctor --apply=': 'needs what a browser saves: commands/test_doctor.py',
     r'atss compile .*--topology': 'needs libtpu: compilation/test_tpu_programs.py',

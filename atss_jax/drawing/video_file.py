@@ -1,0 +1,66 @@
+"""Videos written frame by frame, whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+
+from atss_jax.drawing.boxes import check_image
+from atss_jax.files.atomic import replacing
+
+_CODEC = 'mp4v'  # the one that every build of OpenCV brings
+
+
+@contextlib.contextmanager
+def writing_video(
+    path: str | os.PathLike, frame_rate: float
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields a function that appends a frame, (H,W,3) uint8 RGB, to a new .mp4 file.
+
+    The file bears its name once it is whole. All frames have the size of the first;
+    a last odd row or column is left out, which MPEG-4 does not have.
+
+    Raises:
+        ValueError: no frame was given.
+        OSError: the file cannot be written; what is missing is only known at the end
+            if the disk becomes full.
+    """
+    path = pathlib.Path(path)
+    with replacing(path) as temporary:
+        writer, count = cv2.VideoWriter(), 0
+
+        def write(frame: np.ndarray) -> None:
+            nonlocal count
+            check_image(frame)
+            if not count:
+                _open(writer, temporary, path, frame_rate, frame.shape[1::-1])
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+
+        try:
+            yield write
+        finally:
+            writer.release()
+        if not count:
+            raise ValueError(f'{path}: no frame was given')
+        _check_whole(temporary, path, count)
+
+
+def _open(writer, temporary, path, frame_rate, size):
+    codec = cv2.VideoWriter_fourcc(*_CODEC)
+    if not writer.open(os.fspath(temporary), codec, frame_rate, size):
+        raise OSError(f'OpenCV cannot write a video of {size[0]} x {size[1]} to {path}')
+
+
+def _check_whole(temporary, path, count):
+    """OpenCV does not say whether a frame was written: the file must tell."""
+    capture = cv2.VideoCapture(os.fspath(temporary))
+    written = int(max(0, capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    capture.release()
+    if written != count:
+        raise OSError(
+            f'{path}: {written} of {count} frames could be written; is the disk full?'
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from atss_jax.drawing.boxes import draw_boxes, scale_up
+from atss_jax.drawing.boxes import draw_boxes, scale_down, scale_up
 from atss_jax.drawing.traces import Traces
 from atss_jax.evaluation.coco_metric import coco_results
 from atss_jax.files.atomic import replacing, write_json
@@ -17,6 +17,7 @@ from atss_jax.inference.input_files import Ids, InputFile
 from atss_jax.inference.tracks import NO_TRACK
 
 _SMALLEST_SIDE = 320  # smaller images are enlarged: names would hide them
+_LONGEST_SIDE = 65_500  # of a JPEG file, for the library that writes it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,8 @@ def draw_detections(
 ) -> np.ndarray:
     """The image with boxes, names and scores; a small one is enlarged.
 
+    One that JPEG files have no place for is reduced.
+
     Args:
         image: (H,W,3) uint8 RGB.
         detections: in the image.
@@ -95,7 +98,9 @@ def draw_detections(
         traces.add(boxes, track_ids)
         traces.draw(enlarged)
     names = detections.labels, detections.classes, detections.scores
-    return draw_boxes(enlarged, boxes, *names, track_ids)
+    drawn = draw_boxes(enlarged, boxes, *names, track_ids)
+    is_too_long = max(drawn.shape) > _LONGEST_SIDE
+    return scale_down(drawn, _LONGEST_SIDE) if is_too_long else drawn
 
 
 # Files of numbers --------------------------------------------------------------------

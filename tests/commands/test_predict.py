@@ -8,8 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from atss_jax.commands.predict_results import draw_detections
+from atss_jax.drawing.boxes import encode_image
 from atss_jax.evaluation.evaluate import evaluate
 from atss_jax.inference.detector import Detector
+from atss_jax.inference.image_detections import ImageDetections
 from atss_jax.inference.input_files import choose_ids, find_files
 
 
@@ -145,6 +148,16 @@ def test_bad_images_are_named_and_the_rest_goes_on(predict, images, tmp_path):
     assert f'{first}: not an image' in err and f'{second}: cut off' in err
     assert not list((tmp_path / 'out').rglob('*.jpg'))
     assert len(content(tmp_path / 'out')[1]['images']) == 7
+
+
+@pytest.mark.parametrize('width', [20_000, 70_000])
+def test_a_strip_is_drawn_as_large_as_a_jpeg_file_may_be(width):
+    boxes = np.array([[0, 0, width, 4]], np.float32)
+    one = np.ones(1, np.float32), np.zeros(1, np.int32)
+    detections = ImageDetections(boxes, *one, ('red',), (4, width))
+    drawn = draw_detections(np.zeros((4, width, 3), np.uint8), detections)
+    assert drawn.shape[1] == min(width, 65_500)
+    assert encode_image(drawn, '.jpg')
 
 
 def test_only_some_classes_above_a_score(predict, images, tmp_path):

@@ -193,13 +193,20 @@ def test_files_of_other_programs_and_of_later_versions(exported, tmp_path):
         ({'producer_name': 'pytorch'}, 'but by pytorch'),
         ({'producer_name': ''}, 'a program that does not say its name'),
         ({'format': '2'}, 'install a newer atss-jax'),
+        ({'format': '"2"'}, "is of format '2'"),
+        ({'outputs': 'null'}, 'its property outputs is None'),
+        ({'classes': '"red"'}, "expected a list of names, got 'red'"),
+        ({'classes': '[1]'}, r'expected a list of names, got \[1'),
+        ({'img_scale': '[64]'}, r'expected two lengths, got \[64'),
+        ({'size_divisor': '0'}, 'size_divisor: expected a length, got 0'),
     ):
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
         if 'producer_name' in change:
             changed.producer_name = change['producer_name']
         else:
-            onnx.helper.set_model_props(changed, change)
+            properties = {entry.key: entry.value for entry in model.metadata_props}
+            onnx.helper.set_model_props(changed, properties | change)
         onnx.save(changed, path)
         with pytest.raises(ValueError, match=message):
             Detector.load(path)

@@ -77,6 +77,7 @@ def with_page(
 
 
 def _with_page(step, page):
+    _check(page)
     return ExportedDetector(
         step=step,
         classes=tuple(page['classes']),
@@ -97,6 +98,26 @@ def _with_page(step, page):
             with_nms=page.get('with_nms', True),
         ),
         samples_per_gpu=page['samples_per_gpu'],
+    )
+
+
+def _check(page):
+    """Raises ValueError for values that would fail only when an image comes."""
+    classes, img_scale, divisor = (
+        page[name] for name in ('classes', 'img_scale', 'size_divisor')
+    )
+    is_list = isinstance(classes, list | tuple)
+    if not is_list or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f'classes: expected a list of names, got {classes!r}')
+    if not _are_lengths(img_scale) or len(img_scale) != 2:
+        raise ValueError(f'img_scale: expected two lengths, got {img_scale!r}')
+    if not _are_lengths([divisor]):
+        raise ValueError(f'size_divisor: expected a length, got {divisor!r}')
+
+
+def _are_lengths(values):
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, int) and value > 0 for value in values
     )
 
 

@@ -43,7 +43,7 @@ class InputFile(NamedTuple):
 
 def find_files(
     inputs: Iterable[str],
-    out: str | os.PathLike,
+    out: str | os.PathLike | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[InputFile]:
     """The given files, and all images and videos in the given folders, in order.
@@ -53,7 +53,7 @@ def find_files(
 
     Args:
         inputs: files, folders, and patterns such as `images/*.jpg`.
-        out: folder of results, whose files are skipped.
+        out: folder of results, whose files are skipped; None: there is none.
         tell: called with a line about files of a folder that are neither.
 
     Raises:
@@ -129,6 +129,9 @@ def _walk(folder, above=()):
 
 
 def _is_inside(path, folder):
+    """Whether a path lies in a folder; nothing lies in None."""
+    if folder is None:
+        return False
     return pathlib.Path(folder).resolve() in path.resolve().parents
 
 

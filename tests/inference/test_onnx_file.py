@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from atss_jax.commands import main as commands
 from atss_jax.config import build_experiment, load_config
+from atss_jax.data.batch import Pipeline
 from atss_jax.detection.nms import SoftNms
 from atss_jax.inference.detector import Detector
 from atss_jax.inference.onnx_file import runtime, write
@@ -152,6 +154,21 @@ def test_heads_in_place_of_detections(small_run, tmp_path, capsys):
         Detector.load(out)
 
 
+def test_images_below_the_working_directory(small_data, tmp_path, monkeypatch):
+    """They are no results of ours. A folder without images compares nothing."""
+    pipeline = Pipeline((64, 48))
+    (tmp_path / 'mine').mkdir()
+    for path in sorted((small_data / 'val').iterdir())[:3]:
+        shutil.copy(path, tmp_path / 'mine')
+    monkeypatch.chdir(tmp_path)
+    for folder in ('mine', '.', tmp_path / 'mine'):
+        assert sum(len(b['image']) for b in batches_of(folder, pipeline, 32)) >= 3
+    (tmp_path / 'films').mkdir()
+    (tmp_path / 'films' / 'a.mp4').write_bytes(b'film')
+    with pytest.raises(ValueError, match='no images in films, only videos'):
+        batches_of('films', pipeline, 32)
+
+
 # What is refused ---------------------------------------------------------------------
 
 
@@ -176,13 +193,20 @@ def test_files_of_other_programs_and_of_later_versions(exported, tmp_path):
         ({'producer_name': 'pytorch'}, 'but by pytorch'),
         ({'producer_name': ''}, 'a program that does not say its name'),
         ({'format': '2'}, 'install a newer atss-jax'),
+        ({'format': '"2"'}, "is of format '2'"),
+        ({'outputs': 'null'}, 'its property outputs is None'),
+        ({'classes': '"red"'}, "expected a list of names, got 'red'"),
+        ({'classes': '[1]'}, r'expected a list of names, got \[1'),
+        ({'img_scale': '[64]'}, r'expected two lengths, got \[64'),
+        ({'size_divisor': '0'}, 'size_divisor: expected a length, got 0'),
     ):
         changed = onnx.ModelProto()
         changed.CopyFrom(model)
         if 'producer_name' in change:
             changed.producer_name = change['producer_name']
         else:
-            onnx.helper.set_model_props(changed, change)
+            properties = {entry.key: entry.value for entry in model.metadata_props}
+            onnx.helper.set_model_props(changed, properties | change)
         onnx.save(changed, path)
         with pytest.raises(ValueError, match=message):
             Detector.load(path)

@@ -1,5 +1,6 @@
 """Files with weights in 16 bits and in 8 bits, and the AP that they must keep."""
 
+import dataclasses
 import re
 
 import jax
@@ -8,7 +9,10 @@ import pytest
 
 from atss_jax.commands import main as commands
 from atss_jax.inference.detector import Detector
+from atss_jax.inference.onnx_file.graph import Graph
+from atss_jax.inference.onnx_file.smaller import calibration_batches, halve_weights
 from atss_jax.inference.onnx_file.write import Options, write
+from atss_jax.structures import PREDICT_FIELDS
 from atss_jax.training.trained_model import load_trained
 
 pytestmark = pytest.mark.onnx
@@ -45,6 +49,29 @@ def test_smaller_files(
     assert len(close) > 4 and np.mean(close) > 0.7
 
 
+def test_only_kernels_are_stored_in_16_bits():
+    """Anchors of 724.08 pixels would become 724."""
+    graph = Graph({'params': {}})
+    anchors = graph.constant(np.full((2, 4), 724.08, np.float32))
+    kernel = graph.weight('kernel', np.ones((3, 3)))
+    halve_weights(graph)
+    types = {name: value.dtype for name, value in graph.initializers.items()}
+    assert types == {anchors: np.float32, f'{kernel}/half': np.float16}
+
+
+def test_calibration_needs_images_only(small_run):
+    """Not their objects, which may be more than a batch has capacity for."""
+    trained = load_trained(small_run.workdir)
+    data = trained.experiment.data
+    pipeline = dataclasses.replace(data['test'].pipeline, max_boxes=0)
+    test = dataclasses.replace(data['test'], pipeline=pipeline)
+    experiment = dataclasses.replace(trained.experiment, data={**data, 'test': test})
+    trained = trained._replace(experiment=experiment)
+    batches = list(calibration_batches(trained, 3))
+    assert [set(batch) for batch in batches] == [set(PREDICT_FIELDS)] * 3
+    assert all(batch['image'].any() and len(batch['image']) == 1 for batch in batches)
+
+
 def with_one_large_channel(trained):
     """A detector with a channel that is always 10,000, and that nothing reads.
 
@@ -76,7 +103,9 @@ def test_without_images_to_measure_on(small_run, tmp_path, capsys):
     words = ['export', '--workdir', str(small_run.workdir), '--out', str(out), '--half']
     missing = f'--config.data.test.ann_file={tmp_path}/none.json'
     assert commands.main([*words, missing]) == 1
-    assert 'the AP of the smaller file cannot be measured' in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert 'the AP of the smaller file cannot be measured' in output.err
+    assert 'comparing' not in output.out, 'it is said before what takes long'
     assert commands.main([*words, missing, '--force']) == 0
     assert 'AP was not measured' in capsys.readouterr().out
 
@@ -94,3 +123,16 @@ def test_flags_that_do_not_go_together(tmp_path, capsys, flags, message):
     with pytest.raises(SystemExit):
         commands.main(['export', '--workdir=w', '--out=a.onnx', *flags])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'half': True, 'int8': True}, 'choose one'),
+        ({'heads': True, 'half': True}, 'heads does not go with'),
+        ({'int8': True, 'calibrate': 0}, 'calibrate = 0: expected 1 or more'),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options)

@@ -202,6 +202,42 @@ def test_image_takes_the_place_of_the_webcam(page, expected, small_data):
     _assert_same(_detections(page), expected.predict(path)[0])
 
 
+def test_all_classes_are_chosen_at_once(page, small_data):
+    """Not one after the other, each with a drawing of the whole image."""
+    page.choose_file('#file', sorted((small_data / 'val').iterdir())[0])
+    _detected(page)
+    page.run(
+        'globalThis.draws = 0; const before = draw; draw = () => { draws++; before(); }'
+    )
+    for name, checked in (('none', 0), ('all', 3)):
+        page.run(f'document.getElementById("{name}").click()')
+        assert (
+            page.run('document.querySelectorAll("#classes :checked").length') == checked
+        )
+        assert page.run('shownClasses.size') == checked
+    assert page.run('draws') == 2
+
+
+def test_a_second_click_opens_no_second_webcam(page):
+    page.run(
+        'globalThis.asked = 0;'
+        'const get = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);'
+        'navigator.mediaDevices.getUserMedia = (x) => { asked++; return get(x); };'
+        'for (let i = 0; i < 2; i++) document.getElementById("webcam").click();'
+    )
+    page.wait_for('document.getElementById("status").textContent.includes("frames/s")')
+    assert page.run('asked') == 1
+
+
+def test_no_time_is_shown_before_it_is_known(page, small_data):
+    page.choose_file('#file', sorted((small_data / 'val').iterdir())[0])
+    page.run('startWebcam()')
+    page.wait_for('stream')
+    page.run('current = { image: current.image, result: { detections: [] } }')
+    page.run('stopWebcam()')
+    assert 'NaN' not in _status(page)
+
+
 @pytest.mark.parametrize(
     'name',
     [

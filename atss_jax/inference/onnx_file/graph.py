@@ -15,6 +15,9 @@ IR_VERSION = 9
 PRODUCER = 'atss-jax'
 """Name of this package in the files that it writes."""
 
+CONSTANTS = 'constants/'
+"""How the names of numbers and arrays begin that are no weights."""
+
 Tensor = str
 """The name of a tensor in the graph."""
 
@@ -130,7 +133,7 @@ class Graph:
         array = np.asarray(value)
         key = array.dtype.str, array.shape, array.tobytes()
         if key not in self._constants:
-            name = f'constants/{len(self._constants)}'
+            name = f'{CONSTANTS}{len(self._constants)}'
             self._constants[key] = name
             self.initializers[name] = array
         return self._constants[key]

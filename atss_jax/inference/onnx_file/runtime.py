@@ -154,14 +154,20 @@ def _page(session, path):
             f'{path}: its properties are not JSON ({error}): it was changed after atss '
             'export wrote it; export again'
         ) from error
-    if page['format'] > FORMAT:
+    if not isinstance(page['format'], int) or page['format'] > FORMAT:
         raise ValueError(
-            f'{path} is of format {page["format"]}, and this version reads up to '
+            f'{path} is of format {page["format"]!r}, and this version reads up to '
             f'{FORMAT}: install a newer atss-jax'
         )
-    if page['outputs'] != 'detections':
+    outputs = page.get('outputs')
+    if outputs == 'heads':
         raise ValueError(
             f'{path} was written with --heads and gives no detections: export again '
             'without it'
+        )
+    if outputs != 'detections':
+        raise ValueError(
+            f"{path}: its property outputs is {outputs!r}, expected 'detections': it "
+            'was changed after atss export wrote it; export again'
         )
     return page

@@ -31,7 +31,9 @@ def batches_of(
     """
     if images is None:
         return _generated(divisor)
-    files = [f for f in find_files([os.fspath(images)], out='') if not f.is_video]
+    files = [f for f in find_files([os.fspath(images)]) if not f.is_video]
+    if not files:
+        raise ValueError(f'no images in {images}, only videos: name another folder')
     variant = Variant(for_any_image(pipeline))
     rows = (place(read(file.path), variant) for file in files[:MOST_IMAGES])
     return _in_pairs(rows)

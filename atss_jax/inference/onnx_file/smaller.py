@@ -6,18 +6,17 @@ import logging
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from atss_jax.config.experiment import open_sources
-from atss_jax.data.batch import for_any_image, load_row
-from atss_jax.data.plan import smallest_canvas
+from atss_jax.data.batch import Variant, for_any_image, place
 from atss_jax.data.records import Source
 from atss_jax.evaluation.run import make_evaluator
-from atss_jax.inference.onnx_file.graph import PRODUCER, Graph, Node
+from atss_jax.inference.onnx_file.graph import CONSTANTS, PRODUCER, Graph, Node
 from atss_jax.inference.onnx_file.region import FLOAT
 from atss_jax.inference.onnx_file.runtime import (
     as_detections,
@@ -37,10 +36,14 @@ where to read."""
 
 
 def halve_weights(graph: Graph) -> None:
-    """Stores kernels in float16; a runtime makes float32 of them when it loads."""
+    """Stores kernels in float16; a runtime makes float32 of them when it loads.
+
+    Anchors and the mean of images are no kernels: they stay as they are.
+    """
     casts = []
     for name, value in list(graph.initializers.items()):
-        if value.dtype != np.float32 or value.ndim < 2:
+        is_kernel = value.dtype == np.float32 and value.ndim >= 2
+        if not is_kernel or name.startswith(CONSTANTS):
             continue
         del graph.initializers[name]
         half = f'{name}/half'
@@ -89,11 +92,12 @@ def quantize(content: bytes, batches: Iterable[Batch]) -> bytes:
 @contextlib.contextmanager
 def _without_warnings():
     """Quantization advises a step that does nothing for graphs that are lean."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 class _Reader:
@@ -107,8 +111,10 @@ class _Reader:
         return next(self._batches, None)
 
 
-def calibration_batches(trained: TrainedModel, count: int) -> list[Batch]:
+def calibration_batches(trained: TrainedModel, count: int) -> Iterator[Batch]:
     """Images of `data.train`, spread over the data set, as the test shows them.
+
+    The data set is opened at once, and each image read when its turn comes.
 
     Raises:
         ValueError: the data set cannot be opened.
@@ -116,16 +122,16 @@ def calibration_batches(trained: TrainedModel, count: int) -> list[Batch]:
     """
     experiment = trained.experiment
     source = open_sources(experiment, ('train',), trained.classes)['train']
-    pipeline = for_any_image(experiment.data['test'].pipeline.without_jitter())
+    pipeline = experiment.data['test'].pipeline.without_jitter()
+    variant = Variant(for_any_image(pipeline))
     total = len(source.records)
     indices = np.unique(np.linspace(0, total, min(count, total), endpoint=False))
-    return [_row(source, int(index), pipeline) for index in indices]
+    return (_batch(source, int(index), variant) for index in indices)
 
 
-def _row(source, index, pipeline):
-    size = pipeline.whole(index, source.records[index]).size
-    canvas = smallest_canvas(pipeline.all_canvases(), size, pipeline.size_divisor)
-    row = load_row(source, index, canvas, pipeline)
+def _batch(source, index, variant):
+    """A batch of one image."""
+    _, row = place(source.read_image(source.records[index]), variant)
     return {name: row[name][None] for name in PREDICT_FIELDS}
 
 

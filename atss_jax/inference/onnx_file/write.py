@@ -4,9 +4,10 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+from atss_jax.data.records import Source
 from atss_jax.files.atomic import check_file_writable, write_bytes
 from atss_jax.inference.exported import page_of
 from atss_jax.inference.onnx_file import smaller
@@ -23,6 +24,7 @@ from atss_jax.inference.onnx_file.runtime import (
     runner,
 )
 from atss_jax.inference.onnx_file.sample_images import batches_of
+from atss_jax.structures import Batch
 from atss_jax.training.trained_model import TrainedModel
 
 
@@ -38,6 +40,9 @@ class Options:
         calibrate: number of training images that set the ranges of the activations.
         force: write a file that has lost more AP than `smaller.MOST_LOSS`, or whose AP
             cannot be measured.
+
+    Raises:
+        ValueError: they do not go together.
     """
 
     heads: bool = False
@@ -46,6 +51,14 @@ class Options:
     int8: bool = False
     calibrate: int = 100
     force: bool = False
+
+    def __post_init__(self):
+        if self.half and self.int8:
+            raise ValueError('half and int8 are both set: choose one of them')
+        if self.heads and self.is_smaller:
+            raise ValueError('heads does not go with half and int8: it has no AP')
+        if self.calibrate < 1:
+            raise ValueError(f'calibrate = {self.calibrate}: expected 1 or more')
 
     @property
     def is_smaller(self) -> bool:
@@ -110,6 +123,7 @@ def checked_content(
     """
     for name in ('onnx', 'onnxruntime'):
         library(name)
+    data = _open_data(trained, options)  # comparing takes long
     content = serialize(trained, options.heads)
     tell('comparing with JAX, for which the model is compiled first')
     differences = _compare(trained, content, options)
@@ -120,7 +134,7 @@ def checked_content(
             'This is a mistake in atss-jax, or the weights multiply rounding errors'
         )
     if options.is_smaller:
-        content = _made_smaller(trained, content, options, tell)
+        content = _made_smaller(trained, content, data, options, tell)
     return content, differences
 
 
@@ -168,13 +182,33 @@ def _compare(trained, content, options):
     return compare(trained, run_heads, run, batches)
 
 
-def _made_smaller(trained, content, options, tell):
+class _Data(NamedTuple):
+    """What smaller files are made and measured with.
+
+    Attributes:
+        calibration: images that set the ranges of activations; None: not needed.
+        test: the data set to measure AP on; None: it is not measured.
+    """
+
+    calibration: Iterable[Batch] | None
+    test: Source | None
+
+
+def _open_data(trained, options):
+    calibration = test = None
+    if options.int8:
+        calibration = smaller.calibration_batches(trained, options.calibrate)
+    if options.is_smaller:
+        test = _open_test(trained, options.force)
+    return _Data(calibration, test)
+
+
+def _made_smaller(trained, content, data, options, tell):
     """The content of the smaller file, whose AP was measured."""
-    source = _open_test(trained, options.force)
+    source = data.test
     if options.int8:
         tell(f'setting the ranges of 8 bits with {options.calibrate} training images')
-        batches = smaller.calibration_batches(trained, options.calibrate)
-        new = smaller.quantize(content, batches)
+        new = smaller.quantize(content, data.calibration)
     else:
         new = serialize(trained, heads=False, half=True)
     kind = 'int8' if options.int8 else 'half'

@@ -5,6 +5,7 @@ const shownClasses = new Set(details.classes.keys());
 let worker = null;
 let current = null; // the image on the stage and its detections: {image, result}
 let stream = null; // of the webcam, while it is used
+let asking = false; // for the webcam, until the user allows or refuses it
 let busy = false;
 
 function element(id) { return document.getElementById(id); }
@@ -109,14 +110,19 @@ async function open(files) {
 // The webcam -----------------------------------------------------------------------------
 
 async function startWebcam() {
+  if (asking) return;
+  asking = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
   } catch (error) {
     say(`The webcam cannot be used: ${error.message}`, true);
     return;
+  } finally {
+    asking = false;
   }
   element('webcam').setAttribute('aria-pressed', 'true');
   element('webcam').textContent = 'Stop the webcam';
+  element('status').setAttribute('aria-live', 'off'); // it changes with every frame
   const video = element('video');
   video.srcObject = stream;
   video.hidden = false;
@@ -157,6 +163,7 @@ function stopWebcam() {
   element('video').hidden = true;
   element('webcam').setAttribute('aria-pressed', 'false');
   element('webcam').textContent = 'Use the webcam';
+  element('status').setAttribute('aria-live', 'polite');
   if (current) report();
 }
 
@@ -249,6 +256,7 @@ function listDetections(detections) {
 
 function report(addition = '') {
   const { detections, prepareMs, detectMs } = current.result;
+  if (detectMs === undefined) return; // the image is still processed
   const count = shown().length;
   const hidden = detections.length - count;
   say(
@@ -262,7 +270,7 @@ function refresh() {
   element('threshold-value').textContent = threshold().toFixed(2);
   if (!current) return;
   draw();
-  if (current.result.detectMs !== undefined && !stream) report();
+  if (!stream) report();
 }
 
 function listClasses() {
@@ -271,8 +279,7 @@ function listClasses() {
     box.type = 'checkbox';
     box.checked = true;
     box.addEventListener('change', () => {
-      if (box.checked) shownClasses.add(label);
-      else shownClasses.delete(label);
+      setClass(label, box.checked);
       refresh();
     });
     const row = document.createElement('label');
@@ -284,12 +291,19 @@ function listClasses() {
   element('classes').replaceChildren(...entries);
 }
 
+function setClass(label, isShown) {
+  if (isShown) shownClasses.add(label);
+  else shownClasses.delete(label);
+}
+
 // Shows or hides every class that the search leaves.
 function setClasses(checked) {
-  for (const entry of element('classes').children) {
-    const box = entry.querySelector('input');
-    if (!entry.hidden && box.checked !== checked) box.click();
-  }
+  [...element('classes').children].forEach((entry, label) => {
+    if (entry.hidden) return;
+    entry.querySelector('input').checked = checked;
+    setClass(label, checked);
+  });
+  refresh();
 }
 
 function search() {

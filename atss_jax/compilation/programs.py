@@ -18,8 +18,8 @@ from atss_jax.structures import (
     PREDICT_FIELDS,
     TRAIN_FIELDS,
 )
+from atss_jax.training.setup import mapped_train_step
 from atss_jax.training.state import TrainState, create_state, split
-from atss_jax.training.step import mapped_train_step
 from atss_jax.training.update_rule import optimizer_of, rates_by_mult
 from atss_jax.weights import mmdet
 

@@ -26,8 +26,8 @@ from atss_jax.training.initial import starting_point
 from atss_jax.training.journal import Evaluator, Journal
 from atss_jax.training.log import Length, RunLog, Startup
 from atss_jax.training.profile import Profile
+from atss_jax.training.setup import mapped_train_step
 from atss_jax.training.state import TrainState
-from atss_jax.training.step import mapped_train_step
 from atss_jax.training.update_rule import optimizer_of
 from atss_jax.training.writers import open_writers
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from atss_jax.config import build_experiment, to_json
@@ -24,6 +27,8 @@ from atss_jax.distributed import devices, hosts
 from atss_jax.optim.paramwise import unused_settings
 from atss_jax.optim.schedule import warm_up_factors
 from atss_jax.training import workdir as workdirs
+from atss_jax.training.state import TrainState
+from atss_jax.training.step import make_train_step
 from atss_jax.training.trackers import check_installed
 from atss_jax.training.update_rule import rates_by_mult, trained_names
 
@@ -184,6 +189,35 @@ def make_batches(
         occurrences(source.records, times, experiment.oversample_thr),
     )
     return TrainBatches(source, plan, pipeline, rows)
+
+
+def mapped_train_step(
+    experiment: Experiment,
+    tx: optax.GradientTransformation,
+    total_steps: int,
+    mode: str | None = None,
+    mesh: Mesh | None = None,
+) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
+    """The step that a config describes, mapped over devices; it reuses its state.
+
+    Args:
+        experiment: what the config describes.
+        tx: its optimizer.
+        total_steps: of the run.
+        mode: 'pmap' or 'shard_map'; None: as the config says.
+        mesh: the devices, for 'shard_map' only; None: all of all hosts.
+    """
+    step = make_train_step(
+        experiment.training_model,
+        experiment.data['train'].normalizer,
+        experiment.loss,
+        experiment.optimizer,
+        tx,
+        total_steps,
+        experiment.seed,
+    )
+    mode = experiment.parallel if mode is None else mode
+    return devices.map_over_devices(step, mode, donate_first=True, mesh=mesh)
 
 
 def learning_rate_warning(run: Run) -> str | None:

@@ -6,12 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from atss_jax.config.experiment import Experiment
 from atss_jax.detection.losses import LossConfig, atss_loss
-from atss_jax.distributed import devices
 from atss_jax.models.detector import needs_keys
 from atss_jax.models.preprocess import Normalizer
 from atss_jax.optim.accumulation import (
@@ -75,35 +72,6 @@ def make_train_step(
         return state.replace(healthy=healthy), {**metrics, 'grad_norm': norm}
 
     return train_step
-
-
-def mapped_train_step(
-    experiment: Experiment,
-    tx: optax.GradientTransformation,
-    total_steps: int,
-    mode: str | None = None,
-    mesh: Mesh | None = None,
-) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]:
-    """The step that a config describes, mapped over devices; it reuses its state.
-
-    Args:
-        experiment: what the config describes.
-        tx: its optimizer.
-        total_steps: of the run.
-        mode: 'pmap' or 'shard_map'; None: as the config says.
-        mesh: the devices, for 'shard_map' only; None: all of all hosts.
-    """
-    step = make_train_step(
-        experiment.training_model,
-        experiment.data['train'].normalizer,
-        experiment.loss,
-        experiment.optimizer,
-        tx,
-        total_steps,
-        experiment.seed,
-    )
-    mode = experiment.parallel if mode is None else mode
-    return devices.map_over_devices(step, mode, donate_first=True, mesh=mesh)
 
 
 def _make_gradients(model, normalizer, loss_config, seed):

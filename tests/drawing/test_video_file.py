@@ -42,6 +42,15 @@ def test_frames_are_read_back(tmp_path, size):
     assert abs(frame[20, 20].astype(int) - (0, 0, 200)).max() < 12
 
 
+@pytest.mark.parametrize('rate', [0.1, 59.9973, 66.6667, 239.8312, 999.96])
+def test_frame_rates_of_any_decimals(tmp_path, rate):
+    """MPEG-4 cannot express most rates above 65: they are rounded."""
+    with writing_video(tmp_path / 'a.mp4', rate) as write:
+        write(np.zeros((48, 64, 3), np.uint8))
+    written = cv2.VideoCapture(str(tmp_path / 'a.mp4')).get(cv2.CAP_PROP_FPS)
+    assert written == pytest.approx(rate, rel=1e-4)
+
+
 def test_a_full_disk(tmp_path):
     path, noise = tmp_path / 'a.mp4', np.random.default_rng(0)
     with (

@@ -33,7 +33,8 @@ def writing_video(
             if the disk becomes full.
     """
     path = pathlib.Path(path)
-    with replacing(path) as temporary:
+    # FFmpeg takes what precedes a colon, as in 12:30/a.mp4, for a protocol.
+    with replacing(path.absolute()) as temporary:
         writer, count = cv2.VideoWriter(), 0
 
         def write(frame: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from atss_jax.drawing.video_file import writing_video
+from atss_jax.inference.video import Video
 
 
 @contextlib.contextmanager
@@ -49,6 +50,13 @@ def test_frame_rates_of_any_decimals(tmp_path, rate):
         write(np.zeros((48, 64, 3), np.uint8))
     written = cv2.VideoCapture(str(tmp_path / 'a.mp4')).get(cv2.CAP_PROP_FPS)
     assert written == pytest.approx(rate, rel=1e-4)
+
+
+def test_relative_paths_with_colons(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with writing_video('12:30/12:31.mp4', 10) as write:
+        write(np.zeros((48, 64, 3), np.uint8))
+    assert Video('12:30/12:31.mp4').expected_frames == 1
 
 
 def test_a_full_disk(tmp_path):

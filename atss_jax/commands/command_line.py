@@ -61,10 +61,20 @@ def add_tile_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--overlap',
-        type=score,
-        default=0.2,
+        type=_overlap,
+        metavar='SHARE',
         help='of neighboring tiles, as a share of their side (default: 0.2)',
     )
+
+
+def check_tile_flags(
+    parser: argparse.ArgumentParser, flags: argparse.Namespace
+) -> None:
+    """Gives `--overlap` its default; without `--tiles` it is an error."""
+    if flags.overlap is None:
+        flags.overlap = 0.2
+    elif flags.tiles is None:
+        parser.error('--overlap is of --tiles, which is missing')
 
 
 def add_host_flags(parser: argparse.ArgumentParser) -> None:
@@ -252,6 +262,14 @@ def score(text: str) -> float:
     """A score from 0 to 1, for `type=` of a flag."""
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f'{text}: expected a number from 0 to 1')
+    return float(text)
+
+
+def _overlap(text):
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f'{text}: expected a number from 0 to less than 1'
+        )
     return float(text)
 
 

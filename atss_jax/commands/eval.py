@@ -88,6 +88,7 @@ def main(arguments: list[str], program: str = 'atss eval') -> int:
 
 
 def _check_flags(parse, flags):
+    command_line.check_tile_flags(parse, flags)
     if flags.min_score is None:
         flags.min_score = 0.3
     elif not flags.report:

@@ -99,6 +99,12 @@ def main(arguments: list[str], program: str = 'atss predict') -> int:
     flags = words.parse_intermixed_args(others)
     if flags.track_buffer is not None and not flags.track:
         words.error('--track_buffer is of --track, which is missing')
+    if flags.track and flags.score_thr >= 0.9:
+        words.error(
+            f'--track with --score_thr={flags.score_thr:g}: no track can begin, which '
+            'takes a score that is 0.1 higher; expected less than 0.9'
+        )
+    command_line.check_tile_flags(words, flags)
     if flags.device == 'cpu':
         # Before JAX is loaded, which would reserve the memory of any GPU that it sees.
         os.environ['JAX_PLATFORMS'] = 'cpu'

@@ -58,11 +58,11 @@ def predict_files(
     stream = functools.partial(
         detector.stream, tiles=options.tiles, overlap=options.overlap
     )
-    _predict_images(stream, images, folder, options.draw, shown, outcome)
     try:
+        _predict_images(stream, images, folder, options.draw, shown, outcome)
         _predict_videos(stream, items, folder, options, labels, outcome)
     finally:
-        # Hours of detections are not lost because a video cannot be written, or since
+        # Hours of detections are not lost because a file cannot be written, or since
         # someone wants to stop here.
         if outcome.images:
             write_numbers(folder, outcome, detector.classes, options.track)
@@ -173,11 +173,13 @@ def _predict_images(stream, items, folder, draw, shown, outcome):
 
     with _bar('predict', len(items)) as bar:
         images = _readable(items, outcome, bar)
-        for number, detections in map_ahead(draw_one, stream(images)):
-            by_number[number] = detections
-            bar.update()
-    for number in sorted(by_number):
-        outcome.add(by_number[number], items[number])
+        try:
+            for number, detections in map_ahead(draw_one, stream(images)):
+                by_number[number] = detections
+                bar.update()
+        finally:
+            for number in sorted(by_number):
+                outcome.add(by_number[number], items[number])
 
 
 def _readable(

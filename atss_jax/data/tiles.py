@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,15 +38,17 @@ class Tiling:
         overlap: by which neighbors overlap at least, as a share of the side.
 
     Raises:
-        ValueError: the side is not positive, or the overlap not in [0, 1).
+        ValueError: the side is no positive integer, or the overlap not in [0, 1).
     """
 
     side: int
     overlap: float = 0.2
 
     def __post_init__(self):
-        if self.side < 1:
-            raise ValueError(f'tiles of {self.side} pixels: expected 1 or more')
+        if not isinstance(self.side, numbers.Integral) or self.side < 1:
+            raise ValueError(
+                f'tiles of {self.side!r} pixels: expected a whole number, 1 or more'
+            )
         if not 0 <= self.overlap < 1:
             raise ValueError(
                 f'tiles overlap by {self.overlap}: expected a share of their side, at '

@@ -37,7 +37,8 @@ class Video:
 
     def __init__(self, path: str | os.PathLike):
         self.path = path
-        self._capture = cv2.VideoCapture(os.fspath(path))
+        # FFmpeg takes what precedes a colon, as in 12:30.mp4, for a protocol.
+        self._capture = cv2.VideoCapture(os.path.abspath(path))
         if not self._capture.isOpened():
             raise BadImage(f'{path}: not a video that OpenCV can read')
         rate = self._capture.get(cv2.CAP_PROP_FPS)

@@ -203,6 +203,32 @@ def test_what_is_refused(call, tmp_path):
     assert result.status == 2 and '--track_buffer is of --track' in result.err
     result = call('predict', *both, '--track', '--track_buffer=-1')
     assert result.status == 2 and 'expected seconds, 0 or more' in result.err
+    result = call('predict', *both, '--track', '--score_thr=0.9')
+    assert result.status == 2 and '--score_thr=0.9: no track can begin' in result.err
+    result = call('predict', *both, '--overlap=0.5')
+    assert result.status == 2 and '--overlap is of --tiles' in result.err
+    result = call('predict', *both, '--tiles=64', '--overlap=1')
+    assert result.status == 2 and 'from 0 to less than 1' in result.err
+
+
+def test_numbers_of_images_are_written_on_ctrl_c(tmp_path):
+    paths = [tmp_path / f'{number:02}.png' for number in range(20)]
+    for path in paths:
+        cv2.imwrite(str(path), np.zeros((*SIZE, 3), np.uint8))
+
+    class Interrupted(MadeDetector):
+        def stream(self, images, **_):
+            for count, (key, image) in enumerate(images):
+                if count == 19:  # at most 16 are drawn ahead
+                    raise KeyboardInterrupt
+                yield key, image, self.see(0)
+
+    out = tmp_path / 'out'
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(), paths, out)
+    files = {row['file'] for row in rows_of(out)}
+    assert 3 <= len(files) < 20
+    assert files == set(map(str, paths[: len(files)]))
 
 
 def test_without_the_library(call, tmp_path, monkeypatch):

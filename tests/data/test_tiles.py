@@ -50,7 +50,8 @@ def test_tiles_cover_the_image_and_overlap(height, width, side, overlap):
 @pytest.mark.parametrize(
     ('side', 'overlap', 'problem'),
     [
-        (0, 0.2, 'tiles of 0 pixels: expected 1 or more'),
+        (0, 0.2, 'tiles of 0 pixels: expected a whole number, 1 or more'),
+        (64.5, 0.2, r'tiles of 64\.5 pixels: expected a whole number'),
         (10, 1.0, r'tiles overlap by 1\.0: expected a share'),
         (10, -0.1, r'tiles overlap by -0\.1: expected a share'),
     ],

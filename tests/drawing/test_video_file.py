@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from atss_jax.drawing.video_file import writing_video
+from atss_jax.inference.video import Video
 
 
 @contextlib.contextmanager
@@ -40,6 +41,22 @@ def test_frames_are_read_back(tmp_path, size):
     frame = capture.read()[1]
     assert frame.shape == (48, 64, 3)
     assert abs(frame[20, 20].astype(int) - (0, 0, 200)).max() < 12
+
+
+@pytest.mark.parametrize('rate', [0.1, 59.9973, 66.6667, 239.8312, 999.96])
+def test_frame_rates_of_any_decimals(tmp_path, rate):
+    """MPEG-4 cannot express most rates above 65: they are rounded."""
+    with writing_video(tmp_path / 'a.mp4', rate) as write:
+        write(np.zeros((48, 64, 3), np.uint8))
+    written = cv2.VideoCapture(str(tmp_path / 'a.mp4')).get(cv2.CAP_PROP_FPS)
+    assert written == pytest.approx(rate, rel=1e-4)
+
+
+def test_relative_paths_with_colons(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with writing_video('12:30/12:31.mp4', 10) as write:
+        write(np.zeros((48, 64, 3), np.uint8))
+    assert Video('12:30/12:31.mp4').expected_frames == 1
 
 
 def test_a_full_disk(tmp_path):

@@ -71,14 +71,20 @@ def predict_video(
 
         # One thread: frames are tracked and written in their order.
         frames = stream(enumerate(video.frames()))
-        for frame, detections in map_ahead(finish, frames, threads=1, ahead=_WAITING):
-            outcome.add(detections, item, frame=frame)
-            if tracker is not None:
-                lines += mot_lines(frame + 1, detections)
-            bar.update()
-    if tracker is not None:
-        target = folder / 'tracks' / pathlib.Path(item.name).with_suffix('.txt')
-        write_text(target, ''.join(f'{line}\n' for line in lines))
+        finished = map_ahead(finish, frames, threads=1, ahead=_WAITING)
+        try:
+            # Closed before the drawn video is: the thread may be writing to it.
+            with contextlib.closing(finished):
+                for frame, detections in finished:
+                    outcome.add(detections, item, frame=frame)
+                    if tracker is not None:
+                        lines += mot_lines(frame + 1, detections)
+                    bar.update()
+        finally:
+            # Of an interrupted video too, whose numbers are written as well.
+            if tracker is not None and video.num_frames:
+                target = folder / 'tracks' / pathlib.Path(item.name).with_suffix('.txt')
+                write_text(target, ''.join(f'{line}\n' for line in lines))
     seconds = time.perf_counter() - start
     outcome.video_frames += video.num_frames
     outcome.video_seconds += seconds

@@ -54,7 +54,7 @@ class MadeDetector:
 
 
 def clip(path, count=12, rate=10.0, size=SIZE):
-    shade = [np.full((*size, 3), 40 + 10 * k, np.uint8) for k in range(count)]
+    shade = [np.full((*size, 3), (40 + 10 * k) % 256, np.uint8) for k in range(count)]
     return video_files.write_clip(path, shade, rate)
 
 
@@ -211,17 +211,20 @@ def test_what_is_refused(call, tmp_path):
     assert result.status == 2 and 'from 0 to less than 1' in result.err
 
 
+class Interrupted(MadeDetector):
+    """At the 20th image; at most 16 are drawn ahead."""
+
+    def stream(self, images, **_):
+        for count, (key, image) in enumerate(images):
+            if count == 19:
+                raise KeyboardInterrupt
+            yield key, image, self.see(0)
+
+
 def test_numbers_of_images_are_written_on_ctrl_c(tmp_path):
     paths = [tmp_path / f'{number:02}.png' for number in range(20)]
     for path in paths:
         cv2.imwrite(str(path), np.zeros((*SIZE, 3), np.uint8))
-
-    class Interrupted(MadeDetector):
-        def stream(self, images, **_):
-            for count, (key, image) in enumerate(images):
-                if count == 19:  # at most 16 are drawn ahead
-                    raise KeyboardInterrupt
-                yield key, image, self.see(0)
 
     out = tmp_path / 'out'
     with pytest.raises(KeyboardInterrupt):
@@ -277,6 +280,16 @@ def test_several_videos_and_classes(tmp_path):
     run(MadeDetector(), videos, out, track=True, draw=False, classes=('person',))
     assert rows_of(out) == []
     assert (out / 'tracks' / 'b.txt').read_text() == ''
+
+
+@pytest.mark.video
+def test_tracks_are_written_on_ctrl_c(tmp_path):
+    video, out = clip(tmp_path / 'a.mp4', 24), tmp_path / 'out'
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(), [video], out, track=True)
+    lines = (out / 'tracks' / 'a.txt').read_text().splitlines()
+    assert 0 < len(lines) == len(rows_of(out)) < 60
+    assert not any((out / 'pictures').glob('*.mp4')), 'no half of a video'
 
 
 @pytest.mark.video

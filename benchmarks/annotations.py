@@ -17,7 +17,6 @@ import json
 import os
 import pathlib
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -157,20 +156,7 @@ def main() -> int:
         f'{timing.machine()}; {megabytes:.0f} MB, {flags.images} images, '
         f'{flags.images * flags.objects} annotations\n'
     )
-
-    def median(results, key):
-        return statistics.median(result[key] for result in results)
-
-    rows = [
-        [
-            way,
-            f'{median(results, "seconds"):.2f} s',
-            f'{median(results, "processor"):.2f} s',
-            f'{median(results, "memory"):.0f} MB',
-        ]
-        for way, results in measured.items()
-    ]
-    print(timing.table(('', 'time', 'processor time', 'memory added'), rows))
+    print(timing.resources(measured))
     return 0
 
 

@@ -11,7 +11,6 @@ process of its own; they run in turns. Both must give the same numbers.
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -147,20 +146,7 @@ def main() -> int:
         f'AP {first["AP"]:.6f}, '
         f'AR100 {first["AR100"]:.6f} by both\n'
     )
-
-    def median(measured, key):
-        return statistics.median(m[key] for m in measured)
-
-    rows = [
-        [
-            name,
-            f'{median(measured, "seconds"):.2f} s',
-            f'{median(measured, "processor"):.2f} s',
-            f'{median(measured, "memory"):.0f} MB',
-        ]
-        for name, measured in rounds.items()
-    ]
-    print(timing.table(('', 'time', 'processor time', 'memory added'), rows))
+    print(timing.resources(rounds))
     return 0
 
 

@@ -84,6 +84,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
 
+def resources(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """A table of medians, of what was measured by name in several rounds.
+
+    Args:
+        rounds: 'seconds', 'processor' (seconds) and 'memory' (MB) of each round.
+    """
+
+    def median(measured, key):
+        return statistics.median(each[key] for each in measured)
+
+    rows = [
+        [
+            name,
+            f'{median(measured, "seconds"):.2f} s',
+            f'{median(measured, "processor"):.2f} s',
+            f'{median(measured, "memory"):.0f} MB',
+        ]
+        for name, measured in rounds.items()
+    ]
+    return table(('', 'time', 'processor time', 'memory added'), rows)
+
+
 def milliseconds(value: float) -> str:
     """Formats seconds for a table."""
     return f'{value * 1e3:.3g} ms' if value < 1 else f'{value:.3g} s'

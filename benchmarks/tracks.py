@@ -75,11 +75,13 @@ def main() -> None:
         return outcome.detections.values(), spent
 
     detect(draw=False)  # compiles
-    plain, plain_time = detect(draw=False)
-    _, plain_drawn_time = detect(draw=True)
-    tracked, tracked_time = detect(draw=False, track=True)
-    _, drawn_time = detect(draw=True, track=True)
+    runs = {
+        (track, draw): detect(draw=draw, track=track)
+        for track in (False, True)
+        for draw in (False, True)
+    }
     num_frames = len(objects)
+    plain, tracked = runs[False, False][0], runs[True, False][0]
     rows = [
         ('without tracking', *count(objects, continue_nearest(plain))),
         ('with --track', *count(objects, tracks_of(tracked))),
@@ -89,15 +91,13 @@ def main() -> None:
     header = '', 'misses', 'switches', 'false detections', 'identities'
     print(table(header, rows))
     print(f'\n{machine()}\n')
-    times = {
-        ('no', 'no'): plain_time,
-        ('no', 'yes'): plain_drawn_time,
-        ('yes', 'no'): tracked_time,
-        ('yes', 'yes'): drawn_time,
-    }
     rates = [
-        (*which, f'{num_frames / wall:.1f}', f'{cpu / num_frames * 1e3:.0f} ms')
-        for which, (wall, cpu) in times.items()
+        (
+            *('yes' if is_on else 'no' for is_on in which),
+            f'{num_frames / wall:.1f}',
+            f'{cpu / num_frames * 1e3:.0f} ms',
+        )
+        for which, (_, (wall, cpu)) in runs.items()
     ]
     print(table(('tracked', 'drawn', 'frames/s', 'CPU time per frame'), rates))
 

@@ -60,8 +60,11 @@ def predict_video(
     if options.track:
         tracker = Tracker(video.frame_rate, options.score_thr, options.track_buffer)
 
-    lines = []
-    with _drawing(video, item, folder, options) as draw, _bar(item, video) as bar:
+    with (
+        _bar(item, video) as bar,
+        _tracks(video, item, folder, options) as add_to_tracks,
+        _drawing(video, item, folder, options) as draw,
+    ):
 
         def finish(result):
             frame, image, detections = result
@@ -72,26 +75,13 @@ def predict_video(
         # One thread: frames are tracked and written in their order.
         frames = stream(enumerate(video.frames()))
         finished = map_ahead(finish, frames, threads=1, ahead=_WAITING)
-        try:
-            # Closed before the drawn video is: the thread may be writing to it.
-            with contextlib.closing(finished):
-                for frame, detections in finished:
-                    outcome.add(detections, item, frame=frame)
-                    if tracker is not None:
-                        lines += mot_lines(frame + 1, detections)
-                    bar.update()
-        finally:
-            # Of an interrupted video too, whose numbers are written as well.
-            if tracker is not None and video.num_frames:
-                target = folder / 'tracks' / pathlib.Path(item.name).with_suffix('.txt')
-                write_text(target, ''.join(f'{line}\n' for line in lines))
-    seconds = time.perf_counter() - start
-    outcome.video_frames += video.num_frames
-    outcome.video_seconds += seconds
-    _report(video, seconds, tracker)
-    if problem := video.missing_end():
-        outcome.unreadable.append(problem)
-        print(problem, file=sys.stderr)
+        # Closed before the drawn video is: the thread may be writing to it.
+        with contextlib.closing(finished):
+            for frame, detections in finished:
+                outcome.add(detections, item, frame=frame)
+                add_to_tracks(frame, detections)
+                bar.update()
+    _report(video, time.perf_counter() - start, tracker, outcome)
 
 
 def _select(detections, tracker, score_thr, labels):
@@ -113,6 +103,24 @@ def _bar(item, video):
 
 
 @contextlib.contextmanager
+def _tracks(video, item, folder, options):
+    """Yields a function of a frame and its detections; the tracks are written last.
+
+    Those of an interrupted video too, whose numbers are written as well.
+    """
+    if not options.track:
+        yield lambda frame, detections: None
+        return
+    lines = []
+    try:
+        yield lambda frame, detections: lines.extend(mot_lines(frame + 1, detections))
+    finally:
+        if video.num_frames:
+            target = folder / 'tracks' / pathlib.Path(item.name).with_suffix('.txt')
+            write_text(target, ''.join(f'{line}\n' for line in lines))
+
+
+@contextlib.contextmanager
 def _drawing(video, item, folder, options):
     """Yields a function of an image and its detections, which adds a drawn frame."""
     if not options.draw:
@@ -127,7 +135,10 @@ def _drawing(video, item, folder, options):
         )
 
 
-def _report(video, seconds, tracker):
+def _report(video, seconds, tracker, outcome):
+    """Says how fast it was, and what could not be read."""
+    outcome.video_frames += video.num_frames
+    outcome.video_seconds += seconds
     frames = counted(video.num_frames, 'frame')
     parts = [f'{frames}, {video.num_frames / seconds:.1f} frames/s']
     if tracker is not None:
@@ -137,3 +148,6 @@ def _report(video, seconds, tracker):
             f'no frame rate in its header: {video.frame_rate:g} frames/s are assumed'
         )
     print(f'{video.path}: {", ".join(parts)}')
+    if problem := video.missing_end():
+        outcome.unreadable.append(problem)
+        print(problem, file=sys.stderr)

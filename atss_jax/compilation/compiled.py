@@ -149,14 +149,11 @@ def compile_program(
     _check_canvas(canvas, experiment.model.size_divisor)
     samples = experiment.samples_per_gpu if samples is None else samples
     began, cpu_began = time.perf_counter(), time.process_time()
-    gc.disable()  # tracing creates a million objects
     try:
-        with _without_cache():
+        with _without_cache(), _without_collection():
             compiled = lowered(program, experiment, mesh, canvas, samples).compile()
     except jax.errors.JaxRuntimeError as error:
         raise _refusal(error, program, topology, samples) from error
-    finally:
-        gc.enable()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     text = compiled.as_text()
     operations = float(compiled.cost_analysis()['flops'])
@@ -187,6 +184,16 @@ def _without_cache():
     finally:
         jax.config.update('jax_enable_compilation_cache', enabled)
         compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def _without_collection():
+    """Turns garbage collection off: tracing creates a million objects that stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _check_canvas(canvas, divisor):

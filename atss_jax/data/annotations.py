@@ -4,6 +4,20 @@ import dataclasses
 
 import numpy as np
 
+COLUMNS_OF_IMAGES = ('image_ids', 'file_names', 'image_sizes')
+"""Fields of `Annotations` with a row per image."""
+
+COLUMNS_OF_ANNOTATIONS = (
+    'annotation_ids',
+    'annotation_images',
+    'annotation_categories',
+    'boxes',
+    'areas',
+    'crowds',
+    'dropped',
+)
+"""Fields of `Annotations` with a row per annotation."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:

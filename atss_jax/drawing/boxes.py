@@ -93,11 +93,7 @@ def draw_boxes(
     thickness = max(1, round(min(image.shape[:2]) / 200))
     colors = _colors(labels, track_ids)
     frames = {k: _draw_frame(canvas, boxes[k], colors[k], thickness) for k in order}
-    texts = {k: class_text(classes[labels[k]], labels[k]) for k in order}
-    if track_ids is not None:
-        texts = {k: _with_identity(text, track_ids[k]) for k, text in texts.items()}
-    if scores is not None:
-        texts = {k: f'{text} {scores[k]:.2f}' for k, text in texts.items()}
+    texts = {k: _text(k, labels, classes, scores, track_ids) for k in order}
     # The last one drawn lies on top and has the first choice of a place for its tag.
     order.reverse()
     tags = place_tags(
@@ -115,8 +111,12 @@ def _colors(labels, track_ids):
     return [class_color(k) if k >= 0 else _NO_IDENTITY for k in track_ids.tolist()]
 
 
-def _with_identity(text, track_id):
-    return f'{text} #{track_id}' if track_id >= 0 else text
+def _text(k, labels, classes, scores, track_ids):
+    """What the tag of a box says: `car #7 0.83`."""
+    text = class_text(classes[labels[k]], labels[k])
+    if track_ids is not None and track_ids[k] >= 0:
+        text = f'{text} #{track_ids[k]}'
+    return text if scores is None else f'{text} {scores[k]:.2f}'
 
 
 def encode_image(image: np.ndarray, suffix: str, quality: int = 95) -> bytes:

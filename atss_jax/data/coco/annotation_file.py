@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from atss_jax.data import image_file
-from atss_jax.data.annotations import Annotations
+from atss_jax.data.annotations import COLUMNS_OF_ANNOTATIONS, Annotations
 from atss_jax.data.coco.kept_columns import read_columns
 from atss_jax.data.coco.plain_file import without_mask
 from atss_jax.data.coco.table import (
@@ -231,18 +231,7 @@ def _without_unknown(table: Annotations) -> Annotations:
     Table(table.path, 'annotations', rows, 'skip').leave_out(
         np.flatnonzero(~is_known).tolist(), f'category_id is not {expected}'
     )
-    columns = {
-        name: getattr(table, name)[is_known]
-        for name in (
-            'annotation_ids',
-            'annotation_images',
-            'annotation_categories',
-            'boxes',
-            'areas',
-            'crowds',
-            'dropped',
-        )
-    }
+    columns = {name: getattr(table, name)[is_known] for name in COLUMNS_OF_ANNOTATIONS}
     return dataclasses.replace(table, **columns)
 
 

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 
-from atss_jax.data.annotations import Annotations
+from atss_jax.data.annotations import COLUMNS_OF_ANNOTATIONS, Annotations
 from atss_jax.data.coco.plain_file import PlainFile, read_plain
 from atss_jax.files.atomic import replacing
 from atss_jax.files.cached import sha256_of
@@ -17,16 +17,18 @@ from atss_jax.files.download import cache_folder
 # To be raised with any change of the columns, or of what `read_plain` accepts.
 _LAYOUT = 1
 _SMALLEST = 64 << 20  # bytes: smaller files are read in less than half a second
-_COLUMNS = (
-    'image_ids',
-    'image_sizes',
-    'annotation_ids',
-    'annotation_images',
-    'annotation_categories',
-    'boxes',
-    'areas',
-    'crowds',
-    'dropped',
+# File names are kept as one text.
+_COLUMNS = ('image_ids', 'image_sizes', *COLUMNS_OF_ANNOTATIONS)
+# What zipfile and NumPy raise about a file with flipped or missing bytes.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
 )
 
 
@@ -78,10 +80,7 @@ def load(cache: pathlib.Path, path: str, digest: str) -> PlainFile | None:
             columns = {name: arrays[name] for name in _COLUMNS}
             names = arrays['file_names'].tobytes().decode()
             categories = arrays['categories'].tobytes()
-    # Each array has a checksum; the rest is what zipfile and NumPy raise about headers.
-    except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError):
-        return None
-    except (zipfile.BadZipFile, RuntimeError):
+    except _DAMAGED:
         return None
     names = names.split('\0') if len(columns['image_ids']) else []
     table = Annotations(path=path, file_names=names, categories={}, **columns)

@@ -17,7 +17,11 @@ import numpy as np
 import tqdm
 
 from atss_jax.data import image_header
-from atss_jax.data.annotations import Annotations
+from atss_jax.data.annotations import (
+    COLUMNS_OF_ANNOTATIONS,
+    COLUMNS_OF_IMAGES,
+    Annotations,
+)
 from atss_jax.data.tfds.storage import check_split, is_local, open_rows, record_errors
 from atss_jax.files.atomic import replacing
 from atss_jax.files.download import cache_folder
@@ -26,18 +30,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 FORMAT = 1
-_COLUMNS = (
-    'image_ids',
-    'file_names',
-    'image_sizes',
-    'annotation_ids',
-    'annotation_images',
-    'annotation_categories',
-    'boxes',
-    'areas',
-    'crowds',
-    'dropped',
-)
+_COLUMNS = COLUMNS_OF_IMAGES + COLUMNS_OF_ANNOTATIONS
 
 
 def index_name(split: str) -> str:

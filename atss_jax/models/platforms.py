@@ -7,7 +7,7 @@ by the platforms that it is lowered for, not by the machine that traces it.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.custom_derivatives import SymbolicZero
@@ -17,45 +17,63 @@ from jaxtyping import Array
 
 
 def by_platform(
-    *operands: Array, cpu: Callable[..., Array], accelerator: Callable[..., Array]
+    *operands: Array,
+    cpu: Callable[..., Array],
+    accelerator: Callable[..., Array],
+    tpu: Callable[..., Array] | None = None,
 ) -> Array:
     """`cpu(*operands)` in programs for CPUs, `accelerator(*operands)` in all others.
 
-    Both functions return an array of the same shape and type. The gradient is that of
+    All functions return an array of the same shape and type. The gradient is that of
     the function that the program contains. Only the operands are kept for it, so that
     it computes anew whatever else it needs.
+
+    Args:
+        operands: arrays.
+        cpu: computes the result in programs for CPUs.
+        accelerator: computes it in all others.
+        tpu: computes it in programs for TPUs; None: `accelerator` does.
     """
-    return _by_platform(cpu, accelerator, *operands)
+    return _by_platform(Choice(cpu, accelerator, tpu or accelerator), *operands)
 
 
-def function_on_cpu(
-    cpu: Callable[..., Any], accelerator: Callable[..., Any]
-) -> Callable[..., Any]:
-    """The function that programs for CPUs contain; tests replace it by the other."""
-    return cpu
+class Choice(NamedTuple):
+    """A function for each kind of platform."""
+
+    cpu: Callable[..., Any]
+    accelerator: Callable[..., Any]
+    tpu: Callable[..., Any]
+
+    def map(self, change: Callable[..., Any]) -> 'Choice':
+        """The same with every function changed."""
+        return Choice(*map(change, self))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_platform(cpu, accelerator, *operands):
-    (result,) = _bind(cpu, accelerator, _results(accelerator, operands), operands)
+def function_on_cpu(choice: Choice) -> Callable[..., Any]:
+    """The function that programs for CPUs contain; tests replace it by another."""
+    return choice.cpu
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_platform(choice, *operands):
+    (result,) = _bind(choice, _results(choice, operands), operands)
     return result
 
 
-def _forward(cpu, accelerator, *operands):
+def _forward(choice, *operands):
     values = [operand.value for operand in operands]
     # Indices of operands with a gradient. Keys belong to the structure of a tree, so
     # that the backward pass still knows them as Python's integers.
     varied = dict.fromkeys(i for i, x in enumerate(operands) if x.perturbed)
-    return _by_platform(cpu, accelerator, *values), (values, varied)
+    return _by_platform(choice, *values), (values, varied)
 
 
-def _backward(cpu, accelerator, saved, dy):
+def _backward(choice, saved, dy):
     operands, varied = saved[0], tuple(saved[1])
     if isinstance(dy, SymbolicZero):
         return (None,) * len(operands)
     gradients = _bind(
-        functools.partial(_gradients, cpu, varied),
-        functools.partial(_gradients, accelerator, varied),
+        choice.map(lambda function: functools.partial(_gradients, function, varied)),
         tuple(jax.typeof(operands[i]) for i in varied),
         (dy, *operands),
     )
@@ -84,30 +102,34 @@ _primitive = Primitive(PRIMITIVE_NAME)
 _primitive.multiple_results = True
 
 
-def _bind(cpu, accelerator, results, operands):
-    return _primitive.bind(*operands, cpu=cpu, accelerator=accelerator, results=results)
+def _bind(choice, results, operands):
+    return _primitive.bind(*operands, choice=choice, results=results)
 
 
-def _results(function, operands):
-    return tuple(jax.make_jaxpr(function)(*operands).out_avals)
+def _results(choice, operands):
+    return tuple(jax.make_jaxpr(choice.accelerator)(*operands).out_avals)
 
 
 @_primitive.def_abstract_eval
-def _abstract(*operands, cpu, accelerator, results):
+def _abstract(*operands, choice, results):
     return results
 
 
 @_primitive.def_impl
-def _run(*operands, cpu, accelerator, results):
-    return jax.jit(functools.partial(_bind, cpu, accelerator, results))(operands)
+def _run(*operands, choice, results):
+    return jax.jit(functools.partial(_bind, choice, results))(operands)
 
 
-def _lower(ctx, *operands, cpu, accelerator, results):
-    return _lower_function(accelerator, ctx, operands)
+def _lower(ctx, *operands, choice, results):
+    return _lower_function(choice.accelerator, ctx, operands)
 
 
-def _lower_for_cpu(ctx, *operands, cpu, accelerator, results):
-    return _lower_function(function_on_cpu(cpu, accelerator), ctx, operands)
+def _lower_for_cpu(ctx, *operands, choice, results):
+    return _lower_function(function_on_cpu(choice), ctx, operands)
+
+
+def _lower_for_tpu(ctx, *operands, choice, results):
+    return _lower_function(choice.tpu, ctx, operands)
 
 
 def _lower_function(function, ctx, operands):
@@ -119,12 +141,13 @@ def _lower_function(function, ctx, operands):
 
 mlir.register_lowering(_primitive, _lower)
 mlir.register_lowering(_primitive, _lower_for_cpu, platform='cpu')
+mlir.register_lowering(_primitive, _lower_for_tpu, platform='tpu')
 
 
-def _batch(operands, axes, *, cpu, accelerator, results):
-    cpu, accelerator = (jax.vmap(f, tuple(axes)) for f in (cpu, accelerator))
-    results = _results(accelerator, operands)
-    return _bind(cpu, accelerator, results, operands), [0] * len(results)
+def _batch(operands, axes, *, choice, results):
+    choice = choice.map(lambda function: jax.vmap(function, tuple(axes)))
+    results = _results(choice, operands)
+    return _bind(choice, results, operands), [0] * len(results)
 
 
 batching.primitive_batchers[_primitive] = _batch

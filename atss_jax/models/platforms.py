@@ -1,7 +1,7 @@
-"""One result, computed in one way on CPUs and in another on GPUs and TPUs.
+"""One result, computed in one way on CPUs and in others on GPUs and TPUs.
 
 A program is often compiled on one machine to run on another, and an exported program
-runs on several platforms. Which of the two ways a program contains is therefore decided
+runs on several platforms. Which of the ways a program contains is therefore decided
 by the platforms that it is lowered for, not by the machine that traces it.
 """
 
@@ -14,6 +14,24 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array
+
+
+class Functions(NamedTuple):
+    """What programs for each platform contain.
+
+    Attributes:
+        cpu: for CPUs.
+        accelerator: for all others.
+        tpu: for TPUs.
+    """
+
+    cpu: Callable[..., Any]
+    accelerator: Callable[..., Any]
+    tpu: Callable[..., Any]
+
+    def change(self, to: Callable[[Callable[..., Any]], Callable[..., Any]]):
+        """The same, with each function replaced by what `to` makes of it."""
+        return Functions(*map(to, self))
 
 
 def by_platform(
@@ -30,50 +48,39 @@ def by_platform(
 
     Args:
         operands: arrays.
-        cpu: computes the result in programs for CPUs.
-        accelerator: computes it in all others.
-        tpu: computes it in programs for TPUs; None: `accelerator` does.
+        cpu: the function for CPUs.
+        accelerator: the function for GPUs and TPUs.
+        tpu: the function for TPUs, where it is another.
     """
-    return _by_platform(Choice(cpu, accelerator, tpu or accelerator), *operands)
+    functions = Functions(cpu, accelerator, accelerator if tpu is None else tpu)
+    return _by_platform(functions, *operands)
 
 
-class Choice(NamedTuple):
-    """A function for each kind of platform."""
-
-    cpu: Callable[..., Any]
-    accelerator: Callable[..., Any]
-    tpu: Callable[..., Any]
-
-    def map(self, change: Callable[..., Any]) -> 'Choice':
-        """The same with every function changed."""
-        return Choice(*map(change, self))
-
-
-def function_on_cpu(choice: Choice) -> Callable[..., Any]:
+def function_on_cpu(functions: Functions) -> Callable[..., Any]:
     """The function that programs for CPUs contain; tests replace it by another."""
-    return choice.cpu
+    return functions.cpu
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_platform(choice, *operands):
-    (result,) = _bind(choice, _results(choice, operands), operands)
+def _by_platform(functions, *operands):
+    (result,) = _bind(functions, _results(functions.accelerator, operands), operands)
     return result
 
 
-def _forward(choice, *operands):
+def _forward(functions, *operands):
     values = [operand.value for operand in operands]
     # Indices of operands with a gradient. Keys belong to the structure of a tree, so
     # that the backward pass still knows them as Python's integers.
     varied = dict.fromkeys(i for i, x in enumerate(operands) if x.perturbed)
-    return _by_platform(choice, *values), (values, varied)
+    return _by_platform(functions, *values), (values, varied)
 
 
-def _backward(choice, saved, dy):
+def _backward(functions, saved, dy):
     operands, varied = saved[0], tuple(saved[1])
     if isinstance(dy, SymbolicZero):
         return (None,) * len(operands)
     gradients = _bind(
-        choice.map(lambda function: functools.partial(_gradients, function, varied)),
+        functions.change(lambda f: functools.partial(_gradients, f, varied)),
         tuple(jax.typeof(operands[i]) for i in varied),
         (dy, *operands),
     )
@@ -102,34 +109,34 @@ _primitive = Primitive(PRIMITIVE_NAME)
 _primitive.multiple_results = True
 
 
-def _bind(choice, results, operands):
-    return _primitive.bind(*operands, choice=choice, results=results)
+def _bind(functions, results, operands):
+    return _primitive.bind(*operands, functions=functions, results=results)
 
 
-def _results(choice, operands):
-    return tuple(jax.make_jaxpr(choice.accelerator)(*operands).out_avals)
+def _results(function, operands):
+    return tuple(jax.make_jaxpr(function)(*operands).out_avals)
 
 
 @_primitive.def_abstract_eval
-def _abstract(*operands, choice, results):
+def _abstract(*operands, functions, results):
     return results
 
 
 @_primitive.def_impl
-def _run(*operands, choice, results):
-    return jax.jit(functools.partial(_bind, choice, results))(operands)
+def _run(*operands, functions, results):
+    return jax.jit(functools.partial(_bind, functions, results))(operands)
 
 
-def _lower(ctx, *operands, choice, results):
-    return _lower_function(choice.accelerator, ctx, operands)
+def _lower(ctx, *operands, functions, results):
+    return _lower_function(functions.accelerator, ctx, operands)
 
 
-def _lower_for_cpu(ctx, *operands, choice, results):
-    return _lower_function(function_on_cpu(choice), ctx, operands)
+def _lower_for_tpu(ctx, *operands, functions, results):
+    return _lower_function(functions.tpu, ctx, operands)
 
 
-def _lower_for_tpu(ctx, *operands, choice, results):
-    return _lower_function(choice.tpu, ctx, operands)
+def _lower_for_cpu(ctx, *operands, functions, results):
+    return _lower_function(function_on_cpu(functions), ctx, operands)
 
 
 def _lower_function(function, ctx, operands):
@@ -144,10 +151,10 @@ mlir.register_lowering(_primitive, _lower_for_cpu, platform='cpu')
 mlir.register_lowering(_primitive, _lower_for_tpu, platform='tpu')
 
 
-def _batch(operands, axes, *, choice, results):
-    choice = choice.map(lambda function: jax.vmap(function, tuple(axes)))
-    results = _results(choice, operands)
-    return _bind(choice, results, operands), [0] * len(results)
+def _batch(operands, axes, *, functions, results):
+    functions = functions.change(lambda f: jax.vmap(f, tuple(axes)))
+    results = _results(functions.accelerator, operands)
+    return _bind(functions, results, operands), [0] * len(results)
 
 
 batching.primitive_batchers[_primitive] = _batch

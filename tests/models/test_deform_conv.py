@@ -27,7 +27,7 @@ def algorithm(request, monkeypatch):
         yield
         return
     jax.clear_caches()
-    monkeypatch.setattr(platforms, 'function_on_cpu', lambda choice: choice.tpu)
+    monkeypatch.setattr(platforms, 'function_on_cpu', lambda x: x.tpu)
     # The 48 positions here are five chunks, the last of which is filled with zeros.
     monkeypatch.setattr(deform_conv_tpu, '_CHUNK', 640)
     # The four channels are two parts.

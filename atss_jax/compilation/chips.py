@@ -17,6 +17,8 @@ class Chip:
         hbm: bytes of HBM.
         peak: floating-point operations per second in bfloat16, a multiply-add being two
             of them.
+        operations_per_cycle: what all matrix units of a chip do in a cycle, in the same
+            way: 2 for each of their cells.
         hbm_per_s: bytes per second between HBM and the chip.
         link_per_s: bytes per second of one link to a neighbor in one direction.
         slice_per_s: bytes per second of one chip to other slices, through the data
@@ -31,12 +33,18 @@ class Chip:
     name: str
     hbm: int
     peak: float
+    operations_per_cycle: int
     hbm_per_s: float
     link_per_s: float
     slice_per_s: float | None
     wraps: int
     shapes: tuple[str, ...]
     options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def clock(self) -> float:
+        """Cycles per second: 1.05 GHz of a v4, 1.5 of a v5e, 1.75 of v5p and v6e."""
+        return self.peak / self.operations_per_cycle
 
     @property
     def available(self) -> int:
@@ -47,12 +55,14 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        # https://cloud.google.com/tpu/docs/v4: 275 TFLOPS, 32 GiB, 1,200 GB/s.
+        # https://cloud.google.com/tpu/docs/v4: 275 TFLOPS, 32 GiB, 1,200 GB/s; two
+        # cores of four matrix units of 128 x 128.
         # Six links of 50 GB/s: https://arxiv.org/abs/2304.01433.
         Chip(
             name='v4',
             hbm=32 * GIB,
             peak=275e12,
+            operations_per_cycle=8 * 2 * 128**2,
             hbm_per_s=1200e9,
             link_per_s=50e9,
             slice_per_s=None,
@@ -62,11 +72,13 @@ CHIPS = {
             options=(('chip_config_name', 'megacore'),),
         ),
         # https://cloud.google.com/tpu/docs/v5e: 197 TFLOPS, 16 GB, 819 GB/s; 400 GB/s
-        # of four links in both directions; 6.4 Tb/s of 256 chips to the data center.
+        # of four links in both directions; 6.4 Tb/s of 256 chips to the data center;
+        # four matrix units of 128 x 128.
         Chip(
             name='v5e',
             hbm=16 * GIB,
             peak=197e12,
+            operations_per_cycle=4 * 2 * 128**2,
             hbm_per_s=819e9,
             link_per_s=50e9,
             slice_per_s=6.4e12 / 8 / 256,
@@ -74,11 +86,13 @@ CHIPS = {
             shapes=_FLAT,
         ),
         # https://cloud.google.com/tpu/docs/v5p: 459 TFLOPS, 95 GiB, 2,765 GB/s; 1,200
-        # GB/s of six links in both directions; 50 Gb/s a chip to the data center.
+        # GB/s of six links in both directions; 50 Gb/s a chip to the data center; two
+        # cores of four matrix units of 128 x 128.
         Chip(
             name='v5p',
             hbm=95 * GIB,
             peak=459e12,
+            operations_per_cycle=8 * 2 * 128**2,
             hbm_per_s=2765e9,
             link_per_s=100e9,
             slice_per_s=50e9 / 8,
@@ -87,11 +101,14 @@ CHIPS = {
         ),
         # https://cloud.google.com/tpu/docs/v6e: 918 TFLOPS, 32 GB, 1,640 GB/s (1,600 in
         # later versions of the page); 800 GB/s of four links in both directions; 25.6
-        # Tb/s of 256 chips to the data center.
+        # Tb/s of 256 chips to the data center; matrix units of 256 x 256, of which
+        # versions of the page count two or four: the compiler estimates large matrix
+        # products as if there were four.
         Chip(
             name='v6e',
             hbm=32 * GIB,
             peak=918e12,
+            operations_per_cycle=4 * 2 * 256**2,
             hbm_per_s=1640e9,
             link_per_s=100e9,
             slice_per_s=25.6e12 / 8 / 256,

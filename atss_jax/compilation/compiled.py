@@ -95,6 +95,11 @@ class Compiled:
     cpu_seconds: float
     text: str
 
+    @property
+    def estimated_seconds(self) -> float:
+        """Time of one run by the cycles that the compiler estimates."""
+        return self.traffic.cycles / self.topology.chip.clock
+
     def to_json(self) -> dict[str, Any]:
         """All but the text, as plain values."""
         moved = self.traffic
@@ -116,6 +121,9 @@ class Compiled:
             'instructions': moved.instructions,
             'loops_counted_once': moved.unknown_loops,
             'bounds_seconds': self.bounds._asdict(),
+            'estimated_cycles': moved.cycles,
+            'estimated_seconds': self.estimated_seconds,
+            'estimated_cycles_by_module': moved.cycles_by_module(),
             'compile_seconds': self.seconds,
             'compile_cpu_seconds': self.cpu_seconds,
             'versions': _versions(),

@@ -134,12 +134,37 @@ def _times(compiled):
         between = bounds.between_slices
         text = 'unknown' if between is None else between * 1e3
         lines.append(_row('  between slices', text))
-    return [*lines, f'at most {images:,.0f} images/s by the largest of these']
+    lines.append(f'at most {images:,.0f} images/s by the largest of these')
+    return [*lines, *_estimate(compiled)]
+
+
+def _estimate(compiled):
+    """The compiler's own idea of time; none where it gives no cycles."""
+    seconds = compiled.estimated_seconds
+    if not seconds:
+        return []
+    images = compiled.samples * compiled.topology.chips / seconds
+    clock = compiled.topology.chip.clock / 1e9
+    return [
+        '',
+        _row("the compiler's estimate, ms", seconds * 1e3),
+        f'{images:,.0f} images/s by its {compiled.traffic.cycles / 1e6:,.1f} million '
+        f'cycles at {clock:.2f} GHz',
+    ]
 
 
 def _modules(compiled):
     traffic, (unit, scale) = compiled.traffic, _unit(compiled.traffic)
     lines = ['', f'most HBM traffic by part, {unit}']
-    for name, size in list(traffic.by_module().items())[:_MODULES]:
-        lines.append(f'  {size / scale:>9.2f} {size / traffic.size:>4.0%}  {name}')
+    lines += _shares(traffic.by_module(), traffic.size, scale)
+    if traffic.cycles:
+        lines += ['', 'most estimated time by part, ms']
+        clock = compiled.topology.chip.clock
+        lines += _shares(traffic.cycles_by_module(), traffic.cycles, clock / 1e3)
     return lines
+
+
+def _shares(by_module, total, scale):
+    """The first of them, with their shares of all."""
+    first = list(by_module.items())[:_MODULES]
+    return [f'  {x / scale:>9.2f} {x / total:>4.0%}  {name}' for name, x in first]

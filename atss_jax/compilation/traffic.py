@@ -1,9 +1,9 @@
 """How many bytes a compiled program moves between HBM and the chip, and over links.
 
 Counted are the buffers in HBM that each instruction reads and writes, with the padding
-of their tiles: each operand once, each result once. What happens within a fusion stays
-on the chip. The real program may move less, where it reads only a part of an operand,
-and more, where an operand does not fit on the chip and is read repeatedly.
+of their tiles: each operand once, each result once, of slices only the slice. What
+happens within a fusion stays on the chip. The real program may move more, where an
+operand does not fit on the chip and is read repeatedly.
 """
 
 import collections
@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from atss_jax.compilation.fusion_parts import read_shares, written_shares
 from atss_jax.compilation.hlo import HBM, Buffer, Computation, Instruction, Module
 
 _FREE = {
@@ -37,7 +38,7 @@ instruction needs to the chip, or results back to HBM, next to other work.
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """Bytes that one instruction moves, in all its runs.
+    """What one instruction moves and takes, in all its runs.
 
     Attributes:
         instruction: the instruction.
@@ -47,6 +48,8 @@ class Moved:
         backward: whether it belongs to the backward pass.
         read: bytes read from HBM.
         written: bytes written to HBM.
+        cycles: cycles of the chip that it takes, as the compiler estimates; 0 where it
+            does not say: prefetches, collectives and most small instructions.
     """
 
     instruction: Instruction
@@ -55,6 +58,7 @@ class Moved:
     backward: bool
     read: int
     written: int
+    cycles: int
 
     @property
     def size(self) -> int:
@@ -67,7 +71,7 @@ class Traffic:
     """What a program moves.
 
     Attributes:
-        moved: by instruction, all that move anything.
+        moved: by instruction, all that move anything or have an estimate of cycles.
         instructions: number of instructions of the program, without those within
             fusions.
         all_reduces: bytes of the values of each all-reduce between chips of a slice. A
@@ -88,6 +92,18 @@ class Traffic:
         """Bytes read and written."""
         return sum(moved.size for moved in self.moved)
 
+    @property
+    def cycles(self) -> int:
+        """Cycles of all instructions for which the compiler gives an estimate."""
+        return sum(moved.cycles for moved in self.moved)
+
+    def cycles_by_module(self) -> dict[str, int]:
+        """Cycles by module and direction, most first; without those that have none."""
+        sums = collections.Counter()
+        for moved in self.moved:
+            sums[_label(moved)] += moved.cycles
+        return {name: cycles for name, cycles in sums.most_common() if cycles}
+
     def by_kind(self) -> dict[str, int]:
         """Bytes by kind, for all of `KINDS`."""
         sums = collections.Counter({kind: 0 for kind in KINDS})
@@ -99,9 +115,12 @@ class Traffic:
         """Bytes by module and direction, most first."""
         sums = collections.Counter()
         for moved in self.moved:
-            backward = ' (backward)' if moved.backward else ''
-            sums[f'{moved.module}{backward}'] += moved.size
-        return dict(sums.most_common())
+            sums[_label(moved)] += moved.size
+        return {name: size for name, size in sums.most_common() if size}
+
+
+def _label(moved):
+    return f'{moved.module}{" (backward)" if moved.backward else ""}'
 
 
 def traffic(module: Module) -> Traffic:
@@ -109,16 +128,16 @@ def traffic(module: Module) -> Traffic:
     runs = list(_runs(module, module.entry, 1))
     moved, users = [], {}
     for computation, instruction, times in runs:
-        read, written = _bytes(computation, instruction)
-        if read + written:
+        read, written = _bytes(module, computation, instruction)
+        cycles = _cycles(instruction)
+        if read + written + cycles:
             if computation.name not in users:
                 users[computation.name] = _users(computation)
             named = _named(computation, users[computation.name], instruction)
             name, backward = _origin(module, named)
             kind = _kind(module, instruction)
-            moved.append(
-                Moved(instruction, kind, name, backward, times * read, times * written)
-            )
+            counts = (times * count for count in (read, written, cycles))
+            moved.append(Moved(instruction, kind, name, backward, *counts))
     loops = [x for _, x, _ in runs if x.opcode == 'while']
     return Traffic(
         tuple(moved),
@@ -173,7 +192,12 @@ def trip_count(module: Module, loop: Instruction) -> int | None:
     return int(bound.literal) if is_known else None
 
 
-def _bytes(computation, instruction) -> tuple[int, int]:
+def _cycles(instruction):
+    match = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+    return int(match[1]) if match else 0
+
+
+def _bytes(module, computation, instruction) -> tuple[int, int]:
     """Bytes that one run of an instruction reads from and writes to HBM."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith('-done') or opcode in ('while', 'call'):
@@ -193,9 +217,25 @@ def _bytes(computation, instruction) -> tuple[int, int]:
         update = operands[1]
         size = sum(buffer.size for buffer in update)
         return _in_hbm(update), size if written else 0
+    elif opcode == 'fusion':
+        fused = module.computations[instruction.attribute('calls')]
+        return _bytes_of_fusion(fused, operands, results)
     else:
         read = sum(map(_in_hbm, operands))
     return read, written
+
+
+def _bytes_of_fusion(fused, operands, results):
+    shares = read_shares(fused)
+    read = sum(
+        shares.get(number, 1.0) * _in_hbm(operand)
+        for number, operand in enumerate(operands)
+    )
+    written = sum(
+        share * _in_hbm([result])
+        for share, result in zip(written_shares(fused), results, strict=True)
+    )
+    return round(read), round(written)
 
 
 def _results(instruction) -> tuple[Buffer, ...]:

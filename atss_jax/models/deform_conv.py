@@ -1,10 +1,13 @@
-"""Deformable convolution by gathers and matrix products, for every platform."""
+"""Deformable convolution by gathers and matrix products."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from atss_jax.models import deform_conv_tpu
+from atss_jax.models.platforms import by_platform
 
 
 # Jitted, since DyHead calls it 78 times with a dozen shapes: each is traced once.
@@ -45,20 +48,35 @@ def modulated_deform_conv(
     size = jnp.minimum(size, jnp.array(x.shape[1:3]))
     sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
     weights = kernel.astype(x.dtype).reshape(-1, *kernel.shape[2:])
+    operands = x, row, column, mask.reshape(grid), weights, size
+    product = functools.partial(_grouped_product, dtype=sum_dtype)
+    gather = functools.partial(sum_of_taps, product)
+    y = by_platform(
+        *operands,
+        cpu=gather,
+        accelerator=gather,
+        tpu=functools.partial(deform_conv_tpu.sum_of_taps, product),
+    )
+    return y.astype(x.dtype)
+
+
+def sum_of_taps(product, x, row, column, mask, weights, size):
+    """See `deform_conv_tpu.sum_of_taps`; of all images at once."""
 
     # Computed again in the backward pass: samples of all taps would be k*k times `x`.
     @jax.checkpoint
-    def product(row, column, mask, weight):
+    def of_tap(row, column, mask, weight):
         samples = _sample(x, row, column, mask, size).astype(x.dtype)
         samples = samples.reshape(*mask.shape[:3], x.shape[-1])
-        return _grouped_product(samples, weight, sum_dtype)
+        return product(samples, weight)
 
     def add_tap(total, tap):
-        return total + product(*tap), None
+        return total + of_tap(*tap), None
 
-    by_tap = [jnp.moveaxis(z, -1, 0) for z in (row, column, mask.reshape(grid))]
-    zero = jnp.zeros((*mask.shape[:3], kernel.shape[-1]), sum_dtype)
-    return jax.lax.scan(add_tap, zero, (*by_tap, weights))[0].astype(x.dtype)
+    by_tap = [jnp.moveaxis(z, -1, 0) for z in (row, column, mask)]
+    sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    zero = jnp.zeros((*mask.shape[:3], weights.shape[-1]), sum_dtype)
+    return jax.lax.scan(add_tap, zero, (*by_tap, weights))[0]
 
 
 def _positions(offset, k, stride):
@@ -110,15 +128,15 @@ def _sample(x, row, column, mask, size):
 
 
 def _grouped_product(samples, weight, dtype):
-    """(B,h,w,C) times (c,D) for each of C / c groups, summed in `dtype`."""
+    """(...,C) times (c,D) for each of C / c groups, summed in `dtype`."""
     inputs, outputs = weight.shape
     groups = samples.shape[-1] // inputs
     if groups == 1:
         return jnp.matmul(samples, weight, preferred_element_type=dtype)
     product = jnp.einsum(
-        'bhwgi,igo->bhwgo',
-        samples.reshape(*samples.shape[:3], groups, inputs),
+        '...gi,igo->...go',
+        samples.reshape(*samples.shape[:-1], groups, inputs),
         weight.reshape(inputs, groups, outputs // groups),
         preferred_element_type=dtype,
     )
-    return product.reshape(*samples.shape[:3], outputs)
+    return product.reshape(*samples.shape[:-1], outputs)

@@ -1,13 +1,13 @@
-"""One result, computed in one way on CPUs and in another on GPUs and TPUs.
+"""One result, computed in one way on CPUs and in others on GPUs and TPUs.
 
 A program is often compiled on one machine to run on another, and an exported program
-runs on several platforms. Which of the two ways a program contains is therefore decided
+runs on several platforms. Which of the ways a program contains is therefore decided
 by the platforms that it is lowered for, not by the machine that traces it.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.custom_derivatives import SymbolicZero
@@ -16,46 +16,71 @@ from jax.interpreters import batching, mlir
 from jaxtyping import Array
 
 
+class Functions(NamedTuple):
+    """What programs for each platform contain.
+
+    Attributes:
+        cpu: for CPUs.
+        accelerator: for all others.
+        tpu: for TPUs.
+    """
+
+    cpu: Callable[..., Any]
+    accelerator: Callable[..., Any]
+    tpu: Callable[..., Any]
+
+    def change(self, to: Callable[[Callable[..., Any]], Callable[..., Any]]):
+        """The same, with each function replaced by what `to` makes of it."""
+        return Functions(*map(to, self))
+
+
 def by_platform(
-    *operands: Array, cpu: Callable[..., Array], accelerator: Callable[..., Array]
+    *operands: Array,
+    cpu: Callable[..., Array],
+    accelerator: Callable[..., Array],
+    tpu: Callable[..., Array] | None = None,
 ) -> Array:
     """`cpu(*operands)` in programs for CPUs, `accelerator(*operands)` in all others.
 
-    Both functions return an array of the same shape and type. The gradient is that of
+    All functions return an array of the same shape and type. The gradient is that of
     the function that the program contains. Only the operands are kept for it, so that
     it computes anew whatever else it needs.
+
+    Args:
+        operands: arrays.
+        cpu: the function for CPUs.
+        accelerator: the function for GPUs and TPUs.
+        tpu: the function for TPUs, where it is another.
     """
-    return _by_platform(cpu, accelerator, *operands)
+    functions = Functions(cpu, accelerator, accelerator if tpu is None else tpu)
+    return _by_platform(functions, *operands)
 
 
-def function_on_cpu(
-    cpu: Callable[..., Any], accelerator: Callable[..., Any]
-) -> Callable[..., Any]:
-    """The function that programs for CPUs contain; tests replace it by the other."""
-    return cpu
+def function_on_cpu(functions: Functions) -> Callable[..., Any]:
+    """The function that programs for CPUs contain; tests replace it by another."""
+    return functions.cpu
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_platform(cpu, accelerator, *operands):
-    (result,) = _bind(cpu, accelerator, _results(accelerator, operands), operands)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_platform(functions, *operands):
+    (result,) = _bind(functions, _results(functions.accelerator, operands), operands)
     return result
 
 
-def _forward(cpu, accelerator, *operands):
+def _forward(functions, *operands):
     values = [operand.value for operand in operands]
     # Indices of operands with a gradient. Keys belong to the structure of a tree, so
     # that the backward pass still knows them as Python's integers.
     varied = dict.fromkeys(i for i, x in enumerate(operands) if x.perturbed)
-    return _by_platform(cpu, accelerator, *values), (values, varied)
+    return _by_platform(functions, *values), (values, varied)
 
 
-def _backward(cpu, accelerator, saved, dy):
+def _backward(functions, saved, dy):
     operands, varied = saved[0], tuple(saved[1])
     if isinstance(dy, SymbolicZero):
         return (None,) * len(operands)
     gradients = _bind(
-        functools.partial(_gradients, cpu, varied),
-        functools.partial(_gradients, accelerator, varied),
+        functions.change(lambda f: functools.partial(_gradients, f, varied)),
         tuple(jax.typeof(operands[i]) for i in varied),
         (dy, *operands),
     )
@@ -84,8 +109,8 @@ _primitive = Primitive(PRIMITIVE_NAME)
 _primitive.multiple_results = True
 
 
-def _bind(cpu, accelerator, results, operands):
-    return _primitive.bind(*operands, cpu=cpu, accelerator=accelerator, results=results)
+def _bind(functions, results, operands):
+    return _primitive.bind(*operands, functions=functions, results=results)
 
 
 def _results(function, operands):
@@ -93,21 +118,25 @@ def _results(function, operands):
 
 
 @_primitive.def_abstract_eval
-def _abstract(*operands, cpu, accelerator, results):
+def _abstract(*operands, functions, results):
     return results
 
 
 @_primitive.def_impl
-def _run(*operands, cpu, accelerator, results):
-    return jax.jit(functools.partial(_bind, cpu, accelerator, results))(operands)
+def _run(*operands, functions, results):
+    return jax.jit(functools.partial(_bind, functions, results))(operands)
 
 
-def _lower(ctx, *operands, cpu, accelerator, results):
-    return _lower_function(accelerator, ctx, operands)
+def _lower(ctx, *operands, functions, results):
+    return _lower_function(functions.accelerator, ctx, operands)
 
 
-def _lower_for_cpu(ctx, *operands, cpu, accelerator, results):
-    return _lower_function(function_on_cpu(cpu, accelerator), ctx, operands)
+def _lower_for_tpu(ctx, *operands, functions, results):
+    return _lower_function(functions.tpu, ctx, operands)
+
+
+def _lower_for_cpu(ctx, *operands, functions, results):
+    return _lower_function(function_on_cpu(functions), ctx, operands)
 
 
 def _lower_function(function, ctx, operands):
@@ -119,12 +148,13 @@ def _lower_function(function, ctx, operands):
 
 mlir.register_lowering(_primitive, _lower)
 mlir.register_lowering(_primitive, _lower_for_cpu, platform='cpu')
+mlir.register_lowering(_primitive, _lower_for_tpu, platform='tpu')
 
 
-def _batch(operands, axes, *, cpu, accelerator, results):
-    cpu, accelerator = (jax.vmap(f, tuple(axes)) for f in (cpu, accelerator))
-    results = _results(accelerator, operands)
-    return _bind(cpu, accelerator, results, operands), [0] * len(results)
+def _batch(operands, axes, *, functions, results):
+    functions = functions.change(lambda f: jax.vmap(f, tuple(axes)))
+    results = _results(functions.accelerator, operands)
+    return _bind(functions, results, operands), [0] * len(results)
 
 
 batching.primitive_batchers[_primitive] = _batch

@@ -1,11 +1,14 @@
 """The text of `atss compile`."""
 
+import dataclasses
+
 from atss_jax.compilation.bounds import Bounds
 from atss_jax.compilation.compiled import Compiled, Memory
 from atss_jax.compilation.describe import describe_search
+from atss_jax.compilation.hlo import Instruction
 from atss_jax.compilation.search import Search
 from atss_jax.compilation.topology import read_topology
-from atss_jax.compilation.traffic import Traffic
+from atss_jax.compilation.traffic import Moved, Traffic
 
 GIB = 2**30
 COMPILED = Compiled(
@@ -39,6 +42,21 @@ def test_a_program_that_fits():
     # 6 images on each of 4 chips in 48 ms.
     assert 'at most 500 images/s by the largest of these' in lines
     assert lines[-1] == 'compiled here in 1200 s, 880 s of processor time'
+
+
+def test_the_compilers_estimate():
+    """150 million cycles at the 1.5 GHz of a v5e: 6 images on 4 chips in 100 ms."""
+    program = Instruction('conv', 'convolution', (), (), '', '')
+    moved = Moved(program, 'convolutions', 'neck', True, 3 * 10**9, 0, 150_300_000)
+    compiled = dataclasses.replace(
+        COMPILED, traffic=dataclasses.replace(COMPILED.traffic, moved=(moved,))
+    )
+    text = describe_search('train', 6, Search(compiled, {6: GIB}, None))
+    lines = text.splitlines()
+    assert '240 images/s by its 150.3 million cycles at 1.50 GHz' in lines
+    place = lines.index('most estimated time by part, ms')
+    assert lines[place + 1].split() == ['100.00', '100%', 'neck', '(backward)']
+    assert abs(compiled.estimated_seconds - 0.1) < 1e-5
 
 
 def test_a_batch_that_does_not_fit():

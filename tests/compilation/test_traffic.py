@@ -170,3 +170,66 @@ def test_several_slices():
         'gather': (4096, 16384),
     }
     assert moved.by_kind()['all-reduce'] == moved.size
+
+
+# A fusion takes image 0 of ten and replaces image 1 of ten others by its negative: each
+# image has 8 x 128 numbers. The second one reads all, since it also negates all.
+IN_PLACE = """\
+HloModule jit_step, is_scheduled=true
+
+%update (x: f32[10,8,128], y: f32[10,8,128], i: s32[]) -> f32[10,8,128] {
+  %x.1 = f32[10,8,128]{2,1,0:T(8,128)} parameter(0)
+  %y.1 = f32[10,8,128]{2,1,0:T(8,128)} parameter(1)
+  %i.1 = s32[]{:T(128)S(6)} parameter(2)
+  %image = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%x.1, %i.1, %i.1, %i.1)
+  %negative = f32[1,8,128]{2,1,0:T(8,128)} negate(%image)
+  %flat = f32[10,8,128]{2,1,0:T(8,128)} bitcast(%y.1)
+  ROOT %new = f32[10,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%flat, %negative, \
+%i.1, %i.1, %i.1)
+}
+
+%both (x: f32[10,8,128], i: s32[]) -> (f32[1,8,128], f32[10,8,128]) {
+  %x.2 = f32[10,8,128]{2,1,0:T(8,128)} parameter(0)
+  %i.2 = s32[]{:T(128)S(6)} parameter(1)
+  %image.2 = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%x.2, %i.2, %i.2, %i.2)
+  %all = f32[10,8,128]{2,1,0:T(8,128)} negate(%x.2)
+  ROOT %results = (f32[1,8,128]{2,1,0:T(8,128)}, f32[10,8,128]{2,1,0:T(8,128)}) \
+tuple(%image.2, %all)
+}
+
+ENTRY %main (x: f32[10,8,128], y: f32[10,8,128], i: s32[]) -> f32[10,8,128] {
+  %x = f32[10,8,128]{2,1,0:T(8,128)} parameter(0)
+  %y = f32[10,8,128]{2,1,0:T(8,128)} parameter(1)
+  %i = s32[]{:T(128)S(6)} parameter(2)
+  %part = f32[10,8,128]{2,1,0:T(8,128)} fusion(%x, %y, %i), kind=kLoop, \
+calls=%update, metadata={op_name="jit(step)/jvp(ATSS)/neck/add"}, \
+backend_config={"window_config":{"estimated_cycles":"700"}}
+  ROOT %whole = (f32[1,8,128]{2,1,0:T(8,128)}, f32[10,8,128]{2,1,0:T(8,128)}) \
+fusion(%part, %i), kind=kLoop, calls=%both, \
+metadata={op_name="jit(step)/transpose(jvp(ATSS))/neck/mul"}, \
+backend_config={"window_config":{"estimated_cycles":"300"}}
+}
+"""
+IMAGE_BYTES = 8 * 128 * 4
+
+
+def test_slices_within_fusions_count_as_slices():
+    moved = traffic(parse(IN_PLACE))
+    assert {x.instruction.name: (x.read, x.written) for x in moved.moved} == {
+        'part': (IMAGE_BYTES, IMAGE_BYTES),
+        'whole': (10 * IMAGE_BYTES, 11 * IMAGE_BYTES),
+    }
+
+
+def test_estimated_cycles():
+    moved = traffic(parse(IN_PLACE))
+    assert moved.cycles == 1000
+    assert moved.cycles_by_module() == {'neck': 700, 'neck (backward)': 300}
+    assert traffic(parse(PROGRAM)).cycles == 0
+    assert traffic(parse(PROGRAM)).cycles_by_module() == {}
+
+
+def test_cycles_of_a_loop_count_as_often_as_it_runs():
+    row = 'dynamic_slice_sizes={1,8,128}, '
+    timed = PROGRAM.replace(row, f'{row}backend_config={{"estimated_cycles":"5"}}, ')
+    assert traffic(parse(timed)).cycles == 10 * 5

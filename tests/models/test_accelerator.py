@@ -39,9 +39,7 @@ def accelerator(monkeypatch):
     JAX forgets what it lowered before, and afterwards what it lowered within.
     """
     jax.clear_caches()
-    monkeypatch.setattr(
-        platforms, 'function_on_cpu', lambda cpu, accelerator: accelerator
-    )
+    monkeypatch.setattr(platforms, 'function_on_cpu', lambda x: x.accelerator)
     yield
     jax.clear_caches()
 

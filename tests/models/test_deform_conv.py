@@ -1,18 +1,40 @@
-"""The deformable convolution: by hand, against plain loops, and its gradients."""
+"""The deformable convolution: by hand, against plain loops, and its gradients.
+
+Each for the algorithm of CPUs and GPUs, and for that of TPUs, which runs on a CPU here.
+"""
 
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
+from atss_jax.models import deform_conv_tpu, platforms
 from atss_jax.models.convolution import convolve
 from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.layers import ConvModule, DeformConv
 from atss_jax.models.region import zero_outside
 from tests.support.recipes import relative_error
+
+
+@pytest.fixture(autouse=True, params=['gather', 'tpu'])
+def algorithm(request, monkeypatch):
+    """What programs for this CPU contain. JAX forgets what it lowered for others."""
+    if request.param == 'gather':
+        yield
+        return
+    jax.clear_caches()
+    monkeypatch.setattr(platforms, 'function_on_cpu', lambda x: x.tpu)
+    # The 48 positions here are five chunks, the last of which is filled with zeros.
+    monkeypatch.setattr(deform_conv_tpu, '_CHUNK', 640)
+    # The four channels are two parts.
+    monkeypatch.setattr(deform_conv_tpu, '_TABLE', 2000)
+    yield
+    jax.clear_caches()
+
 
 deform_conv = jax.jit(modulated_deform_conv, static_argnames='stride')
 SIZES = np.array([[5, 7], [4, 3]], np.int32)
@@ -232,9 +254,34 @@ def test_a_conv_module_initializes_offsets_as_mmdets_head_does():
     assert not offset['bias'].any()
 
 
+# Programs for other platforms --------------------------------------------------------
+
+
+def test_exported_for_every_platform_and_any_canvas(monkeypatch):
+    # The shape checks of the tests do not know symbolic sizes.
+    monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+    arguments = case(0)
+    del arguments['stride']
+    height, width = jax.export.symbolic_shape('h, w')
+    shapes = {
+        name: jax.ShapeDtypeStruct(
+            value.shape
+            if name in ('kernel', 'size')
+            else (2, height, width, value.shape[-1]),
+            value.dtype,
+        )
+        for name, value in arguments.items()
+    }
+    platforms = ('cpu', 'cuda', 'tpu')
+    exported = jax.export.export(jax.jit(modulated_deform_conv), platforms=platforms)
+    program = exported(**shapes)
+    assert relative_error(program.call(**arguments), oracle(**arguments)) < 1e-5
+
+
 # Memory ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('algorithm', ['gather'], indirect=True)
 def test_memory_is_that_of_one_tap():
     """In features; the four corners of all nine taps would be 36 alone."""
     shape = (1, 64, 64, 64)

@@ -144,16 +144,34 @@ def test_rates_are_those_of_each_factor():
     np.testing.assert_allclose(rates[2.0], [0.04, 0.0205, 0.001])
 
 
-def small_adamw(data, **more):
+def small_adamw(data, optimizer=None, **more):
     keys = {'backbone.layer2': {'lr_mult': 0.0}, 'bbox_head': {'decay_mult': 2.0}}
     section = {
-        'type': 'AdamW',
+        **(optimizer or {'type': 'AdamW', 'betas': (0.9, 0.99)}),
         'lr': 0.001,
-        'betas': (0.9, 0.99),
         'weight_decay': 0.05,
         'paramwise_cfg': {'custom_keys': keys, 'norm_decay_mult': 0.0},
     }
     return small_config(data, {'optimizer': section, **more})
+
+
+LARS = {'type': 'LARS', 'momentum': 0.9, 'eta': 0.01}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['LARS', 'LAMB'])
+def test_a_killed_run_with_layer_wise_rates_resumes_to_the_same_bits(
+    small_data, tmp_path, kind
+):
+    """With accumulation and averages: the run stops between two updates."""
+    section = LARS if kind == 'LARS' else {'type': 'LAMB'}
+    more = {'optimizer_config.cumulative_iters': 2, 'ema': {'momentum': 0.1}}
+    config = small_adamw(small_data, section, **more)
+    expected = jax.device_get(train(config, tmp_path / 'whole'))
+    steps = int(expected.step)
+    stop = steps // 2 + 1 if (steps // 2) % 2 == 0 else steps // 2
+    train_until(config, tmp_path / 'killed', stop)
+    assert_equal(jax.device_get(train(config, tmp_path / 'killed')), expected)
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_one_axis_or_none_has_no_ratio(kind):
     grad = jax.tree.map(lambda x: np.full_like(x, 2.0), params)
     optimizer = make_optimizer(config, lambda step: 0.25)
     moved = [*trajectory(optimizer, params, [grad, grad])][-1]
-    # LARS: 0.25 * 2, then 0.25 * 2 + half of that. LAMB: twice the sign of the gradient.
+    # LARS: 0.25 * 2, then that and half of it. LAMB: twice the sign of the gradient.
     far = {'LARS': 0.5 + 0.75, 'LAMB': 0.25 + 0.25}[kind]
     np.testing.assert_allclose(moved['bias'], [100 - far, -far], rtol=1e-5)
     np.testing.assert_allclose(moved['scale'], 1000 - far, rtol=1e-6)

@@ -22,8 +22,8 @@ from benchmarks.gpu_everything import (
     write_files,
 )
 from tests.conftest import ROOT
-from tests.support.dry_run import check_command
 from tests.support.documents import Command
+from tests.support.dry_run import check_command
 
 
 @pytest.mark.long

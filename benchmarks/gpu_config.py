@@ -17,6 +17,9 @@ from typing import Any
 import jax
 
 from atss_jax.config import build_experiment, load_config
+from atss_jax.data.plan import round_up
+from atss_jax.distributed import devices
+from atss_jax.structures import BATCH_AXIS
 from benchmarks.gpu_work import is_out_of_memory
 from benchmarks.programs import Programs
 
@@ -29,7 +32,7 @@ class Step:
         config: name or path.
         overrides: fields of the config by path.
         batch: images.
-        canvas: height, width of all images.
+        canvas: height, width of all images, rounded up to what the model takes.
         dtype: what the network computes in.
         steps: number of steps that are timed together.
     """
@@ -50,9 +53,15 @@ def say(**values: Any) -> None:
 def serve(step: Step) -> None:
     """Compiles, then times once for each line of the input."""
     experiment = build_experiment(load_config(step.config, step.overrides))
+    divisor = experiment.model.size_divisor
+    canvas = tuple(round_up(side, divisor) for side in step.canvas)
     began = time.perf_counter()
-    built = Programs(experiment, step.canvas, step.batch, step.dtype)
+    built = Programs(experiment, canvas, step.batch, step.dtype)
     function, (state, batch), _ = built.train_step()
+    by_rows = jax.sharding.PartitionSpec(BATCH_AXIS)
+    batch = jax.device_put(
+        batch, jax.sharding.NamedSharding(devices.device_mesh(), by_rows)
+    )
 
     def run(count):
         nonlocal state

@@ -30,6 +30,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -229,17 +230,20 @@ class Bench:
                     break
                 cache = name or config
                 environment = self.environment(cache, flags, share)
-                worker = stack.enter_context(_Worker(command, environment))
+                worker = _Worker(command, environment, self.deadline)
+                stack.enter_context(worker)
                 workers[name] = worker
-                results[name] = {'batch': batch, **worker.read(self.deadline)}
+                results[name] = {'batch': batch, **worker.read()}
             running = {n: w for n, w in workers.items() if 'error' not in results[n]}
-            taken = collections.defaultdict(list)
-            for _ in range(_TURNS):
-                for name, worker in running.items():
-                    taken[name].append(worker.turn(self.deadline)['seconds'])
+            turns = [{n: w.turn() for n, w in running.items()} for _ in range(_TURNS)]
             for name, worker in running.items():
-                seconds = statistics.median(taken[name])
-                results[name] |= {'seconds': seconds, **worker.end(self.deadline)}
+                taken = [turn[name] for turn in turns]
+                failed = [x for x in taken if 'error' in x]
+                if failed:
+                    results[name] |= failed[0]
+                    continue
+                seconds = statistics.median(x['seconds'] for x in taken)
+                results[name] |= {'seconds': seconds, **worker.end()}
         return results
 
     def from_files(self) -> dict:
@@ -301,9 +305,10 @@ def _last_line(text):
 
 
 class _Worker:
-    """A process of `gpu_config.py`, which is ended with the `with` block."""
+    """A process of `gpu_config.py`, ended with the `with` block or at the deadline."""
 
-    def __init__(self, command, environment):
+    def __init__(self, command, environment, deadline):
+        self._deadline = deadline
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -312,34 +317,43 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
+        seconds = max(deadline - time.monotonic(), 0)
+        self._timer = threading.Timer(seconds, self._process.kill)
 
     def __enter__(self):
+        self._timer.start()
         return self
 
     def __exit__(self, *error):
+        self._timer.cancel()
         if error[0] is not None:
             self._process.kill()
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 
-    def turn(self, deadline):
+    def turn(self):
         """Asks for one timing."""
-        self._process.stdin.write('\n')
-        self._process.stdin.flush()
-        return self.read(deadline)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write('\n')
+            self._process.stdin.flush()
+        return self.read()
 
-    def end(self, deadline):
+    def end(self):
         """Ends its input; returns what it says then."""
-        self._process.stdin.close()
-        return self.read(deadline)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        return self.read()
 
-    def read(self, deadline):
+    def read(self):
         """The next line, as JSON; an error if the process ended without one."""
-        if time.monotonic() > deadline:
-            raise subprocess.TimeoutExpired('gpu_config', 0)
         line = self._process.stdout.readline()
-        return json.loads(line) if line else {'error': 'failed'}
+        if line:
+            return json.loads(line)
+        if time.monotonic() > self._deadline:
+            raise subprocess.TimeoutExpired('gpu_config', 0)
+        return {'error': 'failed'}
 
 
 # Files, commands, traces -------------------------------------------------------------

@@ -12,9 +12,11 @@ from atss_jax.models.preprocess import Normalizer
 from atss_jax.optim.adamw import make_optimizer
 from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.paramwise import Multipliers, ParamwiseConfig
+from atss_jax.training.optimizer_state import with_optimizer
 from atss_jax.training.state import create_state
 from atss_jax.training.step import make_train_step
 from atss_jax.training.update_rule import multipliers_of, rates_by_mult
+from atss_jax.weights.mmdet_checkpoint import Checkpoint
 from tests.support.configs import R50
 from tests.support.small import LOSS, random_batch, random_variables, small_model
 from tests.support.small_run import (
@@ -226,3 +228,11 @@ def test_configs_of_runs_with_sgd_have_no_new_fields():
     """A workdir of an earlier version has the same config, and can be resumed."""
     text = to_json(load_config(R50))
     assert 'paramwise_cfg' not in text and 'betas' not in text
+
+
+@pytest.mark.parametrize('kind', ['LARS', 'LAMB'])
+def test_mmdetection_has_no_such_state(kind):
+    section = {'lr': 0.1, 'weight_decay': 0.0, **(LARS if kind == 'LARS' else {})}
+    config = load_config(R50, {'optimizer': section | {'type': kind}})
+    with pytest.raises(ValueError, match=f"'{kind}', so its state cannot be converted"):
+        with_optimizer(Checkpoint({}), (), build_experiment(config))

@@ -51,6 +51,7 @@ _KEPT = (
     'traffic_bytes',
     'all_reduce_bytes',
     'all_reduces',
+    'estimated_seconds',
     'versions',
 )
 
@@ -247,6 +248,17 @@ def keep(preset: str, entry: dict) -> None:
     COMPILED_STEPS.write_text(json.dumps(ordered, indent=1) + '\n')
 
 
+def format_estimate(assumed: Assumptions, entry: dict) -> str:
+    """The efficiency that the compiler's own estimate of a step amounts to."""
+    seconds = entry['estimated_seconds']
+    share = max(assumed.bounds.values()) / seconds
+    speed = assumed.samples_per_gpu / seconds
+    return (
+        f'  {share:.2f}  {speed:5,.0f}  cycles that the compiler estimates, without '
+        f'waiting and all-reduces: {1e3 * seconds:.1f} ms'
+    )
+
+
 # Printing ----------------------------------------------------------------------------
 
 
@@ -273,6 +285,8 @@ def format_assumptions(assumed: Assumptions, preset: str, entry: dict | None) ->
             )
     bounds = ', '.join(f'{x} {1e3 * y:.1f} ms' for x, y in assumed.bounds.items())
     lines += [f'  bounds of a step: {bounds}', *format_calibrations(assumed)]
+    if entry is not None and f'tpu-{chip_of(entry)}' == preset:
+        lines.append(format_estimate(assumed, entry))
     return '\n'.join(lines)
 
 

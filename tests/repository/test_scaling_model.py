@@ -198,6 +198,7 @@ ENTRY = {
     'traffic_bytes': 8e9,
     'all_reduce_bytes': 10**9,
     'all_reduces': 5,
+    'estimated_seconds': 0.04,
     'versions': {'jax': '1.2.3', 'libtpu': '4.5'},
 }
 
@@ -232,10 +233,12 @@ def test_the_entry_of_another_chip_keeps_the_peaks_of_the_preset(tmp_path):
     assert model.assumed.peak_tflops == 275 and model.assumed.traffic_gb == 2
     text = scaling_model.format_assumptions(model.assumed, 'tpu-v4', model.entry)
     assert 'compiled for v5e:2x4, 4 images of 64 x 96 per chip (jax 1.2.3' in text
-    assert 'that is another chip' in text
+    assert 'that is another chip' in text and 'that the compiler estimates' not in text
     model = parse(['--preset=tpu-v5e', f'--compiled={file}'])
     text = scaling_model.format_assumptions(model.assumed, 'tpu-v5e', model.entry)
     assert 'that is another chip' not in text
+    # 20.3 of 40 ms, and 4 images in 40 ms.
+    assert '  0.51    100  cycles that the compiler estimates' in text
 
 
 def test_an_entry_is_kept_for_its_chip(tmp_path, monkeypatch):

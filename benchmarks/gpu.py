@@ -101,7 +101,7 @@ def _parser():
     return parser
 
 
-def _environment():
+def environment() -> dict[str, str]:
     """The variables of a process that uses the first device alone, with its memory."""
     devices = os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')
     paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
@@ -119,7 +119,7 @@ def run(program: str, job: Job, python: str) -> dict:
     """Runs a job in a process of its own; {'error': ...} where it fails."""
     command = [python, '-m', MODULES[program], json.dumps(dataclasses.asdict(job))]
     done = subprocess.run(
-        command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
     )
     if done.returncode:
         return {'error': f'failed with status {done.returncode}'}

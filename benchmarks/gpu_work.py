@@ -86,15 +86,18 @@ def main(do: Callable[[Job], dict[str, Any]]) -> None:
     try:
         result = do(job)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         print(str(error).partition('\n')[0], file=sys.stderr)
         result = {'error': 'out of memory'}
     print(json.dumps(result))
 
 
-def _is_out_of_memory(error):
-    """Neither library uses one exception type for all cases, so the text decides."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device or the host has no memory left.
+
+    Neither library uses one exception type for all cases, so the text decides.
+    """
     words = ('resource_exhausted', 'out of memory', 'alloc_failed')
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(word in text for word in words)

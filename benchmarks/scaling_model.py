@@ -1,17 +1,28 @@
 """Step time of the R50 recipe against host count: arithmetic, not a measurement.
 
-    python benchmarks/scaling_model.py --preset=h100
-    python benchmarks/scaling_model.py --preset=tpu-v5e --images_per_s_device=40
+    python benchmarks/scaling_model.py --preset=tpu-v5e
+    python benchmarks/scaling_model.py --preset=tpu-v5e --compiled=step.json
+    python benchmarks/scaling_model.py --preset=h100 --images_per_s_device=40
 
 A step takes max(compute + all-reduce, input):
 
-- compute: images per device x operations per image / (peak x utilization); or
-  measured, with --images_per_s_device.
-- all-reduce: gradients in float32, one ring over the devices of a host, then one over
-  hosts: 2 (n-1)/n x bytes / bandwidth + 2 (n-1) x latency each. A second, tiny one (the
-  normalizers of the loss) costs latency only and overlaps with nothing.
+- compute: the larger of operations / peak and HBM traffic / its peak, divided by the
+  efficiency; or measured, with --images_per_s_device.
+- all-reduce: one ring over the devices of a host, then one over hosts:
+  2 (n-1)/n x bytes / bandwidth + 2 (n-1) x latency for each operation. That of the
+  losses' normalizers is tiny, costs latency only and overlaps with nothing.
 - input: images per host / (its cores x images per second and core). Batches are
   loaded ahead, so input costs nothing until it is the slowest part.
+
+For TPUs, operations, traffic and all-reduces are what the TPU compiler says of the
+step, from the file that `atss compile --programs=train --json=FILE` writes. Those of
+`benchmarks/compiled_steps.json` are used without --compiled; a preset that is not in it
+takes those of another chip, as a line of the output says. --keep puts the entry of
+--compiled into that file:
+
+    atss compile atss_r50_1x --topology v5e:2x2 --programs=train --json=step.json
+        --config.fp16="{'loss_scale': 'dynamic'}" --config.data.samples_per_gpu=8
+    python benchmarks/scaling_model.py --preset=tpu-v5e --compiled=step.json --keep
 
 Not included: waiting for the slowest host, copies from host to device (3 MB per image),
 evaluation, saving, compiling. A real pod is slower. Measure one host first, and pass
@@ -20,60 +31,29 @@ its results as flags.
 
 import argparse
 import dataclasses
+import json
 import math
+import pathlib
 import sys
 
-PRESETS = {
-    # 989 TFLOPS of TF32 are with sparsity; NVLink's 900 GB/s count both directions:
-    # https://www.nvidia.com/en-us/data-center/h100/
-    # 8 network cards of 400 Gb/s, 112 cores:
-    # https://docs.nvidia.com/dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest/core-components.html
-    'h100': {
-        'devices_per_host': 8,
-        'peak_tflops': 494.5,
-        'link_gb_s': 450,
-        'host_gb_s': 400,
-        'hop_us': 5,
-        'cores_per_host': 112,
-        'hosts': 256,
-    },
-    # float32 is multiplied in bfloat16 unless the matmul precision is raised. One link
-    # in one direction is counted, though a chip has six. 6 links of 50 GB/s:
-    # https://arxiv.org/abs/2304.01433
-    # https://cloud.google.com/tpu/docs/v4
-    # 240 virtual CPUs: https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
-    'tpu-v4': {
-        'devices_per_host': 4,
-        'peak_tflops': 275,
-        'link_gb_s': 50,
-        'host_gb_s': 50,
-        'hop_us': 1,
-        'cores_per_host': 120,
-        'hosts': 256,
-    },
-    # 400 GB/s in both directions over 4 links; 256 chips a slice, 112 virtual CPUs:
-    # https://cloud.google.com/tpu/docs/v5e
-    'tpu-v5e': {
-        'devices_per_host': 4,
-        'peak_tflops': 197,
-        'link_gb_s': 50,
-        'host_gb_s': 50,
-        'hop_us': 1,
-        'cores_per_host': 56,
-        'hosts': 64,
-    },
-    # 4,800 Gb/s over 6 links, 208 virtual CPUs:
-    # https://cloud.google.com/tpu/docs/v5p
-    'tpu-v5p': {
-        'devices_per_host': 4,
-        'peak_tflops': 459,
-        'link_gb_s': 100,
-        'host_gb_s': 100,
-        'hop_us': 1,
-        'cores_per_host': 104,
-        'hosts': 256,
-    },
-}
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # for a script, only its own folder is there
+
+from benchmarks.scaling_presets import CALIBRATIONS, PRESETS  # noqa: E402
+
+COMPILED_STEPS = ROOT / 'benchmarks' / 'compiled_steps.json'
+_KEPT = (
+    'topology',
+    'canvas',
+    'samples_per_gpu',
+    'operations',
+    'traffic_bytes',
+    'all_reduce_bytes',
+    'all_reduces',
+    'estimated_seconds',
+    'versions',
+)
 
 
 def _flag(meaning, default=dataclasses.MISSING):
@@ -86,21 +66,23 @@ class Assumptions:
 
     devices_per_host: int = _flag('GPUs or TPU chips')
     peak_tflops: float = _flag('of a device, in the precision of its products')
+    hbm_gb_s: float = _flag('GB/s between a device and its memory')
     link_gb_s: float = _flag('GB/s from a device to the next in its host')
     host_gb_s: float = _flag('GB/s from a host to the next host')
     hop_us: float = _flag('microseconds for a message to the next device or host')
     cores_per_host: float = _flag('cores, not hyperthreads, that load images')
     hosts: int = _flag('last row of the table; maximum of a TPU slice')
     samples_per_gpu: int = _flag('images per (device, step), as in the config', 2)
-    utilization: float = _flag('share of the peak that a step reaches: a guess', 0.2)
-    images_per_s_device: float = _flag(
-        'measured; 0: computed from operations and peak', 0.0
-    )
+    efficiency: float = _flag('share of the larger bound that a step reaches', 0.39)
+    images_per_s_device: float = _flag('measured; 0: computed from the bounds', 0.0)
     training_gflops: float = _flag(
         'an image of 800 x 1344, forward and backward', 1196.1
     )
-    parameters: int = _flag('trained parameters, of 32,295,322 in total', 32_069_978)
-    bytes_per_parameter: float = _flag('gradients are float32', 4)
+    traffic_gb: float = _flag('GB of memory traffic of an image', 5.375)
+    all_reduce_mb: float = _flag(
+        'MB; float32 gradients of 32,069,978 parameters', 128.279912
+    )
+    all_reduces: int = _flag('operations a step; one is of the normalizers', 2)
     overlap: float = _flag('share of the all-reduce hidden by the backward pass', 0.0)
     images_per_s_core: float = _flag(
         'images per second that a core decodes and resizes', 75
@@ -117,13 +99,24 @@ class Assumptions:
                 or (value == 0 and not may_be_zero)
             ):
                 raise ValueError(f'--{field.name}={value}: expected a positive number')
-            if field.name in ('overlap', 'utilization') and value > 1:
+            if field.name in ('overlap', 'efficiency') and value > 1:
                 raise ValueError(f'--{field.name}={value}: expected a share, at most 1')
 
     @property
-    def gradient_bytes(self) -> float:
-        """The bytes that each device contributes to the all-reduce of a step."""
-        return self.bytes_per_parameter * self.parameters
+    def bounds(self) -> dict[str, float]:
+        """Least seconds of a step on a device, by what bounds it."""
+        images = self.samples_per_gpu
+        return {
+            'matrix unit': images * self.training_gflops / self.peak_tflops / 1e3,
+            'HBM': images * self.traffic_gb / self.hbm_gb_s,
+        }
+
+    @property
+    def compute(self) -> float:
+        """Seconds of a step on a device, without all-reduces."""
+        if self.images_per_s_device:
+            return self.samples_per_gpu / self.images_per_s_device
+        return max(self.bounds.values()) / self.efficiency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,24 +164,22 @@ def ring(members: int, size: float, bandwidth: float, latency: float) -> float:
 def predict(hosts: int, assumed: Assumptions) -> Row:
     """The row of the table for a number of hosts."""
     local = assumed.devices_per_host
-    if assumed.images_per_s_device:
-        compute = assumed.samples_per_gpu / assumed.images_per_s_device
-    else:
-        operations = assumed.samples_per_gpu * assumed.training_gflops * 1e9
-        compute = operations / (assumed.peak_tflops * 1e12 * assumed.utilization)
 
-    def all_reduce(size):
+    def rings(size):
         hop = assumed.hop_us * 1e-6
         inside = ring(local, size, assumed.link_gb_s * 1e9, hop)
         return inside + ring(hosts, size, assumed.host_gb_s * 1e9, hop)
 
-    exposed = (1 - assumed.overlap) * all_reduce(assumed.gradient_bytes) + all_reduce(0)
+    # All but that of the normalizers, which has next to no bytes.
+    gradients = rings(assumed.all_reduce_mb * 1e6)
+    gradients += (assumed.all_reduces - 2) * rings(0)
+    exposed = (1 - assumed.overlap) * gradients + rings(0)
     host_batch = assumed.samples_per_gpu * local
     batch = host_batch * hosts
     return Row(
         hosts=hosts,
         batch=batch,
-        compute=compute,
+        compute=assumed.compute,
         all_reduce=exposed,
         input=host_batch / (assumed.cores_per_host * assumed.images_per_s_core),
         steps_per_epoch=math.ceil(assumed.images / batch),
@@ -200,8 +191,79 @@ def table(assumed: Assumptions) -> list[Row]:
     return [predict(2**i, assumed) for i in range(int(math.log2(assumed.hosts)) + 1)]
 
 
-def format_assumptions(assumed: Assumptions, preset: str) -> str:
-    """The assumptions, one per line, with what they mean."""
+# What the compiler says --------------------------------------------------------------
+
+
+def read_compiled(text: str) -> dict:
+    """The entry of a training step, from the text of a file of `atss compile --json`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        entry = json.loads(text)['train']
+        return {name: entry[name] for name in _KEPT}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f'no training step in it ({error!r}); expected a file of `atss compile '
+            'CONFIG --programs=train --json=FILE`, for a batch that fits'
+        ) from error
+
+
+def chip_of(entry: dict) -> str:
+    """The chip that an entry was compiled for: v5e."""
+    return entry['topology'].partition(':')[0]
+
+
+def of_compiled(entry: dict) -> dict[str, float]:
+    """The assumptions that an entry replaces, by name."""
+    images = entry['samples_per_gpu']
+    return {
+        'samples_per_gpu': images,
+        'training_gflops': entry['operations'] / images / 1e9,
+        'traffic_gb': entry['traffic_bytes'] / images / 1e9,
+        'all_reduce_mb': entry['all_reduce_bytes'] / 1e6,
+        'all_reduces': entry['all_reduces'],
+    }
+
+
+def kept_entry(preset: str) -> dict | None:
+    """The compiled step for a preset: of its chip, else the first; None for GPUs."""
+    if not preset.startswith('tpu-'):
+        return None
+    entries = json.loads(COMPILED_STEPS.read_text())
+    return entries.get(preset, next(iter(entries.values())))
+
+
+def keep(preset: str, entry: dict) -> None:
+    """Puts an entry into the file of compiled steps.
+
+    Raises:
+        ValueError: it was compiled for another chip.
+    """
+    if f'tpu-{chip_of(entry)}' != preset:
+        raise ValueError(f'--preset={preset}: the file is for {entry["topology"]}')
+    entries = json.loads(COMPILED_STEPS.read_text()) | {preset: entry}
+    ordered = {name: entries[name] for name in PRESETS if name in entries}
+    COMPILED_STEPS.write_text(json.dumps(ordered, indent=1) + '\n')
+
+
+def format_estimate(assumed: Assumptions, entry: dict) -> str:
+    """The efficiency that the compiler's own estimate of a step amounts to."""
+    seconds = entry['estimated_seconds']
+    share = max(assumed.bounds.values()) / seconds
+    speed = assumed.samples_per_gpu / seconds
+    return (
+        f'  {share:.2f}  {speed:5,.0f}  cycles that the compiler estimates, without '
+        f'waiting and all-reduces: {1e3 * seconds:.1f} ms'
+    )
+
+
+# Printing ----------------------------------------------------------------------------
+
+
+def format_assumptions(assumed: Assumptions, preset: str, entry: dict | None) -> str:
+    """The assumptions, one per line, with what they mean, and the bounds."""
     lines = [
         'a model, not a measurement',
         f'assumptions (preset {preset}; change any by its flag):',
@@ -209,8 +271,36 @@ def format_assumptions(assumed: Assumptions, preset: str) -> str:
     for field in dataclasses.fields(assumed):
         value = f'{getattr(assumed, field.name):,.10g}'
         lines.append(f'  --{field.name:<20} {value:>12}  {field.metadata["help"]}')
-    lines.append(f'  all-reduce of {assumed.gradient_bytes / 1e6:.1f} MB a step')
+    if entry is not None:
+        versions = ', '.join(f'{k} {v}' for k, v in entry['versions'].items())
+        height, width = entry['canvas']
+        lines.append(
+            f'  the step: compiled for {entry["topology"]}, {entry["samples_per_gpu"]} '
+            f'images of {height} x {width} per chip ({versions})'
+        )
+        if f'tpu-{chip_of(entry)}' != preset:
+            lines.append(
+                f'  that is another chip: operations and traffic of its program, peaks '
+                f'of {preset}'
+            )
+    bounds = ', '.join(f'{x} {1e3 * y:.1f} ms' for x, y in assumed.bounds.items())
+    lines += [f'  bounds of a step: {bounds}', *format_calibrations(assumed)]
+    if entry is not None and f'tpu-{chip_of(entry)}' == preset:
+        lines.append(format_estimate(assumed, entry))
     return '\n'.join(lines)
+
+
+def format_calibrations(assumed: Assumptions) -> list[str]:
+    """What speed each calibration gives on one device without all-reduces."""
+    lines = ['calibrations of --efficiency, and images/s of a device by each:']
+    for calibration in CALIBRATIONS:
+        share = calibration.efficiency
+        speed = assumed.samples_per_gpu / max(assumed.bounds.values()) * share
+        lines.append(
+            f'  {share:.2f}  {speed:5,.0f}  {calibration.what}: '
+            f'{calibration.images_per_s:g} images/s'
+        )
+    return lines
 
 
 def format_table(rows: list[Row]) -> str:
@@ -232,8 +322,23 @@ def format_table(rows: list[Row]) -> str:
     return '\n'.join(lines)
 
 
-def parse(arguments: list[str] | None = None) -> tuple[str, Assumptions]:
-    """The name of the preset, and the assumptions with the changes by flags."""
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What the flags ask for.
+
+    Attributes:
+        preset: its name.
+        assumed: its numbers, with those of the compiler and the changes by flags.
+        entry: what the compiler says of the step; None: nothing.
+    """
+
+    preset: str
+    assumed: Assumptions
+    entry: dict | None
+
+
+def parse(arguments: list[str] | None = None) -> Model:
+    """Reads the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -244,21 +349,51 @@ def parse(arguments: list[str] | None = None) -> tuple[str, Assumptions]:
         parser.add_argument(
             f'--{field.name}', type=field.type, help=field.metadata['help']
         )
+    parser.add_argument(
+        '--compiled',
+        type=pathlib.Path,
+        metavar='FILE',
+        help='file of `atss compile --json`: takes operations, traffic and all-reduces '
+        'from it',
+    )
+    parser.add_argument(
+        '--keep', action='store_true', help=f'put that into {COMPILED_STEPS.name}'
+    )
     flags = vars(parser.parse_args(arguments))
-    preset = flags.pop('preset')
+    preset, file, kept = (flags.pop(name) for name in ('preset', 'compiled', 'keep'))
     changed = {name: value for name, value in flags.items() if value is not None}
     try:
-        return preset, Assumptions(**(PRESETS[preset] | changed))
+        entry = kept_entry(preset) if file is None else _read(file)
+        if kept:
+            if file is None:
+                raise ValueError('--keep: give --compiled too')
+            keep(preset, entry)
+        compiled = {} if entry is None else of_compiled(entry)
+        if entry is not None and 'samples_per_gpu' in changed:
+            raise ValueError(
+                '--samples_per_gpu: traffic per image depends on it; compile a step '
+                'for it, and give --compiled'
+            )
+        return Model(
+            preset, Assumptions(**(PRESETS[preset] | compiled | changed)), entry
+        )
     except ValueError as error:
         parser.error(str(error))
 
 
+def _read(file):
+    try:
+        return read_compiled(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f'--compiled={file}: {error}') from error
+
+
 def main() -> int:
     """Prints the assumptions, then the table."""
-    preset, assumed = parse()
-    print(format_assumptions(assumed, preset))
+    model = parse()
+    print(format_assumptions(model.assumed, model.preset, model.entry))
     print()
-    print(format_table(table(assumed)))
+    print(format_table(table(model.assumed)))
     return 0
 
 

@@ -29,7 +29,14 @@ _BETAS = Check(
     'a tuple of 2, each a number from 0 to 1, 1 excluded',
     tuple_of(number(minimum=0, maximum=math.nextafter(1, 0)), 2).convert,
 )
-_OPTIMIZERS = {'SGD': ('momentum',), 'AdamW': ('betas', 'eps')}
+_OPTIMIZERS = {
+    'SGD': ('momentum',),
+    'AdamW': ('betas', 'eps'),
+    'LARS': ('momentum', 'eta', 'eps'),
+    'LAMB': ('betas', 'eps'),
+}
+_OPTIONAL = {'betas': _BETAS, 'eps': POSITIVE, 'eta': POSITIVE}
+_EPS_OF_LAMB = 1e-6  # of the paper and of all implementations
 _PARAMWISE = 'optimizer.paramwise_cfg'
 _UNSUPPORTED = ('dwconv_decay_mult', 'bypass_duplicate')
 
@@ -40,16 +47,16 @@ _UNSUPPORTED = ('dwconv_decay_mult', 'bypass_duplicate')
 def read_optimizer(read: Reader) -> OptimizerConfig:
     """Reads how parameters are updated.
 
-    `betas`, `eps` and `paramwise_cfg` may be absent: torch and mmengine have defaults.
+    `betas`, `eps`, `eta` and `paramwise_cfg` may be absent: torch, mmengine and
+    mmpretrain have defaults.
     """
     kind = read.kind('optimizer.type', _OPTIMIZERS)
-    by_kind = {}
-    if kind == 'SGD':
-        by_kind['momentum'] = read('optimizer.momentum', FRACTION)
-    else:
-        for name, check in (('betas', _BETAS), ('eps', POSITIVE)):
-            if read.has(f'optimizer.{name}'):
-                by_kind[name] = read(f'optimizer.{name}', check)
+    by_kind = {'eps': _EPS_OF_LAMB} if kind == 'LAMB' else {}
+    for name in _OPTIMIZERS[kind]:
+        if name == 'momentum':
+            by_kind[name] = read('optimizer.momentum', FRACTION)
+        elif read.has(f'optimizer.{name}'):
+            by_kind[name] = read(f'optimizer.{name}', _OPTIONAL[name])
     max_norm = None
     example = "{'max_norm': ..., 'norm_type': 2}"
     if read.has_optional_section('optimizer_config.grad_clip', example):

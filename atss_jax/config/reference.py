@@ -145,6 +145,15 @@ _ADAMW = {
     'eps': 1e-8,
     'weight_decay': 0.05,
 }
+_LAMB = _ADAMW | {'type': 'LAMB', 'eps': 1e-6}
+_LARS = {
+    'type': 'LARS',
+    'lr': 1.0,
+    'momentum': 0.9,
+    'eta': 0.001,
+    'eps': 1e-8,
+    'weight_decay': 1e-4,
+}
 # By condition: the fields that a config needs to meet it. The page shows no values.
 _ALTERNATIVES = {
     'model.backbone.type is ResNeXt': {
@@ -195,6 +204,8 @@ _ALTERNATIVES = {
         _FUNCTIONS[:-2]: ({'type': 'UserFunction', 'function': 'my_file.py:name'},)
     },
     'optimizer.type is AdamW': {'optimizer': _ADAMW},
+    'optimizer.type is LARS': {'optimizer': _LARS},
+    'optimizer.type is LAMB': {'optimizer': _LAMB},
     'there is optimizer.paramwise_cfg': {
         'optimizer.paramwise_cfg': {
             'custom_keys': {'norm': {'decay_mult': 0.0}},

@@ -309,15 +309,26 @@ def _with_keys(batches):
 
 def _of_all_processes(by_image):
     """The images of all processes; a collective."""
+    return images_of(devices.gather(columns_of(by_image)))
+
+
+def columns_of(by_image: Mapping[int, Detections]) -> dict[str, np.ndarray]:
+    """The detections of several images as long columns, with ids and counts."""
     columns = concatenate(list(by_image.values()))._asdict()
     columns['ids'] = np.array(list(by_image), np.int64)
     columns['counts'] = np.array([len(d.valid) for d in by_image.values()], int)
+    return columns
+
+
+def images_of(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[int, Detections]:
+    """Detections by image id, from the columns of each process."""
     merged = {}
-    for part in devices.gather(columns):
-        ids, counts = part.pop('ids').tolist(), part.pop('counts')
+    for part in parts:
+        columns = dict(part)
+        ids, counts = columns.pop('ids').tolist(), columns.pop('counts')
         ends = np.cumsum(counts)
         for image_id, start, end in zip(ids, ends - counts, ends, strict=True):
-            rows = {name: column[start:end] for name, column in part.items()}
+            rows = {name: column[start:end] for name, column in columns.items()}
             merged[image_id] = Detections(**rows)
     return merged
 

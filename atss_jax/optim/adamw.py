@@ -1,4 +1,4 @@
-"""PyTorch's AdamW as an optax transformation, and the choice between it and SGD."""
+"""PyTorch's AdamW as an optax transformation, LAMB, and the choice of optimizer."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from atss_jax.optim.lars import lars, scale_by_trust_ratio
 from atss_jax.optim.optimizer import OptimizerConfig
-from atss_jax.optim.paramwise import PerParameter, map_parameters
+from atss_jax.optim.paramwise import (
+    PerParameter,
+    add_decayed_weights,
+    map_parameters,
+    scale_by_learning_rate,
+)
 from atss_jax.optim.sgd import sgd
 
 
@@ -22,7 +28,8 @@ def make_optimizer(
         rate: optax schedule, from the number of finished steps to the learning rate.
         settings: what `paramwise_cfg` makes of them; None: all parameters are alike.
     """
-    return {'SGD': sgd, 'AdamW': adamw}[config.type](config, rate, settings)
+    optimizers = {'SGD': sgd, 'AdamW': adamw, 'LARS': lars, 'LAMB': lamb}
+    return optimizers[config.type](config, rate, settings)
 
 
 def adamw(
@@ -41,6 +48,29 @@ def adamw(
     return optax.chain(
         scale_by_adam(*config.betas, config.eps),
         _scale_and_decay(config.weight_decay, rate, settings),
+    )
+
+
+def lamb(
+    config: OptimizerConfig, rate: Callable, settings: PerParameter | None = None
+) -> optax.GradientTransformation:
+    """LAMB: `d = mean/(sqrt(square) + eps) + decay*w; w -= rate * |w|/|d| * d`.
+
+    `mean` and `square` are those of `adamw`, the norms are those of the whole
+    parameter; see `scale_by_trust_ratio` for the parameters without a ratio.
+
+    Args:
+        config: betas, eps and weight decay.
+        rate: optax schedule, from the number of finished steps to the learning rate.
+        settings: factors and rates of single parameters; None: all are alike.
+
+    Source: arXiv 1904.00962, as `optax.lamb` has it.
+    """
+    return optax.chain(
+        scale_by_adam(*config.betas, config.eps),
+        add_decayed_weights(config.weight_decay, settings),
+        scale_by_trust_ratio(),
+        scale_by_learning_rate(rate, settings),
     )
 
 

@@ -20,13 +20,17 @@ class OptimizerConfig:
     """mmdet's `optimizer`, `optimizer_config` and `ema`.
 
     Attributes:
-        type: 'SGD' or 'AdamW'.
+        type: 'SGD', 'AdamW', 'LARS' or 'LAMB'.
         lr: learning rate after warm-up.
-        momentum: factor on the running sum of gradients (SGD).
-        betas: factors on the running means of gradients and of their squares (AdamW).
-        eps: added to the root of the mean of squares (AdamW).
-        weight_decay: times the weight, added to each gradient (SGD) or to each update
-            (AdamW); biases and norms too.
+        momentum: factor on the running sum of gradients (SGD) or of updates (LARS).
+        betas: factors on the running means of gradients and of their squares (AdamW,
+            LAMB).
+        eps: added to the root of the mean of squares (AdamW, LAMB), or to the norm of
+            the gradient (LARS).
+        eta: norm of the update of a parameter over its own norm, at a learning rate of
+            1 (LARS).
+        weight_decay: times the weight, added to each gradient (SGD, LARS) or to each
+            update (AdamW, LAMB); biases and norms too.
         paramwise: settings of single parameters; None: all are trained alike.
         max_norm: global L2 norm to which larger gradients are scaled down; None: never.
         cumulative_iters: number of batches whose gradients make one update.
@@ -39,6 +43,7 @@ class OptimizerConfig:
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    eta: float = 0.001
     weight_decay: float = 1e-4
     paramwise: ParamwiseConfig | None = None
     max_norm: float | None = None

@@ -24,8 +24,16 @@ def with_optimizer(
         checkpoint: of the same step.
         momentum: state of the optimizer, from the training state.
         experiment: what the config describes.
+
+    Raises:
+        ValueError: mmdetection has no such optimizer.
     """
     config = experiment.optimizer
+    if config.type not in ('SGD', 'AdamW'):
+        raise ValueError(
+            f'mmdetection has no optimizer.type = {config.type!r}, so its state cannot '
+            'be converted: convert without --momentum'
+        )
     group = {
         'lr': config.lr,
         'weight_decay': config.weight_decay,

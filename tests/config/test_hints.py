@@ -54,7 +54,12 @@ def test_a_section_of_another_backbone(name):
 @pytest.mark.parametrize(
     ('path', 'value', 'belongs', 'decides'),
     [
-        ('optimizer.betas', (0.9, 0.99), "type 'AdamW'", "optimizer.type = 'SGD'"),
+        (
+            'optimizer.betas',
+            (0.9, 0.99),
+            "type 'AdamW' or 'LAMB'",
+            "optimizer.type = 'SGD'",
+        ),
         ('lr_config.power', 0.9, "policy 'poly'", "lr_config.policy = 'step'"),
         ('lr_config.begin', 1, "policy 'poly'", "lr_config.policy = 'step'"),
         (

@@ -51,6 +51,47 @@ def test_values_of_adamw_out_of_range(field, value):
     assert f'config.optimizer.{field} = {value!r} is not supported; expected' in message
 
 
+LARS = {'type': 'LARS', 'lr': 2.0, 'momentum': 0.9, 'weight_decay': 5e-5}
+
+
+def test_lars():
+    built = optimizer({'optimizer': LARS | {'eta': 0.01, 'eps': 1e-6}})
+    assert (built.type, built.lr, built.momentum) == ('LARS', 2.0, 0.9)
+    assert (built.eta, built.eps, built.weight_decay) == (0.01, 1e-6, 5e-5)
+    built = optimizer({'optimizer': LARS})
+    assert (built.eta, built.eps) == (0.001, 1e-8)
+
+
+def test_lamb():
+    built = optimizer({'optimizer': ADAMW | {'type': 'LAMB'}})
+    assert (built.type, built.betas, built.eps) == ('LAMB', (0.9, 0.98), 1e-7)
+    section = {name: ADAMW[name] for name in ('lr', 'weight_decay')}
+    built = optimizer({'optimizer': {'type': 'LAMB', **section}})
+    assert (built.betas, built.eps) == ((0.9, 0.999), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'), [('eta', 0), ('eta', -1), ('eps', 0), ('momentum', 2)]
+)
+def test_values_of_lars_out_of_range(field, value):
+    message = error({'optimizer': LARS | {field: value}})
+    assert f'config.optimizer.{field} = {value!r} is not supported; expected' in message
+
+
+def test_lars_needs_its_momentum():
+    section = {name: LARS[name] for name in ('type', 'lr', 'weight_decay')}
+    assert "no field 'optimizer.momentum'" in error({'optimizer': section})
+
+
+def test_an_unknown_optimizer_and_fields_of_another():
+    message = error({'optimizer.type': 'Lamb'})
+    assert "'SGD' or 'AdamW' or 'LARS' or 'LAMB'" in message
+    assert "'optimizer.eta'" in error({'optimizer.eta': 0.001})
+    assert "'optimizer.betas'" in error({'optimizer': LARS | {'betas': (0.9, 0.99)}})
+    lamb = ADAMW | {'type': 'LAMB', 'momentum': 0.9}
+    assert "'optimizer.momentum'" in error({'optimizer': lamb})
+
+
 def test_fields_of_the_other_optimizer_are_refused():
     assert "'optimizer.momentum'" in error({'optimizer': ADAMW | {'momentum': 0.9}})
     assert "'optimizer.betas'" in error({'optimizer.betas': (0.9, 0.999)})

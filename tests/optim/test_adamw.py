@@ -46,7 +46,7 @@ def test_two_steps_by_hand():
     np.testing.assert_allclose(second, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('kind', ['SGD', 'AdamW'])
+@pytest.mark.parametrize('kind', ['SGD', 'AdamW', 'LARS', 'LAMB'])
 def test_each_parameter_has_its_own_rate_and_decay(kind):
     """As if it were trained alone, with the settings times its factors."""
     random = np.random.default_rng(0)

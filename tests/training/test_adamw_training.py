@@ -12,9 +12,11 @@ from atss_jax.models.preprocess import Normalizer
 from atss_jax.optim.adamw import make_optimizer
 from atss_jax.optim.optimizer import OptimizerConfig
 from atss_jax.optim.paramwise import Multipliers, ParamwiseConfig
+from atss_jax.training.optimizer_state import with_optimizer
 from atss_jax.training.state import create_state
 from atss_jax.training.step import make_train_step
 from atss_jax.training.update_rule import multipliers_of, rates_by_mult
+from atss_jax.weights.mmdet_checkpoint import Checkpoint
 from tests.support.configs import R50
 from tests.support.small import LOSS, random_batch, random_variables, small_model
 from tests.support.small_run import (
@@ -144,16 +146,34 @@ def test_rates_are_those_of_each_factor():
     np.testing.assert_allclose(rates[2.0], [0.04, 0.0205, 0.001])
 
 
-def small_adamw(data, **more):
+def small_adamw(data, optimizer=None, **more):
     keys = {'backbone.layer2': {'lr_mult': 0.0}, 'bbox_head': {'decay_mult': 2.0}}
     section = {
-        'type': 'AdamW',
+        **(optimizer or {'type': 'AdamW', 'betas': (0.9, 0.99)}),
         'lr': 0.001,
-        'betas': (0.9, 0.99),
         'weight_decay': 0.05,
         'paramwise_cfg': {'custom_keys': keys, 'norm_decay_mult': 0.0},
     }
     return small_config(data, {'optimizer': section, **more})
+
+
+LARS = {'type': 'LARS', 'momentum': 0.9, 'eta': 0.01}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['LARS', 'LAMB'])
+def test_a_killed_run_with_layer_wise_rates_resumes_to_the_same_bits(
+    small_data, tmp_path, kind
+):
+    """With accumulation and averages: the run stops between two updates."""
+    section = LARS if kind == 'LARS' else {'type': 'LAMB'}
+    more = {'optimizer_config.cumulative_iters': 2, 'ema': {'momentum': 0.1}}
+    config = small_adamw(small_data, section, **more)
+    expected = jax.device_get(train(config, tmp_path / 'whole'))
+    steps = int(expected.step)
+    stop = steps // 2 + 1 if (steps // 2) % 2 == 0 else steps // 2
+    train_until(config, tmp_path / 'killed', stop)
+    assert_equal(jax.device_get(train(config, tmp_path / 'killed')), expected)
 
 
 @pytest.mark.slow
@@ -208,3 +228,11 @@ def test_configs_of_runs_with_sgd_have_no_new_fields():
     """A workdir of an earlier version has the same config, and can be resumed."""
     text = to_json(load_config(R50))
     assert 'paramwise_cfg' not in text and 'betas' not in text
+
+
+@pytest.mark.parametrize('kind', ['LARS', 'LAMB'])
+def test_mmdetection_has_no_such_state(kind):
+    section = {'lr': 0.1, 'weight_decay': 0.0, **(LARS if kind == 'LARS' else {})}
+    config = load_config(R50, {'optimizer': section | {'type': kind}})
+    with pytest.raises(ValueError, match=f"'{kind}', so its state cannot be converted"):
+        with_optimizer(Checkpoint({}), (), build_experiment(config))

@@ -6,7 +6,8 @@ ways to show each image at evaluation: one, or several for test-time augmentatio
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -277,7 +278,10 @@ def draw_view(image: np.ndarray, pixels: np.ndarray, view: View, backend: str) -
 
 
 def build_batch(
-    count: int, canvas: Canvas, load: Callable[[int, np.ndarray], Batch]
+    count: int,
+    canvas: Canvas,
+    load: Callable[[int, np.ndarray], Batch],
+    memory: np.ndarray | None = None,
 ) -> Batch:
     """Stacks rows to a batch; images are drawn directly in the batch's array.
 
@@ -285,11 +289,24 @@ def build_batch(
         count: number of rows, B.
         canvas: height, width of all rows.
         load: `load(number, pixels)` makes row `number`, from 0, on the given pixels.
+        memory: (bytes,) uint8 of any content, whose beginning the images take; None:
+            new memory.
     """
-    images = np.empty((count, *canvas, 3), np.uint8)
+    shape = count, *canvas, 3
+    images = np.empty(shape, np.uint8) if memory is None else images_in(memory, shape)
     rows = [load(number, image) for number, image in enumerate(images)]
     names = [name for name in rows[0] if name != 'image']
     return {'image': images} | {n: np.stack([row[n] for row in rows]) for n in names}
+
+
+def images_in(memory: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The images of a batch, of `shape`, at the beginning of a (bytes,) uint8 array."""
+    return memory[: math.prod(shape)].reshape(shape)
+
+
+def largest_batch(count: int, canvases: Sequence[Canvas]) -> int:
+    """Bytes of `count` images on the largest canvas."""
+    return count * max(height * width for height, width in canvases) * 3
 
 
 # Ways to show images at evaluation ---------------------------------------------------

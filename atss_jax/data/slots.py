@@ -45,7 +45,7 @@ class Memory:
         self.slots = slots
         self._slot_bytes = max(-(-slot_bytes // _ALIGNED), 1) * _ALIGNED
         size = slots * self._slot_bytes
-        self._memory = _shared(size) if shared else np.empty(size, np.uint8)
+        self._memory = _shared(size) if shared else _private(size)
 
     def slot(self, number: int) -> np.ndarray:
         """(bytes,) uint8 array of a slot.
@@ -57,6 +57,13 @@ class Memory:
         buffer = getattr(self._memory, 'buffer', self._memory)
         base = kind.from_buffer(buffer, number * self._slot_bytes)
         return np.ndarray(self._slot_bytes, np.uint8, base)
+
+
+def _private(size):
+    """Memory of this process alone, aligned."""
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED
+    return memory[start : start + size]
 
 
 def _shared(size):

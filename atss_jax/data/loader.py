@@ -42,6 +42,7 @@ from atss_jax.data.records import Source
 from atss_jax.data.slots import Memory, Slots, keep_freed_memory
 from atss_jax.data.transforms import View
 from atss_jax.data.worker import Workers, without_images
+from atss_jax.files.read_ahead import usable_cores
 from atss_jax.structures import BATCH_FIELDS, TRAIN_FIELDS, Batch
 
 _MAX_TRIES = 1000  # mmengine's max_refetch
@@ -256,11 +257,16 @@ class EvalBatches:
 
 # Streams -----------------------------------------------------------------------------
 
-_THREADS = 2  # that load batches if there are no workers
+_MAX_THREADS = 8
 _AHEAD = 3  # batches per worker that are loaded or wait for the reader
 _KEPT = 3
 """Batches that the reader has in use: the steps whose inputs have not yet been sent to
 a device, or, on a CPU, that are not done. If it keeps more, it is given copies."""
+
+
+def threads() -> int:
+    """Number of threads that load if there are no workers: one per core, at most 8."""
+    return min(max(usable_cores(), 2), _MAX_THREADS)
 
 
 class Builder(Protocol):
@@ -289,11 +295,12 @@ def prefetch(
     """
     if start >= stop:
         return
-    ahead = min(_AHEAD * workers or 2 * _THREADS, stop - start)
+    count = workers or threads()
+    ahead = min(_AHEAD * count if workers else count + 2, stop - start)
     memory = Memory(ahead + _KEPT, build.image_bytes, shared=workers > 0)
     loader = Workers() if workers else _Threads()
     with contextlib.closing(loader):
-        loader.start(workers or _THREADS, build, memory)
+        loader.start(count, build, memory)
         stream = _Stream(loader, Slots(memory), iter(range(start, stop)))
         for _ in range(ahead):
             stream.submit()

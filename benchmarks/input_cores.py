@@ -10,9 +10,9 @@ do not.
 
 Then a model says what more cores would give. Threads take turns at Python's lock (GIL),
 which OpenCV releases: a closed queue, whose one server is the lock, with the lock's
-share of the time as measured. Workers do not share it; there the limit is what the process
-of the run does for each image. Neither knows of the memory's bandwidth, or of the other
-work of the run, which needs its lock too.
+share of the time as measured. Workers do not share it; there the limit is what the
+process of the run does for each image. Neither knows of the memory's bandwidth, or of
+the other work of the run, which needs its lock too.
 """
 
 import argparse

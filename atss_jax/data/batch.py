@@ -55,6 +55,9 @@ class Pipeline:
             is an error. Batches are the same with any share above 0.
         jitter: random scale and crop of training images.
         backend: 'cv2' or 'pillow': images have the pixels of its bilinear resize.
+        reduced_decoding: whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their
+            size where that is not below the size that they are resized to. Pixels then
+            differ.
         before_resize: transforms of training images as loaded, in this order: None, or
             a tuple of sections that each have a `type` and mmdetection's arguments.
         after_flip: as `before_resize`, of images that are resized, cropped and
@@ -71,6 +74,7 @@ class Pipeline:
     jitter: Jitter = Jitter()  # noqa: RUF009, frozen
     backend: str = 'cv2'
     flip_direction: str | tuple[str, ...] = 'horizontal'
+    reduced_decoding: bool = False
     before_resize: tuple[Transform, ...] = ()
     after_flip: tuple[Transform | UserFunction, ...] = ()
 
@@ -172,9 +176,18 @@ def load_view(
     """
     record = source.records[view.record]
     check_capacity(record, pipeline.max_boxes)
-    image = source.read_image(record)
+    image = read_image(source, record, view, pipeline)
     row = image_row(record, image, pixels, view, pipeline.backend)
     return row | ground_truth(objects_in(record, view, pipeline), pipeline.max_boxes)
+
+
+def read_image(
+    source: Source, record: Record, view: View, pipeline: Pipeline
+) -> np.ndarray:
+    """The image of a record, to be resized for a view; raises what the source does."""
+    if pipeline.reduced_decoding:
+        return source.read_image(record, view.size)
+    return source.read_image(record)
 
 
 def objects_in(record: Record, view: View, pipeline: Pipeline) -> Objects:
@@ -236,7 +249,7 @@ def image_row(
 
     Args:
         record: the image's id and size.
-        image: (H,W,3) uint8 RGB of that size.
+        image: (H,W,3) uint8 RGB of that size, or smaller as of `Source.read_image`.
         pixels: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
         view: what to show of the image.
         backend: as `Pipeline.backend`.

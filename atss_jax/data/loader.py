@@ -35,6 +35,7 @@ from atss_jax.data.batch import (
     images_in,
     largest_batch,
     load_view,
+    read_image,
 )
 from atss_jax.data.image_file import UNUSABLE, BadImage
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
@@ -244,13 +245,13 @@ class EvalBatches:
 
     def _row(self, index, pixels):
         record, skipped = self.source.records[index], NOT_SKIPPED
+        view = self.pipeline.whole(index, record, self.flip)
         try:
-            image = self.source.read_image(record)
+            image = read_image(self.source, record, view, self.pipeline)
         except UNUSABLE:
             if not self.pipeline.max_bad_pictures:
                 raise
             image, skipped = np.zeros((*record.size, 3), np.uint8), index
-        view = self.pipeline.whole(index, record, self.flip)
         row = image_row(record, image, pixels, view, self.pipeline.backend)
         return row | {'skipped': np.array(skipped, np.int64)}
 

@@ -94,12 +94,12 @@ def measure(batches: TrainBatches, workers: int, threads: int, count: int) -> Ta
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
     """Within the block `prefetch` loads with this number of threads without workers."""
-    before = loader.threads
-    loader.threads = lambda: count
+    before = loader.thread_count
+    loader.thread_count = lambda: count
     try:
         yield
     finally:
-        loader.threads = before
+        loader.thread_count = before
 
 
 def _clocks(pids):

@@ -265,7 +265,7 @@ _KEPT = 3
 a device, or, on a CPU, that are not done. If it keeps more, it is given copies."""
 
 
-def threads() -> int:
+def thread_count() -> int:
     """Number of threads that load if there are no workers: one per core, at most 8."""
     return min(max(usable_cores(), 2), _MAX_THREADS)
 
@@ -296,7 +296,7 @@ def prefetch(
     """
     if start >= stop:
         return
-    count = workers or threads()
+    count = workers or thread_count()
     ahead = min(_AHEAD * count if workers else count + 2, stop - start)
     memory = Memory(ahead + _KEPT, build.image_bytes, shared=workers > 0)
     loader = Workers() if workers else _Threads()

@@ -8,6 +8,7 @@ system lacks a means for this (Windows), workers do without.
 import atexit
 import concurrent.futures
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -24,7 +25,7 @@ import numpy as np
 from atss_jax.data.slots import Memory, keep_freed_memory
 from atss_jax.structures import Batch
 
-THREADS = 2
+_THREADS = 2
 """Threads that load batches in each worker: one decodes while the other one reads."""
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -196,29 +197,52 @@ def _work(pipe, memory):
         with lock, contextlib.suppress(OSError):
             pipe.send_bytes(reply)
 
-    with (
-        contextlib.suppress(EOFError, OSError),
-        concurrent.futures.ThreadPoolExecutor(THREADS) as threads,
-    ):
-        build = pickle.loads(pipe.recv_bytes())
-        try:
-            while True:
-                threads.submit(answer, *pickle.loads(pipe.recv_bytes()))
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+    messages = iter(lambda: _received(pipe), None)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        for content in itertools.islice(messages, 1):
+            build = _unpickled(content)
+        for content in messages:
+            threads.submit(answer, *pickle.loads(content))
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _received(pipe):
+    """The next message of the parent; None if it has closed the pipe."""
+    try:
+        return pipe.recv_bytes()
+    except (EOFError, OSError):
+        return None
+
+
+def _unpickled(content):
+    """What makes batches; if it cannot be made here, the reason is their error."""
+    try:
+        return pickle.loads(content)
+    except Exception as error:  # of any library; the parent raises it
+        reason = error
+
+    def build(number, memory):
+        raise reason
+
+    return build
 
 
 def _answer(build, number, memory):
     """Number and batch, or the error and where it was raised, pickled."""
     try:
         return pickle.dumps((number, without_images(build, number, memory), None, ''))
-    except Exception as error:  # whatever it is, the parent raises it
-        place = traceback.format_exc()
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an error that cannot be sent is told of
-            error = RuntimeError(f'{type(error).__name__}: {error}')
-        return pickle.dumps((number, None, error, place))
+    except (Exception, SystemExit) as error:  # the parent raises whatever it is
+        return pickle.dumps((number, None, _sendable(error), traceback.format_exc()))
+
+
+def _sendable(error):
+    """The error, or one that says the same if it cannot be pickled."""
+    told = RuntimeError(f'{type(error).__name__}: {error}')
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does when it is made again
+        return told
+    return error if isinstance(error, Exception) else told
 
 
 def _ignore_signals():

@@ -120,6 +120,7 @@ def get_config() -> ConfigDict:
             max_boxes=100,  # boxes per image at most; more are an error
             on_error='raise',  # or 'skip': leaves out malformed records and counts them
             max_bad_pictures=0.001,  # fraction of images that may be unreadable
+            reduced_decoding=False,  # or True: large JPEGs faster, not pixel-equal
             canvases=None,  # or ((height, width), ...); None: landscape and portrait
             train=dict(
                 type='CocoDataset',

@@ -386,7 +386,7 @@ def _missing_platforms(error):
 
 
 def _quieten_libraries():
-    """Silences absl, through which Orbax and grain log, and shortens warnings."""
+    """Silences absl, through which Orbax logs, and shortens warnings."""
     import absl.logging
 
     # Not even errors: threads log those that reach the program as exceptions too, with

@@ -185,6 +185,7 @@ def read_data(read: Reader, split: str) -> DataConfig:
         canvases=read('data.canvases', optional(tuple_of(SCALE))),
         max_boxes=read('data.max_boxes', integer(1)),
         max_bad_pictures=read('data.max_bad_pictures', FRACTION),
+        reduced_decoding=read('data.reduced_decoding', boolean),
         **(_augmentation(read, path) if split == 'train' else {}),
     )
     if any(side % divisor for canvas in pipeline.canvases or () for side in canvas):

@@ -141,6 +141,7 @@ def shortened(value: Any, to_text: Callable[[Any], str] = repr) -> str:
 
 
 ADDED = {
+    'data.reduced_decoding': False,
     'data.train.oversample_thr': None,
     **{f'data.{split}.pipeline.backend': 'cv2' for split in ('train', 'val', 'test')},
     'data.train.pipeline.flip_direction': 'horizontal',

@@ -6,7 +6,8 @@ ways to show each image at evaluation: one, or several for test-time augmentatio
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,9 @@ class Pipeline:
             is an error. Batches are the same with any share above 0.
         jitter: random scale and crop of training images.
         backend: 'cv2' or 'pillow': images have the pixels of its bilinear resize.
+        reduced_decoding: whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their
+            size where that is not below the size that they are resized to. Pixels then
+            differ.
         before_resize: transforms of training images as loaded, in this order: None, or
             a tuple of sections that each have a `type` and mmdetection's arguments.
         after_flip: as `before_resize`, of images that are resized, cropped and
@@ -70,6 +74,7 @@ class Pipeline:
     jitter: Jitter = Jitter()  # noqa: RUF009, frozen
     backend: str = 'cv2'
     flip_direction: str | tuple[str, ...] = 'horizontal'
+    reduced_decoding: bool = False
     before_resize: tuple[Transform, ...] = ()
     after_flip: tuple[Transform | UserFunction, ...] = ()
 
@@ -171,9 +176,18 @@ def load_view(
     """
     record = source.records[view.record]
     check_capacity(record, pipeline.max_boxes)
-    image = source.read_image(record)
+    image = read_image(source, record, view, pipeline)
     row = image_row(record, image, pixels, view, pipeline.backend)
     return row | ground_truth(objects_in(record, view, pipeline), pipeline.max_boxes)
+
+
+def read_image(
+    source: Source, record: Record, view: View, pipeline: Pipeline
+) -> np.ndarray:
+    """The image of a record, to be resized for a view; raises what the source does."""
+    if pipeline.reduced_decoding:
+        return source.read_image(record, view.size)
+    return source.read_image(record)
 
 
 def objects_in(record: Record, view: View, pipeline: Pipeline) -> Objects:
@@ -235,7 +249,7 @@ def image_row(
 
     Args:
         record: the image's id and size.
-        image: (H,W,3) uint8 RGB of that size.
+        image: (H,W,3) uint8 RGB of that size, or smaller as of `Source.read_image`.
         pixels: (H,W,3) uint8, which the image is drawn on and which becomes `image`.
         view: what to show of the image.
         backend: as `Pipeline.backend`.
@@ -277,7 +291,10 @@ def draw_view(image: np.ndarray, pixels: np.ndarray, view: View, backend: str) -
 
 
 def build_batch(
-    count: int, canvas: Canvas, load: Callable[[int, np.ndarray], Batch]
+    count: int,
+    canvas: Canvas,
+    load: Callable[[int, np.ndarray], Batch],
+    memory: np.ndarray | None = None,
 ) -> Batch:
     """Stacks rows to a batch; images are drawn directly in the batch's array.
 
@@ -285,11 +302,24 @@ def build_batch(
         count: number of rows, B.
         canvas: height, width of all rows.
         load: `load(number, pixels)` makes row `number`, from 0, on the given pixels.
+        memory: (bytes,) uint8 of any content, whose beginning the images take; None:
+            new memory.
     """
-    images = np.empty((count, *canvas, 3), np.uint8)
+    shape = count, *canvas, 3
+    images = np.empty(shape, np.uint8) if memory is None else images_in(memory, shape)
     rows = [load(number, image) for number, image in enumerate(images)]
     names = [name for name in rows[0] if name != 'image']
     return {'image': images} | {n: np.stack([row[n] for row in rows]) for n in names}
+
+
+def images_in(memory: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The images of a batch, of `shape`, at the beginning of a (bytes,) uint8 array."""
+    return memory[: math.prod(shape)].reshape(shape)
+
+
+def largest_batch(count: int, canvases: Sequence[Canvas]) -> int:
+    """Bytes of `count` images on the largest canvas."""
+    return count * max(height * width for height, width in canvases) * 3
 
 
 # Ways to show images at evaluation ---------------------------------------------------

@@ -11,6 +11,14 @@ import numpy as np
 from atss_jax.data import image_header
 from atss_jax.files import kind
 
+_REDUCTIONS = {
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+"""Flags to decode a JPEG at a fraction of its size: its blocks of 8 x 8 pixels become
+blocks of 4, 2 or 1 in the inverse cosine transform, which then has less work."""
+
 
 class BadImage(ValueError):
     """An image file whose content cannot be used."""
@@ -97,9 +105,13 @@ def locate(folder: str, name: str) -> str:
 
 
 def decode(
-    content: bytes, size: tuple[int, int] | None, name: str, owner: str
+    content: bytes,
+    size: tuple[int, int] | None,
+    name: str,
+    owner: str,
+    shown: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """(H,W,3) uint8 RGB of `size`, as mmdet reads it.
+    """(H,W,3) uint8 RGB of `size`, as mmdet reads it; a JPEG smaller if it may be.
 
     Gray becomes three equal channels, 16 bits become 8, transparency is dropped, CMYK
     is converted, and the image is turned as its EXIF orientation says.
@@ -113,6 +125,9 @@ def decode(
             or too large a one, is refused before memory is allocated for it.
         name: of the file, for messages.
         owner: what the image belongs to, for messages.
+        shown: height, width that the image will be resized to. A JPEG is then reduced
+            by `reduction_for`; resized, its pixels differ from those of the whole image
+            resized. None: decode at full size.
 
     Raises:
         BadImage: it is not an image, is cut off, or is not of `size`.
@@ -132,15 +147,37 @@ def decode(
             f'{name}: cut off, a {header.kind} without its end in {len(content)} bytes '
             f'({owner})'
         )
-    image = _decode(content, header.kind)
+    reduction = 1
+    if shown is not None and size is not None and header.kind == 'JPEG':
+        reduction = reduction_for(size, shown)
+    image = _decode(content, header.kind, reduction)
     if image is None:
         raise BadImage(
             f'{name}: a damaged {header.kind} or one that OpenCV cannot decode, '
             f'{len(content)} bytes ({owner})'
         )
-    if size is not None and image.shape[:2] != size:
-        raise _wrong_size(image.shape[:2], size, name, owner)
+    decoded_size = tuple(reduction * side for side in image.shape[:2])
+    if size is not None and decoded_size != size:
+        raise _wrong_size(decoded_size, size, name, owner)
     return image
+
+
+def reduction_for(size: tuple[int, int], shown: tuple[int, int]) -> int:
+    """What a JPEG can be reduced by while it is decoded: 8, 4, 2, or 1 for not at all.
+
+    Resizing must not enlarge the reduced image. And its last row and column must be
+    whole: otherwise the image would be stretched, and its objects moved, by a part of a
+    pixel. The sides of photographs, as cameras write them, are multiples of 8.
+
+    Args:
+        size: height, width of the image.
+        shown: height, width that it will be resized to.
+    """
+    for reduction in sorted(_REDUCTIONS, reverse=True):
+        sides = [side // reduction for side in size if side % reduction == 0]
+        if len(sides) == len(size) and all(np.greater_equal(sides, shown)):
+            return reduction
+    return 1
 
 
 def _check_claim(claimed, size, name, owner):
@@ -158,10 +195,10 @@ def _check_claim(claimed, size, name, owner):
         raise _wrong_size(claimed, size, name, owner)
 
 
-def _decode(content, kind):
+def _decode(content, kind, reduction=1):
     """The RGB image; None if OpenCV cannot decode it."""
-    direct = kind == 'JPEG' and _DIRECT_TO_RGB is not None
-    flag = _DIRECT_TO_RGB if direct else cv2.IMREAD_COLOR
+    direct = kind == 'JPEG' and _DIRECT_TO_RGB is not None and reduction == 1
+    flag = _DIRECT_TO_RGB if direct else _REDUCTIONS.get(reduction, cv2.IMREAD_COLOR)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except cv2.error:  # for some bad data it returns None instead

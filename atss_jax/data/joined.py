@@ -75,8 +75,14 @@ class JoinedDataset:
             )
         )
 
-    def read_image(self, record: Record) -> np.ndarray:
+    def read_image(
+        self, record: Record, shown: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`, as its data set reads it.
+
+        Args:
+            record: whose image to read.
+            shown: as of `Source.read_image`.
 
         Raises:
             OSError: the image cannot be read.
@@ -90,7 +96,7 @@ class JoinedDataset:
             raise ValueError(f'no image of the joined data has id {record.image_id}')
         member = int(np.searchsorted(self._starts, row, side='right')) - 1
         original = dataclasses.replace(record, image_id=int(self._own_ids[row]))
-        return self.members[member].source.read_image(original)
+        return self.members[member].source.read_image(original, shown)
 
     def ground_truth(self) -> dict:
         """The annotations of the images in `records` as a COCO dict.

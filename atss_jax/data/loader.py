@@ -1,8 +1,8 @@
 """Loads batches: a single one by its number, or a stream that is loaded in advance.
 
 `TrainBatches` and `EvalBatches` are deterministic callables: the same number gives the
-same batch, in any process. `prefetch` lets grain call them in advance, in threads or
-worker processes, and yields the batches in order. To resume a stream, it is started at
+same batch, in any process. `prefetch` calls them in advance, in threads or worker
+processes, and yields the batches in order. To resume a stream, it is started at
 another number; no other state is needed.
 
 - record: an image and its objects, as annotated
@@ -13,34 +13,37 @@ another number; no other state is needed.
 - bad image: one that cannot be read; see `bad_images`
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import gc
 import itertools
-import traceback
 from collections.abc import Generator, Iterator
+from typing import Protocol
 
-import grain
 import numpy as np
-from absl import flags
 
 from atss_jax.data.augment.mixing import Pool
 from atss_jax.data.augment.rows import count_objects, load_augmented
 from atss_jax.data.augment.sequence import RowSeed, sample_before_resize
 from atss_jax.data.bad_images import NOT_SKIPPED, load_or_replace
-from atss_jax.data.batch import Pipeline, build_batch, image_row, load_view
+from atss_jax.data.batch import (
+    Pipeline,
+    build_batch,
+    image_row,
+    images_in,
+    largest_batch,
+    load_view,
+    read_image,
+)
 from atss_jax.data.image_file import UNUSABLE, BadImage
 from atss_jax.data.plan import Canvas, TrainPlan, smallest_canvas
 from atss_jax.data.records import Source
+from atss_jax.data.slots import Memory, Slots, keep_freed_memory
 from atss_jax.data.transforms import View
-from atss_jax.data.worker import (
-    raise_if_killed,
-    start_worker,
-    stop_signals_blocked,
-    wait_until_freed,
-)
+from atss_jax.data.worker import Workers, without_images
+from atss_jax.files.read_ahead import usable_cores
 from atss_jax.structures import BATCH_FIELDS, TRAIN_FIELDS, Batch
 
 _MAX_TRIES = 1000  # mmengine's max_refetch
@@ -62,18 +65,29 @@ class TrainBatches:
     pipeline: Pipeline
     rows: tuple[int, int]
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int, memory: np.ndarray | None = None) -> Batch:
         """Loads this host's rows of global batch `step`.
 
         If an image is bad, its row shows another record with the same canvas, chosen at
         random from (seed, step, row); `skipped` then holds the index of the bad one.
+
+        Args:
+            step: number of the batch.
+            memory: (bytes,) uint8, at least `image_bytes`, for the images; None: new
+                memory.
 
         Raises:
             ValueError: an image has too many boxes, or is bad and must not be skipped.
         """
         first, stop = self.rows
         load = functools.partial(self._row, step)
-        return build_batch(stop - first, self.canvas(step), load)
+        return build_batch(stop - first, self.canvas(step), load, memory)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images of the largest batch."""
+        first, stop = self.rows
+        return largest_batch(stop - first, self.pipeline.all_canvases())
 
     def canvas(self, step: int) -> Canvas:
         """The canvas of a batch: the smallest one that the views of all its rows fit.
@@ -206,8 +220,8 @@ class EvalBatches:
     rows: tuple[int, int]
     flip: bool = False
 
-    def __call__(self, position: int) -> Batch:
-        """Loads this host's rows of a batch.
+    def __call__(self, position: int, memory: np.ndarray | None = None) -> Batch:
+        """Loads this host's rows of a batch; arguments as of `TrainBatches`.
 
         A row without a record has `row_valid` False and repeats the first image of the
         batch. A bad image is replaced by a black one, with its index in `skipped`.
@@ -221,31 +235,52 @@ class EvalBatches:
             index = rows[number] if is_valid else records[0]
             return self._row(int(index), pixels) | {'row_valid': np.array(is_valid)}
 
-        return build_batch(len(rows), canvas, load)
+        return build_batch(len(rows), canvas, load, memory)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images of the largest batch."""
+        first, stop = self.rows
+        return largest_batch(stop - first, self.pipeline.all_canvases())
 
     def _row(self, index, pixels):
         record, skipped = self.source.records[index], NOT_SKIPPED
+        view = self.pipeline.whole(index, record, self.flip)
         try:
-            image = self.source.read_image(record)
+            image = read_image(self.source, record, view, self.pipeline)
         except UNUSABLE:
             if not self.pipeline.max_bad_pictures:
                 raise
             image, skipped = np.zeros((*record.size, 3), np.uint8), index
-        view = self.pipeline.whole(index, record, self.flip)
         row = image_row(record, image, pixels, view, self.pipeline.backend)
         return row | {'skipped': np.array(skipped, np.int64)}
 
 
 # Streams -----------------------------------------------------------------------------
 
-_THREADS = 2  # that load batches, in this process or in each worker
-_MIN_SHARED_BYTES = 2**16
-"""Workers send arrays of at least this size through shared memory and smaller ones
-through a pipe: creating and mapping shared memory takes longer than a small copy."""
+_MAX_THREADS = 8
+_AHEAD = 3  # batches per worker that are loaded or wait for the reader
+_KEPT = 3
+"""Batches that the reader has in use: the steps whose inputs have not yet been sent to
+a device, or, on a CPU, that are not done. If it keeps more, it is given copies."""
+
+
+def thread_count() -> int:
+    """Number of threads that load if there are no workers: one per core, at most 8."""
+    return min(max(usable_cores(), 2), _MAX_THREADS)
+
+
+class Builder(Protocol):
+    """`TrainBatches` or `EvalBatches`."""
+
+    image_bytes: int
+
+    def __call__(self, number: int, memory: np.ndarray | None = None) -> Batch:
+        """Makes batch `number`, with its images in `memory` if that is given."""
 
 
 def prefetch(
-    build: TrainBatches | EvalBatches, start: int, stop: int, workers: int
+    build: Builder, start: int, stop: int, workers: int
 ) -> Generator[Batch, None, None]:
     """Yields batches start to stop - 1 in order, and loads them in advance.
 
@@ -261,61 +296,66 @@ def prefetch(
     """
     if start >= stop:
         return
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * _THREADS)
-    dataset = grain.MapDataset.range(start, stop).map(_Load(build))
-    dataset = dataset.to_iter_dataset(options)
-    if workers:
-        yield from _from_workers(dataset, workers)
-    else:
-        with contextlib.closing(iter(dataset)) as batches:
-            yield from batches
+    count = workers or thread_count()
+    ahead = min(_AHEAD * count if workers else count + 2, stop - start)
+    memory = Memory(ahead + _KEPT, build.image_bytes, shared=workers > 0)
+    loader = Workers() if workers else _Threads()
+    with contextlib.closing(loader):
+        loader.start(count, build, memory)
+        stream = _Stream(loader, Slots(memory), iter(range(start, stop)))
+        for _ in range(ahead):
+            stream.submit()
+        for _ in range(start, stop):
+            yield stream.next()
 
 
-class _Load(grain.transforms.Map):
-    """Wraps `build` as a grain transform, called in a thread or a worker process."""
+class _Stream:
+    """Batches in order, loaded into slots by threads or workers."""
 
-    def __init__(self, build):
-        self.build = build
+    def __init__(self, loader, slots, numbers):
+        self._loader, self._slots, self._numbers = loader, slots, numbers
+        self._pending = collections.deque()
 
-    def map(self, step):
-        return self.build(int(step))
+    def submit(self):
+        """Begins to load a further batch, if there is one."""
+        for number in itertools.islice(self._numbers, 1):
+            slot, memory = self._slots.take()
+            self._loader.submit(number, slot)
+            self._pending.append((number, memory))
+
+    def next(self):
+        """The next batch, as soon as it is loaded."""
+        batch = self._loaded()
+        if self._slots.all_taken:  # the reader keeps many batches
+            batch |= {'image': batch['image'].copy()}
+        self.submit()
+        return batch
+
+    def _loaded(self):
+        number, memory = self._pending.popleft()
+        batch = self._loader.result(number)
+        return {'image': images_in(memory, batch.pop('image'))} | batch
 
 
-def _from_workers(dataset, workers):
-    """Yields the elements of a grain dataset, computed in worker processes.
+class _Threads:
+    """Loads batches in threads of this process; methods as those of `Workers`."""
 
-    grain starts the workers with `spawn` on every operating system, so they inherit no
-    threads, devices or locks.
-    """
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
-    dataset = grain.experimental.WithOptionsIterDataset(
-        dataset, grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
-    )
-    dataset = dataset.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-        worker_init_fn=start_worker,
-    )
-    shared_types = set()
-    try:
-        # Closing stops the workers, even if the reader stops before the end.
-        with contextlib.closing(iter(dataset)) as batches:
-            with stop_signals_blocked():
-                first = iter([next(batches)])  # this starts the workers
-            for batch in itertools.chain(first, batches):
-                shared_types.update(map(type, batch.values()))
-                copies = {name: np.copy(array) for name, array in batch.items()}
-                del batch  # frees the memory shared with the worker
-                yield copies
-    except Exception as error:
-        traceback.clear_frames(error.__traceback__)
-        raise_if_killed(error)
-        raise
-    finally:
-        # After an exception (even StopIteration), reference cycles through its frames
-        # may keep shared memory alive. Freeing it only when Python exits is too late.
-        gc.collect()
-        wait_until_freed(shared_types)
+    def start(self, count, build, memory):
+        self._build, self._memory, self._futures = build, memory, {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(count)
+        keep_freed_memory()
+
+    def submit(self, number, slot):
+        memory = self._memory.slot(slot)
+        self._futures[number] = self._pool.submit(
+            without_images, self._build, number, memory
+        )
+
+    def result(self, number):
+        return self._futures.pop(number).result()
+
+    def close(self):
+        self._pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ def read(
     owner: str,
     folder: str,
     content: Callable[[str], bytes] | None = None,
+    shown: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
 
@@ -21,6 +22,7 @@ def read(
         owner: file or folder with the annotations, for messages.
         folder: that the names of the images are relative to, for messages.
         content: gives the bytes of an image file by its path; None: reads the file.
+        shown: as of `image_file.decode`.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -35,4 +37,4 @@ def read(
         if isinstance(error, FileNotFoundError):
             cause = missing_image.explain(name, folder)
         raise type(error)(f'{name}: {reason} ({owner}){cause}') from error
-    return image_file.decode(encoded, record.size, name, owner)
+    return image_file.decode(encoded, record.size, name, owner, shown)

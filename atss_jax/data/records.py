@@ -120,8 +120,16 @@ class Source(Protocol):
     untrained: dict[str, int]
     """Number of annotations that training does not learn, by reason."""
 
-    def read_image(self, record: Record) -> np.ndarray:
+    def read_image(
+        self, record: Record, shown: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`.
+
+        Args:
+            record: whose image to read.
+            shown: height, width that the image will be resized to: it may be returned
+                smaller than `record.size`, but not smaller than this. Without effect
+                where images are not decoded from JPEGs. None: at full size.
 
         Raises:
             ValueError, OSError: `image_file.UNUSABLE` if the image is bad, others if

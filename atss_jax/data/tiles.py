@@ -119,7 +119,9 @@ class TiledSource:
             ]
         )
 
-    def read_image(self, record: Record) -> np.ndarray:
+    def read_image(
+        self, record: Record, shown: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """(H,W,3) uint8 RGB of a tile; raises what the source does."""
         parent = self.parents[record.image_id]
         row, image = self._last

@@ -1,29 +1,146 @@
-"""The worker processes that load batches: signals, their parent's end, shared memory.
+"""The worker processes that load batches: their work, signals and their parent's end.
 
 A worker ignores the signals that ask a program to stop, since its parent needs its data
 until the last step is done, and ends when its parent has gone. Where the operating
 system lacks a means for this (Windows), workers do without.
 """
 
+import atexit
+import concurrent.futures
 import contextlib
+import itertools
 import multiprocessing
 import os
-import re
+import pickle
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing import connection, resource_tracker
+from typing import Any
+
+import cv2
+import numpy as np
+
+from atss_jax.data.slots import Memory, keep_freed_memory
+from atss_jax.structures import Batch
+
+_THREADS = 2
+"""Threads that load batches in each worker: one decodes while the other one reads."""
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECONDS_TO_END = 25  # for a worker to finish the batches that it works on
+
+
+class Workers:
+    """Processes that load batches into shared memory.
+
+    They are started with `spawn` on every operating system, so they inherit no threads,
+    devices or locks. Each is sent the numbers of batches through a pipe of its own, and
+    sends back through it what is not in shared memory.
+    """
+
+    def __init__(self):
+        """There are none before `start`."""
+        self._pipes, self._processes = [], []
+        self._waiting = []  # for each worker, how many batches it has not yet answered
+        self._answers = {}  # by number, until they are asked for
+
+    def start(
+        self, count: int, build: Callable[[int, np.ndarray], Batch], memory: Memory
+    ) -> None:
+        """Starts processes.
+
+        Args:
+            count: how many.
+            build: makes a batch from its number, with its images in the given array.
+            memory: where the images of batches are written.
+
+        Raises:
+            OSError: a worker was killed.
+        """
+        content = pickle.dumps(build)
+        context = multiprocessing.get_context('spawn')
+        # Before multiprocessing waits for workers, which do not end without `close`.
+        atexit.register(self.close)
+        with _stop_signals_blocked():
+            for _ in range(count):
+                pipe, end = context.Pipe()
+                process = context.Process(target=_work, args=(end, memory), daemon=True)
+                process.start()
+                end.close()  # so that the pipe ends with the worker
+                self._pipes.append(pipe)
+                self._processes.append(process)
+                self._waiting.append(0)
+        # Not as an argument, which one worker after the other would read and we wait.
+        for worker in range(count):
+            self._send(worker, content)
+
+    def submit(self, number: int, slot: int) -> None:
+        """Has batch `number` loaded into a slot, by the worker with the least to do.
+
+        Raises:
+            OSError: the worker was killed.
+        """
+        worker = min(range(len(self._waiting)), key=self._waiting.__getitem__)
+        self._waiting[worker] += 1
+        self._send(worker, pickle.dumps((number, slot)))
+
+    def result(self, number: int) -> Batch:
+        """Batch `number`, as of `without_images`; waits for it.
+
+        Raises:
+            OSError: a worker was killed. Errors of `build` are raised as well.
+        """
+        while number not in self._answers:
+            for pipe in connection.wait(self._pipes):
+                self._receive(self._pipes.index(pipe))
+        batch, error = self._answers.pop(number)
+        if error is not None:
+            raise error
+        return batch
+
+    def _receive(self, worker):
+        try:
+            content = self._pipes[worker].recv_bytes()
+        except (EOFError, OSError):
+            raise self._killed(worker) from None
+        number, batch, error, place = pickle.loads(content)
+        if error is not None:
+            error.__cause__ = _InWorker(place)
+        self._waiting[worker] -= 1
+        self._answers[number] = batch, error
+
+    def _send(self, worker, content):
+        try:
+            self._pipes[worker].send_bytes(content)
+        except OSError:
+            raise self._killed(worker) from None
+
+    def _killed(self, worker):
+        process = self._processes[worker]
+        process.join(_SECONDS_TO_END)
+        return killed(process.exitcode)
+
+    def close(self) -> None:
+        """Ends the workers, after the batches that they work on."""
+        atexit.unregister(self.close)
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(_SECONDS_TO_END)
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
 @contextlib.contextmanager
-def stop_signals_blocked() -> Iterator[None]:
+def _stop_signals_blocked() -> Iterator[None]:
     """Processes started within the block inherit blocked SIGINT and SIGTERM.
 
     Launchers signal all processes of a job, also those that have not yet reached
-    `start_worker`. Without the block such a process would die, and grain would report a
-    crash. Windows has no signal masks; there this does nothing.
+    `_ignore_signals`. Without the block such a process would die. Windows has no signal
+    masks; there this does nothing.
     """
     if not hasattr(signal, 'pthread_sigmask'):
         yield
@@ -36,48 +153,17 @@ def stop_signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def start_worker(index: int, count: int) -> None:
-    """Ignores stop signals from now on, but ends when the parent process has ended.
-
-    A parent that is killed cannot tell its workers.
-
-    Args:
-        index: of this worker; grain passes it, it is not used.
-        count: number of workers; not used either.
-    """
-    for stop_signal in _STOP_SIGNALS:
-        signal.signal(stop_signal, signal.SIG_IGN)
-    # Not `os.getppid`, which names another process if the parent has ended already.
-    sentinel = multiprocessing.parent_process().sentinel
-    threading.Thread(target=_exit_after, args=(sentinel,), daemon=True).start()
+def without_images(
+    build: Callable[[int, np.ndarray], Batch], number: int, memory: np.ndarray
+) -> dict[str, Any]:
+    """Batch `number` with its images in `memory`, and here the shape of its images."""
+    batch = build(number, memory)
+    return batch | {'image': batch['image'].shape}
 
 
-def _exit_after(parent_sentinel):
-    connection.wait([parent_sentinel])
-    os._exit(1)
-
-
-def wait_until_freed(array_types: Iterable[type]) -> None:
-    """Waits until grain has freed the shared memory of arrays that were deleted.
-
-    It does so in a thread, which Python's exit would cut off with a warning about
-    leaked memory.
-
-    Args:
-        array_types: types of the arrays, of which grain's keep the thread pool.
-    """
-    for array_type in array_types:
-        pool = getattr(array_type, '_del_thread_pool', None)
-        if pool is not None:
-            pool.apply(lambda: None)  # returns when all earlier tasks are done
-
-
-def raise_if_killed(error: Exception) -> None:
-    """Raises OSError if `error` is grain's report that a worker process was killed."""
-    match = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
-    if not isinstance(error, RuntimeError) or not match:
-        return
-    if (status := int(match[1])) in (-9, -7):
+def killed(status: int | None) -> OSError:
+    """The error that says why a worker process may have ended with `status`."""
+    if status in (-9, -7):
         reason = (
             'memory ran out (-9), or /dev/shm is full (-7)? Fewer data.workers_per_gpu '
             'need less of both'
@@ -87,4 +173,90 @@ def raise_if_killed(error: Exception) -> None:
             'the lines above may say why; data.workers_per_gpu=0 loads in the process '
             'of the run, which then shows where it ends'
         )
-    raise OSError(f'a loading process ended with status {status}: {reason}') from error
+    return OSError(f'a loading process ended with status {status}: {reason}')
+
+
+# In the worker -----------------------------------------------------------------------
+
+
+class _InWorker(Exception):
+    """Shows where in a worker an error was raised: its cause, in the parent."""
+
+
+def _work(pipe, memory):
+    """Loads batches until the parent closes the pipe or ends."""
+    _ignore_signals()
+    _end_with_parent()
+    keep_freed_memory()
+    cv2.setNumThreads(1)  # there is a process for each core
+    lock = threading.Lock()
+
+    def answer(number, slot):
+        reply = _answer(build, number, memory.slot(slot))
+        # An OSError: the parent has closed the pipe and wants no answers any more.
+        with lock, contextlib.suppress(OSError):
+            pipe.send_bytes(reply)
+
+    messages = iter(lambda: _received(pipe), None)
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        for content in itertools.islice(messages, 1):
+            build = _unpickled(content)
+        for content in messages:
+            threads.submit(answer, *pickle.loads(content))
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _received(pipe):
+    """The next message of the parent; None if it has closed the pipe."""
+    try:
+        return pipe.recv_bytes()
+    except (EOFError, OSError):
+        return None
+
+
+def _unpickled(content):
+    """What makes batches; if it cannot be made here, the reason is their error."""
+    try:
+        return pickle.loads(content)
+    except Exception as error:  # of any library; the parent raises it
+        reason = error
+
+    def build(number, memory):
+        raise reason
+
+    return build
+
+
+def _answer(build, number, memory):
+    """Number and batch, or the error and where it was raised, pickled."""
+    try:
+        return pickle.dumps((number, without_images(build, number, memory), None, ''))
+    except (Exception, SystemExit) as error:  # the parent raises whatever it is
+        return pickle.dumps((number, None, _sendable(error), traceback.format_exc()))
+
+
+def _sendable(error):
+    """The error, or one that says the same if it cannot be pickled."""
+    told = RuntimeError(f'{type(error).__name__}: {error}')
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does when it is made again
+        return told
+    return error if isinstance(error, Exception) else told
+
+
+def _ignore_signals():
+    for stop_signal in _STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
+
+
+def _end_with_parent():
+    """Ends this process when its parent has ended, which cannot tell it if killed."""
+    # Not `os.getppid`, which names another process if the parent has ended already.
+    sentinel = multiprocessing.parent_process().sentinel
+    threading.Thread(target=_exit_after, args=(sentinel,), daemon=True).start()
+
+
+def _exit_after(parent_sentinel):
+    connection.wait([parent_sentinel])
+    os._exit(1)

@@ -8,6 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
+def usable_cores() -> int:
+    """Number of processor cores that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def map_ahead(
     function: Callable[[Any], Any],
     items: Iterable,
@@ -25,7 +32,7 @@ def map_ahead(
         ahead: number of items that are in work or wait for the reader; None: twice
             the number of threads.
     """
-    threads = threads or min(os.cpu_count() or 1, 8)
+    threads = threads or min(usable_cores(), 8)
     ahead = ahead or 2 * threads
     items = iter(items)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -160,6 +160,7 @@ ALTERNATIVES = {
     'data.max_boxes': 500,
     'data.on_error': 'skip',
     'data.max_bad_pictures': 0,
+    'data.reduced_decoding': True,
     'data.canvases': ((800, 1344), (1344, 800), (1088, 1088)),
     'data.train.ann_file': 'other.json',
     'data.train.img_prefix': 'other/',

@@ -209,6 +209,7 @@ def test_a_config_of_an_earlier_version(tmp_path):
 # Another value of each field that earlier versions lack.
 _TRANSFORMS = ({'type': 'PhotoMetricDistortion'},)
 LATER = dict.fromkeys(ADDED, 'pillow') | {
+    'data.reduced_decoding': True,
     'data.train.oversample_thr': 0.5,
     'data.train.pipeline.flip_direction': 'vertical',
     'data.train.pipeline.before_resize': _TRANSFORMS,

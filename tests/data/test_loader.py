@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from atss_jax.data.batch import check_box_counts, load_row
+from atss_jax.data.batch import check_box_counts, images_in, load_row
 from atss_jax.data.loader import EvalBatches, prefetch, started
 from atss_jax.data.plan import eval_batches
 from atss_jax.data.records import Records
@@ -214,14 +214,25 @@ def test_an_empty_range_gives_nothing():
     assert list(prefetch(train_batches(), 5, 5, workers=2)) == []
 
 
-def test_an_error_in_a_thread_reaches_the_reader():
-    def build(step):
-        if step == 2:
-            raise ValueError('batch 2 is broken')
-        return {'step': np.array(step)}
+class Numbers:
+    """Batches of one black pixel, that know their number."""
 
-    batches = prefetch(build, 0, 5, workers=0)
-    assert [int(next(batches)['step']) for _ in range(2)] == [0, 1]
+    image_bytes = 3
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def __call__(self, number, memory=None):
+        if number == self.broken:
+            raise ValueError(f'batch {number} is broken')
+        images = images_in(memory, (1, 1, 1, 3))
+        images[:] = 0
+        return {'image': images, 'number': np.array(number)}
+
+
+def test_an_error_in_a_thread_reaches_the_reader():
+    batches = prefetch(Numbers(broken=2), 0, 5, workers=0)
+    assert [int(next(batches)['number']) for _ in range(2)] == [0, 1]
     with pytest.raises(ValueError, match='batch 2 is broken'):
         next(batches)
 
@@ -251,9 +262,6 @@ def test_a_stream_starts_before_it_is_asked_and_is_closed_unread():
 
 
 def test_an_error_at_the_start_reaches_the_reader():
-    def build(step):
-        raise ValueError('no batch')
-
-    stream = prefetch(build, 0, 5, workers=0)
-    with pytest.raises(ValueError, match='no batch'), started(stream) as batches:
+    stream = prefetch(Numbers(broken=0), 0, 5, workers=0)
+    with pytest.raises(ValueError, match='batch 0 is'), started(stream) as batches:
         next(batches)

@@ -38,7 +38,7 @@ sys.modules['tensorflow_datasets'] = None
 real = builtins.__import__
 
 def hiding(name, globals=None, *rest, **named):
-    # grain itself needs these two; they are hidden from this package only.
+    # Other libraries need these two; they are hidden from this package only.
     importer = (globals or {}).get('__name__') or ''
     is_hidden = name.partition('.')[0] in ('etils', 'array_record')
     if is_hidden and importer.startswith('atss_jax'):

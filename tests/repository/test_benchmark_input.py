@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks import input_cores
 from tests.conftest import ROOT
 
 COMMAND = [sys.executable, 'benchmarks/input.py']
@@ -82,3 +83,41 @@ def test_the_cost_of_each_transform(images):
     assert done.returncode == 0, done.stderr
     rows = re.findall(r'^\| (.+) \| [\d.]+ ms \| \d+ \| ([\d.]+) \|', done.stdout, re.M)
     assert len(rows) == 13 and rows[0] == ('plain: resize, flip', '1.00')
+
+
+def test_the_model_of_threads():
+    """Without a lock all cores count, with nothing else one does; between by hand."""
+    assert input_cores.thread_rate(1, 0.004, 0.001) == pytest.approx(250)
+    assert input_cores.thread_rate(8, 0.004, 0) == pytest.approx(2000)
+    assert input_cores.thread_rate(8, 0.004, 0.004) == pytest.approx(250)
+    # One thread is at the lock for 1/4 of the time; a second one waits so often.
+    assert input_cores.thread_rate(2, 4, 1) == pytest.approx(2 / (3 + 1 + 1 / 4))
+    assert input_cores.thread_rate(10**4, 4, 1) == pytest.approx(1)
+
+
+def test_the_model_of_workers():
+    """All cores count until the process of the run is busy with what they send."""
+    assert input_cores.worker_rate(8, 0.004, 0.001) == pytest.approx(1000)
+    assert input_cores.worker_rate(4, 0.004, 0.001) == pytest.approx(800)
+
+
+@pytest.mark.long
+def test_threads_and_workers_are_measured(images):
+    command = [sys.executable, 'benchmarks/input_cores.py', f'--images={images}']
+    small = ('--count=3', '--batch_size=1', '--batches=2', '--rounds=1', '--cores=1')
+    done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ways = re.findall(r'^\| (1 \w+) \| \d+ \| ([\d.]+) ms \|', done.stdout, re.M)
+    assert [name for name, _ in ways] == ['1 threads', '1 workers']
+    assert re.search(r'lock held: [\d.]+% of the time', done.stdout)
+    assert re.findall(r'^\| (\d+) \|', done.stdout, re.M)[-1] == '64'
+
+
+@pytest.mark.long
+def test_photographs_are_compared(images):
+    command = [sys.executable, 'benchmarks/input_photographs.py', f'--images={images}']
+    small = ('--count=1', '--rounds=1')
+    done = subprocess.run([*command, *small], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r'^\| (\d+) megapixels, .* \| (1/\d) \|', done.stdout, re.M)
+    assert found == [('12', '1/2'), ('24', '1/4')]

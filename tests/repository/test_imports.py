@@ -43,7 +43,7 @@ LIBRARIES = {
     'detection': MATHS,
     'models': MATHS | {'flax'},
     'optim': MATHS | {'optax'},
-    'data': {'numpy', 'jaxtyping', 'cv2', 'grain', 'absl', 'tqdm', 'yaml', 'msgspec'}
+    'data': {'numpy', 'jaxtyping', 'cv2', 'tqdm', 'yaml', 'msgspec'}
     | {'tensorflow_datasets', 'array_record', 'etils'}
     | {'datasets', 'pyarrow'},
     'weights': {'numpy', 'ml_dtypes', 'safetensors', 'flax', 'jax', 'huggingface_hub'},
@@ -219,7 +219,7 @@ def test_the_package_and_its_help_load_no_library():
 
 
 def test_data_starts_no_device():
-    """What workers load; grain itself imports jax, but nothing may start a backend."""
+    """What workers load; it imports jax, but nothing may start a backend."""
     modules = [
         '.'.join(path.relative_to(ROOT).with_suffix('').parts)
         for path in files_of('data')

@@ -23,6 +23,7 @@ from atss_jax.data.batch import (
     ground_truth,
     image_row,
     objects_in,
+    read_image,
 )
 from atss_jax.data.transforms import View
 from atss_jax.structures import Batch
@@ -50,7 +51,10 @@ def load_augmented(
     """
     original = pool.records[view.record]
     check_capacity(original, pipeline.max_boxes)
-    image = pool.source.read_image(original)
+    if pipeline.before_resize:  # whose sizes are those of the whole image
+        image = pool.source.read_image(original)
+    else:
+        image = read_image(pool.source, original, view, pipeline)
     further = FurtherImages(pool.source, may_skip=pipeline.max_bad_pictures > 0)
     applied = sample_before_resize(pipeline.before_resize, original, seed, pool)[1]
     record, image = apply_before_resize(original, image, applied, further)

@@ -80,14 +80,20 @@ class CocoDataset:
             self._file, img_prefix, classes, images
         )
 
-    def read_image(self, record: Record) -> np.ndarray:
+    def read_image(
+        self, record: Record, shown: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+        Args:
+            record: whose image to read.
+            shown: as of `Source.read_image`.
 
         Raises:
             OSError: the file is missing or cannot be read.
             BadImage: it is not an image, is cut off, or is not of this size.
         """
-        return record_image.read(record, self._file.path, self._img_prefix)
+        return record_image.read(record, self._file.path, self._img_prefix, shown=shown)
 
     def ground_truth(self) -> dict:
         """The whole file as a COCO dict, reduced to what the evaluation of boxes reads.

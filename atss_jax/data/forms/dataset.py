@@ -74,15 +74,22 @@ class AutoDataset:
             self._annotations, self.form.folder, classes, images
         )
 
-    def read_image(self, record: Record) -> np.ndarray:
+    def read_image(
+        self, record: Record, shown: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+        Args:
+            record: whose image to read.
+            shown: as of `Source.read_image`.
 
         Raises:
             OSError: the file is missing or cannot be read.
             BadImage: it is not an image, is cut off, or is not of this size.
         """
         owner, folder = self._annotations.path, self.form.folder
-        return record_image.read(record, owner, folder, self.form.image_content)
+        content = self.form.image_content
+        return record_image.read(record, owner, folder, content, shown)
 
     def ground_truth(self) -> dict:
         """All annotations of the split as a COCO dict; nothing is filtered."""

@@ -96,7 +96,9 @@ class ShapesDataset:
         """All images and their boxes; no image is painted."""
         return Records.from_list([self._record(k) for k in range(self.num_images)])
 
-    def read_image(self, record: Record) -> np.ndarray:
+    def read_image(
+        self, record: Record, shown: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """Paints the image of a record: (H,W,3) uint8 RGB.
 
         Raises:

@@ -88,8 +88,14 @@ class TFDSDataset:
     def _rows(self) -> Sequence[dict[str, Any]]:
         return open_rows(open_builder(self.data_dir, self.name), self.split)
 
-    def read_image(self, record: Record) -> np.ndarray:
+    def read_image(
+        self, record: Record, shown: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """(H,W,3) uint8 RGB of `record.size`, turned as its EXIF orientation says.
+
+        Args:
+            record: whose image to read.
+            shown: as of `Source.read_image`.
 
         Raises:
             OSError: the record cannot be read.
@@ -106,7 +112,8 @@ class TFDSDataset:
                 f'{self._label}: record {row} has image id {stored["image/id"]}, its '
                 f'index says {record.image_id}; prepare the data set again'
             )
-        return image_file.decode(stored['image'], record.size, record.file_name, owner)
+        name = record.file_name
+        return image_file.decode(stored['image'], record.size, name, owner, shown)
 
     def ground_truth(self) -> dict:
         """All annotations of the split as a COCO dict; nothing is filtered."""

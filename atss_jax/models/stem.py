@@ -3,7 +3,7 @@
 TPUs keep the last dimension of an array in rows of 128 numbers, and images of 3
 channels take 40 times their size there. What programs for TPUs contain instead is at
 the end of this file. By the compiler for a v5e, 8 images of 800 x 1344 in bfloat16 then
-move 1.4 instead of 4.1 GB, in 8 instead of 37 million cycles (docs/tpu.md).
+move 1.4 instead of 4.0 GB, in 8 instead of 38 million cycles (docs/tpu.md).
 """
 
 import flax.linen as nn

@@ -64,15 +64,17 @@ def program_of(function, *arguments):
 
 # The hardest by default: on a canvas much larger than the image.
 @pytest.mark.parametrize(
-    ('name', 'canvas'),
+    ('name', 'canvas', 'platform'),
     [
-        ('a', 'large'),
-        pytest.param('a', 'tight', marks=pytest.mark.slow),
-        pytest.param('b', 'large', marks=pytest.mark.slow),
-        pytest.param('b', 'tight', marks=pytest.mark.slow),
+        ('a', 'large', 'accelerator'),
+        pytest.param('a', 'tight', 'accelerator', marks=pytest.mark.slow),
+        pytest.param('b', 'large', 'accelerator', marks=pytest.mark.slow),
+        pytest.param('b', 'tight', 'accelerator', marks=pytest.mark.slow),
+        pytest.param('a', 'large', 'tpu', marks=pytest.mark.slow),
     ],
 )
-def test_head_outputs_equal_mmdet(accelerator, golden, name, canvas):
+def test_head_outputs_equal_mmdet(request, golden, name, canvas, platform):
+    request.getfixturevalue(platform)
     data = golden(f'forward_{name}')
     height, width = (-(-side // 32) * 32 for side in data['image'].shape[:2])
     inputs = on_canvas(

@@ -78,7 +78,7 @@ def _training(experiment, mesh, canvas, samples):
 
 def _detection(experiment, mesh, canvas, samples):
     normalizer = experiment.data['val'].normalizer
-    step = make_predict_step(experiment.model, normalizer, experiment.detect)
+    step = make_predict_step(experiment.detection_model, normalizer, experiment.detect)
     variables = _on_every_chip(_shapes(experiment), mesh)
     batch = _batch(PREDICT_FIELDS, mesh, canvas, samples, boxes=0)
     return devices.map_rows(step, _MODE, mesh).lower(variables, batch)

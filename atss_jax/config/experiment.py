@@ -70,6 +70,9 @@ class Experiment:
         model: the detector.
         training_dtype: type that training computes in: bfloat16 with a section `fp16`,
             whatever its loss scale, otherwise float32.
+        detection_dtype: type that the network computes in when it detects, in
+            evaluation too: 'float32' or 'bfloat16', which is faster on GPUs and TPUs.
+            Boxes, scores and NMS are float32 in any case, as are exported .onnx files.
         pretrained: weights that the backbone starts from, by mmdet's name or a path;
             None: random.
         pretrained_field: the field of the config that names them.
@@ -111,6 +114,7 @@ class Experiment:
 
     model: ATSS
     training_dtype: str
+    detection_dtype: str
     pretrained: str | None
     pretrained_field: str
     loss: LossConfig
@@ -143,6 +147,11 @@ class Experiment:
         """The model in the type that training computes in."""
         return self.model.clone(dtype=self.training_dtype)
 
+    @property
+    def detection_model(self) -> ATSS:
+        """The model in the type that detection computes in."""
+        return self.model.clone(dtype=self.detection_dtype)
+
 
 def build(config: Mapping[str, Any]) -> Experiment:
     """Checks every field and builds everything; opens no files.
@@ -164,6 +173,7 @@ def read_experiment(read: Reader) -> Experiment:
     experiment = Experiment(
         model=model,
         training_dtype=_training_dtype(read),
+        detection_dtype=read('test_cfg.dtype', one_of('float32', 'bfloat16')),
         pretrained=pretrained,
         pretrained_field=pretrained_field,
         loss=_loss(read, anchors, coder, size_divisor),

@@ -151,6 +151,7 @@ ADDED = {
     'evaluation.num_eval_images': 4,
     'evaluation.save_best': 'auto',
     'log_config.hooks': None,
+    'test_cfg.dtype': 'float32',
     'test_cfg.with_nms': True,
 }
 """Fields that configs of version 0.1 lack, each with the value that they imply."""

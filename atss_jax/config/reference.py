@@ -92,6 +92,7 @@ _NAMES = {
     'optimizer_config.grad_clip': (OptimizerConfig, 'max_norm'),
     'ema': (OptimizerConfig, 'ema_momentum'),
     'ema.momentum': (OptimizerConfig, 'ema_momentum'),
+    'test_cfg.dtype': (Experiment, 'detection_dtype'),
     'fp16': (Experiment, 'training_dtype'),
     'fp16.loss_scale': (Experiment, 'training_dtype'),
     'auto_scale_lr.base_batch_size': (AutoScaleLr, 'base'),

@@ -244,7 +244,9 @@ def make_evaluator(
         draw: draws the examples of the evaluator; None: it has none.
     """
     data = experiment.data[split]
-    step = make_predict_step(experiment.model, data.normalizer, experiment.detect)
+    step = make_predict_step(
+        experiment.detection_model, data.normalizer, experiment.detect
+    )
     shown = variants(data.pipeline.without_jitter(), experiment.tta if tta else None)
     return Evaluator(
         source,

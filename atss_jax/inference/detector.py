@@ -253,7 +253,7 @@ def _infer(trained, local, tta, batch_size):
     if batch_size is None:
         batch_size = experiment.samples_per_gpu * len(local)
     _check(batch_size)
-    step = make_predict_step(experiment.model, data.normalizer, detect)
+    step = make_predict_step(experiment.detection_model, data.normalizer, detect)
     step = _mapped(step, trained.variables, devices.for_batch(local, batch_size))
     views = _views(data.pipeline, experiment.tta if tta else None)
     return Inference(step, views, detect, batch_size)

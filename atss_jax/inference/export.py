@@ -70,7 +70,7 @@ def write(
 def _program(trained, platforms):
     experiment = trained.experiment
     normalizer = experiment.data['test'].normalizer
-    step = make_predict_step(experiment.model, normalizer, experiment.detect)
+    step = make_predict_step(experiment.detection_model, normalizer, experiment.detect)
 
     # A dict, since Detections would need this package to read the file.
     def detect(batch):

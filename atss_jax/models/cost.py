@@ -168,7 +168,7 @@ def _programs(equation) -> list[Jaxpr]:
 def _program_on_accelerators(equation):
     """Their ways are the convolutions of the model, except for `convolve_blocks`."""
     operands = [operand.aval for operand in equation.invars]
-    jaxpr = jax.make_jaxpr(equation.params['accelerator'])(*operands).jaxpr
+    jaxpr = jax.make_jaxpr(equation.params['functions'].accelerator)(*operands).jaxpr
     # A gradient is traced with the result that it belongs to, which is not computed.
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 

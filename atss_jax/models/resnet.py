@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import ONES, ZEROS
 from atss_jax.models.layers import Conv, DeformConv, convolve_and_norm, relu
-from atss_jax.models.norms import make_norm, norm_prefix
-from atss_jax.models.region import halve, zero_outside
+from atss_jax.models.norms import BatchNorm, make_norm, norm_prefix
+from atss_jax.models.region import halve
+from atss_jax.models.stem import max_pool, stem
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -117,18 +118,6 @@ class Bottleneck(_Block):
         return Conv(width, 3, stride, use_bias=False, groups=groups, name='conv2')
 
 
-def max_pool(
-    x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
-) -> Float[Array, 'B h w C']:
-    """3x3 maximum at stride 2, after a ReLU.
-
-    All inputs are at least 0 and each window contains a valid cell, so zeros outside
-    the valid region act like the minus infinity that PyTorch pads with.
-    """
-    padding = ((1, 1), (1, 1))
-    return nn.max_pool(zero_outside(x, size), (3, 3), (2, 2), padding)
-
-
 class ResNet(nn.Module):
     """ResNet and ResNeXt, with mmdet's field names, parameter names and numbers.
 
@@ -171,10 +160,13 @@ class ResNet(nn.Module):
         conv = Conv(64, 7, 2, use_bias=False, name='conv1')
         norm = make_norm(self.norm_cfg, f'{norm_prefix(self.norm_cfg)}1', 64)
         is_train = train and self.frozen_stages < 0
-        x = relu(convolve_and_norm(conv, norm, x, size, is_train))
-        size = halve(size)
-        x = max_pool(x, size)
-        size = halve(size)
+        if isinstance(norm, BatchNorm) and not is_train:
+            kernel, _ = conv.weights(x.shape[-1])
+            x = stem(x, size, kernel, norm.stored())
+        else:
+            x = relu(convolve_and_norm(conv, norm, x, size, is_train))
+            x = max_pool(x, halve(size))
+        size = halve(halve(size))
         outputs = []
         for stage in range(self.num_stages):
             x, size = self._stage(stage, x, size, train and self.frozen_stages <= stage)

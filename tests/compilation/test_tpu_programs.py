@@ -20,6 +20,8 @@ from atss_jax.compilation.topology import mesh_of, read_topology
 from atss_jax.compilation.traffic import traffic
 from atss_jax.config import build_experiment, load_config
 from atss_jax.distributed import devices
+from atss_jax.models.preprocess import Normalizer
+from atss_jax.models.stem import stem
 from tests.support.configs import CONFIGS
 from tests.support.tpu import SHARED, SMALL, small_config
 
@@ -115,6 +117,29 @@ def test_a_program_for_cpus_gathers(experiment):
     canvas = largest_canvas(experiment, 'train')
     compiled = lowered('train', experiment, mesh, canvas, 1).compile()
     assert opcodes_of_the_model(compiled.as_text())['gather'] > 0
+
+
+def test_the_stem_moves_little():
+    """480 bytes for each pixel are what 12 channels in rows of 128 numbers take."""
+    everywhere = NamedSharding(mesh_of(read_topology('v5e:1x1')), PartitionSpec())
+    pixels = 8 * 800 * 1344
+
+    def function(images, sizes, kernel, *stored):
+        x = Normalizer()(images, sizes).astype('bfloat16')
+        return stem(x, sizes, kernel, stored).astype('float32').sum((1, 2))
+
+    shapes = {
+        'uint8': [(8, 800, 1344, 3)],
+        'int32': [(8, 2)],
+        'float32': [(7, 7, 3, 64), *3 * [(64,)]],
+    }
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
+        for dtype, of_type in shapes.items()
+        for shape in of_type
+    ]
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    assert traffic(parse(text)).size < 160 * pixels
 
 
 def test_jax_still_computes_here():

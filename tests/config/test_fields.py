@@ -154,6 +154,7 @@ ALTERNATIVES = {
     'test_cfg.with_nms': False,
     'test_cfg.nms.iou_threshold': 0.5,
     'test_cfg.max_per_img': 300,
+    'test_cfg.dtype': 'bfloat16',
     'test_cfg.tta': {'test_cfg.tta': {'img_scales': ((1333, 800),), 'flip': False}},
     'data.samples_per_gpu': 4,
     'data.workers_per_gpu': 0,

@@ -218,6 +218,7 @@ LATER = dict.fromkeys(ADDED, 'pillow') | {
     'evaluation.num_eval_images': 0,
     'evaluation.save_best': 'AP50',
     'log_config.hooks': ({'type': 'TextLoggerHook'},),
+    'test_cfg.dtype': 'bfloat16',
     'test_cfg.with_nms': False,
 }
 

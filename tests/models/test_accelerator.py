@@ -1,8 +1,8 @@
 """The algorithms for GPUs and TPUs, run on a CPU: they compute the same as the CPU's.
 
 There the stem's convolution is one over blocks of cells, norms by stored statistics go
-into the kernels, and a 1x1 is a convolution. Which program contains these is tested in
-`test_platforms.py`.
+into the kernels, and a 1x1 is a convolution. The whole stem has blocks of its own on
+TPUs. Which program contains these is tested in `test_platforms.py`.
 """
 
 import re
@@ -18,6 +18,7 @@ from atss_jax.models.convolution import convolve
 from atss_jax.models.convolution_accelerator import add_to_channels
 from atss_jax.models.cost import cost
 from atss_jax.models.layers import relu
+from atss_jax.models.stem import stem, to_blocks
 from tests.support.recipes import relative_error
 from tests.support.small import (
     BN,
@@ -44,6 +45,15 @@ def accelerator(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.fixture
+def tpu(monkeypatch):
+    """Programs for this CPU contain the functions for TPUs."""
+    jax.clear_caches()
+    monkeypatch.setattr(platforms, 'function_on_cpu', lambda x: x.tpu)
+    yield
+    jax.clear_caches()
+
+
 def noise(seed, shape):
     return jnp.array(np.random.default_rng(seed).normal(0, 1, shape), jnp.float32)
 
@@ -54,15 +64,17 @@ def program_of(function, *arguments):
 
 # The hardest by default: on a canvas much larger than the image.
 @pytest.mark.parametrize(
-    ('name', 'canvas'),
+    ('name', 'canvas', 'platform'),
     [
-        ('a', 'large'),
-        pytest.param('a', 'tight', marks=pytest.mark.slow),
-        pytest.param('b', 'large', marks=pytest.mark.slow),
-        pytest.param('b', 'tight', marks=pytest.mark.slow),
+        ('a', 'large', 'accelerator'),
+        pytest.param('a', 'tight', 'accelerator', marks=pytest.mark.slow),
+        pytest.param('b', 'large', 'accelerator', marks=pytest.mark.slow),
+        pytest.param('b', 'tight', 'accelerator', marks=pytest.mark.slow),
+        pytest.param('a', 'large', 'tpu', marks=pytest.mark.slow),
     ],
 )
-def test_head_outputs_equal_mmdet(accelerator, golden, name, canvas):
+def test_head_outputs_equal_mmdet(request, golden, name, canvas, platform):
+    request.getfixturevalue(platform)
     data = golden(f'forward_{name}')
     height, width = (-(-side // 32) * 32 for side in data['image'].shape[:2])
     inputs = on_canvas(
@@ -118,10 +130,50 @@ def test_the_stem_is_a_convolution_over_blocks(request):
     np.testing.assert_allclose(convolve(x, kernel, 2), expected, atol=1e-4)
 
 
-def test_the_cost_is_that_of_the_model_as_written(request):
+def whole_stem(images, kernel, stored):
+    """Of two images, one of which ends within a block of 4x4 pixels."""
+    return stem(images, jnp.array([[32, 64], [19, 45]], jnp.int32), kernel, stored)
+
+
+STEM_ARGUMENTS = (
+    noise(0, (2, 32, 64, 3)),
+    noise(1, (7, 7, 3, 8)) / 12,
+    tuple(noise(seed, 8) for seed in (2, 3, 4)),
+)
+
+
+def test_the_whole_stem_over_blocks(request):
+    gradient = jax.grad(lambda *x: jnp.sin(whole_stem(*x)).sum(), (0, 1, 2))
+    expected = whole_stem(*STEM_ARGUMENTS), gradient(*STEM_ARGUMENTS)
+    request.getfixturevalue('tpu')
+    assert '3x3x48x32x' in program_of(whole_stem, *STEM_ARGUMENTS)
+    results = whole_stem(*STEM_ARGUMENTS), gradient(*STEM_ARGUMENTS)
+    for ours, reference in zip(*map(jax.tree.leaves, (results, expected)), strict=True):
+        assert relative_error(ours, reference) < 1e-5
+
+
+def test_the_whole_stem_over_blocks_in_bfloat16(tpu):
+    """Pixels are moved, never changed; sums are taken in float32."""
+    images = STEM_ARGUMENTS[0].astype(jnp.bfloat16)
+    pixels = images[:, :4, 4:8].reshape(2, 48)
+    np.testing.assert_array_equal(to_blocks(images)[:, 0, 1], pixels)
+    y = whole_stem(images, *STEM_ARGUMENTS[1:])
+    reference = whole_stem(images.astype(jnp.float32), *STEM_ARGUMENTS[1:])
+    assert y.dtype == jnp.bfloat16
+    assert relative_error(y.astype(jnp.float32), reference) < 0.02
+
+
+def test_a_canvas_without_whole_blocks(tpu):
+    _, kernel, stored = STEM_ARGUMENTS
+    y = stem(noise(0, (1, 30, 62, 3)), jnp.array([[30, 62]]), kernel, stored)
+    assert y.shape == (1, 8, 16, 8)
+
+
+@pytest.mark.parametrize('platform', ['accelerator', 'tpu'])
+def test_the_cost_is_that_of_the_model_as_written(request, platform):
     model, canvases = small_model(), [(64, 96)]
     expected = cost(model, canvases)
-    request.getfixturevalue('accelerator')
+    request.getfixturevalue(platform)
     assert cost(model, canvases) == expected
 
 

@@ -37,24 +37,40 @@ def machine(request, monkeypatch):
 def operations(program):
     """Which algorithms a StableHLO text contains."""
     convolutions = re.findall(r'stablehlo.convolution.*', program)
+    products = re.findall(r'stablehlo.dot_general.*', program)
+    # Except for those that separate the columns of the stem's blocks.
+    products = [x for x in products if 'contracting_dims = [4] x [0]' not in x]
     return {
-        'block stem': any('x12xf32>, tensor<4x4x12x' in line for line in convolutions),
+        'blocks of 2x2': any('x12xf32>, tensor<4x4x12x' in x for x in convolutions),
+        'blocks of 4x4': any('x48xf32>, tensor<3x3x48x' in x for x in convolutions),
         '1x1 convolutions': any('xf32>, tensor<1x1x' in line for line in convolutions),
-        'products': 'stablehlo.dot_general' in program,
+        'products': bool(products),
         'gathered windows': 'stablehlo.gather' in program,
     }
 
 
-ON_CPU = {
-    'block stem': False,
-    '1x1 convolutions': False,
-    'products': True,
-    'gathered windows': True,
-}
 EXPECTED = {
-    'cpu': ON_CPU,
-    'cuda': {name: not value for name, value in ON_CPU.items()},
-    'tpu': {name: not value for name, value in ON_CPU.items()},
+    'cpu': {
+        'blocks of 2x2': False,
+        'blocks of 4x4': False,
+        '1x1 convolutions': False,
+        'products': True,
+        'gathered windows': True,
+    },
+    'cuda': {
+        'blocks of 2x2': True,
+        'blocks of 4x4': False,
+        '1x1 convolutions': True,
+        'products': False,
+        'gathered windows': False,
+    },
+    'tpu': {
+        'blocks of 2x2': False,
+        'blocks of 4x4': True,
+        '1x1 convolutions': True,
+        'products': False,
+        'gathered windows': False,
+    },
 }
 
 
@@ -115,12 +131,12 @@ def test_an_exported_detector(machine, tmp_path, monkeypatch):
     }
     for platform in PLATFORMS:
         contained = operations(part_of(exported, platform, batch))
-        for name in ('block stem', '1x1 convolutions'):
+        for name in ('blocks of 2x2', 'blocks of 4x4', '1x1 convolutions'):
             assert contained[name] == EXPECTED[platform][name], (platform, name)
         assert contained['products'] or platform != 'cpu'
     # XLA for this CPU sees no conditional.
     compiled = jax.jit(exported.call).lower(batch).compile().as_text()
-    assert '4,4,12,64]' not in compiled
+    assert '4,4,12,64]' not in compiled and '3,3,48,256]' not in compiled
 
 
 @pytest.mark.parametrize('platform', PLATFORMS)

@@ -39,7 +39,7 @@ def operations(program):
     convolutions = re.findall(r'stablehlo.convolution.*', program)
     products = re.findall(r'stablehlo.dot_general.*', program)
     # Except for those that separate the columns of the stem's blocks.
-    products = [x for x in products if 'contracting_dims = [4] x [0]' not in x]
+    products = [x for x in products if 'contracting_dims = [0] x [4]' not in x]
     return {
         'blocks of 2x2': any('x12xf32>, tensor<4x4x12x' in x for x in convolutions),
         'blocks of 4x4': any('x48xf32>, tensor<3x3x48x' in x for x in convolutions),

@@ -73,11 +73,12 @@ def detect(
     levels = list(enumerate(zip(*outputs, strict=True)))
     maxima = [_maxima(level, output[0], image_size, config) for level, output in levels]
 
-    def candidates(maxima, max_anchors, max_pairs):
-        limits = (max_anchors, max_pairs)
+    def candidates(maxima, limits):
         return [
-            _level_candidates(level, output, level_maxima, limits, config)
-            for (level, output), level_maxima in zip(levels, maxima, strict=True)
+            _level_candidates(level, output, level_maxima, level_limits, config)
+            for (level, output), level_maxima, level_limits in zip(
+                levels, maxima, limits, strict=True
+            )
         ]
 
     def clip_and_suppress(candidates):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from atss_jax.models import winograd
 from atss_jax.models.convolution_accelerator import correlate
 
 # Measured with a 3x3 of 256 channels. Cells are those of all images together.
@@ -18,6 +19,9 @@ _FEWEST_CELLS_TO_CONVOLVE = 32  # a product of the gathered windows is faster be
 _FEWEST_CELLS_TO_CONVOLVE_BACKWARD = 512  # likewise in the backward pass
 _FEWEST_NUMBERS_TO_SHIFT = 2**19  # in a map; XLA's kernel gradient is slow from here on
 _MOST_NUMBERS_TO_GATHER = 2**23  # in all windows; 32 MiB
+# Of a cell's channels by features, over all cells. Compiling takes 0.5 to 3 s more.
+_FEWEST_PRODUCTS_FOR_WINOGRAD = 2**26
+_FEWEST_CHANNELS_FOR_WINOGRAD = 64  # or features
 
 
 def convolve(
@@ -37,6 +41,8 @@ def convolve(
 @jax.custom_vjp
 def _convolve_plain(x, kernel):
     """Stride 1, no groups."""
+    if _suits_winograd(x, kernel):
+        return winograd.convolve(x, kernel)
     if _cells(x) < _FEWEST_CELLS_TO_CONVOLVE:
         product = _windows(x, len(kernel)) @ kernel.reshape(-1, kernel.shape[-1])
         return product.reshape(*x.shape[:3], -1)
@@ -49,6 +55,8 @@ def _forward(x, kernel):
 
 def _backward(saved, dy):
     x, kernel = saved
+    if _suits_winograd(x, kernel):
+        return winograd.gradients(x, kernel, dy)
     k, (channels, features) = len(kernel), kernel.shape[2:]
     if _cells(x) < _FEWEST_CELLS_TO_CONVOLVE_BACKWARD and x.dtype == jnp.float32:
         dkernel = _windows(x, k).T @ dy.reshape(-1, features)
@@ -65,6 +73,16 @@ def _backward(saved, dy):
 
 
 _convolve_plain.defvjp(_forward, _backward)
+
+
+def _suits_winograd(x, kernel):
+    channels, features = kernel.shape[2:]
+    return (
+        len(kernel) == 3
+        and x.dtype == jnp.float32
+        and min(channels, features) >= _FEWEST_CHANNELS_FOR_WINOGRAD
+        and _cells(x) * channels * features >= _FEWEST_PRODUCTS_FOR_WINOGRAD
+    )
 
 
 def _cells(x):

@@ -36,14 +36,17 @@ def _random_leaf(path, zeros, rng):
 
 
 def random_boxes(
-    count: int, canvas: tuple[int, int], rng: np.random.Generator
+    count: int,
+    canvas: tuple[int, int],
+    rng: np.random.Generator,
+    classes: int = CLASSES,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes within the canvas, with log-uniform sides of at least 16 pixels; labels."""
     limit = np.array(canvas[::-1])
     sides = np.exp(rng.uniform(np.log(16), np.log(0.75 * limit), (count, 2)))
     corner = rng.uniform(0, 1, (count, 2)) * (limit - sides)
     boxes = np.concatenate([corner, corner + sides], 1).astype(np.float32)
-    return boxes, rng.integers(0, CLASSES, count).astype(np.int32)
+    return boxes, rng.integers(0, classes, count).astype(np.int32)
 
 
 def _encode(anchors, boxes, stds=(0.1, 0.1, 0.2, 0.2)):

@@ -6,6 +6,8 @@ Weights, images, boxes and head outputs are random, and equal on both sides. The
 must agree before anything is timed; a difference is an error. Both sides may use all
 processors, each is warmed up, and one rests while the other works.
 `make mmdet-env` makes an environment with mmdetection.
+The recipe is `configs/atss_r18_bccd.py`: batches of 8, batch norms that train, clipped
+gradients. Our side keeps memory between calls as `atss train` does.
 """
 
 import dataclasses
@@ -20,7 +22,8 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed
 
-from atss_jax.config import build_model, load_config  # noqa: E402
+from atss_jax.commands import cpu_memory  # noqa: E402
+from atss_jax.config import build_experiment, build_model, load_config  # noqa: E402
 from atss_jax.weights import mmdet  # noqa: E402
 from benchmarks import timing  # noqa: E402
 from benchmarks.peers import inputs, ours  # noqa: E402
@@ -30,7 +33,16 @@ SMALL, LARGE = (256, 320), (800, 1344)
 SCALE = (2.1, 2.1)  # resized over original, in post-processing
 RATE = 1e-4
 PAUSE = 0.05  # seconds; torch's threads keep spinning after a call
-PARTS = ('model', 'assignment', 'detections')
+PARTS = ('model', 'assignment', 'detections', 'recipe')
+RECIPE = ROOT / 'configs' / 'atss_r18_bccd.py'
+# What it changes in mmdetection's config.
+RECIPE_FIELDS = {
+    'model.backbone.depth': 18,
+    'model.backbone.frozen_stages': -1,
+    'model.backbone.norm_eval': False,
+    'model.neck.in_channels': [64, 128, 256, 512],
+    'model.bbox_head.num_classes': 3,
+}
 # Mean logits of the background: as in a trained detector, and so high that NMS gets as
 # many (anchor, class) pairs as it may.
 BACKGROUNDS = {'trained': -7.0, 'crowded': -3.0}
@@ -74,6 +86,7 @@ def model_rows(peer: Peer, model, variables, rng: np.random.Generator) -> list[R
     pixels = rng.integers(0, 256, (1, *SMALL, 3)).astype(np.uint8)
     image = ours.normalized(pixels)
     boxes, labels = inputs.random_boxes(8, SMALL, rng)
+    boxes, labels = boxes[None], labels[None]
 
     theirs, expected = _prepare(peer, 'forward', 'forward', image)
     call, result = ours.forward(model, variables, image)
@@ -93,6 +106,31 @@ def model_rows(peer: Peer, model, variables, rng: np.random.Generator) -> list[R
     call, result = ours.train_step(model, variables, batch, RATE)
     _check_training(result(call()), (expected[0], {}))
     return [*rows, Row('training step', theirs, call)]
+
+
+def recipe_rows(peer: Peer, rng: np.random.Generator) -> list[Row]:
+    """The row of the recipe's training step; its detector becomes the peer's."""
+    experiment = build_experiment(load_config(str(RECIPE)))
+    model, optimizer = experiment.model, experiment.optimizer
+    canvas, size = SMALL, experiment.samples_per_gpu
+    variables = inputs.random_weights(model, rng)
+    peer('setup', _cores(), mmdet.to_state_dict(variables), RECIPE_FIELDS)
+    pixels = rng.integers(0, 256, (size, *canvas, 3)).astype(np.uint8)
+    classes = model.bbox_head.num_classes
+    objects = [inputs.random_boxes(14, canvas, rng, classes) for _ in range(size)]
+    boxes, labels = (np.stack(each) for each in zip(*objects, strict=True))
+    images = ours.normalized(pixels)
+    theirs, expected = _prepare(
+        peer, 'recipe', 'training', images, boxes, labels, RATE, optimizer.max_norm
+    )
+    batch = ours.batch_of(pixels, boxes, labels)
+    call, result = ours.train_step(model, variables, batch, RATE, optimizer.max_norm)
+    _check_training(result(call()), (expected[0], {}))
+    return [Row(f'training step, R18, {size} images', theirs, call, None, 1.1)]
+
+
+def _cores():
+    return len(os.sched_getaffinity(0))
 
 
 def _check_training(result, expected):
@@ -179,8 +217,7 @@ def compare(python: str, parts: list[str], repeats: int) -> None:
         print(', '.join(f'{name} {version}' for name, version in versions.items()))
         model = build_model(load_config(str(ROOT / 'configs' / 'atss_r50_1x.py')))
         variables = inputs.random_weights(model, rng)
-        cores = len(os.sched_getaffinity(0))
-        peer('setup', cores, mmdet.to_state_dict(variables))
+        peer('setup', _cores(), mmdet.to_state_dict(variables), {})
         rows = []
         if 'model' in parts:
             rows += model_rows(peer, model, variables, rng)
@@ -188,6 +225,8 @@ def compare(python: str, parts: list[str], repeats: int) -> None:
             rows += assignment_rows(peer, rng)
         if 'detections' in parts:
             rows += detection_rows(peer, rng)
+        if 'recipe' in parts:  # the last one: it sets another detector up
+            rows += recipe_rows(peer, rng)
         overhead = timing.seconds(lambda: peer('nothing'), 100)
         overhead = timing.milliseconds(overhead)
         print(f'calling the other process, included in its times: {overhead}\n')
@@ -213,6 +252,7 @@ def main() -> int:
     try:
         if flags.repeats < 1:
             raise ValueError(f'--repeats={flags.repeats}: expected at least 1')
+        cpu_memory.keep()
         compare(flags.mmdet_python, flags.parts, flags.repeats)
     except ValueError as error:
         print(f'mmdet_cpu.py: {error}', file=sys.stderr)

@@ -38,8 +38,14 @@ def versions():
     }
 
 
-def setup(threads, state_dict):
-    """Builds the detector of mmdetection's own config, with these weights."""
+def setup(threads, state_dict, fields):
+    """Builds the detector of mmdetection's own config, with these weights.
+
+    Args:
+        threads: of torch.
+        state_dict: the weights.
+        fields: what differs from the config, such as `{'model.backbone.depth': 18}`.
+    """
     import mmdet.models
     import torch
     from mmdet.registry import MODELS
@@ -50,10 +56,11 @@ def setup(threads, state_dict):
     init_default_scope('mmdet')
     config = Config.fromfile(pathlib.Path(mmdet.__file__).parent / CONFIG)
     config.model.backbone.init_cfg = None
+    config.merge_from_dict(fields)
     model = MODELS.build(config.model)
     tensors = {name: torch.from_numpy(value) for name, value in state_dict.items()}
     model.load_state_dict(tensors)
-    # Batch norms read stored statistics in this mode too (`norm_eval`).
+    # With `norm_eval`, as in its config, batch norms read stored statistics even so.
     model.train()
     _state['model'] = model
 
@@ -83,24 +90,25 @@ def forward(image):
     return call, result
 
 
-def training(image, boxes, labels, rate):
-    """Losses and gradients; with a rate, also a step of SGD."""
+def training(images, boxes, labels, rate, max_norm=None):
+    """Losses and gradients of a batch; with a rate, also a step of SGD."""
     import torch
-    from mmdet.structures import DetDataSample
 
-    model, images = _state['model'], _tensor(image)
-    size = image.shape[1:3]
-    meta = {'img_shape': size, 'pad_shape': size, 'batch_input_shape': size}
-    sample = DetDataSample(metainfo=meta)
-    sample.gt_instances = _instances(boxes, labels)
+    samples = [
+        _sample(images.shape[1:3], *objects)
+        for objects in zip(boxes, labels, strict=True)
+    ]
+    model, images = _state['model'], _tensor(images)
     trained = [x for x in model.parameters() if x.requires_grad]
     optimizer = torch.optim.SGD(trained, rate or 0, momentum=0.9, weight_decay=1e-4)
 
     def call():
         optimizer.zero_grad()
-        losses = model.loss(images, [sample])
+        losses = model.loss(images, samples)
         losses = {name: sum(levels) for name, levels in losses.items()}
         sum(losses.values()).backward()
+        if max_norm:
+            torch.nn.utils.clip_grad_norm_(trained, max_norm)
         if rate:
             optimizer.step()
         return losses
@@ -111,6 +119,16 @@ def training(image, boxes, labels, rate):
         return {n: float(x.detach()) for n, x in losses.items()}, gradients
 
     return call, result
+
+
+def _sample(size, boxes, labels):
+    """What mmdetection knows of an image that fills its canvas."""
+    from mmdet.structures import DetDataSample
+
+    meta = {'img_shape': size, 'pad_shape': size, 'batch_input_shape': size}
+    sample = DetDataSample(metainfo=meta)
+    sample.gt_instances = _instances(boxes, labels)
+    return sample
 
 
 def _instances(boxes, labels):

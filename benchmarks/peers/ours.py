@@ -29,21 +29,22 @@ def compiled(function, *arguments):
     return program, lambda: jax.block_until_ready(program(*arguments))
 
 
-def normalized(image: np.ndarray) -> np.ndarray:
-    """The input of the network for an image (1,H,W,3) without padding."""
-    size = np.array([image.shape[1:3]], np.int32)
-    return np.asarray(Normalizer()(image, size))
+def normalized(images: np.ndarray) -> np.ndarray:
+    """The input of the network for images (B,H,W,3) without padding."""
+    size = np.array(images.shape[1:3], np.int32)
+    return np.asarray(Normalizer()(images, np.tile(size, (len(images), 1))))
 
 
-def batch_of(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> dict:
-    """A training batch of one image (1,H,W,3) and its objects."""
+def batch_of(images: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> dict:
+    """A training batch of images (B,H,W,3), their boxes (B,G,4) and labels (B,G)."""
+    size = np.array(images.shape[1:3], np.int32)
     return {
-        'image': image,
-        'image_size': np.array([image.shape[1:3]], np.int32),
-        'gt_boxes': boxes[None],
-        'gt_labels': labels[None],
-        'gt_valid': np.ones((1, len(boxes)), bool),
-        'gt_ignored': np.zeros((1, len(boxes)), bool),
+        'image': images,
+        'image_size': np.tile(size, (len(images), 1)),
+        'gt_boxes': boxes,
+        'gt_labels': labels,
+        'gt_valid': np.ones(labels.shape, bool),
+        'gt_ignored': np.zeros(labels.shape, bool),
     }
 
 
@@ -74,9 +75,9 @@ def training(model, variables, batch) -> Work:
     return call, result
 
 
-def train_step(model, variables, batch, rate) -> Work:
-    """Losses of a whole training step, whose image is uint8."""
-    optimizer = OptimizerConfig(lr=rate)
+def train_step(model, variables, batch, rate, max_norm=None) -> Work:
+    """Losses of a whole training step, whose images are uint8."""
+    optimizer = OptimizerConfig(lr=rate, max_norm=max_norm)
     tx = sgd(optimizer, lambda _: rate)
     step = devices.map_over_devices(
         make_train_step(model, Normalizer(), LossConfig(), optimizer, tx),

@@ -1,5 +1,6 @@
 """The comparison with mmdetection: what it does without, and with one that differs."""
 
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from atss_jax.config import load_config
 from benchmarks.peers import inputs, mmdet_cpu, ours
 from tests.conftest import ROOT
 
@@ -84,6 +86,13 @@ def test_other_detections_are_refused(change, message):
     peer = echo(detected, lambda found: change(*found))
     with pytest.raises(ValueError, match=message):
         mmdet_cpu.detection_rows(peer, np.random.default_rng(0))
+
+
+def test_both_sides_train_the_detector_of_the_recipe():
+    config = load_config(str(mmdet_cpu.RECIPE))
+    for name, value in mmdet_cpu.RECIPE_FIELDS.items():
+        field = functools.reduce(getattr, name.split('.'), config)
+        assert field == (tuple(value) if isinstance(value, list) else value), name
 
 
 def test_the_drawn_objects_are_found():

@@ -91,8 +91,8 @@ def binary_cross_entropy(
 
 
 def _by_anchor(levels, width):
-    """Joins levels (B,H,W,a*width) to (B,A,width), in the order of anchors."""
-    return jnp.concatenate([x.reshape(len(x), -1, width) for x in levels], 1)
+    """Levels (B,H,W,a*width) as (B,A,width), in the order of anchors."""
+    return [x.reshape(len(x), -1, width) for x in levels]
 
 
 def counted_anchors(
@@ -116,7 +116,8 @@ def _image_losses(outputs, example, canvas, config):
     """Losses of one image, not yet weighted and normalized.
 
     Args:
-        outputs: class logits (A,C), deltas (A,4) and centerness (A,).
+        outputs: class logits of each level, (A,C) together; deltas (A,4); centerness
+            (A,).
         example: the image's row of the batch.
         canvas: height, width.
         config: settings.
@@ -141,12 +142,10 @@ def _image_losses(outputs, example, canvas, config):
 
     # Index -1 reads the last box; what comes of it is masked.
     labels = jnp.where(is_positive, example['gt_labels'][assigned], -1)
-    is_target = labels[:, None] == jnp.arange(class_logits.shape[-1])
     weight = counted_anchors(image_size, canvas, config).astype(jnp.float32)
     if config.pos_weight > 0:
         weight = jnp.where(is_positive, config.pos_weight, weight)
-    loss_cls = focal_loss(class_logits, is_target, config.gamma, config.alpha)
-    loss_cls = loss_cls.sum(-1) * weight
+    loss_cls = _class_losses(class_logits, labels, config) * weight
 
     # Other anchors get harmless numbers: a NaN times zero is still a NaN gradient.
     target = jnp.where(is_positive[:, None], example['gt_boxes'][assigned], anchors)
@@ -158,6 +157,30 @@ def _image_losses(outputs, example, canvas, config):
     loss_centerness = jnp.where(is_positive, loss_centerness, 0)
     normalizers = jnp.maximum(is_positive.sum(), 1), center_target.sum()
     return (loss_cls, loss_bbox, loss_centerness), normalizers
+
+
+def _class_losses(class_logits, labels, config):
+    """Sum of the focal losses of each anchor (A,); label -1 is the background.
+
+    On accelerators level by level: the logits are the largest array of the losses, and
+    joined they would be copied in both directions.
+    """
+
+    def of(logits, labels):
+        is_target = labels[:, None] == jnp.arange(logits.shape[-1])
+        return focal_loss(logits, is_target, config.gamma, config.alpha).sum(-1)
+
+    def joined(class_logits, labels):
+        return of(jnp.concatenate(class_logits), labels)
+
+    def by_level(class_logits, labels):
+        stops = np.cumsum([len(logits) for logits in class_logits])
+        by_level = jnp.split(labels, stops[:-1])
+        return jnp.concatenate(list(map(of, class_logits, by_level)))
+
+    return jax.lax.platform_dependent(
+        class_logits, labels, cpu=joined, default=by_level
+    )
 
 
 def level_losses(
@@ -175,8 +198,8 @@ def level_losses(
     num_classes = outputs.cls_logits[0].shape[-1] // config.anchors.num_anchors
     by_anchor = (
         _by_anchor(outputs.cls_logits, num_classes),
-        _by_anchor(outputs.deltas, 4),
-        _by_anchor(outputs.centerness, 1)[..., 0],
+        jnp.concatenate(_by_anchor(outputs.deltas, 4), 1),
+        jnp.concatenate(_by_anchor(outputs.centerness, 1), 1)[..., 0],
     )
     fields = ('image_size', 'gt_boxes', 'gt_labels', 'gt_valid', 'gt_ignored')
     examples = {name: batch[name] for name in fields}

@@ -121,6 +121,8 @@ class Conv(nn.Module):
         float32_output: the output stays float32 after the bias, which is added in
             float32 in any case; else it has the type of the input.
         groups: groups of channels that are convolved separately.
+        constant_input: the input has no gradient, so that a TPU may compute the output
+            in another way; matters to norms by stored statistics only.
     """
 
     features: int
@@ -131,6 +133,7 @@ class Conv(nn.Module):
     bias_init: Callable[..., Any] = ZEROS
     float32_output: bool = False
     groups: int = 1
+    constant_input: bool = False
 
     def __call__(
         self,
@@ -147,33 +150,11 @@ class Conv(nn.Module):
         """
         kernel, bias = self.weights(x.shape[-1])
         if norm is not None:
-            return _convolve_valid_and_normalize(
-                x, size, kernel, norm.stored(), self.stride
+            return convolve_valid_and_normalize(
+                x, size, kernel, norm.stored(), self.stride, self.constant_input
             )
-        y = _convolve_valid(x, size, kernel, self.stride)
+        y = convolve_valid(x, size, kernel, self.stride)
         return self._add_bias(y, bias, x.dtype)
-
-    def together_with(
-        self, other: 'Conv', x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
-    ) -> tuple[Float[Array, 'B h w D'], Float[Array, 'B h w _E']]:
-        """The outputs of this and another convolution of `x`, computed as one.
-
-        For a few features this is a lot faster than two.
-
-        Args:
-            other: a convolution that differs in its features only.
-            x: input of both.
-            size: its valid region.
-        """
-        kernel, bias = self.weights(x.shape[-1])
-        other_kernel, other_bias = other.weights(x.shape[-1])
-        both = jnp.concatenate([kernel, other_kernel], -1)
-        y = _convolve_valid(x, size, both, self.stride)
-        y, other_y = jnp.split(y, [self.features], -1)
-        return (
-            self._add_bias(y, bias, x.dtype),
-            other._add_bias(other_y, other_bias, x.dtype),
-        )
 
     @nn.compact
     def weights(self, channels: int) -> tuple[Array, ArrayLike | None]:
@@ -194,14 +175,37 @@ class Conv(nn.Module):
 
 # Jitted functions are traced once for all layers of the same shapes.
 @functools.partial(jax.jit, static_argnames='stride')
-def _convolve_valid(x, size, kernel, stride):
+def convolve_valid(
+    x: Float[Array, 'B H W C'],
+    size: Int[Array, 'B 2'],
+    kernel: Float[Array, 'k k c D'],
+    stride: int,
+) -> Float[Array, 'B h w D']:
+    """A convolution of the valid region, whose size is `size`."""
     return convolve(_read_by(kernel, x, size), kernel.astype(x.dtype), stride)
 
 
-@functools.partial(jax.jit, static_argnames='stride')
-def _convolve_valid_and_normalize(x, size, kernel, stored, stride):
+@functools.partial(jax.jit, static_argnames=('stride', 'constant_input'))
+def convolve_valid_and_normalize(
+    x: Float[Array, 'B H W C'],
+    size: Int[Array, 'B 2'],
+    kernel: Float[Array, 'k k c D'],
+    stored: tuple[Array, Array, Array],
+    stride: int,
+    constant_input: bool = False,
+) -> Float[Array, 'B h w D']:
+    """A convolution of the valid region, and a norm by `stored` statistics.
+
+    Args:
+        x: features.
+        size: their valid region.
+        kernel: in float32.
+        stored: mean, factor and bias of each channel.
+        stride: step in both directions.
+        constant_input: `x` has no gradient.
+    """
     x = _read_by(kernel, x, size)
-    return convolve_and_normalize(x, kernel, stride, *stored)
+    return convolve_and_normalize(x, kernel, stride, stored, constant_input)
 
 
 def _read_by(kernel, x, size):

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
+from atss_jax.models.frozen_bottleneck import NARROW, Weights, frozen_bottleneck
 from atss_jax.models.initializers import ONES, ZEROS
 from atss_jax.models.layers import Conv, DeformConv, convolve_and_norm, relu
 from atss_jax.models.norms import BatchNorm, make_norm, norm_prefix
@@ -34,13 +35,17 @@ def bottleneck_width(planes: int, groups: int, base_width: int) -> int:
 
 
 class _Block(nn.Module):
-    """The fields and the shortcut of both residual blocks."""
+    """The fields and the shortcut of both residual blocks.
+
+    `constant_input`: all before the block is frozen, so that its input has no gradient.
+    """
 
     planes: int
     stride: int
     downsample: bool
     style: str
     norm_cfg: Mapping[str, Any]
+    constant_input: bool = False
 
     def _norm(self, features, index, zero=False):
         init = ZEROS if zero else ONES
@@ -53,9 +58,23 @@ class _Block(nn.Module):
     def _shortcut(self, x, size, features, train):
         if not self.downsample:
             return x
-        conv = Conv(features, 1, self.stride, use_bias=False, name='downsample_0')
-        norm = make_norm(self.norm_cfg, 'downsample_1', features)
-        return convolve_and_norm(conv, norm, x, size, train)
+        return convolve_and_norm(*self._shortcut_layers(features), x, size, train)
+
+    def _shortcut_layers(self, features):
+        conv = Conv(
+            features,
+            1,
+            self.stride,
+            use_bias=False,
+            constant_input=self.constant_input,
+            name='downsample_0',
+        )
+        return conv, make_norm(self.norm_cfg, 'downsample_1', features)
+
+
+def _weights(conv: Conv, norm: BatchNorm, channels: int) -> Weights:
+    kernel, _ = conv.weights(channels)
+    return Weights(kernel, *norm.stored())
 
 
 class BasicBlock(_Block):
@@ -83,11 +102,13 @@ class Bottleneck(_Block):
         base_width: channels per group of the 3x3, at 64 planes.
         deform_groups: groups with offsets of their own in a deformable 3x3 (DCNv2); 0:
             the 3x3 is not deformable.
+        is_frozen: the parameters have no gradient.
     """
 
     groups: int = 1
     base_width: int = 4
     deform_groups: int = 0
+    is_frozen: bool = False
 
     @nn.compact
     def __call__(
@@ -98,6 +119,8 @@ class Bottleneck(_Block):
         strides = (self.stride, 1) if self.style == 'caffe' else (1, self.stride)
         size_mid = size_out if self.style == 'caffe' else size
         width = bottleneck_width(self.planes, self.groups, self.base_width)
+        if self._fills_half_of_lanes() and not train:
+            return self._frozen(x, size)
         conv, norm = self._conv(width, 1, strides[0], 1), self._norm(width, 1)
         y = relu(convolve_and_norm(conv, norm, x, size, train))
         conv, norm = self._middle(width, strides[1]), self._norm(width, 2)
@@ -108,6 +131,28 @@ class Bottleneck(_Block):
         conv, norm = self._conv(features, 1, 1, 3), self._norm(features, 3, zero)
         y = convolve_and_norm(conv, norm, y, size_out, train)
         return relu(y + self._shortcut(x, size, features, train))
+
+    def _fills_half_of_lanes(self):
+        is_plain = self.groups == 1 and not self.deform_groups and self.stride == 1
+        has_statistics = self.norm_cfg['type'] != 'GN'
+        has_no_gradient = self.is_frozen and self.constant_input
+        is_narrow = self.planes == NARROW
+        return has_no_gradient and is_narrow and is_plain and has_statistics
+
+    def _frozen(self, x, size):
+        features = 4 * self.planes
+        layers, channels = [], x.shape[-1]
+        for index, (width, kernel_size) in enumerate(
+            [(self.planes, 1), (self.planes, 3), (features, 1)], start=1
+        ):
+            conv = self._conv(width, kernel_size, 1, index)
+            norm = self._norm(width, index, zero=index == 3)
+            layers.append(_weights(conv, norm, channels))
+            channels = width
+        shortcut = None
+        if self.downsample:
+            shortcut = _weights(*self._shortcut_layers(features), x.shape[-1])
+        return frozen_bottleneck(x, size, layers, shortcut)
 
     def _middle(self, width, stride):
         groups = self.groups
@@ -195,6 +240,7 @@ class ResNet(nn.Module):
                 downsample=stride != 1 or x.shape[-1] != planes * expansion,
                 style=self.style,
                 norm_cfg=self.norm_cfg,
+                constant_input=stage + (index > 0) <= self.frozen_stages,
                 name=f'layer{stage + 1}_{index}',
             )(x, size, train)
             size = size if stride == 1 else halve(size)
@@ -207,4 +253,5 @@ class ResNet(nn.Module):
             groups=self.groups,
             base_width=self.base_width,
             deform_groups=self.dcn['deform_groups'] if deformable else 0,
+            is_frozen=stage < self.frozen_stages,
         )

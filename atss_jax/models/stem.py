@@ -46,7 +46,7 @@ def stem(
 
 def _step_by_step(x, size, kernel, *stored):
     with jax.named_scope('conv1'):
-        y = convolve_and_normalize(zero_outside(x, size), kernel, 2, *stored)
+        y = convolve_and_normalize(zero_outside(x, size), kernel, 2, stored)
     return max_pool(relu(y), halve(size))
 
 

@@ -76,7 +76,7 @@ class Assumptions:
     efficiency: float = _flag('share of the larger bound that a step reaches', 0.39)
     images_per_s_device: float = _flag('measured; 0: computed from the bounds', 0.0)
     training_gflops: float = _flag(
-        'an image of 800 x 1344, forward and backward', 1196.1
+        'an image of 800 x 1344, forward and backward', 1205.1
     )
     traffic_gb: float = _flag('GB of memory traffic of an image', 5.375)
     all_reduce_mb: float = _flag(

@@ -35,7 +35,7 @@ def test_both_styles_equal_our_config_field_by_field(name):
     assert translation.style == f'{name[1]}.x'
     ours = {'data.canvases', 'data.max_boxes', 'parallel', 'resume_from', 'seed'}
     ours |= {'data.on_error', 'data.max_bad_pictures', 'test_cfg.tta'}
-    ours |= {'data.reduced_decoding'}
+    ours |= {'data.reduced_decoding', 'test_cfg.dtype'}
     ours |= {'model.bbox_head.dcn_on_last_conv'}  # in mmdet a field of FCOS only
     kept = 'checkpoint_config.max_keep_ckpts'  # mmdet keeps all
     for path in flatten(as_dict(config)):

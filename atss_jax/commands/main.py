@@ -5,7 +5,7 @@ import importlib
 import sys
 
 import atss_jax
-from atss_jax.commands import command_line, cpu_memory
+from atss_jax.commands import command_line
 
 COMMANDS = {
     'init': 'write a config that fits your data',
@@ -54,8 +54,6 @@ def main(arguments: list[str] | None = None, program: str | None = None) -> int:
         print(_complaint(name), file=sys.stderr)
         return 2
     program = program or f'atss {name}'
-    if name in cpu_memory.COMMANDS:
-        cpu_memory.keep()
     try:
         # Imported only now: `atss --help` needs neither JAX nor NumPy.
         module = importlib.import_module(f'atss_jax.commands.{name.replace("-", "_")}')

@@ -7,7 +7,7 @@ must agree before anything is timed; a difference is an error. Both sides may us
 processors, each is warmed up, and one rests while the other works.
 `make mmdet-env` makes an environment with mmdetection.
 The recipe is `configs/atss_r18_bccd.py`: batches of 8, batch norms that train, clipped
-gradients. Our side keeps memory between calls as `atss train` does.
+gradients.
 """
 
 import dataclasses
@@ -22,7 +22,6 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed
 
-from atss_jax.commands import cpu_memory  # noqa: E402
 from atss_jax.config import build_experiment, build_model, load_config  # noqa: E402
 from atss_jax.weights import mmdet  # noqa: E402
 from benchmarks import timing  # noqa: E402
@@ -252,7 +251,6 @@ def main() -> int:
     try:
         if flags.repeats < 1:
             raise ValueError(f'--repeats={flags.repeats}: expected at least 1')
-        cpu_memory.keep()
         compare(flags.mmdet_python, flags.parts, flags.repeats)
     except ValueError as error:
         print(f'mmdet_cpu.py: {error}', file=sys.stderr)

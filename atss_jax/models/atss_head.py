@@ -5,13 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import ONES, ZEROS, Constant, Normal
-from atss_jax.models.layers import Conv, ConvModule, convolve_valid
-from atss_jax.models.norms import GroupNorm
-from atss_jax.models.towers import LayerWeights, Tower, apply_towers
+from atss_jax.models.layers import Conv, ConvModule
 from atss_jax.structures import HeadOutputs
 
 NORMAL = Normal(0.01)
@@ -26,23 +23,6 @@ class Scale(nn.Module):
     def __call__(self, x: Float[Array, '*any']) -> Float[Array, '*any']:
         """Multiplies in float32 by the factor, which starts at 1."""
         return x * self.param('scale', ONES, ())
-
-
-class TowerLayer(nn.Module):
-    """The parameters of a ConvModule with group norm, by the same names.
-
-    Attributes:
-        features: output channels.
-    """
-
-    features: int
-
-    @nn.compact
-    def __call__(self, channels: int) -> LayerWeights:
-        """Those of a 3x3 convolution of `channels`."""
-        conv = Conv(self.features, use_bias=False, kernel_init=NORMAL, name='conv')
-        scale, bias = GroupNorm(name='gn').weights(self.features)
-        return LayerWeights(conv.weights(channels)[0], scale, bias)
 
 
 class ATSSHead(nn.Module):
@@ -87,57 +67,21 @@ class ATSSHead(nn.Module):
                 f'model.bbox_head.in_channels = {self.in_channels}, but the neck gives '
                 f'{features[0].shape[-1]}'
             )
+        towers = {name: self._tower(name) for name in ('cls_convs', 'reg_convs')}
         a = self.num_anchors
         atss_cls = self._output('atss_cls', a * self.num_classes, PRIOR_BIAS)
         atss_reg = self._output('atss_reg', a * 4)
         atss_centerness = self._output('atss_centerness', a)
-        channels = self.feat_channels if self.stacked_convs else self.in_channels
-        kernels, biases = zip(
-            *(conv.weights(channels) for conv in (atss_cls, atss_reg, atss_centerness)),
-            strict=True,
-        )
-        # For a few features two convolutions are a lot slower than one of both.
-        outputs = kernels[0], jnp.concatenate(kernels[1:], -1)
-        logits, regression = self._towers(features, sizes, outputs, train)
         levels = []
-        for index, (y, z) in enumerate(zip(logits, regression, strict=True)):
-            parts = y, *jnp.split(z, [4 * a], -1)
-            # In float32: the gradient is a sum over all cells, which bfloat16 loses.
-            # And near the prior of -4.6 its steps of 0.03 are too coarse for a logit.
-            cls, deltas, centerness = (
-                part + bias for part, bias in zip(parts, biases, strict=True)
-            )
+        for index, (x, size) in enumerate(zip(features, sizes, strict=True)):
+            cls_x = reg_x = x
+            for cls_conv, reg_conv in zip(*towers.values(), strict=True):
+                cls_x = cls_conv(cls_x, size, train)
+                reg_x = reg_conv(reg_x, size, train)
+            deltas, centerness = atss_reg.together_with(atss_centerness, reg_x, size)
             deltas = Scale(name=f'scales_{index}')(deltas)
-            levels.append((cls, deltas, centerness))
+            levels.append((atss_cls(cls_x, size), deltas, centerness))
         return HeadOutputs(*(tuple(output) for output in zip(*levels, strict=True)))
-
-    def _towers(self, features, sizes, outputs, train):
-        """Both towers and the convolutions after them, whose kernels are `outputs`."""
-        names = 'cls_convs', 'reg_convs'
-        if self.norm_cfg['type'] == 'GN' and not self.dcn_on_last_conv:
-            towers = {
-                name: Tower(self._layers(name), kernel)
-                for name, kernel in zip(names, outputs, strict=True)
-            }
-            num_groups = self.norm_cfg['num_groups']
-            results = apply_towers(features, sizes, towers, num_groups)
-            return [results[name] for name in names]
-        results = []
-        for name, kernel in zip(names, outputs, strict=True):
-            tower, levels = self._tower(name), []
-            for x, size in zip(features, sizes, strict=True):
-                for conv in tower:
-                    x = conv(x, size, train)
-                levels.append(convolve_valid(x, size, kernel, 1))
-            results.append(levels)
-        return results
-
-    def _layers(self, name):
-        channels = [self.in_channels, *[self.feat_channels] * self.stacked_convs]
-        return [
-            TowerLayer(self.feat_channels, name=f'{name}_{i}')(channels[i])
-            for i in range(self.stacked_convs)
-        ]
 
     def _tower(self, name):
         return [
@@ -152,10 +96,12 @@ class ATSSHead(nn.Module):
         ]
 
     def _output(self, name, features, bias_init=ZEROS):
+        # Near the prior of -4.6, bfloat16 has steps of 0.03: too coarse for a logit.
         return Conv(
             features,
             self.pred_kernel_size,
             kernel_init=NORMAL,
             bias_init=bias_init,
+            float32_output=True,
             name=name,
         )

@@ -154,7 +154,7 @@ def _add(jaxpr: Jaxpr, scope: str, times: int, counts: Counter) -> None:
 def _programs(equation) -> list[Jaxpr]:
     """The programs that an equation calls."""
     if equation.primitive.name == PRIMITIVE_NAME:
-        return [_program_as_written(equation)]
+        return [_program_on_accelerators(equation)]
     programs = []
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
@@ -165,11 +165,10 @@ def _programs(equation) -> list[Jaxpr]:
     return programs
 
 
-def _program_as_written(equation):
-    """Mostly that for accelerators, whose ways are the convolutions of the model."""
+def _program_on_accelerators(equation):
+    """Their ways are the convolutions of the model, except for `convolve_blocks`."""
     operands = [operand.aval for operand in equation.invars]
-    function = getattr(equation.params['functions'], equation.params['as_written'])
-    jaxpr = jax.make_jaxpr(function)(*operands).jaxpr
+    jaxpr = jax.make_jaxpr(equation.params['functions'].accelerator)(*operands).jaxpr
     # A gradient is traced with the result that it belongs to, which is not computed.
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 

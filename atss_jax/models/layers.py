@@ -156,6 +156,28 @@ class Conv(nn.Module):
         y = convolve_valid(x, size, kernel, self.stride)
         return self._add_bias(y, bias, x.dtype)
 
+    def together_with(
+        self, other: 'Conv', x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
+    ) -> tuple[Float[Array, 'B h w D'], Float[Array, 'B h w _E']]:
+        """The outputs of this and another convolution of `x`, computed as one.
+
+        For a few features this is a lot faster than two.
+
+        Args:
+            other: a convolution that differs in its features only.
+            x: input of both.
+            size: its valid region.
+        """
+        kernel, bias = self.weights(x.shape[-1])
+        other_kernel, other_bias = other.weights(x.shape[-1])
+        both = jnp.concatenate([kernel, other_kernel], -1)
+        y = convolve_valid(x, size, both, self.stride)
+        y, other_y = jnp.split(y, [self.features], -1)
+        return (
+            self._add_bias(y, bias, x.dtype),
+            other._add_bias(other_y, other_bias, x.dtype),
+        )
+
     @nn.compact
     def weights(self, channels: int) -> tuple[Array, ArrayLike | None]:
         """Kernel (k,k,channels/groups,features) and bias, in float32."""

@@ -136,9 +136,6 @@ def normalize(
 
 # Group norm --------------------------------------------------------------------------
 
-EPSILON = 1e-5
-"""PyTorch's, added to the variance."""
-
 
 class GroupNorm(nn.Module):
     """Group normalization over the valid cells of each image.
@@ -151,21 +148,16 @@ class GroupNorm(nn.Module):
 
     num_groups: int = 32
     scale_init: Callable[..., Any] = ONES
-    epsilon: float = EPSILON
+    epsilon: float = 1e-5
 
+    @nn.compact
     def __call__(
         self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool = False
     ) -> Float[Array, 'B H W C']:
         """The same in training and evaluation; statistics in float32."""
-        scale, bias = self.weights(x.shape[-1])
+        scale = self.param('scale', self.scale_init, x.shape[-1:])
+        bias = self.param('bias', ZEROS, x.shape[-1:])
         return group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
-
-    @nn.compact
-    def weights(self, channels: int) -> tuple[Array, Array]:
-        """Scale and bias of each channel."""
-        scale = self.param('scale', self.scale_init, (channels,))
-        bias = self.param('bias', ZEROS, (channels,))
-        return jnp.asarray(scale), jnp.asarray(bias)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
@@ -213,10 +205,10 @@ def _moments(x, size, num_groups):
     """(2,B,C) mean and biased variance of the group of each channel, in float32."""
     valid, count = _valid(x, size, num_groups)
     values = jnp.where(valid, x, 0).astype(jnp.float32)
-    mean = sums_over_group(values.sum((1, 2)), num_groups) / count
+    mean = _over_group(values.sum((1, 2)), num_groups) / count
     # Not E[x^2] - mean^2, which loses all digits where the mean is large.
     centered = jnp.where(valid, _centered(x, mean), 0)
-    var = sums_over_group((centered * centered).sum((1, 2)), num_groups) / count
+    var = _over_group((centered * centered).sum((1, 2)), num_groups) / count
     return jnp.stack([mean, var])
 
 
@@ -233,8 +225,8 @@ def moments_at_once(
         return _moments(x, size, num_groups)
     valid, count = _valid(x, size, num_groups)
     values = jnp.where(valid, x, 0).astype(jnp.float32)
-    mean = sums_over_group(values.sum((1, 2)), num_groups) / count
-    square = sums_over_group((values * values).sum((1, 2)), num_groups) / count
+    mean = _over_group(values.sum((1, 2)), num_groups) / count
+    square = _over_group((values * values).sum((1, 2)), num_groups) / count
     return jnp.stack([mean, jnp.maximum(square - mean * mean, 0)])
 
 
@@ -245,8 +237,8 @@ def _backward(num_groups, epsilon, saved, dy):
     total, product = dy.sum((1, 2)), (dy * centered).sum((1, 2))
     factor = scale * inverse
     # The gradients of mean and variance, shared by the valid cells.
-    by_mean = sums_over_group(total * factor, num_groups) / count
-    by_var = sums_over_group(product * factor, num_groups) * inverse**2 / count
+    by_mean = _over_group(total * factor, num_groups) / count
+    by_var = _over_group(product * factor, num_groups) * inverse**2 / count
     shared = by_mean[:, None, None] + centered * by_var[:, None, None]
     dx = dy * factor[:, None, None] - jnp.where(valid, shared, 0)
     return dx.astype(x.dtype), None, (product * inverse).sum(0), total.sum(0)
@@ -267,8 +259,8 @@ def _valid(x, size, num_groups):
     return inside(size, height, width), count[:, None]
 
 
-def sums_over_group(x: Float[Array, 'B C'], num_groups: int) -> Float[Array, 'B C']:
-    """Sums over the group of each channel."""
+def _over_group(x, num_groups):
+    """(B,C) sums over the group of each channel."""
     per_group = x.shape[-1] // num_groups
     total = x.reshape(x.shape[0], num_groups, per_group).sum(-1)
     return jnp.repeat(total, per_group, axis=-1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from atss_jax.models import platforms
+from atss_jax.models import norms, platforms
 from atss_jax.models.convolution import convolve
 from atss_jax.models.convolution_accelerator import add_to_channels
 from atss_jax.models.cost import cost
@@ -207,3 +207,12 @@ def test_sums_of_bfloat16_are_taken_in_float32():
     dx, dsummand = gradient(jnp.ones_like(y))
     assert y.dtype == dx.dtype == jnp.bfloat16 and dsummand.dtype == jnp.float32
     assert dsummand == 64 * 64
+
+
+def test_moments_of_bfloat16_in_one_pass():
+    """A mean of twenty times the deviation: bfloat16 itself has steps of an eighth."""
+    x = (2 * noise(0, (1, 32, 32, 8)) + 41).astype(jnp.bfloat16)
+    mean, var = norms.moments_at_once(x, jnp.array([[32, 32]]), 1)
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(mean, exact.mean(), rtol=1e-6)
+    np.testing.assert_allclose(var, exact.var(), rtol=1e-3)

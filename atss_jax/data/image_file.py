@@ -134,19 +134,7 @@ def decode(
 
     Source: mmcv.imfrombytes with flag='color', backend='cv2'.
     """
-    header = image_header.read(content)
-    if header is None:
-        other = kind.describe(content)
-        raise BadImage(
-            f'{name}: not an image ({image_header.KINDS}), '
-            f'{len(content)} bytes ({owner})' + (f'. It is {other}' if other else '')
-        )
-    _check_claim(header.size, size, name, owner)
-    if not header.whole:
-        raise BadImage(
-            f'{name}: cut off, a {header.kind} without its end in {len(content)} bytes '
-            f'({owner})'
-        )
+    header = _checked_header(content, size, name, owner)
     reduction = 1
     if shown is not None and size is not None and header.kind == 'JPEG':
         reduction = reduction_for(size, shown)
@@ -160,6 +148,24 @@ def decode(
     if size is not None and decoded_size != size:
         raise _wrong_size(decoded_size, size, name, owner)
     return image
+
+
+def _checked_header(content, size, name, owner):
+    """What an image says of itself, if it is whole and as large as annotated."""
+    header = image_header.read(content)
+    if header is None:
+        other = kind.describe(content)
+        raise BadImage(
+            f'{name}: not an image ({image_header.KINDS}), '
+            f'{len(content)} bytes ({owner})' + (f'. It is {other}' if other else '')
+        )
+    _check_claim(header.size, size, name, owner)
+    if not header.whole:
+        raise BadImage(
+            f'{name}: cut off, a {header.kind} without its end in {len(content)} bytes '
+            f'({owner})'
+        )
+    return header
 
 
 def reduction_for(size: tuple[int, int], shown: tuple[int, int]) -> int:

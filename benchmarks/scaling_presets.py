@@ -34,7 +34,7 @@ CALIBRATIONS = (
     # 571 steps of one image per chip in 4.30 s. Steps are dispatched ahead, so that the
     # log's epochs are not exact: one of its second run would be at 94 % of the peak.
     # Operations: RetinaNet with ResNeXt-50 at 800 x 800 and 264 classes has 201 G
-    # products forward; three times as many in all, except for the frozen stem and stage.
+    # products forward; three times as many in all, except in the frozen stem and stage.
     Calibration(
         'RetinaNet on 2,048 TPU v4 chips, MLPerf 2.0, fifth epoch by its log',
         132.8,

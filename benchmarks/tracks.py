@@ -80,22 +80,20 @@ def main() -> None:
         for track in (False, True)
         for draw in (False, True)
     }
-    num_frames = len(objects)
     plain, tracked = runs[False, False][0], runs[True, False][0]
     rows = [
         ('without tracking', *count(objects, continue_nearest(plain))),
         ('with --track', *count(objects, tracks_of(tracked))),
     ]
     seen = sum(map(len, objects))
-    print(f'{len(OBJECTS)} objects, seen {seen} times in {num_frames} frames\n')
-    header = '', 'misses', 'switches', 'false detections', 'identities'
-    print(table(header, rows))
+    print(f'{len(OBJECTS)} objects, seen {seen} times in {len(objects)} frames\n')
+    print(table(('', 'misses', 'switches', 'false detections', 'identities'), rows))
     print(f'\n{machine()}\n')
     rates = [
         (
             *('yes' if is_on else 'no' for is_on in which),
-            f'{num_frames / wall:.1f}',
-            f'{cpu / num_frames * 1e3:.0f} ms',
+            f'{len(objects) / wall:.1f}',
+            f'{cpu / len(objects) * 1e3:.0f} ms',
         )
         for which, (_, (wall, cpu)) in runs.items()
     ]

@@ -56,10 +56,7 @@ def predict_video(
         OSError: the drawn video cannot be written.
     """
     video, start = Video(item.path), time.perf_counter()
-    tracker = None
-    if options.track:
-        tracker = Tracker(video.frame_rate, options.score_thr, options.track_buffer)
-
+    tracker = _tracker(video, options)
     with (
         _bar(item, video) as bar,
         _tracks(video, item, folder, options) as add_to_tracks,
@@ -82,6 +79,12 @@ def predict_video(
                 add_to_tracks(frame, detections)
                 bar.update()
     _report(video, time.perf_counter() - start, tracker, outcome)
+
+
+def _tracker(video, options):
+    if not options.track:
+        return None
+    return Tracker(video.frame_rate, options.score_thr, options.track_buffer)
 
 
 def _select(detections, tracker, score_thr, labels):

@@ -9,14 +9,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.boxes import DeltaXYWHBBoxCoder
-from atss_jax.detection.few_first import few_first
+from atss_jax.detection.few_first import FewPairs, few_first, first_anchors
 from atss_jax.detection.nms import (
     SoftNms,
     best_boxes,
     class_wise_nms,
+    class_wise_nms_in_order,
     class_wise_soft_nms,
 )
 from atss_jax.structures import Detections, HeadOutputs, ceil_divide, round_up
+
+# Fewer pairs per level than this are soon done: it is not worth trying even fewer.
+_MIN_NMS_PRE = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,27 +77,37 @@ def detect(
     levels = list(enumerate(zip(*outputs, strict=True)))
     maxima = [_maxima(level, output[0], image_size, config) for level, output in levels]
 
-    def candidates(maxima, limits):
-        return [
-            _level_candidates(level, output, level_maxima, level_limits, config)
-            for (level, output), level_maxima, level_limits in zip(
-                levels, maxima, limits, strict=True
-            )
-        ]
-
-    def clip_and_suppress(candidates):
-        boxes, scores, labels, valid = candidates
+    def clip_and_suppress(boxes, scores, labels, valid, in_order):
         height, width = image_size
         limits = jnp.stack([width, height, width, height]).astype(boxes.dtype)
         boxes = jnp.clip(boxes, 0, limits) * (1 / jnp.concatenate([scale, scale]))
         if config.min_bbox_size >= 0:
             valid &= (boxes[:, 2:] - boxes[:, :2] > config.min_bbox_size).all(-1)
-        return suppress(boxes, scores, labels, valid, config, config.max_per_img)
+        candidates = boxes, scores, labels, valid
+        return suppress(*candidates, config, config.max_per_img, in_order)
 
-    # The same detections as from all candidates, but faster. With soft NMS the best of
-    # few candidates may come to have lower scores than those that were left out.
-    few = config.soft_nms is None
-    return few_first(candidates, clip_and_suppress, maxima, config.nms_pre, few)
+    def detect_all(maxima):
+        candidates = [
+            _level_candidates(level, output, level_maxima, config)
+            for (level, output), level_maxima in zip(levels, maxima, strict=True)
+        ]
+        arrays = (jnp.concatenate(each) for each in zip(*candidates, strict=True))
+        return clip_and_suppress(*arrays, in_order=False)
+
+    def detect_few(best):
+        boxes = config.coder.decode(best.anchors, best.deltas)
+        is_pair = best.scores > -jnp.inf
+        return clip_and_suppress(boxes, best.scores, best.labels, is_pair, True)
+
+    # With soft NMS the best of few candidates may come to have lower scores than those
+    # that were left out.
+    if config.soft_nms is not None or config.nms_pre <= _MIN_NMS_PRE:
+        return detect_all(maxima)
+    few = [
+        _few_pairs(level, output, level_maxima, config)
+        for (level, output), level_maxima in zip(levels, maxima, strict=True)
+    ]
+    return few_first(few, detect_few, detect_all, maxima)
 
 
 def suppress(
@@ -103,8 +117,12 @@ def suppress(
     valid: Bool[Array, 'n'],
     config: DetectConfig,
     max_per_img: int,
+    in_order: bool = False,
 ) -> Detections:
-    """The best `max_per_img` boxes after the NMS of a config, if it has one."""
+    """The best `max_per_img` boxes after the NMS of a config, if it has one.
+
+    `in_order`: the boxes come best first, which makes NMS faster.
+    """
     arrays = boxes, scores, labels, valid
     if not config.with_nms:
         return best_boxes(*arrays, max_per_img)
@@ -112,27 +130,47 @@ def suppress(
         return class_wise_soft_nms(
             *arrays, config.iou_threshold, config.soft_nms, max_per_img
         )
-    return class_wise_nms(*arrays, config.iou_threshold, max_per_img)
+    nms = class_wise_nms_in_order if in_order else class_wise_nms
+    return nms(*arrays, config.iou_threshold, max_per_img)
 
 
-def _level_candidates(level, output, maxima, limits, config):
+def _few_pairs(level, output, maxima, config):
+    """All pairs of the first few anchors of a level that have any."""
+    cls_logits, deltas, centerness = output
+    anchor_index, is_anchor, is_all = first_anchors(maxima)
+    centerness = jax.nn.sigmoid(centerness.reshape(-1)[anchor_index])
+    is_anchor &= ~jnp.isnan(centerness)  # `top_k` takes NaN for the largest number
+    class_scores = jax.nn.sigmoid(_by_anchor(cls_logits, config)[anchor_index])
+    is_pair = (class_scores > config.score_thr) & is_anchor[:, None]
+    scores = jnp.where(is_pair, class_scores * centerness[:, None], -jnp.inf)
+    count = is_pair.sum(0).sum()  # of each class first: its vectors are faster on CPUs
+    return FewPairs(
+        scores,
+        config.anchors.at(level, anchor_index, deltas.shape[1]),
+        deltas.reshape(-1, 4)[anchor_index],
+        count,
+        is_all & (count <= config.nms_pre),
+    )
+
+
+def _level_candidates(level, output, maxima, config):
     """Boxes, scores, labels and validity of the best pairs of a level, decoded.
 
     Args:
         level: index of the level.
         output: class logits, deltas and centerness of the level.
         maxima: of the classes of each anchor.
-        limits: number of anchors and of (anchor, class) pairs to consider.
         config: thresholds, anchors and coder.
     """
     cls_logits, deltas, centerness = output
-    anchor_index, labels, class_scores = _best_pairs(
-        _by_anchor(cls_logits, config), maxima, *limits, config
-    )
+    logits = _by_anchor(cls_logits, config)
+    pair, is_pair = _best_pairs(logits, maxima, config)
+    anchor_index, labels = pair // logits.shape[-1], pair % logits.shape[-1]
+    class_scores = jax.nn.sigmoid(logits[anchor_index, labels])
     anchors = config.anchors.at(level, anchor_index, deltas.shape[1])
     boxes = config.coder.decode(anchors, deltas.reshape(-1, 4)[anchor_index])
     scores = class_scores * jax.nn.sigmoid(centerness.reshape(-1)[anchor_index])
-    return boxes, scores, labels, class_scores > config.score_thr
+    return boxes, scores, labels, is_pair & (class_scores > config.score_thr)
 
 
 def _by_anchor(cls_logits, config):
@@ -172,8 +210,8 @@ def _drop_low(logits, score_thr):
     return jnp.where(logits > floor, logits, -jnp.inf)
 
 
-def _best_pairs(logits, maxima, max_anchors, max_pairs, config):
-    """Anchor index, label and class score of the best (anchor, class) pairs of a level.
+def _best_pairs(logits, maxima, config):
+    """The (anchor, class) pairs of a level with the best class scores.
 
     The n best pairs lie in the n anchors with the best single class, so that all other
     anchors drop out first. Logits are in the same order as scores.
@@ -181,15 +219,20 @@ def _best_pairs(logits, maxima, max_anchors, max_pairs, config):
     Args:
         logits: (n,C) of all anchors.
         maxima: (n,) from `_maxima`, possibly with padding.
-        max_anchors: number of anchors that may have pairs.
-        max_pairs: number of pairs to keep.
-        config: for `score_thr`.
+        config: for `nms_pre` and `score_thr`.
+
+    Returns:
+        (k,) index of the anchor x C + class; (k,) whether it is a pair. They are in
+        order, as those of few anchors are: of equal scores the same ones come first.
     """
     size = maxima.shape[0]
-    count = min(max_anchors, size) if isinstance(size, int) else max_anchors
+    count = min(config.nms_pre, size) if isinstance(size, int) else config.nms_pre
     maxima, kept = jax.lax.top_k(maxima, count)
-    logits = jnp.where(maxima[:, None] > -jnp.inf, logits[kept], -jnp.inf)
+    kept_logits = jnp.where(maxima[:, None] > -jnp.inf, logits[kept], -jnp.inf)
     num_classes = logits.shape[-1]
-    logits = _drop_low(logits.reshape(-1), config.score_thr)
-    logits, pair = jax.lax.top_k(logits, min(max_pairs, len(logits)))
-    return kept[pair // num_classes], pair % num_classes, jax.nn.sigmoid(logits)
+    best = _drop_low(kept_logits.reshape(-1), config.score_thr)
+    best, place = jax.lax.top_k(best, min(config.nms_pre, len(best)))
+    pair = kept[place // num_classes] * num_classes + place % num_classes
+    none = jnp.iinfo(pair.dtype).max
+    pair = jnp.sort(jnp.where(best > -jnp.inf, pair, none))
+    return jnp.where(pair == none, 0, pair), pair < none

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from atss_jax.detection.anchors import AnchorGenerator
-from atss_jax.detection.nms import SoftNms, class_wise_nms, class_wise_soft_nms
+from atss_jax.detection.few_first import FewPairs, best_pairs, first_anchors
+from atss_jax.detection.nms import (
+    SoftNms,
+    class_wise_nms,
+    class_wise_nms_in_order,
+    class_wise_soft_nms,
+)
 from atss_jax.detection.postprocess import DetectConfig, detect
 from atss_jax.structures import HeadOutputs
 from tests.support import oracles
@@ -298,17 +304,83 @@ def outputs_with_pairs(count, columns=16, canvas=CANVAS):
 @pytest.mark.parametrize('count', [1, 511, 512, 513])
 def test_around_the_number_of_pairs_that_is_few(count):
     """On both sides of it the oracle agrees."""
+    size = 320, 320
     config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=500)
-    assert check(outputs_with_pairs(count), config) > count / 2
+    outputs = outputs_with_pairs(count, 5, size)  # in 200 anchors of 232 that are few
+    assert check(outputs, config, size, canvas=size) > count / 2
 
 
-@pytest.mark.parametrize('count', [383, 384, 385, 400])
+@pytest.mark.parametrize('count', [91, 92, 93, 400])
 def test_around_the_number_of_anchors_that_is_few(count):
     """The same, where each pair belongs to another anchor."""
     size = 160, 192
     config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=500)
     outputs = outputs_with_pairs(count, 24, size)
     assert check(outputs, config, size, canvas=size) > count / 2
+
+
+@pytest.mark.parametrize('count', [0, 1, 91, 92, 93])
+def test_first_anchors(count):
+    """In order; 92 of 480 are few, and may be all only if there are fewer."""
+    maxima = np.full(480, -np.inf, np.float32)
+    expected = np.sort(np.random.default_rng(0).permutation(480)[:count])
+    maxima[expected] = np.random.default_rng(1).normal(size=count)
+    index, is_there, is_all = first_anchors(jnp.array(maxima))
+    assert len(index) == 92 and is_there.sum() == min(count, 92)
+    np.testing.assert_array_equal(index[: is_there.sum()], expected[:92])
+    assert is_all == (count < 92)
+
+
+def test_a_level_that_is_few_as_a_whole():
+    index, is_there, is_all = first_anchors(jnp.array([1.0, -jnp.inf, 0.0]))
+    assert index[:2].tolist() == [0, 2] and is_there.tolist() == [True, True, False]
+    assert is_all
+    assert first_anchors(jnp.zeros(30))[2]
+
+
+def test_best_pairs():
+    """Of equal scores the first; -inf is no pair."""
+    none = -jnp.inf
+    scores = jnp.array([[0.25, none], [none, 0.5]]), jnp.array([[0.5, 0.75]])
+    corners = jnp.arange(12.0).reshape(3, 4)
+    levels = [
+        FewPairs(s, rows, -rows, jnp.array(2), jnp.array(True))
+        for s, rows in zip(scores, (corners[:2], corners[2:]), strict=True)
+    ]
+    best = best_pairs(levels)
+    assert best.scores.tolist() == [0.75, 0.5, 0.5, 0.25, none, none]
+    assert best.labels[:4].tolist() == [1, 1, 0, 0]
+    np.testing.assert_array_equal(best.anchors[:4], corners[jnp.array([2, 1, 2, 0])])
+    np.testing.assert_array_equal(best.deltas, -best.anchors)
+    assert best.is_all
+
+
+@pytest.mark.parametrize('nms_pre', [512, 513])
+def test_of_equal_scores_few_and_all_candidates_give_the_same(nms_pre):
+    """Up to 512 all candidates are taken, from 513 on few of them first."""
+    plain = random_outputs(6, shift=-2.5)
+    coarse = plain._replace(
+        cls_logits=tuple(jnp.round(level) for level in plain.cls_logits),
+        centerness=tuple(jnp.round(level / 4) for level in plain.centerness),
+    )
+    config = dataclasses.replace(
+        LOOSE, nms_pre=nms_pre, iou_threshold=0.9, max_per_img=30
+    )
+    assert check(coarse, config) == 30
+    scores = detections(coarse, SIZE, SCALE, config)[1]
+    assert len(np.unique(scores)) < 15
+
+
+@pytest.mark.parametrize('nms_pre', [512, 513])
+def test_centerness_that_is_nan_is_no_detection(nms_pre):
+    outputs = random_outputs(7, shift=-4.0)
+    centerness = tuple(level.at[::2].set(jnp.nan) for level in outputs.centerness)
+    config = dataclasses.replace(LOOSE, nms_pre=nms_pre)
+    scores = detections(outputs._replace(centerness=centerness), SIZE, SCALE, config)[1]
+    low = tuple(level.at[::2].set(-1e9) for level in outputs.centerness)
+    expected = detections(outputs._replace(centerness=low), SIZE, SCALE, config)[1]
+    np.testing.assert_array_equal(scores, expected[expected > 0])
+    assert 0 < len(scores) < len(expected)
 
 
 def test_one_image_with_many_among_others_with_few():
@@ -438,3 +510,18 @@ def test_random_boxes_equal_full_nms(seed):
     got = nms(boxes, scores, labels.tolist(), threshold=0.3, limit=30)
     kept = oracles.nms(boxes.tolist(), scores, labels, 0.3, 30)
     assert [score for _, score, _ in got] == [float(scores[i]) for i in kept]
+
+
+def test_in_order_it_is_the_same():
+    """Boxes without area, ties and invalid rows between them included."""
+    rng = np.random.default_rng(4)
+    corner = rng.integers(0, 8, (90, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(0, 6, (90, 2))], 1)
+    scores = np.sort(rng.integers(1, 30, 90))[::-1] / np.float32(32)
+    arrays = boxes.astype(np.float32), scores, rng.integers(0, 3, 90)
+    arrays = (*map(jnp.asarray, arrays), jnp.asarray(rng.random(90) < 0.8))
+    for limit in (20, 100):
+        expected = class_wise_nms(*arrays, 0.4, limit)
+        assert 10 < expected.valid.sum() < 90
+        got = class_wise_nms_in_order(*arrays, 0.4, limit)
+        jax.tree.map(np.testing.assert_array_equal, got, expected)

@@ -209,6 +209,8 @@ def _overlap(a, b):
 def detect(levels, anchors, image_size, valid_size, scale, strides, config):
     """(box, score, label) of the detections of one image, best first.
 
+    Of equal scores the lower level, anchor and class comes first.
+
     Args:
         levels: arrays (n,C), (n,4), (n,) of each level: logits, deltas, centerness.
         anchors: of the canvas.
@@ -228,7 +230,8 @@ def detect(levels, anchors, image_size, valid_size, scale, strides, config):
             for c, logit in enumerate(logits[n].tolist()):
                 if sigmoid(logit) > config['score_thr']:
                     pairs.append((-sigmoid(logit), n, c))
-        for score, n, c in sorted(pairs)[: config['nms_pre']]:
+        best = sorted(pairs)[: config['nms_pre']]
+        for score, n, c in sorted(best, key=lambda pair: pair[1:]):
             box = decode([float(v) for v in level_anchors[n][3]], deltas[n].tolist())
             for k in range(4):
                 limit = image_size[1 - k % 2]

@@ -11,7 +11,7 @@ from atss_jax.structures import Detections
 
 # Enough for most images; of a level, the fewer the fewer anchors it has.
 _FEW_ANCHORS = 384
-_FEW_PAIRS = 512
+_FEW_PAIRS = 1024
 
 
 class FewPairs(NamedTuple):

@@ -75,7 +75,7 @@ def _few(size):
     """Number of anchors to try in a level with so many."""
     if not isinstance(size, int):  # of an exported program, known when it runs
         return _FEW_ANCHORS
-    return min(_FEW_ANCHORS, 32 + size // 8, size)
+    return min(_FEW_ANCHORS, 64 + size // 8, size)
 
 
 def best_pairs(levels: Sequence[FewPairs]) -> BestPairs:

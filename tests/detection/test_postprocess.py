@@ -306,11 +306,11 @@ def test_around_the_number_of_pairs_that_is_few(count):
     """On both sides of it the oracle agrees."""
     size = 320, 320
     config = dataclasses.replace(LOOSE, iou_threshold=0.9, max_per_img=1100)
-    outputs = outputs_with_pairs(count, 5, size, 6)  # in 200 anchors: 232 are few
+    outputs = outputs_with_pairs(count, 5, size, 6)  # in 200 anchors: 264 are few
     assert check(outputs, config, size, canvas=size) > count / 2
 
 
-@pytest.mark.parametrize('count', [91, 92, 93, 400])
+@pytest.mark.parametrize('count', [123, 124, 125, 400])
 def test_around_the_number_of_anchors_that_is_few(count):
     """The same, where each pair belongs to another anchor."""
     size = 160, 192
@@ -319,23 +319,23 @@ def test_around_the_number_of_anchors_that_is_few(count):
     assert check(outputs, config, size, canvas=size) > count / 2
 
 
-@pytest.mark.parametrize('count', [0, 1, 91, 92, 93])
+@pytest.mark.parametrize('count', [0, 1, 123, 124, 125])
 def test_first_anchors(count):
-    """In order; 92 of 480 are few, and may be all only if there are fewer."""
+    """In order; 124 of 480 are few, and may be all only if there are fewer."""
     maxima = np.full(480, -np.inf, np.float32)
     expected = np.sort(np.random.default_rng(0).permutation(480)[:count])
     maxima[expected] = np.random.default_rng(1).normal(size=count)
     index, is_there, is_all = first_anchors(jnp.array(maxima))
-    assert len(index) == 92 and is_there.sum() == min(count, 92)
-    np.testing.assert_array_equal(index[: is_there.sum()], expected[:92])
-    assert is_all == (count < 92)
+    assert len(index) == 124 and is_there.sum() == min(count, 124)
+    np.testing.assert_array_equal(index[: is_there.sum()], expected[:124])
+    assert is_all == (count < 124)
 
 
 def test_a_level_that_is_few_as_a_whole():
     index, is_there, is_all = first_anchors(jnp.array([1.0, -jnp.inf, 0.0]))
     assert index[:2].tolist() == [0, 2] and is_there.tolist() == [True, True, False]
     assert is_all
-    assert first_anchors(jnp.zeros(30))[2]
+    assert first_anchors(jnp.zeros(70))[2]
 
 
 def test_best_pairs():

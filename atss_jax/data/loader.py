@@ -296,6 +296,7 @@ def prefetch(
     """
     if start >= stop:
         return
+    workers = min(workers, stop - start)  # to start more would take time for nothing
     count = workers or thread_count()
     ahead = min(_AHEAD * count if workers else count + 2, stop - start)
     memory = Memory(ahead + _KEPT, build.image_bytes, shared=workers > 0)

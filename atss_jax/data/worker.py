@@ -8,12 +8,12 @@ system lacks a means for this (Windows), workers do without.
 import atexit
 import concurrent.futures
 import contextlib
-import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, resource_tracker
@@ -123,15 +123,23 @@ class Workers:
         return killed(process.exitcode)
 
     def close(self) -> None:
-        """Ends the workers, after the batches that they work on."""
-        atexit.unregister(self.close)
+        """Ends the workers, after the batches that they work on.
+
+        Those that still work after `_SECONDS_TO_END`, or when this is interrupted, are
+        killed: multiprocessing would wait for them at the end of the program.
+        """
         for pipe in self._pipes:
             pipe.close()
-        for process in self._processes:
-            process.join(_SECONDS_TO_END)
-            if process.is_alive():
+        until = time.monotonic() + _SECONDS_TO_END
+        try:
+            for process in self._processes:
+                process.join(max(until - time.monotonic(), 0))
+        finally:
+            for process in self._processes:
                 process.kill()
+            for process in self._processes:
                 process.join()
+            atexit.unregister(self.close)
 
 
 @contextlib.contextmanager
@@ -191,18 +199,22 @@ def _work(pipe, memory):
     cv2.setNumThreads(1)  # there is a process for each core
     lock = threading.Lock()
 
-    def answer(number, slot):
-        reply = _answer(build, number, memory.slot(slot))
-        # An OSError: the parent has closed the pipe and wants no answers any more.
-        with lock, contextlib.suppress(OSError):
-            pipe.send_bytes(reply)
+    def answer(build, number, slot):
+        try:
+            reply = _answer(build, number, memory.slot(slot))
+            # An OSError: the parent has closed the pipe and wants no answers any more.
+            with lock, contextlib.suppress(OSError):
+                pipe.send_bytes(reply)
+        except BaseException:  # without an answer the parent would wait for ever
+            traceback.print_exc()
+            os._exit(1)
 
-    messages = iter(lambda: _received(pipe), None)
+    content = _received(pipe)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        for content in itertools.islice(messages, 1):
+        if content is not None:
             build = _unpickled(content)
-        for content in messages:
-            threads.submit(answer, *pickle.loads(content))
+            while (content := _received(pipe)) is not None:
+                threads.submit(answer, build, *pickle.loads(content))
         threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -218,7 +230,7 @@ def _unpickled(content):
     """What makes batches; if it cannot be made here, the reason is their error."""
     try:
         return pickle.loads(content)
-    except Exception as error:  # of any library; the parent raises it
+    except BaseException as error:  # of any library; the parent raises it
         reason = error
 
     def build(number, memory):
@@ -231,13 +243,14 @@ def _answer(build, number, memory):
     """Number and batch, or the error and where it was raised, pickled."""
     try:
         return pickle.dumps((number, without_images(build, number, memory), None, ''))
-    except (Exception, SystemExit) as error:  # the parent raises whatever it is
+    except BaseException as error:  # the parent raises whatever it is
         return pickle.dumps((number, None, _sendable(error), traceback.format_exc()))
 
 
 def _sendable(error):
     """The error, or one that says the same if it cannot be pickled."""
-    told = RuntimeError(f'{type(error).__name__}: {error}')
+    # Not `str(error)`, which may raise an error of its own.
+    told = RuntimeError(traceback.format_exception_only(error)[-1].strip())
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever its class does when it is made again

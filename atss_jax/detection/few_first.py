@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from atss_jax.structures import Detections
 
-# Enough for most images; of a level, the fewer the fewer anchors it has.
+# Enough for most images: anchors per level, and pairs of all levels.
 _FEW_ANCHORS = 384
 _FEW_PAIRS = 1024
 
@@ -62,7 +62,7 @@ def first_anchors(
         Their indices, which of them are there at all, and whether there are no others.
     """
     size = maxima.shape[0]
-    # Exact, since a level has at most 2^24 anchors: a canvas of 32768 x 32768 pixels.
+    # Of equal numbers `top_k` takes the first, so rounding above 2^24 does no harm.
     order = -jnp.arange(size, dtype=jnp.float32)
     order = jnp.where(maxima > -jnp.inf, order, -jnp.inf)
     order, index = jax.lax.top_k(order, _few(size))
@@ -80,9 +80,9 @@ def _few(size):
 
 def best_pairs(levels: Sequence[FewPairs]) -> BestPairs:
     """The best pairs of all levels; of equal scores the first ones."""
-    scores, anchors, deltas = (
-        jnp.concatenate(arrays) for arrays in list(zip(*levels, strict=True))[:3]
-    )
+    scores = jnp.concatenate([level.scores for level in levels])
+    anchors = jnp.concatenate([level.anchors for level in levels])
+    deltas = jnp.concatenate([level.deltas for level in levels])
     num_pairs, num_classes = scores.size, scores.shape[1]
     best, pair = jax.lax.top_k(scores.reshape(-1), min(_FEW_PAIRS, num_pairs))
     row = pair // num_classes

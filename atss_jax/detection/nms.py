@@ -65,7 +65,7 @@ def class_wise_nms_in_order(
 ) -> Detections:
     """`class_wise_nms` of boxes that come best first, so without looking for the best.
 
-    Valid boxes have no score that is NaN.
+    Scores of valid boxes are finite.
     """
     count = len(scores)
     sides = [boxes[:, side] for side in range(4)]

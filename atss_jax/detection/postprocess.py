@@ -19,7 +19,7 @@ from atss_jax.detection.nms import (
 )
 from atss_jax.structures import Detections, HeadOutputs, ceil_divide, round_up
 
-# Fewer pairs per level than this are soon done: it is not worth trying even fewer.
+# So few pairs per level are soon done: it is not worth trying even fewer.
 _MIN_NMS_PRE = 512
 
 
@@ -139,11 +139,12 @@ def _few_pairs(level, output, maxima, config):
     cls_logits, deltas, centerness = output
     anchor_index, is_anchor, is_all = first_anchors(maxima)
     centerness = jax.nn.sigmoid(centerness.reshape(-1)[anchor_index])
-    is_anchor &= ~jnp.isnan(centerness)  # `top_k` takes NaN for the largest number
     class_scores = jax.nn.sigmoid(_by_anchor(cls_logits, config)[anchor_index])
     is_pair = (class_scores > config.score_thr) & is_anchor[:, None]
-    scores = jnp.where(is_pair, class_scores * centerness[:, None], -jnp.inf)
     count = is_pair.sum(0).sum()  # of each class first: its vectors are faster on CPUs
+    # `top_k` would take NaN for the largest number.
+    is_pair &= ~jnp.isnan(centerness)[:, None]
+    scores = jnp.where(is_pair, class_scores * centerness[:, None], -jnp.inf)
     return FewPairs(
         scores,
         config.anchors.at(level, anchor_index, deltas.shape[1]),
@@ -199,14 +200,16 @@ def _maxima(level, cls_logits, image_size, config):
 
 
 def _drop_low(logits, score_thr):
-    """-inf in place of logits whose score is certainly not above the threshold.
+    """-inf in place of NaN and of logits whose score is surely not above the threshold.
 
-    `top_k` is faster the fewer finite numbers there are.
+    `top_k` is faster the fewer finite numbers there are, and takes NaN for the largest.
     """
-    if score_thr < 1e-30:
-        return logits
-    score = min(score_thr, 1 - 1e-7)
-    floor = math.log(score / (1 - score)) - 1e-3  # more than a sigmoid's rounding
+    # Margins above the rounding of a sigmoid and of the floor, up to these thresholds.
+    is_float32 = logits.dtype == jnp.float32
+    margin, highest = (1e-3, 0.999) if is_float32 else (0.1, 0.9)
+    if not 1e-30 <= score_thr <= highest:
+        return jnp.where(jnp.isnan(logits), -jnp.inf, logits)
+    floor = math.log(score_thr / (1 - score_thr)) - margin
     return jnp.where(logits > floor, logits, -jnp.inf)
 
 

@@ -1,5 +1,6 @@
 """Functions of users: what they get, and what is said about bad ones."""
 
+import concurrent.futures
 import sys
 
 import numpy as np
@@ -229,3 +230,16 @@ def test_the_slack_is_for_rounding_alone():
         boxes = np.array([[0, 0, 30 + beyond, 20]], np.float32)
         returned = IMAGE, boxes, np.zeros(1, np.int32)
         assert bool(user_function.wrong(returned, IMAGE.shape, 2)) == is_wrong
+
+
+def test_two_threads_that_load_a_file_at_once_get_the_same(tmp_path):
+    """A worker's threads do; the second must not see half of the module."""
+    file = tmp_path / 'slow.py'
+    file.write_text(
+        'import time\ntime.sleep(0.5)\n'
+        'def same(image, boxes, labels, rng):\n    return image, boxes, labels\n'
+    )
+    name = f'{file}:same'
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(load, [name, name])
+    assert first is second

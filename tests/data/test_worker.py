@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from atss_jax.data.batch import images_in
 from atss_jax.data.shapes.dataset import ShapesDataset
 from atss_jax.data.worker import killed
 from tests.conftest import ROOT
@@ -24,6 +25,33 @@ class Broken(ShapesDataset):
         if record.image_id == 3:
             raise FileNotFoundError('3.png: No such file (image id 3)')
         return super().read_image(record)
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it; no Exception, and no words to be had from it."""
+
+    def __str__(self):
+        raise ValueError('no words')
+
+
+class Panics(ShapesDataset):
+    """One of its images ends in a panic."""
+
+    def read_image(self, record):
+        if record.image_id == 3:
+            raise Panic
+        return super().read_image(record)
+
+
+class Hangs:
+    """Batches of one image; all but the first never come."""
+
+    image_bytes = 12
+
+    def __call__(self, number, memory=None):
+        if number > 0:
+            time.sleep(1000)
+        return {'image': images_in(memory, (1, 2, 2, 3))}
 
 
 def test_workers_change_nothing_and_leave_nothing(tmp_path):
@@ -64,6 +92,64 @@ def test_an_error_in_a_worker_reaches_the_reader(tmp_path):
     done = run_script(body, tmp_path)
     assert done.stdout == '3.png: No such file (image id 3)\n'
     assert 'Traceback' not in done.stderr
+
+
+def test_whatever_a_worker_raises_reaches_the_reader(tmp_path):
+    body = """
+    from tests.data.test_worker import Panics
+    batches = shapes_batches(Panics(21, min_size=64, max_size=80, max_objects=5))
+    try:
+        for batch in prefetch(batches, 0, 1000, workers=1):
+            pass
+    except RuntimeError as error:
+        print(error)
+"""
+    done = run_script(body, tmp_path)
+    assert done.stdout == 'tests.data.test_worker.Panic: <exception str() failed>\n'
+
+
+def test_workers_that_hang_are_killed_at_one_time(tmp_path):
+    """Three of them, not one after the other; an interrupted end waits for none."""
+    body = """
+    import multiprocessing, time
+    from atss_jax.data import worker
+    from tests.data.test_worker import Hangs
+    worker._SECONDS_TO_END = 6
+
+    def began():
+        stream = prefetch(Hangs(), 0, 100, workers=3)
+        next(stream)
+        time.sleep(3)
+        return stream, time.monotonic()
+
+    stream, since = began()
+    stream.close()
+    assert time.monotonic() - since < 11
+    assert not multiprocessing.active_children()
+
+    def interrupted(process, timeout=None):
+        multiprocessing.process.BaseProcess.join = join
+        raise KeyboardInterrupt
+
+    stream, since = began()
+    join = multiprocessing.process.BaseProcess.join
+    multiprocessing.process.BaseProcess.join = interrupted
+    try:
+        stream.close()
+    except KeyboardInterrupt:
+        print('interrupted')
+    assert not multiprocessing.active_children()
+"""
+    assert run_script(body, tmp_path).stdout == 'interrupted\n'
+
+
+def test_there_are_no_more_workers_than_batches(tmp_path):
+    body = """
+    import multiprocessing
+    for batch in prefetch(batches, 0, 2, workers=6):
+        print(len(multiprocessing.active_children()))
+"""
+    assert run_script(body, tmp_path).stdout == '2\n2\n'
 
 
 def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):

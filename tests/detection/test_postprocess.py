@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atss_jax.detection import postprocess
 from atss_jax.detection.anchors import AnchorGenerator
 from atss_jax.detection.few_first import FewPairs, best_pairs, first_anchors
 from atss_jax.detection.nms import (
@@ -381,6 +382,69 @@ def test_centerness_that_is_nan_is_no_detection(nms_pre):
     expected = detections(outputs._replace(centerness=low), SIZE, SCALE, config)[1]
     np.testing.assert_array_equal(scores, expected[expected > 0])
     assert 0 < len(scores) < len(expected)
+
+
+def empty_outputs(classes, canvas, logit=-20.0):
+    """Outputs of three levels as NumPy arrays, without any detection."""
+    grids = LOOSE.anchors.grid_sizes(canvas)
+    return [
+        [np.full((*grid, channels), value, np.float32) for grid in grids]
+        for channels, value in ((classes, logit), (4, 0), (1, 0))
+    ]
+
+
+def count_few_and_all(monkeypatch, outputs, size, dtype=jnp.float32, **changes):
+    """Number of detections with few candidates first, and of all at once."""
+    outputs = HeadOutputs(*(tuple(jnp.array(x, dtype) for x in o) for o in outputs))
+    config = dataclasses.replace(LOOSE, nms_pre=513, **changes)
+    counts = []
+    for least in (512, 10**9):
+        monkeypatch.setattr(postprocess, '_MIN_NMS_PRE', least)
+        run = jax.jit(functools.partial(detect, config=config))
+        got = run(outputs, np.array(size, np.int32), np.ones(2, np.float32))
+        counts.append(int(got.valid.sum()))
+    return counts
+
+
+def test_centerness_that_is_nan_at_more_pairs_than_are_taken(monkeypatch):
+    """The pairs count, as NaN does not show before the best are taken."""
+    logits, _, centerness = outputs = empty_outputs(80, (64, 128))
+    logits[0][0, :10], centerness[0][0, :10] = 3.0, np.nan
+    logits[0][4, 9, 5] = 1.0
+    assert count_few_and_all(monkeypatch, outputs, (64, 128)) == [0, 0]
+
+
+def test_logits_that_are_nan_are_never_taken(monkeypatch):
+    """With a threshold of 0 too, where other logits are not dropped first."""
+    logits, *_ = outputs = empty_outputs(1, (192, 288), np.nan)
+    logits[0][:1], logits[0][0, :5] = -np.inf, 1.0
+    logits[1][:] = logits[2][:] = -np.inf
+    counts = count_few_and_all(
+        monkeypatch, outputs, (192, 288), score_thr=0.0, iou_threshold=1.0
+    )
+    assert counts == [5, 5]
+
+
+@pytest.mark.parametrize(
+    'dtype, score_thr, logits',
+    [
+        (jnp.float32, 0.999999, (20, 13.814509)),
+        (jnp.bfloat16, 0.04, (1, -3.171875)),
+        (jnp.bfloat16, 0.998, (20, 6.1875)),
+    ],
+)
+def test_scores_just_above_the_threshold_are_not_dropped(
+    monkeypatch, dtype, score_thr, logits
+):
+    """Rounded, they are above it, though their logits are below the threshold's."""
+    outputs = empty_outputs(2, (64, 64))
+    outputs[0][0][2, 2] = logits
+    passing = jax.nn.sigmoid(jnp.array(logits, dtype)) > score_thr
+    assert passing.all()
+    counts = count_few_and_all(
+        monkeypatch, outputs, (64, 64), dtype, score_thr=score_thr
+    )
+    assert counts == [2, 2]
 
 
 def test_one_image_with_many_among_others_with_few():

@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import pathlib
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 
@@ -27,6 +28,9 @@ CROWD = -1
 """The label of crowd regions, in what a function gets and returns."""
 
 FIELD = 'data.train.pipeline.after_flip'
+
+# Importing one file may import another one in the same way.
+_IMPORTING = threading.RLock()
 
 _SLACK = 1e-3
 """Pixels that boxes may reach outside the image, to be clipped: rounding errors."""
@@ -260,16 +264,17 @@ def _from_file(path):
     file = pathlib.Path(path).expanduser().resolve()
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:12]
     name = f'_atss_jax_user_{file.stem}_{digest}'
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # before it runs, as Python does it
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+    with _IMPORTING:  # several threads load: the others would see half of a module
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, file)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module  # before it runs, as Python does it
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return sys.modules[name]
 
 
 def digest(name: str) -> str:

@@ -135,9 +135,10 @@ class Workers:
             for process in self._processes:
                 process.join(max(until - time.monotonic(), 0))
         finally:
-            for process in self._processes:
+            hung = [process for process in self._processes if process.is_alive()]
+            for process in hung:
                 process.kill()
-            for process in self._processes:
+            for process in hung:
                 process.join()
             atexit.unregister(self.close)
 

@@ -77,37 +77,40 @@ def detect(
     levels = list(enumerate(zip(*outputs, strict=True)))
     maxima = [_maxima(level, output[0], image_size, config) for level, output in levels]
 
-    def clip_and_suppress(boxes, scores, labels, valid, in_order):
-        height, width = image_size
-        limits = jnp.stack([width, height, width, height]).astype(boxes.dtype)
-        boxes = jnp.clip(boxes, 0, limits) * (1 / jnp.concatenate([scale, scale]))
+    def by_level(candidates_of, maxima):
+        return [
+            candidates_of(level, output, level_maxima, config)
+            for (level, output), level_maxima in zip(levels, maxima, strict=True)
+        ]
+
+    def finish(boxes, scores, labels, valid, in_order):
+        boxes = _in_original(boxes, image_size, scale)
         if config.min_bbox_size >= 0:
             valid &= (boxes[:, 2:] - boxes[:, :2] > config.min_bbox_size).all(-1)
         candidates = boxes, scores, labels, valid
         return suppress(*candidates, config, config.max_per_img, in_order)
 
     def detect_all(maxima):
-        candidates = [
-            _level_candidates(level, output, level_maxima, config)
-            for (level, output), level_maxima in zip(levels, maxima, strict=True)
-        ]
-        arrays = (jnp.concatenate(each) for each in zip(*candidates, strict=True))
-        return clip_and_suppress(*arrays, in_order=False)
+        candidates = zip(*by_level(_level_candidates, maxima), strict=True)
+        return finish(*map(jnp.concatenate, candidates), in_order=False)
 
     def detect_few(best):
         boxes = config.coder.decode(best.anchors, best.deltas)
         is_pair = best.scores > -jnp.inf
-        return clip_and_suppress(boxes, best.scores, best.labels, is_pair, True)
+        return finish(boxes, best.scores, best.labels, is_pair, in_order=True)
 
     # With soft NMS the best of few candidates may come to have lower scores than those
     # that were left out.
     if config.soft_nms is not None or config.nms_pre <= _MIN_NMS_PRE:
         return detect_all(maxima)
-    few = [
-        _few_pairs(level, output, level_maxima, config)
-        for (level, output), level_maxima in zip(levels, maxima, strict=True)
-    ]
-    return few_first(few, detect_few, detect_all, maxima)
+    return few_first(by_level(_few_pairs, maxima), detect_few, detect_all, maxima)
+
+
+def _in_original(boxes, image_size, scale):
+    """Boxes on the canvas, clipped to the image, in pixels of the original image."""
+    height, width = image_size
+    limits = jnp.stack([width, height, width, height]).astype(boxes.dtype)
+    return jnp.clip(boxes, 0, limits) * (1 / jnp.concatenate([scale, scale]))
 
 
 def suppress(

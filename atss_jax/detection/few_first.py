@@ -36,10 +36,11 @@ class BestPairs(NamedTuple):
     """The best pairs of all levels, best first.
 
     Attributes:
-        scores: -inf: it is none.
+        scores: of the detections that they would be.
         anchors: left, top, right, bottom in pixels of the canvas.
         deltas: of each anchor.
         labels: classes.
+        valid: whether the row is a pair.
         is_all: whether there are no other pairs.
     """
 
@@ -47,6 +48,7 @@ class BestPairs(NamedTuple):
     anchors: Float[Array, 'n 4']
     deltas: Float[Array, 'n 4']
     labels: Int[Array, 'n']
+    valid: Bool[Array, 'n']
     is_all: Bool[Array, '']
 
 
@@ -87,7 +89,14 @@ def best_pairs(levels: Sequence[FewPairs]) -> BestPairs:
     best, pair = jax.lax.top_k(scores.reshape(-1), min(_FEW_PAIRS, num_pairs))
     row = pair // num_classes
     is_all = sum(level.count for level in levels) <= _FEW_PAIRS
-    return BestPairs(best, anchors[row], deltas[row], pair % num_classes, is_all)
+    return BestPairs(
+        scores=best,
+        anchors=anchors[row],
+        deltas=deltas[row],
+        labels=pair % num_classes,
+        valid=best > -jnp.inf,
+        is_all=is_all,
+    )
 
 
 def few_first(
@@ -102,7 +111,7 @@ def few_first(
     takes few and checks whether any that were left out could matter.
 
     On one image of 800 x 1344 pixels and 80 classes, on a CPU: 1.3 ms instead of 4.1
-    with 900 pairs above the threshold.
+    with 900 pairs above the threshold. Where few do not suffice, both are computed.
 
     Args:
         few: pairs of each level.

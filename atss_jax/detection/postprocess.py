@@ -87,8 +87,8 @@ def detect(
         boxes = _in_original(boxes, image_size, scale)
         if config.min_bbox_size >= 0:
             valid &= (boxes[:, 2:] - boxes[:, :2] > config.min_bbox_size).all(-1)
-        candidates = boxes, scores, labels, valid
-        return suppress(*candidates, config, config.max_per_img, in_order)
+        limit = config.max_per_img
+        return suppress(boxes, scores, labels, valid, config, limit, in_order)
 
     def detect_all(maxima):
         candidates = zip(*by_level(_level_candidates, maxima), strict=True)
@@ -96,11 +96,9 @@ def detect(
 
     def detect_few(best):
         boxes = config.coder.decode(best.anchors, best.deltas)
-        is_pair = best.scores > -jnp.inf
-        return finish(boxes, best.scores, best.labels, is_pair, in_order=True)
+        return finish(boxes, best.scores, best.labels, best.valid, in_order=True)
 
-    # With soft NMS the best of few candidates may come to have lower scores than those
-    # that were left out.
+    # With soft NMS the best of few may fall below those that were left out.
     if config.soft_nms is not None or config.nms_pre <= _MIN_NMS_PRE:
         return detect_all(maxima)
     return few_first(by_level(_few_pairs, maxima), detect_few, detect_all, maxima)

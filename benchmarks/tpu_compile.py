@@ -1,13 +1,15 @@
 """What training and detection of every shipped config need on TPUs, by the compiler.
 
-    python benchmarks/tpu_compile.py --out=tpu_compile
-    python benchmarks/tpu_compile.py --out=tpu_compile --configs=atss_r50_1x --samples=8
+    python benchmarks/tpu_compile.py
+    python benchmarks/tpu_compile.py --configs=atss_r50_1x --largest
 
 Needs no TPU, but `pip install 'atss-jax[tpu]'`. Each entry is a config, a topology and
-a program, compiled in bfloat16 by `atss compile` with the largest batch that fits, or
-with `--samples`, in a process of its own. One takes minutes to an hour of processor
-time; each is kept in a JSON file, and a run that was stopped continues where it was.
-The table is printed at the end; `--table` prints it of what there is so far.
+a program, compiled in bfloat16 by `atss compile`, with 8 images per chip or with the
+largest batch that fits, in a process of its own. One takes minutes to an hour of
+processor time; each is kept in a JSON file of its own, and a run that was stopped
+continues where it was. Configs whose programs differ in numbers only, such as learning
+rates, share an entry. Tables are printed at the end; `--table` prints them of what
+there is so far.
 """
 
 import argparse
@@ -17,10 +19,26 @@ import pathlib
 import subprocess
 import sys
 
+from atss_jax.compilation.programs import largest_canvas
+from atss_jax.config import build_experiment, load_config
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'benchmarks' / 'tpu_compiled'
 TOPOLOGIES = ('v5e:2x2', 'v6e:2x2')
 PROGRAMS = ('train', 'detect')
-HALF = '--config.fp16={"loss_scale": "dynamic"}'
+HALF = ('--config.fp16={"loss_scale": "dynamic"}', '--config.test_cfg.dtype=bfloat16')
+SAMPLES = 8  # a TPU keeps the images of a batch in tiles of as many
+UNITS = {
+    'matrix_unit': 'matrix unit',
+    'hbm': 'HBM',
+    'links': 'links',
+    'between_slices': 'network',
+}
+COLUMNS = (
+    *('config', 'canvas', 'images per chip', 'HBM', 'fit, estimated'),
+    *('operations per image', 'HBM traffic per image', 'at most, by'),
+    *("by the compiler's estimate", 'instructions', 'compiled in'),
+)
 
 
 def shipped():
@@ -35,7 +53,9 @@ def parse(arguments=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument('--out', required=True, help='folder of the JSON files')
+    parser.add_argument(
+        '--out', type=pathlib.Path, default=RESULTS, help='folder of the JSON files'
+    )
     parser.add_argument(
         '--configs', type=_names, default=shipped(), help='names (default: all)'
     )
@@ -46,7 +66,7 @@ def parse(arguments=None):
         '--programs', type=_names, default=PROGRAMS, help='(default: %(default)s)'
     )
     parser.add_argument(
-        '--samples', type=int, help='images per chip (default: the most that fit)'
+        '--largest', action='store_true', help='the largest batch, not 8 images a chip'
     )
     parser.add_argument('--table', action='store_true', help='compile nothing')
     return parser.parse_args(arguments)
@@ -56,84 +76,101 @@ def _names(text):
     return tuple(text.split(','))
 
 
-def file_of(folder, config, topology, program, samples):
+def groups(configs, program):
+    """Lists of those configs whose program has the same model and the same shapes."""
+    found = {}
+    for config in configs:
+        experiment = build_experiment(load_config(config))
+        canvas = largest_canvas(experiment, program)
+        key = (experiment.model, canvas)
+        if program == 'train':
+            pipeline = experiment.data['train'].pipeline
+            key += (experiment.optimizer.type, pipeline.max_boxes)
+        else:
+            key += (experiment.detect,)
+        found.setdefault(repr(key), []).append(config)
+    return list(found.values())
+
+
+def file_of(folder, config, topology, program, largest):
     """The JSON file of an entry."""
-    batch = 'largest' if samples is None else samples
+    batch = 'largest' if largest else SAMPLES
     name = f'{config} {topology} {program} {batch}'.replace(':', '-').replace(' ', '_')
     return pathlib.Path(folder, f'{name}.json')
 
 
-def command(path, config, topology, program, samples):
+def command(path, config, topology, program, largest):
     """The words that compile an entry."""
-    samples = (
-        ['--largest']
-        if samples is None
-        else [f'--config.data.samples_per_gpu={samples}']
-    )
+    samples = '--largest' if largest else f'--config.data.samples_per_gpu={SAMPLES}'
     return [
         *(sys.executable, '-m', 'atss_jax', 'compile', config),
         *(f'--topology={topology}', f'--programs={program}', f'--json={path}'),
-        *(HALF, *samples),
+        *(*HALF, samples),
+    ]
+
+
+def fitting(result):
+    """About how many images fit into the memory of a chip: the temporaries grow."""
+    memory, samples = result['memory_bytes'], result['samples_per_gpu']
+    growing = memory['temporaries'] / samples
+    fixed = memory['total'] - memory['temporaries']
+    return int((result['hbm_bytes'] - fixed) / growing)
+
+
+def row(configs, result):
+    """The cells of an entry."""
+    name = ', '.join(configs)
+    if 'program' not in result:
+        return [name, 'not one image fits', *[''] * (len(COLUMNS) - 2)]
+    samples, bounds = result['samples_per_gpu'], result['bounds_seconds']
+    bound = max((x for x in bounds if bounds[x] is not None), key=bounds.get)
+    height, width = result['canvas']
+    traffic = result['traffic_bytes'] - result['traffic_by_kind']['prefetches']
+    too_many = result['too_many']
+    return [
+        name,
+        f'{height} x {width}',
+        str(samples) if too_many is None else f'{samples} ({too_many} do not fit)',
+        f'{result["memory_bytes"]["total"] / 2**30:.1f} GiB',
+        f'{fitting(result)}',
+        f'{result["operations"] / samples / 1e12:.2f} T',
+        f'{traffic / samples / 1e9:.2f} GB',
+        f'{samples / bounds[bound]:,.0f} images/s, {UNITS[bound]}',
+        f'{samples / result["estimated_seconds"]:,.0f} images/s',
+        f'{result["instructions"]:,}',
+        f'{result["compile_cpu_seconds"]:,.0f} s',
     ]
 
 
 def format_table(rows):
-    """The table in Markdown, of (config, result of `atss compile`)."""
-    lines = [
-        '| config | program | topology | images per chip | canvas | HBM '
-        '| operations per image | HBM traffic per image | all-reduce '
-        '| at most, per chip | bound by | instructions | compiled in |',
-        '|---' * 13 + '|',
-    ]
-    for config, result in rows:
-        if 'program' not in result:
-            lines.append(f'| {config} | not one image fits |' + ' |' * 11)
-            continue
-        samples, bounds = result['samples_per_gpu'], result['bounds_seconds']
-        bound = max((x for x in bounds if bounds[x] is not None), key=bounds.get)
-        height, width = result['canvas']
-        more = (
-            '' if result['too_many'] is None else f' ({result["too_many"]} do not fit)'
-        )
-        cells = [
-            config,
-            result['program'],
-            result['topology'],
-            f'{samples}{more}',
-            f'{height} x {width}',
-            f'{result["memory_bytes"]["total"] / 2**30:.1f} GiB',
-            f'{result["operations"] / samples / 1e12:.2f} T',
-            f'{result["traffic_bytes"] / samples / 1e9:.2f} GB',
-            f'{result["all_reduce_bytes"] / 1e6:.0f} MB',
-            f'{samples / bounds[bound]:,.0f} images/s',
-            bound.replace('_', ' '),
-            f'{result["instructions"]:,}',
-            f'{result["compile_cpu_seconds"]:,.0f} s',
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    """The table in Markdown, of lists of cells."""
+    lines = [COLUMNS, ['---'] * len(COLUMNS), *rows]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
 
 
 def main():
-    """Compiles what is missing, then prints the table."""
+    """Compiles what is missing, then prints the tables."""
     flags = parse()
-    pathlib.Path(flags.out).mkdir(parents=True, exist_ok=True)
-    rows, failed = [], 0
-    for config, topology, program in itertools.product(
-        flags.configs, flags.topologies, flags.programs
-    ):
-        entry = config, topology, program, flags.samples
-        path = file_of(flags.out, *entry).absolute()
-        if not path.exists() and not flags.table:
-            print(' '.join(entry[:3]), file=sys.stderr, flush=True)
-            with path.with_suffix('.txt').open('w') as log:
-                words = command(path, *entry)
-                subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
-        if path.exists():
-            rows.append((config, json.loads(path.read_text())[program]))
-        else:
-            failed += not flags.table
-    print(format_table(rows))
+    flags.out.mkdir(parents=True, exist_ok=True)
+    found, failed = {}, 0
+    by_program = {program: groups(flags.configs, program) for program in flags.programs}
+    for topology, program in itertools.product(flags.topologies, flags.programs):
+        rows = found[topology, program] = []
+        for configs in by_program[program]:
+            entry = configs[0], topology, program, flags.largest
+            path = file_of(flags.out, *entry).absolute()
+            if not path.exists() and not flags.table:
+                print(*entry[:3], file=sys.stderr, flush=True)
+                with path.with_suffix('.txt').open('w') as log:
+                    words = command(path, *entry)
+                    subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
+            if path.exists():
+                rows.append(row(configs, json.loads(path.read_text())[program]))
+            else:
+                failed += not flags.table
+    for (topology, program), rows in found.items():
+        if rows:
+            print(f'\n{program}, {topology}\n\n{format_table(rows)}')
     if failed:
         print(f'{failed} entries failed: see {flags.out}/*.txt', file=sys.stderr)
     return 1 if failed else 0

@@ -18,10 +18,12 @@ RESULT = {
     'canvas': [800, 1344],
     'samples_per_gpu': 10,
     'too_many': 11,
-    'memory_bytes': {'total': 15 * 2**30},
+    'hbm_bytes': 16 * 2**30,
+    'memory_bytes': {'total': 15 * 2**30, 'temporaries': 10 * 2**30},
     'operations': 12e12,
     'traffic_bytes': 33e9,
-    'all_reduce_bytes': 128e6,
+    'traffic_by_kind': {'prefetches': 3e9},
+    'estimated_seconds': 0.1,
     'instructions': 8858,
     'bounds_seconds': {
         'matrix_unit': 0.061,
@@ -34,40 +36,49 @@ RESULT = {
 
 
 def test_a_row():
-    *_, row = tpu_compile.format_table([('atss_r50_1x', RESULT)]).splitlines()
-    assert row.split(' | ')[3:] == [
-        '10 (11 do not fit)',
+    assert tpu_compile.row(['atss_r50_1x', 'atss_r50_2x_ms'], RESULT) == [
+        'atss_r50_1x, atss_r50_2x_ms',
         '800 x 1344',
+        '10 (11 do not fit)',
         '15.0 GiB',
+        '11',  # 5 GiB whatever the batch, 1 GiB an image
         '1.20 T',
-        '3.30 GB',
-        '128 MB',
-        '164 images/s',
-        'matrix unit',
+        '3.00 GB',
+        '164 images/s, matrix unit',
+        '100 images/s',
         '8,858',
-        '880 s |',
+        '880 s',
     ]
 
 
 def test_all_rows_have_all_cells():
     nothing = {'tried': {'1': None}, 'too_many': 1}
-    table = tpu_compile.format_table([('a', RESULT), ('b', nothing)])
-    assert {line.count('|') for line in table.splitlines()} == {14}
+    rows = [tpu_compile.row(['a'], RESULT), tpu_compile.row(['b'], nothing)]
+    table = tpu_compile.format_table(rows).splitlines()
+    assert {line.count('|') for line in table} == {len(tpu_compile.COLUMNS) + 1}
 
 
-@pytest.mark.parametrize('samples', [None, 8])
-def test_the_commands_parse(samples, tmp_path):
-    words = tpu_compile.command(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', samples)
+def test_configs_with_the_same_program_share_an_entry():
+    names = ['atss_r50_1x', 'atss_r50_2x_ms', 'atss_r50_caffe_1x', 'atss_r50_lsj_200e']
+    once, twice, caffe, large = names
+    assert tpu_compile.groups(names, 'train') == [[once, twice], [caffe], [large]]
+    # It trains on other canvases, and detects on the same ones.
+    assert tpu_compile.groups(names, 'detect') == [[once, twice, large], [caffe]]
+
+
+@pytest.mark.parametrize('largest', [True, False])
+def test_the_commands_parse(largest, tmp_path):
+    words = tpu_compile.command(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', largest)
     flags, others = compile_command.parser().parse_known_args(words[4:])
-    assert flags.topology == 'v5e:2x2' and flags.largest == (samples is None)
-    assert others[0] == 'atss_r50_1x' and tpu_compile.HALF in others
+    assert flags.topology == 'v5e:2x2' and flags.largest == largest
+    assert others[0] == 'atss_r50_1x' and set(tpu_compile.HALF) < set(others)
 
 
 def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch, capsys):
-    path = tpu_compile.file_of(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', 8)
+    path = tpu_compile.file_of(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', False)
     path.write_text(json.dumps({'train': RESULT}))
     words = ['--configs=atss_r50_1x', '--topologies=v5e:2x2', '--programs=train']
-    flags = ['tpu_compile.py', f'--out={tmp_path}', '--samples=8', *words]
+    flags = ['tpu_compile.py', f'--out={tmp_path}', *words]
     monkeypatch.setattr(sys, 'argv', flags)
     assert tpu_compile.main() == 0
     assert '8,858' in capsys.readouterr().out

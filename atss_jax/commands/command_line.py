@@ -394,13 +394,6 @@ def _quieten_libraries():
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     warnings.formatwarning = _as_one_line
-    sys.unraisablehook = _show_unraisable
-
-
-def _show_unraisable(unraisable):
-    """Leaves out what tensorstore's threads print after a checkpoint was not saved."""
-    if str(unraisable.exc_value) != 'Event loop is closed':
-        sys.__unraisablehook__(unraisable)
 
 
 def _as_one_line(message, category, file, number, line=None):

@@ -5,7 +5,7 @@ import importlib
 import sys
 
 import atss_jax
-from atss_jax.commands import command_line
+from atss_jax.commands import interrupts
 
 COMMANDS = {
     'init': 'write a config that fits your data',
@@ -19,7 +19,7 @@ COMMANDS = {
     'models': 'list trained detectors that can be used by name',
     'convert': 'convert weights between .pth, .safetensors and workdirs',
     'import-mmdet': 'make a workdir of an mmdetection config and checkpoint',
-    'export': 'write a detector as one StableHLO file',
+    'export': 'write a detector as one StableHLO, ONNX or HTML file',
     'show-config': 'print a config with all its fields',
     'compile': 'compile for TPUs without one: memory, traffic, time bounds',
     'flops': 'print parameters and multiply-adds by part',
@@ -44,23 +44,34 @@ def main(arguments: list[str] | None = None, program: str | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     name = arguments[0] if arguments else None
-    if name in ('-h', '--help'):
-        command_line.show(_help())
-        return 0
     if name == '--version':
         print(f'atss-jax {atss_jax.__version__}')
+        return 0
+    program = program or f'atss {name}'
+    with interrupts.heeded() as interrupted:
+        try:
+            return _run(name, arguments[1:], program)
+        except KeyboardInterrupt:  # while it imports libraries, which takes seconds
+            pass
+        except ImportError:
+            if not interrupted():
+                raise
+    print(f'{program}: interrupted', file=sys.stderr)
+    return 130
+
+
+def _run(name, flags, program):
+    # Imported late: Ctrl-C is heeded by now, and the help needs neither JAX nor NumPy.
+    if name in ('-h', '--help'):
+        from atss_jax.commands import command_line
+
+        command_line.show(_help())
         return 0
     if name not in COMMANDS:
         print(_complaint(name), file=sys.stderr)
         return 2
-    program = program or f'atss {name}'
-    try:
-        # Imported only now: `atss --help` needs neither JAX nor NumPy.
-        module = importlib.import_module(f'atss_jax.commands.{name.replace("-", "_")}')
-        return module.main(arguments[1:], program)
-    except KeyboardInterrupt:  # while it imports libraries, which takes seconds
-        print(f'{program}: interrupted', file=sys.stderr)
-        return 130
+    module = importlib.import_module(f'atss_jax.commands.{name.replace("-", "_")}')
+    return module.main(flags, program)
 
 
 def _help():

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -30,6 +31,7 @@ _THREADS = 2
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS_TO_END = 25  # for a worker to finish the batches that it works on
+_SECONDS_UNTIL_TOLD = 60  # that a batch is being waited for
 
 
 class Workers:
@@ -93,7 +95,10 @@ class Workers:
             OSError: a worker was killed. Errors of `build` are raised as well.
         """
         while number not in self._answers:
-            for pipe in connection.wait(self._pipes):
+            ready = connection.wait(self._pipes, _SECONDS_UNTIL_TOLD)
+            if not ready:
+                self._tell(f'no batch for {_SECONDS_UNTIL_TOLD} seconds')
+            for pipe in ready:
                 self._receive(self._pipes.index(pipe))
         batch, error = self._answers.pop(number)
         if error is not None:
@@ -117,6 +122,21 @@ class Workers:
         except OSError:
             raise self._killed(worker) from None
 
+    def _alive(self):
+        return [process for process in self._processes if process.is_alive()]
+
+    def _join(self, until):
+        for process in self._processes:
+            process.join(max(until - time.monotonic(), 0))
+
+    def _tell(self, what):
+        pids = ', '.join(str(process.pid) for process in self._alive())
+        print(
+            f'{what}: waiting for the loading processes (pid {pids}); does a disk or '
+            'file server hang?',
+            file=sys.stderr,
+        )
+
     def _killed(self, worker):
         process = self._processes[worker]
         process.join(_SECONDS_TO_END)
@@ -130,12 +150,14 @@ class Workers:
         """
         for pipe in self._pipes:
             pipe.close()
-        until = time.monotonic() + _SECONDS_TO_END
+        began = time.monotonic()
         try:
-            for process in self._processes:
-                process.join(max(until - time.monotonic(), 0))
+            self._join(until=began + _SECONDS_TO_END / 5)
+            if self._alive():
+                self._tell(f'this ends within {_SECONDS_TO_END} seconds')
+            self._join(until=began + _SECONDS_TO_END)
         finally:
-            hung = [process for process in self._processes if process.is_alive()]
+            hung = self._alive()
             for process in hung:
                 process.kill()
             for process in hung:
@@ -172,10 +194,12 @@ def without_images(
 
 def killed(status: int | None) -> OSError:
     """The error that says why a worker process may have ended with `status`."""
-    if status in (-9, -7):
+    if status == -9:
+        reason = 'memory ran out? Fewer data.workers_per_gpu need less of it'
+    elif status == -7:
         reason = (
-            'memory ran out (-9), or /dev/shm is full (-7)? Fewer data.workers_per_gpu '
-            'need less of both'
+            'neither memory nor disk was left for its batches? Fewer '
+            'data.workers_per_gpu need less of it'
         )
     else:
         reason = (

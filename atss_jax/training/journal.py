@@ -1,9 +1,10 @@
 """What is recorded of a run while it trains: log, checkpoints, evaluations."""
 
 import collections
+import contextlib
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -132,6 +133,34 @@ class Journal:
                 folder = f'{self._checkpoints.folder}/{step}'
                 self._callbacks.call('after_checkpoint', step, folder)
         self._callbacks.raise_failure()
+
+    @contextlib.contextmanager
+    def waiting_for_data(
+        self, in_flight: Steps, state: TrainState, start: int
+    ) -> Iterator[None]:
+        """Surrounds the loading of a batch; if that fails, saves the steps before it.
+
+        With several processes it does not: saving is a collective, and the others go
+        on.
+
+        Args:
+            in_flight: as for `steps`.
+            state: the state before the batch.
+            start: number of steps that were finished when the run began.
+        """
+        try:
+            with self._log.waiting_for_data():
+                yield
+        except Exception:  # of the user's files and functions: whatever they raise
+            step = int(state.step)
+            if step > start and jax.process_count() == 1:
+                self.steps(in_flight, 0)
+                self.save(state)
+                self._log.say(
+                    f'no batch for step {step + 1}; the steps before it are saved, and '
+                    'the same command resumes after them'
+                )
+            raise
 
     def end_epoch(self, state: TrainState, stop: hosts.StopSignal) -> None:
         """Saves and evaluates the state after an epoch, where that is due.

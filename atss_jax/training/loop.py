@@ -65,6 +65,8 @@ def train(
         ValueError: config, data, weights and workdir do not fit together.
         NonFiniteLoss: training diverged; earlier checkpoints are in the workdir.
         CallbackError: a callback failed; a checkpoint was saved first.
+        OSError: a worker process was killed; a checkpoint was saved first, as after any
+            error in loading a batch, except with several processes.
         Stopped: SIGTERM or Ctrl-C was received; a checkpoint was saved first.
     """
     startup = Startup(began)
@@ -104,7 +106,7 @@ def train(
             for step in steps:
                 # Step: dispatched to the devices; the host does not wait for it.
                 with profiler.step(step + 1):
-                    with log.waiting_for_data():
+                    with journal.waiting_for_data(in_flight, state, start.step):
                         batch = next(batches)
                     if step == start.step:
                         startup.spent_on('first batch')

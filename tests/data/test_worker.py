@@ -143,6 +143,31 @@ def test_workers_that_hang_are_killed_at_one_time(tmp_path):
     assert run_script(body, tmp_path).stdout == 'interrupted\n'
 
 
+def test_waiting_for_workers_that_hang_is_told(tmp_path):
+    body = """
+    import signal
+    from atss_jax.data import worker
+    from tests.data.test_worker import Hangs
+    worker._SECONDS_TO_END, worker._SECONDS_UNTIL_TOLD = 5, 1
+
+    def give_up(*_):
+        raise TimeoutError
+
+    stream = prefetch(Hangs(), 0, 100, workers=2)
+    next(stream)
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(5)
+    try:
+        next(stream)
+    except TimeoutError:
+        print('given up')
+"""
+    done = run_script(body, tmp_path)
+    assert done.stdout == 'given up\n'
+    assert 'no batch for 1 seconds: waiting for the loading processes' in done.stderr
+    assert 'this ends within 5 seconds: waiting for the' in done.stderr
+
+
 def test_there_are_no_more_workers_than_batches(tmp_path):
     body = """
     import multiprocessing
@@ -169,8 +194,8 @@ def test_a_worker_that_is_killed_is_an_error_with_a_reason(tmp_path):
 @pytest.mark.parametrize(
     ('status', 'words'),
     [
-        (-9, 'memory ran out (-9)'),
-        (-7, '/dev/shm is full (-7)'),
+        (-9, 'memory ran out? Fewer data.workers_per_gpu'),
+        (-7, 'neither memory nor disk was left'),
         (-11, 'the lines above may say why; data.workers_per_gpu=0 loads in the'),
         (1, 'the lines above may say why; data.workers_per_gpu=0 loads in the'),
     ],

@@ -7,6 +7,7 @@ import signal
 import jax
 import pytest
 
+from atss_jax.data.loader import TrainBatches
 from atss_jax.distributed import devices, hosts
 from atss_jax.training.checkpoint import Checkpoints
 from tests.support.small_run import (
@@ -86,6 +87,48 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(
     assert_equal(jax.device_get(state), small_run.state)
     whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
     assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+class DiskError(OSError):
+    pass
+
+
+def fail_to_load(patch, number):
+    """Makes the loading of a batch fail, as when a disk is gone."""
+    real = TrainBatches.__call__
+
+    def load(self, step, memory=None):
+        if step == number:
+            raise DiskError('the disk is gone')
+        return real(self, step, memory)
+
+    patch.setattr(TrainBatches, '__call__', load)
+
+
+@pytest.mark.parametrize('step', [2, 4])
+def test_steps_before_a_batch_that_cannot_be_loaded_are_saved(
+    small_run, tmp_path, capsys, step
+):
+    workdir = tmp_path / 'workdir'
+    with pytest.MonkeyPatch.context() as patch:
+        fail_to_load(patch, step)
+        with pytest.raises(DiskError):
+            train(small_run.config, str(workdir))
+    assert f'no batch for step {step + 1}; the steps' in capsys.readouterr().out
+    assert saved_steps(workdir)[-1] == step
+    state = train(small_run.config, str(workdir))
+    assert_equal(jax.device_get(state), small_run.state)
+    whole = (small_run.workdir / 'metrics.jsonl').read_bytes()
+    assert (workdir / 'metrics.jsonl').read_bytes() == whole
+
+
+def test_without_a_first_batch_nothing_is_saved(small_run, tmp_path):
+    workdir = tmp_path / 'workdir'
+    with pytest.MonkeyPatch.context() as patch:
+        fail_to_load(patch, 0)
+        with pytest.raises(DiskError):
+            train(small_run.config, str(workdir))
+    assert not (workdir / 'checkpoints').exists() or not saved_steps(workdir)
 
 
 def test_a_second_sigterm_does_not_cut_off_the_save(small_run, tmp_path):

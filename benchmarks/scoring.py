@@ -18,6 +18,7 @@ import time
 import numpy as np
 import timing
 
+from atss_jax.commands.command_line import positive
 from atss_jax.evaluation import coco_metric, precision_recall
 from atss_jax.evaluation.run import to_results
 from atss_jax.structures import Detections
@@ -126,10 +127,10 @@ def measure(flags: argparse.Namespace) -> dict[str, list[dict]]:
 def main() -> int:
     """Reads the flags, measures, prints."""
     parser = timing.new_parser(__doc__)
-    parser.add_argument('--images', type=int, default=5000)
-    parser.add_argument('--detections', type=int, default=100, help='per image')
-    parser.add_argument('--classes', type=int, default=80)
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--images', type=positive, default=5000)
+    parser.add_argument('--detections', type=positive, default=100, help='per image')
+    parser.add_argument('--classes', type=positive, default=80)
+    parser.add_argument('--rounds', type=positive, default=3)
     parser.add_argument(
         '--by', choices=('hotcoco', 'pycocotools'), help='only score, once, as JSON'
     )
@@ -137,6 +138,8 @@ def main() -> int:
     if flags.by:
         print(json.dumps(score(flags)))
         return 0
+    if precision_recall.find_hotcoco() is None:
+        parser.error('hotcoco is not installed: there is nothing to compare with')
     rounds = measure(flags)
     first = rounds['hotcoco'][0]['numbers']
     print(

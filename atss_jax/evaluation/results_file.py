@@ -73,7 +73,7 @@ def _is_finite(value):
 def _refuse(path, index, name, record, expected):
     return ValueError(
         f'{path}: detection {index} (counted from 0) has {name} '
-        f'{str(record[name])[:100]}, expected {expected}'
+        f'{repr(record[name])[:100]}, expected {expected}'
     )
 
 
@@ -81,7 +81,7 @@ def _check_known(path, results, field, known):
     unknown = sorted({result[field] for result in results} - known)
     if unknown:
         raise ValueError(
-            f'{path}: {len(unknown)} values of {field} are not in the annotations, '
+            f'{path}: not in the annotations: {len(unknown)} of the values of {field}, '
             f'such as {", ".join(map(str, unknown[:5]))}; these are results of other '
             'data or with other ids'
         )

@@ -82,8 +82,8 @@ class TestResultsFile:
             ([{'bbox': [1, 2, -3, 4]}], ['width and height of at least 0']),
             ([{'score': float('nan')}], ['score nan, expected a number from 0']),
             ([{'score': 75}], ['score 75']),
-            ([{'image_id': 4}], ['1 values of image_id', 'such as 4']),
-            ([{'category_id': 99}], ['1 values of category_id', 'such as 99']),
+            ([{'image_id': 4}], ['1 of the values of image_id', 'such as 4']),
+            ([{'category_id': 99}], ['1 of the values of category_id', 'such as 99']),
         ],
     )
     def test_what_is_refused(self, score, content, parts):

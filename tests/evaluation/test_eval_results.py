@@ -77,7 +77,7 @@ class TestResultsFile:
             ({'images': []}, ['expected COCO results', "an object with 'images'"]),
             ([3], ['detection 0', 'image_id, category_id, bbox, score']),
             ([{'image_id': 1000}], ['detection 0']),
-            ([{'image_id': '5'}], ['image_id 5, expected an integer']),
+            ([{'image_id': '5'}], ["image_id '5', expected an integer"]),
             ([{'bbox': [1, 2, 3]}], ['bbox [1, 2, 3], expected four finite']),
             ([{'bbox': [1, 2, -3, 4]}], ['width and height of at least 0']),
             ([{'score': float('nan')}], ['score nan, expected a number from 0']),

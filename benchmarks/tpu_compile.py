@@ -148,32 +148,50 @@ def format_table(rows):
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
 
 
+def entries(flags):
+    """Topology, program, configs and JSON file of each entry."""
+    by_program = {program: groups(flags.configs, program) for program in flags.programs}
+    for topology, program in itertools.product(flags.topologies, flags.programs):
+        for configs in by_program[program]:
+            path = file_of(flags.out, configs[0], topology, program, flags.largest)
+            yield topology, program, configs, path.absolute()
+
+
+def compile_entry(topology, program, configs, path, largest):
+    """Writes the JSON file of an entry, unless the compiler fails."""
+    print(configs[0], topology, program, file=sys.stderr, flush=True)
+    words = command(path, configs[0], topology, program, largest)
+    with path.with_suffix('.txt').open('w') as log:
+        subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
+
+
+def format_tables(all_entries):
+    """A table for each program and topology, of those entries that have a file."""
+    rows = {}
+    for topology, program, configs, path in all_entries:
+        if path.exists():
+            result = json.loads(path.read_text())[program]
+            rows.setdefault((program, topology), []).append(row(configs, result))
+    return '\n\n'.join(
+        f'**{program}, {topology}**\n\n{format_table(cells)}'
+        for (program, topology), cells in rows.items()
+    )
+
+
 def main():
     """Compiles what is missing, then prints the tables."""
     flags = parse()
     flags.out.mkdir(parents=True, exist_ok=True)
-    found, failed = {}, 0
-    by_program = {program: groups(flags.configs, program) for program in flags.programs}
-    for topology, program in itertools.product(flags.topologies, flags.programs):
-        rows = found[topology, program] = []
-        for configs in by_program[program]:
-            entry = configs[0], topology, program, flags.largest
-            path = file_of(flags.out, *entry).absolute()
-            if not path.exists() and not flags.table:
-                print(*entry[:3], file=sys.stderr, flush=True)
-                with path.with_suffix('.txt').open('w') as log:
-                    words = command(path, *entry)
-                    subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
-            if path.exists():
-                rows.append(row(configs, json.loads(path.read_text())[program]))
-            else:
-                failed += not flags.table
-    for (topology, program), rows in found.items():
-        if rows:
-            print(f'\n{program}, {topology}\n\n{format_table(rows)}')
-    if failed:
+    all_entries = list(entries(flags))
+    for entry in all_entries:
+        if not flags.table and not entry[-1].exists():
+            compile_entry(*entry, flags.largest)
+    print(format_tables(all_entries))
+    failed = sum(not entry[-1].exists() for entry in all_entries)
+    if failed and not flags.table:
         print(f'{failed} entries failed: see {flags.out}/*.txt', file=sys.stderr)
-    return 1 if failed else 0
+        return 1
+    return 0
 
 
 if __name__ == '__main__':

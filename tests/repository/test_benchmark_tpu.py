@@ -83,3 +83,17 @@ def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch, capsys):
     assert tpu_compile.main() == 0
     assert '8,858' in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_docs_have_the_tables_of_what_is_compiled():
+    tables = tpu_compile.format_tables(tpu_compile.entries(tpu_compile.parse([])))
+    assert tables and tables in (ROOT / 'docs' / 'tpu.md').read_text()
+
+
+def test_files_of_what_is_compiled_are_entries():
+    """A config of another name, or with a program of its own now, needs a new file."""
+    known = {path for *_, path in tpu_compile.entries(tpu_compile.parse([]))}
+    largest = tpu_compile.entries(tpu_compile.parse(['--largest']))
+    known |= {path for *_, path in largest}
+    files = set(tpu_compile.RESULTS.glob('*.json'))
+    assert files and files <= known

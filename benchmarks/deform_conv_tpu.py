@@ -64,8 +64,11 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--topology', type=read_topology, default='v5e:1x1')
-    topology = parser.parse_args().topology
+    parser.add_argument('--topology', default='v5e:1x1')
+    try:
+        topology = read_topology(parser.parse_args().topology)
+    except ValueError as error:
+        parser.error(str(error))
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_enable_compilation_cache', False)
     print(

@@ -16,6 +16,7 @@ Seconds are processor seconds unless they are called wall-clock time, so that ot
 on the machine matters little.
 """
 
+import argparse
 import dataclasses
 import functools
 import json
@@ -35,6 +36,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for a script, only its own folder is there
 
+from atss_jax.commands.command_line import positive  # noqa: E402
 from benchmarks import timing  # noqa: E402
 from benchmarks.pod_losses import (  # noqa: E402
     HOURS,
@@ -57,7 +59,7 @@ class Pod:
     hosts: int = 256
     devices_per_host: int = 4
     samples_per_gpu: int = 2
-    step_seconds: float = 0.035
+    step_seconds: float = 0.1
 
     @property
     def rows(self) -> int:
@@ -401,6 +403,12 @@ def stragglers(pod: Pod, workers: int, steps: int = 2000) -> str:
 PARTS = ('stream', 'checkpoint', 'program', 'evaluation', 'failures', 'stragglers')
 
 
+def _positive(text):
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f'{text}: expected more than 0')
+    return float(text)
+
+
 def main() -> int:
     """Measures the selected parts and prints a table for each."""
     if sys.argv[1:2] == ['--worker']:
@@ -409,12 +417,18 @@ def main() -> int:
     parser = timing.new_parser(__doc__)
     add = parser.add_argument
     for field in dataclasses.fields(Pod):
-        add(f'--{field.name}', type=field.type, default=field.default)
+        kind = positive if field.type is int else _positive
+        add(f'--{field.name}', type=kind, default=field.default)
     add('--images', type=int, nargs='+', default=(117_266, 1_700_000))
     add('--canvas', type=int, nargs=2, default=(128, 160), help='of `program`')
-    add('--save', type=float, default=0.5, help='seconds that steps wait for a save')
-    add('--restart', type=float, default=300, help='seconds from failure to next step')
-    add('--workers', type=int, default=8, help='loading processes of a host')
+    add('--save', type=_positive, default=1.0, help='seconds of waiting for it')
+    add(
+        '--restart',
+        type=_positive,
+        default=300,
+        help='seconds to the next step',
+    )
+    add('--workers', type=positive, default=8, help='loading processes of a host')
     add('--parts', nargs='+', choices=PARTS, default=PARTS)
     flags = parser.parse_args()
     names = [field.name for field in dataclasses.fields(Pod)]

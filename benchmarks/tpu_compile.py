@@ -15,11 +15,13 @@ there is so far.
 import argparse
 import itertools
 import json
+import math
 import pathlib
 import subprocess
 import sys
 
 from atss_jax.compilation.programs import largest_canvas
+from atss_jax.compilation.topology import read_topology
 from atss_jax.config import build_experiment, load_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -57,13 +59,16 @@ def parse(arguments=None):
         '--out', type=pathlib.Path, default=RESULTS, help='folder of the JSON files'
     )
     parser.add_argument(
-        '--configs', type=_names, default=shipped(), help='names (default: all)'
+        '--configs', type=_configs, default=shipped(), help='names (default: all)'
     )
     parser.add_argument(
-        '--topologies', type=_names, default=TOPOLOGIES, help='(default: %(default)s)'
+        '--topologies',
+        type=_topologies,
+        default=TOPOLOGIES,
+        help='(default: %(default)s)',
     )
     parser.add_argument(
-        '--programs', type=_names, default=PROGRAMS, help='(default: %(default)s)'
+        '--programs', type=_programs, default=PROGRAMS, help='(default: %(default)s)'
     )
     parser.add_argument(
         '--largest', action='store_true', help='the largest batch, not 8 images a chip'
@@ -72,8 +77,29 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-def _names(text):
-    return tuple(text.split(','))
+def _configs(text):
+    return _known(text, shipped())
+
+
+def _programs(text):
+    return _known(text, PROGRAMS)
+
+
+def _known(text, known):
+    names = tuple(text.split(','))
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(
+                f'{name!r}: expected some of {", ".join(known)}'
+            )
+    return names
+
+
+def _topologies(text):
+    try:
+        return tuple(str(read_topology(name)) for name in text.split(','))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def groups(configs, program):
@@ -110,18 +136,23 @@ def command(path, config, topology, program, largest):
 
 
 def fitting(result):
-    """About how many images fit into the memory of a chip: the temporaries grow."""
+    """About how many images a chip has memory for.
+
+    Images and what is computed from them grow with the batch; weights and code do not.
+    """
     memory, samples = result['memory_bytes'], result['samples_per_gpu']
-    growing = memory['temporaries'] / samples
-    fixed = memory['total'] - memory['temporaries']
-    return int((result['hbm_bytes'] - fixed) / growing)
+    image = 3 * math.prod(result['canvas'])
+    growing = memory['temporaries'] / samples + image
+    fixed = memory['total'] - samples * growing
+    available = read_topology(result['topology']).chip.available
+    return int((available - fixed) / growing)
 
 
 def row(configs, result):
     """The cells of an entry."""
     name = ', '.join(configs)
     if 'program' not in result:
-        return [name, 'not one image fits', *[''] * (len(COLUMNS) - 2)]
+        return [name, 'no batch that was tried fits', *[''] * (len(COLUMNS) - 2)]
     samples, bounds = result['samples_per_gpu'], result['bounds_seconds']
     bound = max((x for x in bounds if bounds[x] is not None), key=bounds.get)
     height, width = result['canvas']

@@ -8,6 +8,7 @@ from atss_jax.commands import command_line
 from atss_jax.commands.show_config import config_parser, load_named_config
 
 _PROGRAMS = ('train', 'detect')
+_DOES_NOT_FIT = 3  # the exit status
 
 
 def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
@@ -55,7 +56,7 @@ def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str], program: str = 'atss compile') -> int:
-    """Compiles and prints; exit status 1 if a batch of the config does not fit."""
+    """Compiles and prints; exit status 3 if a batch of the config does not fit."""
     flags, others = parser(program).parse_known_args(arguments)
 
     def action():
@@ -79,7 +80,7 @@ def main(arguments: list[str], program: str = 'atss compile') -> int:
                 write_json(flags.json, results, indent=1)
             fits &= search.largest is not None and search.largest.samples >= start
         command_line.show(CAUTION)
-        return 0 if fits else 1
+        return 0 if fits else _DOES_NOT_FIT
 
     return command_line.guard(program, action)
 

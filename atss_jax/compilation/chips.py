@@ -15,6 +15,8 @@ class Chip:
     Attributes:
         name: as in the names of slices.
         hbm: bytes of HBM.
+        available: bytes of it that the compiler (libtpu 0.0.42) allows a program, by
+            what it says when it refuses a larger one.
         peak: floating-point operations per second in bfloat16, a multiply-add being two
             of them.
         operations_per_cycle: what all matrix units of a chip do in a cycle, in the same
@@ -24,7 +26,7 @@ class Chip:
         slice_per_s: bytes per second of one chip to other slices, through the data
             center's network; None: not published.
         wraps: length from which a dimension of a slice is closed to a ring; there each
-            chip has two neighbors.
+            chip has two neighbors. Of three dimensions all must be multiples of it.
         shapes: shapes of a slice of up to 256 chips.
         options: what the TPU compiler must be told in addition, so that one device is
             one chip.
@@ -32,6 +34,7 @@ class Chip:
 
     name: str
     hbm: int
+    available: int
     peak: float
     operations_per_cycle: int
     hbm_per_s: float
@@ -46,11 +49,6 @@ class Chip:
         """Cycles per second: 1.05 GHz of a v4, 1.5 of a v5e, 1.75 of v5p and v6e."""
         return self.peak / self.operations_per_cycle
 
-    @property
-    def available(self) -> int:
-        """Bytes of HBM for a program, as the compiler has it on a v5e: 15.75 of 16."""
-        return self.hbm - GIB // 4
-
 
 CHIPS = {
     chip.name: chip
@@ -61,6 +59,7 @@ CHIPS = {
         Chip(
             name='v4',
             hbm=32 * GIB,
+            available=int(30.75 * GIB),
             peak=275e12,
             operations_per_cycle=8 * 2 * 128**2,
             hbm_per_s=1200e9,
@@ -77,6 +76,7 @@ CHIPS = {
         Chip(
             name='v5e',
             hbm=16 * GIB,
+            available=int(15.75 * GIB),
             peak=197e12,
             operations_per_cycle=4 * 2 * 128**2,
             hbm_per_s=819e9,
@@ -85,12 +85,13 @@ CHIPS = {
             wraps=16,
             shapes=_FLAT,
         ),
-        # https://cloud.google.com/tpu/docs/v5p: 459 TFLOPS, 95 GiB, 2,765 GB/s; 1,200
-        # GB/s of six links in both directions; 50 Gb/s a chip to the data center; two
-        # cores of four matrix units of 128 x 128.
+        # https://cloud.google.com/tpu/docs/v5p: 459 TFLOPS, 95 GiB of 96, 2,765 GB/s;
+        # 1,200 GB/s of six links in both directions; 50 Gb/s a chip to the data center;
+        # two cores of four matrix units of 128 x 128.
         Chip(
             name='v5p',
-            hbm=95 * GIB,
+            hbm=96 * GIB,
+            available=int(95.74 * GIB),
             peak=459e12,
             operations_per_cycle=8 * 2 * 128**2,
             hbm_per_s=2765e9,
@@ -107,6 +108,7 @@ CHIPS = {
         Chip(
             name='v6e',
             hbm=32 * GIB,
+            available=int(31.25 * GIB),
             peak=918e12,
             operations_per_cycle=4 * 2 * 256**2,
             hbm_per_s=1640e9,

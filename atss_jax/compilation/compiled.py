@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from atss_jax.compilation import hlo
 from atss_jax.compilation.bounds import Bounds, bounds
+from atss_jax.compilation.operations import repeated
 from atss_jax.compilation.programs import largest_canvas, lowered
 from atss_jax.compilation.topology import Topology
 from atss_jax.compilation.traffic import Traffic, traffic
@@ -164,8 +165,9 @@ def compile_program(
         raise _refusal(error, program, topology, samples) from error
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     text = compiled.as_text()
-    operations = float(compiled.cost_analysis()['flops'])
-    moved = traffic(hlo.parse(text))
+    parsed = hlo.parse(text)
+    operations = float(compiled.cost_analysis()['flops']) + repeated(parsed)
+    moved = traffic(parsed)
     return Compiled(
         program=program,
         topology=topology,
@@ -197,11 +199,13 @@ def _without_cache():
 @contextlib.contextmanager
 def _without_collection():
     """Turns garbage collection off: tracing creates a million objects that stay."""
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def _check_canvas(canvas, divisor):

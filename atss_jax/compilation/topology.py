@@ -53,8 +53,11 @@ class Topology:
     @property
     def fewest_links(self) -> int:
         """Links of the chip that has fewest within its slice: one in a corner."""
+        wraps = self.chip.wraps
+        # Cubes have rings only if they consist of whole cubes of 4 x 4 x 4.
+        is_open = len(self.shape) == 3 and any(length % wraps for length in self.shape)
         return sum(
-            0 if length == 1 else 2 if length >= self.chip.wraps else 1
+            0 if length == 1 else 2 if length >= wraps and not is_open else 1
             for length in self.shape
         )
 

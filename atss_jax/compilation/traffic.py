@@ -125,9 +125,9 @@ def _label(moved):
 
 def traffic(module: Module) -> Traffic:
     """Counts what a program moves, from its text as `hlo.parse` reads it."""
-    runs = list(_runs(module, module.entry, 1))
+    all_runs = list(runs(module, module.entry, 1))
     moved, users = [], {}
-    for computation, instruction, times in runs:
+    for computation, instruction, times in all_runs:
         read, written = _bytes(module, computation, instruction)
         cycles = _cycles(instruction)
         if read + written + cycles:
@@ -138,17 +138,17 @@ def traffic(module: Module) -> Traffic:
             kind = _kind(module, instruction)
             counts = (times * count for count in (read, written, cycles))
             moved.append(Moved(instruction, kind, name, backward, *counts))
-    loops = [x for _, x, _ in runs if x.opcode == 'while']
+    loops = [x for _, x, _ in all_runs if x.opcode == 'while']
     return Traffic(
         tuple(moved),
-        len(runs),
+        len(all_runs),
         tuple(_all_reduces(module)),
         tuple(_sends(module)),
         sum(trip_count(module, loop) is None for loop in loops),
     )
 
 
-def _runs(
+def runs(
     module: Module, computation: Computation, times: int
 ) -> Iterator[tuple[Computation, Instruction, int]]:
     """Each instruction that is not within a fusion, and how often it runs."""
@@ -157,13 +157,13 @@ def _runs(
         if instruction.opcode == 'while':
             count = trip_count(module, instruction)
             body = module.computations[instruction.attribute('body')]
-            yield from _runs(module, body, times * (1 if count is None else count))
+            yield from runs(module, body, times * (1 if count is None else count))
         elif instruction.opcode == 'call':
             called = module.computations[instruction.attribute('to_apply')]
-            yield from _runs(module, called, times)
+            yield from runs(module, called, times)
         elif instruction.opcode == 'conditional':
             for name in _branches(instruction):
-                yield from _runs(module, module.computations[name], times)
+                yield from runs(module, module.computations[name], times)
 
 
 def _branches(instruction):

@@ -50,6 +50,8 @@ def test_slices_have_up_to_256_chips(chip):
         ('v5e:8x16', 3),
         ('v5e:16x16', 4),
         ('v5p:4x4x4', 6),
+        ('v4:2x4x4', 3),
+        ('v4:4x4x8', 6),
         ('v5p:2x2x1', 2),
     ],
 )

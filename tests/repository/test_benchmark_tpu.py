@@ -41,7 +41,7 @@ def test_a_row():
         '800 x 1344',
         '10 (11 do not fit)',
         '15.0 GiB',
-        '11',  # 5 GiB whatever the batch, 1 GiB an image
+        '10',  # 5 GiB whatever the batch, 1 GiB an image and the image itself
         '1.20 T',
         '3.00 GB',
         '164 images/s, matrix unit',

@@ -7,6 +7,7 @@ import os
 import pathlib
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -149,13 +150,15 @@ def page(*flags: str):
         os.dup2(high[0], 3)
         os.dup2(high[1], 4)
 
-    with tempfile.TemporaryDirectory() as profile:
+    # Errors are ignored: processes that are being killed may still write there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [find(), *_FLAGS, *flags, f'--user-data-dir={profile}'],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=as_3_and_4,
             close_fds=False,
+            start_new_session=True,
         )
         os.close(to_browser[0])
         os.close(from_browser[1])
@@ -164,5 +167,7 @@ def page(*flags: str):
         finally:
             process.terminate()
             process.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it started
             os.close(to_browser[1])
             os.close(from_browser[0])

@@ -422,12 +422,7 @@ def main() -> int:
     add('--images', type=int, nargs='+', default=(117_266, 1_700_000))
     add('--canvas', type=int, nargs=2, default=(128, 160), help='of `program`')
     add('--save', type=_positive, default=1.0, help='seconds of waiting for it')
-    add(
-        '--restart',
-        type=_positive,
-        default=300,
-        help='seconds to the next step',
-    )
+    add('--restart', type=_positive, default=300, help='seconds to the next step')
     add('--workers', type=positive, default=8, help='loading processes of a host')
     add('--parts', nargs='+', choices=PARTS, default=PARTS)
     flags = parser.parse_args()

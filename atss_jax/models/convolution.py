@@ -24,6 +24,7 @@ def convolve(
         kernel,
         cpu=functools.partial(cpu.convolve, stride=stride),
         accelerator=functools.partial(accelerator.convolve, stride=stride),
+        tpu=functools.partial(accelerator.convolve_on_tpu, stride=stride),
     )
 
 
@@ -47,9 +48,14 @@ def convolve_and_normalize(
         constant_input: `x` has no gradient.
     """
     mean, factor, bias = stored
-    tpu = None
     if constant_input and kernel.shape[:2] == (1, 1):
         tpu = functools.partial(_convolve_every_nth, stride=stride)
+    else:
+        tpu = functools.partial(
+            accelerator.convolve_scaled,
+            stride=stride,
+            convolve=accelerator.convolve_on_tpu,
+        )
     # Not one function: its gradient would compute the convolution anew.
     y = by_platform(
         x,

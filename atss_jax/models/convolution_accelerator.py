@@ -4,6 +4,8 @@ Milliseconds in this file are those of one H200, training the R50 with 16 images
 x 1344 in bfloat16 (docs/performance.md). The step took 58.5 ms before, 50.0 ms after.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -58,6 +60,37 @@ def convolve_blocks(
     )
 
 
+def convolve_on_tpu(
+    x: Float[Array, 'B H W C'], kernel: Float[Array, 'k k c D'], stride: int
+) -> Float[Array, 'B h w D']:
+    """See `convolution.convolve`; groups of few channels are computed together."""
+    return convolve(x, merge_groups(kernel, x.shape[-1]), stride)
+
+
+def merge_groups(
+    kernel: Float[Array, '*k c D'], channels: int
+) -> Float[Array, '*k _c D']:
+    """The kernel of the same convolution in fewer groups, of up to 128 input channels.
+
+    Each group then sees the channels of several, with zeros for those that are not its
+    own. A TPU multiplies 128 channels at a time, so that these products cost nothing.
+
+    Args:
+        kernel: of C / c groups.
+        channels: C, those of the features.
+    """
+    *sides, inputs, features = kernel.shape
+    groups = channels // inputs
+    fits = (n for n in range(1, groups + 1) if n * inputs <= 128 and groups % n == 0)
+    count = max(fits, default=1)
+    if count == 1:
+        return kernel
+    # One axis for the group whose channels are seen, one for the group that sees them.
+    parts = kernel.reshape(*sides, 1, inputs, groups // count, count, -1)
+    own = jnp.eye(count, dtype=bool)[:, None, None, :, None]
+    return jnp.where(own, parts, 0).reshape(*sides, count * inputs, features)
+
+
 # A norm by stored statistics is a factor and a summand of each channel. The factor goes
 # into the kernel, which is smaller than the map: cuDNN then computes convolution,
 # summand, shortcut and ReLU in one pass, nothing in between is kept for the gradient,
@@ -68,6 +101,7 @@ def convolve_scaled(
     kernel: Float[Array, 'k k c D'],
     factor: Float[Array, ' D'],
     stride: int,
+    convolve: Callable[..., Array] = convolve,
 ) -> Float[Array, 'B h w D']:
     """`convolve(x, kernel, stride) * factor`; the kernel is scaled in float32."""
     return convolve(x, (kernel * factor).astype(x.dtype), stride)

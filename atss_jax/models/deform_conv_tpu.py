@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float, Int
 
+from atss_jax.models.convolution_accelerator import merge_groups
 from atss_jax.models.region import zero_outside
 
 _CHUNK = 2**24
@@ -45,6 +46,7 @@ def sum_of_taps(
         weights: weight of each tap.
         size: valid rows and columns of each image; no more than `x` has.
     """
+    weights = merge_groups(weights, x.shape[-1])
     parts = _channel_parts(x, row.shape[3], weights.shape[1])
     divided = zip(jnp.split(x, parts, -1), jnp.split(weights, parts, 1), strict=True)
     return sum(

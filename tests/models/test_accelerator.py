@@ -135,6 +135,34 @@ def whole_stem(images, kernel, stored):
     return stem(images, jnp.array([[32, 64], [19, 45]], jnp.int32), kernel, stored)
 
 
+@pytest.mark.parametrize(
+    ('channels', 'groups', 'together'),
+    [
+        pytest.param(256, 32, 128, id='16 of 8 channels'),
+        pytest.param(64, 16, 64, id='all'),
+        pytest.param(192, 3, 64, id='2 of 3 would leave one'),
+        pytest.param(260, 2, 130, id='too many channels'),
+    ],
+)
+@pytest.mark.parametrize('stride', [1, 2])
+def test_groups_of_few_channels_are_computed_together(
+    request, channels, groups, together, stride
+):
+    x = noise(0, (1, 6, 6, channels))
+    kernel = noise(1, (3, 3, channels // groups, 2 * groups)) / channels**0.5
+
+    def loss(x, kernel):
+        return jnp.sin(convolve(x, kernel, stride)).sum()
+
+    expected = convolve(x, kernel, stride), jax.grad(loss, (0, 1))(x, kernel)
+    request.getfixturevalue('tpu')
+    program = program_of(lambda *z: convolve(*z, stride), x, kernel)
+    assert f'x{channels}xf32>, tensor<3x3x{together}x' in program
+    results = convolve(x, kernel, stride), jax.grad(loss, (0, 1))(x, kernel)
+    for ours, reference in zip(*map(jax.tree.leaves, (results, expected)), strict=True):
+        assert relative_error(ours, reference) < 1e-5
+
+
 STEM_ARGUMENTS = (
     noise(0, (2, 32, 64, 3)),
     noise(1, (7, 7, 3, 8)) / 12,

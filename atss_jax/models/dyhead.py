@@ -10,6 +10,7 @@ from atss_jax.models.initializers import ZEROS, Normal
 from atss_jax.models.layers import Conv, ConvModule, deform_init
 from atss_jax.models.norms import GroupNorm
 from atss_jax.models.region import halve, inside, stretch
+from atss_jax.models.reread import reread
 
 _NORMAL = Normal(0.01)
 _OFFSETS = 2 * 3 * 3  # of a 3x3 kernel with one group; there are half as many masks
@@ -167,35 +168,3 @@ def _mean(x, size):
     x = jnp.where(inside(size, height, width), x, 0).astype(jnp.float32)
     count = jnp.minimum(size, jnp.array([height, width])).prod(-1)
     return x.sum((1, 2), keepdims=True) / count[:, None, None, None]
-
-
-def reread(
-    x: Float[Array, 'B H W C'],
-    size: Int[Array, 'B 2'],
-    other: Int[Array, 'B 2'],
-    grid: tuple[int, int],
-) -> Float[Array, 'B h w C']:
-    """Reads the numbers of a map in PyTorch's order as if it had the size `other`.
-
-    DyHead passes the offsets of one level to the convolution of the next, which has a
-    quarter of the cells. mmcv's kernel then reads the first of these numbers, channel
-    by channel and row by row, with the row length of the smaller map. Weights are
-    trained with this, so it is reproduced here.
-
-    Args:
-        x: the map.
-        size: its valid rows and columns.
-        other: valid rows and columns to read it with; no more cells than `size`.
-        grid: rows and columns of the result, which means nothing outside `other`.
-    """
-
-    def of_image(x, size, other):
-        row, column, channel = jnp.meshgrid(
-            *(jnp.arange(n) for n in (*grid, x.shape[-1])), indexing='ij'
-        )
-        place = (channel * other[0] + row) * other[1] + column
-        channel, cell = jnp.divmod(place, size[0] * size[1])
-        row, column = jnp.divmod(cell, size[1])
-        return x.at[row, column, channel].get(mode='clip')
-
-    return jax.vmap(of_image)(x, size, other)

@@ -11,10 +11,10 @@ from atss_jax.inference.onnx_file import norms, postprocess, region, window_atte
 from atss_jax.inference.onnx_file.dyhead import _Rereading
 from atss_jax.inference.onnx_file.layers import Conv, modulated_deform_conv
 from atss_jax.inference.onnx_file.region import Region
-from atss_jax.models import dyhead as jax_dyhead
 from atss_jax.models import region as jax_region
 from atss_jax.models import window_attention as jax_windows
 from atss_jax.models.deform_conv import modulated_deform_conv as jax_deform_conv
+from atss_jax.models.reread import reread
 from tests.support.onnx_models import run_graph
 
 pytestmark = pytest.mark.onnx
@@ -173,7 +173,7 @@ def test_offsets_read_in_the_order_of_another_size():
 
     (ours,) = run_graph(write, {'x': x, 'size': SIZES})
     sizes = jnp.asarray(SIZES, jnp.int32), jnp.asarray(other, jnp.int32)
-    theirs = from_jax(jax_dyhead.reread(to_jax(x), *sizes, (4, 6)))
+    theirs = from_jax(reread(to_jax(x), *sizes, (4, 6)))
     assert_equal_inside(ours, theirs, other, 0)
 
 

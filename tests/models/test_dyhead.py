@@ -1,13 +1,17 @@
 """DyHead's parts against plain loops; the whole is compared in test_family.py."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atss_jax.models.dyhead import DyHead, DyReLU, reread, stretch
+from atss_jax.models import platforms
+from atss_jax.models.dyhead import DyHead, DyReLU, stretch
+from atss_jax.models.region import inside
+from atss_jax.models.reread import reread
 from tests.support.recipes import relative_error
 
 SIZES = np.array([[4, 6], [5, 3]], np.int32)
@@ -18,21 +22,55 @@ def noise(seed, *shape):
     return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
 
 
-def test_reread_by_hand():
+@pytest.fixture(params=['cpu', 'tpu'])
+def algorithm(request, monkeypatch):
+    """Programs for this CPU contain what those for another platform contain."""
+    jax.clear_caches()
+    which = operator.attrgetter(request.param)
+    monkeypatch.setattr(platforms, 'function_on_cpu', which)
+    yield
+    jax.clear_caches()
+
+
+def test_reread_by_hand(algorithm):
     """Two channels of 2 x 2 cells, read as maps of 1 x 2: the first four numbers."""
     x = jnp.array([[[0, 10], [1, 11]], [[2, 12], [3, 13]]], jnp.float32)[None]
     result = reread(x, jnp.array([[2, 2]]), jnp.array([[1, 2]]), (1, 2))
     np.testing.assert_array_equal(result[0, 0], [[0, 2], [1, 3]])
 
 
-def test_reread_is_pytorchs_memory_read_with_another_shape():
-    x = noise(0, 2, 6, 8, 5)
-    result = reread(jnp.asarray(x), jnp.asarray(SIZES), jnp.asarray(SMALL), (3, 4))
-    for row, ((h, w), (small_h, small_w)) in enumerate(zip(SIZES, SMALL, strict=True)):
+# Sizes in which lines of the result begin anywhere in a line, and at its end; the whole
+# canvas; one cell.
+@pytest.mark.parametrize(
+    ('sizes', 'others'),
+    [
+        (SIZES, SMALL),
+        ([[6, 8], [6, 7]], [[3, 4], [3, 4]]),
+        ([[1, 1], [1, 5]], [[1, 1], [1, 3]]),
+        ([[5, 1], [2, 8]], [[3, 1], [1, 4]]),
+        ([[6, 8], [3, 3]], [[3, 4], [3, 3]]),
+    ],
+)
+def test_reread_is_pytorchs_memory_read_with_another_shape(algorithm, sizes, others):
+    x, weight = noise(0, 2, 6, 8, 5), noise(1, 2, 3, 4, 5)
+
+    def read(x):
+        y = reread(x, jnp.array(sizes), jnp.array(others), (3, 4))
+        return jnp.where(inside(jnp.array(others), 3, 4), y, 0)
+
+    result = read(jnp.asarray(x))
+    gradient = jax.grad(lambda x: (read(x) * weight).sum())(jnp.asarray(x))
+    for row, ((h, w), (small_h, small_w)) in enumerate(zip(sizes, others, strict=True)):
         memory = x[row, :h, :w].transpose(2, 0, 1).ravel()
-        expected = memory[: 5 * small_h * small_w].reshape(5, small_h, small_w)
+        count = 5 * small_h * small_w
+        expected = memory[:count].reshape(5, small_h, small_w)
         ours = result[row, :small_h, :small_w].transpose(2, 0, 1)
         np.testing.assert_array_equal(ours, expected)
+        memory[:] = 0
+        memory[:count] = weight[row, :small_h, :small_w].transpose(2, 0, 1).ravel()
+        expected = np.zeros((6, 8, 5), np.float32)
+        expected[:h, :w] = memory.reshape(5, h, w).transpose(1, 2, 0)
+        np.testing.assert_array_equal(gradient[row], expected)
 
 
 def interpolated(x, height, width):

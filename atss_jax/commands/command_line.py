@@ -298,9 +298,11 @@ def run(
     """
     import jax
 
+    from atss_jax.commands import memory
     from atss_jax.distributed import hosts
 
     _quieten_libraries()
+    memory.return_after_compiling()
     # Until training listens itself; with several processes JAX does, once it started.
     hosts.handle('SIGTERM', _leave_before_training)
     try:

@@ -1,6 +1,7 @@
 """Returns the memory to the system that compiling leaves behind."""
 
 import ctypes
+import functools
 import sys
 
 from jax import monitoring
@@ -18,8 +19,12 @@ def return_after_compiling() -> None:
     training step is compiled on a CPU that is 0.7 of 1.6 GB, and the first step adds
     its own memory to it.
     """
-    if sys.platform != 'linux':
-        return
+    if sys.platform == 'linux':
+        _listen()
+
+
+@functools.cache  # once, however many commands a process runs
+def _listen():
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # musl has none
     if trim is None:
         return

@@ -21,6 +21,7 @@ def resident():
     return int(re.search(r'VmRSS:\\s+(\\d+)', status)[1]) / 1024
 
 memory.return_after_compiling()
+memory.return_after_compiling()
 blocks = [np.ones(10_000) for _ in range(4000)]  # 80 kB each: too small for mmap
 last = blocks[-1]
 del blocks

@@ -15,7 +15,7 @@ _SHORTEST = 1.0  # seconds of compiling that are worth it
 def return_after_compiling() -> None:
     """From now on returns what the compiler has freed, where malloc is glibc's.
 
-    glibc keeps freed memory as long as something behind it is in use. After R50's
+    glibc keeps freed memory as long as any at a higher address is in use. After R50's
     training step is compiled on a CPU that is 0.7 of 1.6 GB, and the first step adds
     its own memory to it.
     """

@@ -113,9 +113,11 @@ def main(arguments: list[str], program: str = 'atss predict') -> int:
 
 
 def _predict(flags, overrides):
+    from atss_jax.commands import memory
     from atss_jax.commands.predict_files import Options, predict_and_report
     from atss_jax.config import parse_overrides
 
+    memory.return_after_compiling()
     options = Options(
         score_thr=flags.score_thr,
         classes=flags.classes,

@@ -25,9 +25,10 @@ def reread(
 
     Args:
         x: the map.
-        size: its valid rows and columns.
+        size: its valid rows and columns; no more than it has.
         other: valid rows and columns to read it with; no more than those of `size`.
-        grid: rows and columns of the result, which means nothing outside `other`.
+        grid: rows and columns of the result, which means nothing outside `other`; no
+            more than those of `x`.
     """
     by_number = functools.partial(_by_number, grid=grid)
     by_line = functools.partial(_by_line, grid=grid)

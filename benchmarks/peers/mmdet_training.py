@@ -9,7 +9,7 @@ folder of the data, a folder for what mmdetection writes, the number of epochs.
 import pathlib
 import sys
 
-from mmdet_side import CONFIG
+from mmdet_side import CONFIG, versions
 
 SIZE = 8  # images per batch
 CLASSES = ('RBC', 'WBC', 'Platelets')
@@ -54,6 +54,7 @@ def main():
     """Trains and evaluates after each epoch."""
     from mmengine.runner import Runner
 
+    versions()  # another version of mmdetection is refused
     data, folder, epochs = sys.argv[1:]
     Runner.from_cfg(config(data, folder, int(epochs))).train()
 

@@ -160,7 +160,7 @@ def add_on_error_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cache_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds the flag of `use_cache`."""
+    """Adds the flag of `prepare_compiling`."""
     parser.add_argument(
         '--compile_cache',
         type=path,
@@ -171,8 +171,10 @@ def add_cache_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def use_cache(flags: argparse.Namespace) -> None:
+def prepare_compiling(flags: argparse.Namespace) -> None:
     """Keeps compiled programs where `--compile_cache` says; call before JAX is loaded.
+
+    Also sees to it that the compiler's memory is returned.
 
     Args:
         flags: with `workdir`, perhaps `model`, and the flag of `add_cache_flag`.
@@ -189,6 +191,10 @@ def use_cache(flags: argparse.Namespace) -> None:
         os.environ.setdefault(name, str(folder / 'compile_cache'))
     # Small programs too: there are many, and each takes tenths of a second.
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+
+    from atss_jax.commands import memory  # loads JAX, which reads these variables
+
+    memory.return_after_compiling()
 
 
 def _default_cache(flags):
@@ -298,11 +304,9 @@ def run(
     """
     import jax
 
-    from atss_jax.commands import memory
     from atss_jax.distributed import hosts
 
     _quieten_libraries()
-    memory.return_after_compiling()
     # Until training listens itself; with several processes JAX does, once it started.
     hosts.handle('SIGTERM', _leave_before_training)
     try:

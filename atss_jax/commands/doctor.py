@@ -67,7 +67,7 @@ def main(arguments: list[str], program: str = 'atss doctor') -> int:
         return command_line.guard(program, lambda: _apply(flags))
     if command_line.weights_of(flags) is None:
         parse.error('--workdir, --model or --apply is required')
-    command_line.use_cache(flags)
+    command_line.prepare_compiling(flags)
     return command_line.run(flags, program, lambda: _diagnose(flags, overrides))
 
 

@@ -83,7 +83,7 @@ def main(arguments: list[str], program: str = 'atss eval') -> int:
         return command_line.run(
             flags, program, lambda: _score_results(flags, overrides)
         )
-    command_line.use_cache(flags)
+    command_line.prepare_compiling(flags)
     return command_line.run(flags, program, lambda: _evaluate(flags, overrides))
 
 

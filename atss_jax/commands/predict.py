@@ -108,16 +108,14 @@ def main(arguments: list[str], program: str = 'atss predict') -> int:
     if flags.device == 'cpu':
         # Before JAX is loaded, which would reserve the memory of any GPU that it sees.
         os.environ['JAX_PLATFORMS'] = 'cpu'
-    command_line.use_cache(flags)
+    command_line.prepare_compiling(flags)
     return command_line.guard(program, lambda: _predict(flags, overrides))
 
 
 def _predict(flags, overrides):
-    from atss_jax.commands import memory
     from atss_jax.commands.predict_files import Options, predict_and_report
     from atss_jax.config import parse_overrides
 
-    memory.return_after_compiling()
     options = Options(
         score_thr=flags.score_thr,
         classes=flags.classes,

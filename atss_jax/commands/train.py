@@ -52,7 +52,7 @@ def main(arguments: list[str], program: str = 'atss train') -> int:
     foreign_flags.check(parse, 'train', overrides)
     if flags.config is None and flags.data is None:
         parse.error('--config or --data is required')
-    command_line.use_cache(flags)
+    command_line.prepare_compiling(flags)
 
     def action():
         from atss_jax.config import parse_overrides

@@ -131,5 +131,5 @@ def test_the_python_api(home, monkeypatch, tmp_path):
 def test_the_compilation_cache(home, monkeypatch):
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '~/cache')
     monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-    command_line.use_cache(argparse.Namespace(compile_cache=None, workdir='w'))
+    command_line.prepare_compiling(argparse.Namespace(compile_cache=None, workdir='w'))
     assert command_line.os.environ['JAX_COMPILATION_CACHE_DIR'] == f'{home}/cache'

@@ -120,7 +120,7 @@ def test_no_compilation_cache_where_it_cannot_be_written(tmp_path, monkeypatch):
     for is_writable in (False, True):
         monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
         monkeypatch.setattr(os, 'access', lambda *args, answer=is_writable: answer)
-        command_line.use_cache(flags)
+        command_line.prepare_compiling(flags)
         assert ('JAX_COMPILATION_CACHE_DIR' in os.environ) == is_writable
     cache = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
     assert cache == tmp_path / 'compile_cache'

@@ -189,5 +189,5 @@ def _recorded(parsed: list, stop_at_once: bool) -> Iterator[None]:
             )
         for name in ('run', 'guard'):
             patches.enter_context(mock.patch.object(command_line, name, stop))
-        patches.enter_context(mock.patch.object(command_line, 'use_cache'))
+        patches.enter_context(mock.patch.object(command_line, 'prepare_compiling'))
         yield

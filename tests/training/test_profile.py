@@ -79,7 +79,7 @@ def cache(monkeypatch, tmp_path):
         parser = argparse.ArgumentParser()
         parser.add_argument('--workdir', default=str(tmp_path / 'run'))
         command_line.add_cache_flag(parser)
-        command_line.use_cache(parser.parse_args(words))
+        command_line.prepare_compiling(parser.parse_args(words))
         if os.environ.get('JAX_ENABLE_COMPILATION_CACHE') == 'false':
             return None
         return os.environ.get('JAX_COMPILATION_CACHE_DIR')

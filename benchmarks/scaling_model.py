@@ -337,8 +337,8 @@ class Model:
     entry: dict | None
 
 
-def parse(arguments: list[str] | None = None) -> Model:
-    """Reads the flags."""
+def flags_parser() -> argparse.ArgumentParser:
+    """All flags of this command."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -359,6 +359,12 @@ def parse(arguments: list[str] | None = None) -> Model:
     parser.add_argument(
         '--keep', action='store_true', help=f'put that into {COMPILED_STEPS.name}'
     )
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> Model:
+    """Reads the flags."""
+    parser = flags_parser()
     flags = vars(parser.parse_args(arguments))
     preset, file, kept = (flags.pop(name) for name in ('preset', 'compiled', 'keep'))
     changed = {name: value for name, value in flags.items() if value is not None}

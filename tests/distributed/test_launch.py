@@ -1,6 +1,5 @@
 """The launch recipes: what they start, and what they do on each exit status."""
 
-import dataclasses
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ import pytest
 
 from atss_jax.config import load_config
 from atss_jax.config.tree import flatten
-from benchmarks.scaling_model import Assumptions
+from benchmarks.scaling_model import flags_parser
 from tests.conftest import ROOT
 from tests.support.launchers import LAUNCH, Slurm, container_of, job_of, job_set, tpu_vm
 
@@ -181,7 +180,7 @@ def test_page_names_only_flags_that_there_are(known):
     page = (ROOT / 'docs' / 'pods.md').read_text()
     after = ' '.join(re.findall(r' train\.py (--.*)', page))
     assert set(re.findall(r'(--[a-z_]+)', after.replace('--config.', ''))) <= known
-    others = {f'--{field.name}' for field in dataclasses.fields(Assumptions)}
+    others = set(re.findall(r'--[a-z_]+', flags_parser().format_help()))
     others |= set(re.findall(r'--[a-z-]+', (LAUNCH / 'slurm.sbatch').read_text()))
     assert set(re.findall(r'`(--[a-z_-]+)(?:=[^`.]*)?`', page)) <= known | others
 

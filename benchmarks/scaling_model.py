@@ -15,13 +15,14 @@ A step takes max(compute + all-reduce, input):
   loaded ahead, so input costs nothing until it is the slowest part.
 
 For TPUs, operations, traffic and all-reduces are what the TPU compiler says of the
-step, from the file that `atss compile --programs=train --json=FILE` writes. Those of
+step, from the file that `atss compile --programs=train --json=FILE` writes; with its
+`--code` also an estimate of the time. Those of
 `benchmarks/compiled_steps.json` are used without --compiled; a preset that is not in it
 takes those of another chip, as a line of the output says. --keep puts the entry of
 --compiled into that file:
 
     atss compile atss_r50_1x --topology v5e:2x2 --programs=train --json=step.json
-        --config.fp16="{'loss_scale': 'dynamic'}" --config.data.samples_per_gpu=8
+        --code --config.fp16="{'loss_scale': 'dynamic'}" --config.data.samples_per_gpu=8
     python benchmarks/scaling_model.py --preset=tpu-v5e --compiled=step.json --keep
 
 Not included: waiting for the slowest host, copies from host to device (3 MB per image),
@@ -285,7 +286,8 @@ def format_assumptions(assumed: Assumptions, preset: str, entry: dict | None) ->
             )
     bounds = ', '.join(f'{x} {1e3 * y:.1f} ms' for x, y in assumed.bounds.items())
     lines += [f'  bounds of a step: {bounds}', *format_calibrations(assumed)]
-    if entry is not None and f'tpu-{chip_of(entry)}' == preset:
+    is_of_this_chip = entry is not None and f'tpu-{chip_of(entry)}' == preset
+    if is_of_this_chip and entry['estimated_seconds'] is not None:
         lines.append(format_estimate(assumed, entry))
     return '\n'.join(lines)
 

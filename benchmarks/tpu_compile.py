@@ -1,21 +1,21 @@
 """What training and detection of every shipped config need on TPUs, by the compiler.
 
     python benchmarks/tpu_compile.py
-    python benchmarks/tpu_compile.py --configs=atss_r50_1x --largest
+    python benchmarks/tpu_compile.py --largest
+    python benchmarks/tpu_compile.py --code --configs=atss_r50_1x
 
 Needs no TPU, but `pip install 'atss-jax[tpu]'`. Each entry is a config, a topology and
-a program, compiled in bfloat16 by `atss compile`, with 8 images per chip or with the
-largest batch that fits, in a process of its own. One takes minutes to an hour of
-processor time; each is kept in a JSON file of its own, and a run that was stopped
-continues where it was. Configs whose programs differ in numbers only, such as learning
-rates, share an entry. Tables are printed at the end; `--table` prints them of what
-there is so far.
+a program, planned in bfloat16 by `atss compile`, with 8 images per chip or with the
+largest batch that fits, in a process of its own. One takes half a minute to ten minutes
+of processor time; with `--code`, which generates machine code too, up to an hour. Each
+is kept in a JSON file of its own, and a run that was stopped continues where it was.
+Configs whose programs differ in numbers only, such as learning rates, share an entry.
+Tables are printed at the end; `--table` prints them of what there is so far.
 """
 
 import argparse
 import itertools
 import json
-import math
 import pathlib
 import subprocess
 import sys
@@ -37,9 +37,9 @@ UNITS = {
     'between_slices': 'network',
 }
 COLUMNS = (
-    *('config', 'canvas', 'images per chip', 'HBM', 'fit, estimated'),
-    *('operations per image', 'HBM traffic per image', 'at most, by'),
-    *("by the compiler's estimate", 'instructions', 'compiled in'),
+    *('config', 'canvas', 'images per chip', 'HBM', 'operations per image'),
+    *('HBM traffic per image', 'at most, by', "by the compiler's estimate"),
+    *('instructions', 'compiled in'),
 )
 
 
@@ -72,6 +72,9 @@ def parse(arguments=None):
     )
     parser.add_argument(
         '--largest', action='store_true', help='the largest batch, not 8 images a chip'
+    )
+    parser.add_argument(
+        '--code', action='store_true', help="with code: the compiler's estimate of time"
     )
     parser.add_argument('--table', action='store_true', help='compile nothing')
     return parser.parse_args(arguments)
@@ -125,31 +128,19 @@ def file_of(folder, config, topology, program, largest):
     return pathlib.Path(folder, f'{name}.json')
 
 
-def command(path, config, topology, program, largest):
+def command(path, config, topology, program, flags):
     """The words that compile an entry."""
-    samples = '--largest' if largest else f'--config.data.samples_per_gpu={SAMPLES}'
     return [
         *(sys.executable, '-m', 'atss_jax', 'compile', config),
         *(f'--topology={topology}', f'--programs={program}', f'--json={path}'),
-        *(*HALF, samples),
+        *(*HALF, f'--config.data.samples_per_gpu={SAMPLES}'),
+        *(['--largest', f'--step={SAMPLES}'] if flags.largest else []),
+        *(['--code'] if flags.code else []),
     ]
 
 
-def fitting(result):
-    """About how many images a chip has memory for.
-
-    Images and what is computed from them grow with the batch; weights and code do not.
-    """
-    memory, samples = result['memory_bytes'], result['samples_per_gpu']
-    image = 3 * math.prod(result['canvas'])
-    growing = memory['temporaries'] / samples + image
-    fixed = memory['total'] - samples * growing
-    available = read_topology(result['topology']).chip.available
-    return int((available - fixed) / growing)
-
-
 def row(configs, result):
-    """The cells of an entry."""
+    """The cells of an entry; empty where a planned program has nothing to say."""
     name = ', '.join(configs)
     if 'program' not in result:
         return [name, 'no batch that was tried fits', *[''] * (len(COLUMNS) - 2)]
@@ -157,26 +148,29 @@ def row(configs, result):
     bound = max((x for x in bounds if bounds[x] is not None), key=bounds.get)
     height, width = result['canvas']
     traffic = result['traffic_bytes'] - result['traffic_by_kind']['prefetches']
-    too_many = result['too_many']
+    too_many, has_code = result['too_many'], result['has_code']
+    estimate = f'{samples / result["estimated_seconds"]:,.0f}' if has_code else ''
     return [
         name,
         f'{height} x {width}',
         str(samples) if too_many is None else f'{samples} ({too_many} do not fit)',
         f'{result["memory_bytes"]["total"] / 2**30:.1f} GiB',
-        f'{fitting(result)}',
         f'{result["operations"] / samples / 1e12:.2f} T',
         f'{traffic / samples / 1e9:.2f} GB',
         f'{samples / bounds[bound]:,.0f} images/s, {UNITS[bound]}',
-        f'{samples / result["estimated_seconds"]:,.0f} images/s',
+        estimate and f'{estimate} images/s',
         f'{result["instructions"]:,}',
-        f'{result["compile_cpu_seconds"]:,.0f} s',
+        f'{result["compile_cpu_seconds"]:,.0f} s' if has_code else '',
     ]
 
 
 def format_table(rows):
-    """The table in Markdown, of lists of cells."""
+    """The table in Markdown, of lists of cells; without columns that are empty."""
+    filled = [place for place, cells in enumerate(zip(*rows)) if any(cells)]
     lines = [COLUMNS, ['---'] * len(COLUMNS), *rows]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+    return '\n'.join(
+        f'| {" | ".join(cells[place] for place in filled)} |' for cells in lines
+    )
 
 
 def entries(flags):
@@ -188,10 +182,10 @@ def entries(flags):
             yield topology, program, configs, path.absolute()
 
 
-def compile_entry(topology, program, configs, path, largest):
+def compile_entry(topology, program, configs, path, flags):
     """Writes the JSON file of an entry, unless the compiler fails."""
     print(configs[0], topology, program, file=sys.stderr, flush=True)
-    words = command(path, configs[0], topology, program, largest)
+    words = command(path, configs[0], topology, program, flags)
     with path.with_suffix('.txt').open('w') as log:
         subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
 
@@ -216,7 +210,7 @@ def main():
     all_entries = list(entries(flags))
     for entry in all_entries:
         if not flags.table and not entry[-1].exists():
-            compile_entry(*entry, flags.largest)
+            compile_entry(*entry, flags)
     print(format_tables(all_entries))
     failed = sum(not entry[-1].exists() for entry in all_entries)
     if failed and not flags.table:

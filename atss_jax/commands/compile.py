@@ -1,4 +1,4 @@
-"""`atss compile`: compiles a config's programs for TPUs, on a machine without one."""
+"""`atss compile`: what a config's programs need on TPUs, on a machine without one."""
 
 import argparse
 import pathlib
@@ -15,8 +15,8 @@ def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
     """The flags of the command; CONFIG is taken from what they leave over."""
     flags = config_parser(
         program,
-        'Compiles training and detection for TPUs, and says what they need there.\n'
-        "Needs no TPU and no data, but pip install 'atss-jax[tpu]', and minutes.",
+        'Plans training and detection for TPUs, and says what they need there.\n'
+        "Needs no TPU and no data, but pip install 'atss-jax[tpu]'.",
     )
     flags.add_argument(
         '--topology',
@@ -40,8 +40,21 @@ def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
     flags.add_argument(
         '--largest',
         action='store_true',
-        help='search the largest data.samples_per_gpu that fits, by compiling up to '
-        'five times; without it only where that of the config does not fit',
+        help='search the largest data.samples_per_gpu that fits, by planning up to '
+        'eight times; without it only where that of the config does not fit',
+    )
+    flags.add_argument(
+        '--step',
+        type=command_line.positive,
+        default=1,
+        metavar='N',
+        help='of that search: from N images on only multiples of N (default: 1)',
+    )
+    flags.add_argument(
+        '--code',
+        action='store_true',
+        help='also generate the machine code, which takes minutes to an hour: its '
+        "size, and the compiler's estimate of time",
     )
     flags.add_argument(
         '--json', type=command_line.path, help='also write all numbers to this file'
@@ -50,7 +63,7 @@ def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
         '--hlo',
         type=command_line.path,
         metavar='FOLDER',
-        help='also write the compiled programs as text, for reading',
+        help='also write the programs as text, for reading',
     )
     return flags
 
@@ -91,22 +104,27 @@ def _parent(path):
 
 def _search(flags, name, experiment, topology, mesh):
     from atss_jax.compilation.compiled import compile_program
+    from atss_jax.compilation.planned import plan_program
     from atss_jax.compilation.search import largest_batch
     from atss_jax.files.atomic import write_text
 
-    def compile_with(samples):
+    def plan_with(samples):
+        print(f'planning {name} with {samples} images per chip', file=sys.stderr)
+        return plan_program(name, experiment, topology, flags.canvas, samples)
+
+    available, start = topology.chip.available, experiment.samples_per_gpu
+    search = largest_batch(plan_with, available, start, flags.largest, flags.step)
+    if flags.code and search.largest is not None:
+        samples = search.largest.samples
         print(f'compiling {name} with {samples} images per chip', file=sys.stderr)
-        compiled = compile_program(
+        largest = compile_program(
             name, experiment, topology, mesh, flags.canvas, samples
         )
-        if flags.hlo:
-            file = f'{name}_{samples}_{topology}.txt'.replace(':', '_')
-            write_text(pathlib.Path(flags.hlo, file), compiled.text)
-        return compiled
-
-    return largest_batch(
-        compile_with, topology.chip.available, experiment.samples_per_gpu, flags.largest
-    )
+        search = search._replace(largest=largest)
+    if flags.hlo and search.largest is not None:
+        file = f'{name}_{search.largest.samples}_{topology}.txt'.replace(':', '_')
+        write_text(pathlib.Path(flags.hlo, file), search.largest.text)
+    return search
 
 
 def _programs(text):

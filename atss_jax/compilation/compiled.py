@@ -1,4 +1,8 @@
-"""A program of a config, compiled for a topology, and what the compiler says of it."""
+"""A program of a config, compiled for a topology, and what the compiler says of it.
+
+`compile_program` compiles it to its end, machine code included. `planned.py` stops the
+compiler before that.
+"""
 
 import contextlib
 import dataclasses
@@ -6,6 +10,7 @@ import gc
 import importlib.metadata
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +43,7 @@ class Memory(NamedTuple):
         arguments: weights, state of the optimizer and the batch.
         outputs: what the program returns, where it does not reuse arguments.
         temporaries: everything between.
-        code: the program itself.
+        code: the program itself; of a program that is only planned an estimate.
         aliased: bytes of arguments that outputs reuse, which do not count twice.
     """
 
@@ -62,8 +67,11 @@ class OutOfMemory(ValueError):
     """
 
     def __init__(self, message: str, needed: int | None):
-        super().__init__(message)
+        super().__init__(message, needed)  # all of it, so that it can be pickled
         self.needed = needed
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +87,11 @@ class Compiled:
         operations: floating-point operations of one chip.
         traffic: what one chip moves.
         bounds: least times.
+        text: the program, as XLA writes it.
         seconds: wall-clock time of tracing and compiling here.
         cpu_seconds: the same in processor time.
-        text: the program, as XLA writes it.
+        has_code: whether its machine code was generated. Before that the compiler has
+            no cycles of instructions.
     """
 
     program: str
@@ -92,13 +102,16 @@ class Compiled:
     operations: float
     traffic: Traffic
     bounds: Bounds
+    text: str
     seconds: float
     cpu_seconds: float
-    text: str
+    has_code: bool = True
 
     @property
-    def estimated_seconds(self) -> float:
-        """Time of one run by the cycles that the compiler estimates."""
+    def estimated_seconds(self) -> float | None:
+        """Time of one run by the cycles that the compiler estimates; None: by none."""
+        if not self.traffic.cycles:
+            return None
         return self.traffic.cycles / self.topology.chip.clock
 
     def to_json(self) -> dict[str, Any]:
@@ -122,11 +135,12 @@ class Compiled:
             'instructions': moved.instructions,
             'loops_counted_once': moved.unknown_loops,
             'bounds_seconds': self.bounds._asdict(),
-            'estimated_cycles': moved.cycles,
+            'estimated_cycles': moved.cycles or None,
             'estimated_seconds': self.estimated_seconds,
             'estimated_cycles_by_module': moved.cycles_by_module(),
             'compile_seconds': self.seconds,
             'compile_cpu_seconds': self.cpu_seconds,
+            'has_code': self.has_code,
             'versions': _versions(),
         }
 
@@ -138,6 +152,7 @@ def compile_program(
     mesh: Mesh,
     canvas: Canvas | None = None,
     samples: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Compiled:
     """Compiles a program of a config, which takes seconds to many minutes.
 
@@ -148,6 +163,7 @@ def compile_program(
         mesh: the same, as by `mesh_of`.
         canvas: height and width; None: the largest of the config.
         samples: images per chip; None: as the config says.
+        options: options of XLA, by name.
 
     Raises:
         OutOfMemory: it does not fit into the HBM of a chip.
@@ -160,7 +176,9 @@ def compile_program(
     began, cpu_began = time.perf_counter(), time.process_time()
     try:
         with _without_cache(), _without_collection():
-            compiled = lowered(program, experiment, mesh, canvas, samples).compile()
+            compiled = lowered(program, experiment, mesh, canvas, samples).compile(
+                None if options is None else dict(options)
+            )
     except jax.errors.JaxRuntimeError as error:
         raise _refusal(error, program, topology, samples) from error
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
@@ -177,9 +195,9 @@ def compile_program(
         operations=operations,
         traffic=moved,
         bounds=bounds(topology, operations, moved),
+        text=text,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
-        text=text,
     )
 
 

@@ -28,10 +28,9 @@ def describe_search(program: str, start: int, search: Search) -> str:
         lines.append(f'{program}: {which} fits')
     elif search.too_many is not None:
         too_many = f'{start} images per chip do not fit; '
-        which = 'the largest' if search.is_exact else 'the largest of those tried'
         lines.append(
             f'{program}: {too_many if start > compiled.samples else ""}'
-            f'{compiled.samples} fit: {which} data.samples_per_gpu'
+            f'{compiled.samples} fit: {_which(search)}'
         )
     if len(search.tried) > 1:
         tried = ', '.join(
@@ -41,6 +40,14 @@ def describe_search(program: str, start: int, search: Search) -> str:
     if compiled is not None:
         lines.append(describe(compiled))
     return '\n'.join(lines)
+
+
+def _which(search):
+    if not search.is_exact:
+        return 'the largest data.samples_per_gpu of those tried'
+    if search.step > 1 and search.largest.samples >= search.step:
+        return f'the largest data.samples_per_gpu that is a multiple of {search.step}'
+    return 'the largest data.samples_per_gpu'
 
 
 def _gib(size):
@@ -56,10 +63,16 @@ def describe(compiled: Compiled) -> str:
             *_work(compiled),
             *_times(compiled),
             *_modules(compiled),
-            f'compiled here in {compiled.seconds:.0f} s, '
-            f'{compiled.cpu_seconds:.0f} s of processor time',
+            _effort(compiled),
         ]
     )
+
+
+def _effort(compiled):
+    took = f'{compiled.seconds:.0f} s, {compiled.cpu_seconds:.0f} s of processor time'
+    if compiled.has_code:
+        return f'compiled here in {took}'
+    return f'planned here in {took}; --code also generates its code'
 
 
 def _heading(compiled):
@@ -77,6 +90,8 @@ def _memory(compiled):
     unit, scale = ('GiB', _GIB) if memory.total >= _GIB else ('MiB', 2**20)
     rows = memory._asdict()
     aliased = rows.pop('aliased')
+    if not compiled.has_code:
+        rows['code, at most about'] = rows.pop('code')
     share = f'{memory.total / hbm:.0%} of {hbm / _GIB:.0f} GiB'
     return [
         '',

@@ -1,6 +1,7 @@
 """Reads the text of a compiled program: instructions, buffers, where they come from.
 
-Only what `traffic` needs. The text is that of `jax.stages.Compiled.as_text()`.
+Only what `traffic` needs. The text is that of `jax.stages.Compiled.as_text()`, or one
+that XLA writes on its way there.
 """
 
 import dataclasses
@@ -140,7 +141,23 @@ def parse(text: str) -> Module:
             current.instructions[instruction.name] = instruction
     if entry is None:
         raise ValueError('not the text of a compiled program: it has no ENTRY')
+    for computation in computations.values():
+        for name, instruction in computation.instructions.items():
+            if instruction.opcode == 'async-start':
+                short = _started(computations, instruction)
+                computation.instructions[name] = short
     return Module(entry, computations, _files(text))
+
+
+def _started(computations, instruction):
+    """`slice-start`, where the text has `async-start` of a computation with a slice.
+
+    Both mean the same: the first is written of compiled programs, the second of planned
+    ones.
+    """
+    called = computations[instruction.attribute('calls')].instructions
+    *_, last = called.values()
+    return dataclasses.replace(instruction, opcode=f'{last.opcode}-start')
 
 
 def _instruction(name, rest):

@@ -44,6 +44,18 @@ def test_a_program_that_fits():
     assert lines[-1] == 'compiled here in 1200 s, 880 s of processor time'
 
 
+def test_a_program_that_is_planned():
+    planned = dataclasses.replace(COMPILED, has_code=False)
+    lines = describe_search('train', 6, Search(planned, {6: GIB}, None)).splitlines()
+    numbers = {line[:34].strip(): line[34:].strip() for line in lines}
+    assert numbers['code, at most about'] == '0.50' and 'code' not in numbers
+    assert numbers['all'] == '7.75, 48% of 16 GiB'
+    assert lines[-1] == (
+        'planned here in 1200 s, 880 s of processor time; --code also generates its '
+        'code'
+    )
+
+
 def test_the_compilers_estimate():
     """150 million cycles at the 1.5 GHz of a v5e: 6 images on 4 chips in 100 ms."""
     program = Instruction('conv', 'convolution', (), (), '', '')
@@ -71,7 +83,14 @@ def test_a_batch_that_does_not_fit():
 
 def test_a_search_that_ends_early_says_so():
     search = Search(COMPILED, {12: 20 * GIB, 6: 15 * GIB}, 12)
-    assert 'the largest of those tried' in describe_search('train', 12, search)
+    assert 'samples_per_gpu of those tried' in describe_search('train', 12, search)
+
+
+def test_the_largest_multiple():
+    search = Search(dataclasses.replace(COMPILED, samples=16), {16: GIB}, 24, 8)
+    assert describe_search('train', 8, search).splitlines()[0] == (
+        'train: 16 fit: the largest data.samples_per_gpu that is a multiple of 8'
+    )
 
 
 def test_not_one_image_fits():

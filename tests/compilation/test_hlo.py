@@ -55,6 +55,25 @@ def test_an_instruction():
     assert module.entry.instructions['c.1'].literal == '7'
 
 
+def test_what_is_begun_has_one_name():
+    """Of a planned program the text has `async-start` for `slice-start`."""
+    module = parse(
+        'HloModule m\n\n'
+        '%async (p.1: f32[4,8]) -> f32[1,8] {\n'
+        '  %p.1 = f32[4,8]{1,0} parameter(0)\n'
+        '  ROOT %s = f32[1,8]{1,0:S(1)} slice(%p.1), slice={[0:1], [0:8]}\n'
+        '}\n\n'
+        'ENTRY %main (p: f32[4,8]) -> f32[1,8] {\n'
+        '  %p = f32[4,8]{1,0} parameter(0)\n'
+        '  %start = (f32[4,8]{1,0}, f32[1,8]{1,0:S(1)}, s32[]{:S(2)}) async-start(%p), '
+        'calls=%async\n'
+        '  ROOT %done = f32[1,8]{1,0:S(1)} async-done(%start)\n'
+        '}\n'
+    )
+    start = module.entry.instructions['start']
+    assert (start.opcode, start.operands) == ('slice-start', ('p',))
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [

@@ -32,7 +32,9 @@ RESULT = {
         'between_slices': None,
     },
     'compile_cpu_seconds': 880.2,
+    'has_code': True,
 }
+PLANNED = RESULT | {'has_code': False, 'estimated_seconds': None}
 
 
 def test_a_row():
@@ -41,7 +43,6 @@ def test_a_row():
         '800 x 1344',
         '10 (11 do not fit)',
         '15.0 GiB',
-        '10',  # 5 GiB whatever the batch, 1 GiB an image and the image itself
         '1.20 T',
         '3.00 GB',
         '164 images/s, matrix unit',
@@ -53,9 +54,18 @@ def test_a_row():
 
 def test_all_rows_have_all_cells():
     nothing = {'tried': {'1': None}, 'too_many': 1}
-    rows = [tpu_compile.row(['a'], RESULT), tpu_compile.row(['b'], nothing)]
+    results = [RESULT, PLANNED, nothing]
+    rows = [tpu_compile.row(['a'], result) for result in results]
     table = tpu_compile.format_table(rows).splitlines()
     assert {line.count('|') for line in table} == {len(tpu_compile.COLUMNS) + 1}
+
+
+def test_planned_programs_have_no_columns_for_code():
+    head, *_ = tpu_compile.format_table([tpu_compile.row(['a'], PLANNED)]).splitlines()
+    assert head == (
+        '| config | canvas | images per chip | HBM | operations per image | HBM traffic '
+        'per image | at most, by | instructions |'
+    )
 
 
 def test_configs_with_the_same_program_share_an_entry():
@@ -66,11 +76,13 @@ def test_configs_with_the_same_program_share_an_entry():
     assert tpu_compile.groups(names, 'detect') == [[once, twice, large], [caffe]]
 
 
-@pytest.mark.parametrize('largest', [True, False])
-def test_the_commands_parse(largest, tmp_path):
-    words = tpu_compile.command(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', largest)
+@pytest.mark.parametrize('given', [[], ['--largest'], ['--largest', '--code']])
+def test_the_commands_parse(given, tmp_path):
+    asked = tpu_compile.parse(given)
+    words = tpu_compile.command(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', asked)
     flags, others = compile_command.parser().parse_known_args(words[4:])
-    assert flags.topology == 'v5e:2x2' and flags.largest == largest
+    assert flags.topology == 'v5e:2x2'
+    assert flags.largest == ('--largest' in given) and flags.code == ('--code' in given)
     assert others[0] == 'atss_r50_1x' and set(tpu_compile.HALF) < set(others)
 
 
@@ -85,8 +97,9 @@ def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_docs_have_the_tables_of_what_is_compiled():
-    tables = tpu_compile.format_tables(tpu_compile.entries(tpu_compile.parse([])))
+@pytest.mark.parametrize('flags', [[], ['--largest']])
+def test_the_docs_have_the_tables_of_what_is_compiled(flags):
+    tables = tpu_compile.format_tables(tpu_compile.entries(tpu_compile.parse(flags)))
     assert tables and tables in (ROOT / 'docs' / 'tpu.md').read_text()
 
 

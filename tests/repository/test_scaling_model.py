@@ -246,6 +246,14 @@ def test_the_entry_of_another_chip_keeps_the_peaks_of_the_preset(tmp_path):
     assert '  0.51    100  cycles that the compiler estimates' in text
 
 
+def test_a_step_that_was_only_planned(tmp_path):
+    """Its code was not generated: the compiler has no cycles of it."""
+    file = compiled_file(tmp_path, ENTRY | {'estimated_seconds': None})
+    model = parse(['--preset=tpu-v5e', f'--compiled={file}'])
+    text = scaling_model.format_assumptions(model.assumed, 'tpu-v5e', model.entry)
+    assert 'bounds of a step' in text and 'that the compiler estimates' not in text
+
+
 def test_an_entry_is_kept_for_its_chip(tmp_path, monkeypatch):
     kept = tmp_path / 'kept.json'
     kept.write_text(json.dumps({'tpu-v6e': ENTRY | {'topology': 'v6e:2x2'}}))

@@ -99,7 +99,7 @@ test-onnx: install
 # Compiles for TPUs on the CPU: libtpu holds the compiler, and needs no TPU.
 test-tpu: install
 	$(INSTALL) -e '.[tpu]'
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m tpu
+	$(PYTEST) -m tpu
 
 # Identities in videos, by the ByteTrack of supervision.
 test-video: install

@@ -76,7 +76,7 @@ def parse(arguments=None):
     parser.add_argument(
         '--code', action='store_true', help="with code: the compiler's estimate of time"
     )
-    parser.add_argument('--table', action='store_true', help='compile nothing')
+    parser.add_argument('--table', action='store_true', help='plan and compile nothing')
     return parser.parse_args(arguments)
 
 
@@ -121,11 +121,12 @@ def groups(configs, program):
     return list(found.values())
 
 
-def file_of(folder, config, topology, program, largest):
+def file_of(config, topology, program, flags):
     """The JSON file of an entry."""
-    batch = 'largest' if largest else SAMPLES
-    name = f'{config} {topology} {program} {batch}'.replace(':', '-').replace(' ', '_')
-    return pathlib.Path(folder, f'{name}.json')
+    batch = 'largest' if flags.largest else SAMPLES
+    words = [config, topology, program, str(batch), *(['code'] if flags.code else [])]
+    name = '_'.join(words).replace(':', '-').replace(' ', '_')
+    return pathlib.Path(flags.out, f'{name}.json')
 
 
 def command(path, config, topology, program, flags):
@@ -166,7 +167,7 @@ def row(configs, result):
 
 def format_table(rows):
     """The table in Markdown, of lists of cells; without columns that are empty."""
-    filled = [place for place, cells in enumerate(zip(*rows)) if any(cells)]
+    filled = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
     lines = [COLUMNS, ['---'] * len(COLUMNS), *rows]
     return '\n'.join(
         f'| {" | ".join(cells[place] for place in filled)} |' for cells in lines
@@ -178,7 +179,7 @@ def entries(flags):
     by_program = {program: groups(flags.configs, program) for program in flags.programs}
     for topology, program in itertools.product(flags.topologies, flags.programs):
         for configs in by_program[program]:
-            path = file_of(flags.out, configs[0], topology, program, flags.largest)
+            path = file_of(configs[0], topology, program, flags)
             yield topology, program, configs, path.absolute()
 
 
@@ -204,7 +205,7 @@ def format_tables(all_entries):
 
 
 def main():
-    """Compiles what is missing, then prints the tables."""
+    """Plans or compiles what is missing, then prints the tables."""
     flags = parse()
     flags.out.mkdir(parents=True, exist_ok=True)
     all_entries = list(entries(flags))

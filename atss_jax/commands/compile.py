@@ -69,7 +69,7 @@ def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str], program: str = 'atss compile') -> int:
-    """Compiles and prints; exit status 3 if a batch of the config does not fit."""
+    """Plans and prints; exit status 3 if a batch of the config does not fit."""
     flags, others = parser(program).parse_known_args(arguments)
 
     def action():
@@ -82,10 +82,10 @@ def main(arguments: list[str], program: str = 'atss compile') -> int:
         topology = read_topology(flags.topology)
         for folder in filter(None, (flags.hlo, flags.json and _parent(flags.json))):
             check_writable(folder)
-        mesh = mesh_of(topology)
+        mesh_of(topology)  # refuses what cannot be before anything else is done
         results, fits = {}, True
         for name in flags.programs:
-            search = _search(flags, name, experiment, topology, mesh)
+            search = _search(flags, name, experiment, topology)
             start = experiment.samples_per_gpu
             command_line.show(describe_search(name, start, search) + '\n')
             results[name] = search.to_json()
@@ -102,28 +102,48 @@ def _parent(path):
     return pathlib.Path(path).parent
 
 
-def _search(flags, name, experiment, topology, mesh):
-    from atss_jax.compilation.compiled import compile_program
-    from atss_jax.compilation.planned import plan_program
+def _search(flags, name, experiment, topology):
+    from atss_jax.compilation.planned import CODE_PER_INSTRUCTION, plan_program
     from atss_jax.compilation.search import largest_batch
     from atss_jax.files.atomic import write_text
 
+    # With --code no estimate of it decides: the compiler does, in the end.
+    code = 0 if flags.code else CODE_PER_INSTRUCTION
+
     def plan_with(samples):
         print(f'planning {name} with {samples} images per chip', file=sys.stderr)
-        return plan_program(name, experiment, topology, flags.canvas, samples)
+        return plan_program(name, experiment, topology, flags.canvas, samples, code)
 
     available, start = topology.chip.available, experiment.samples_per_gpu
     search = largest_batch(plan_with, available, start, flags.largest, flags.step)
-    if flags.code and search.largest is not None:
-        samples = search.largest.samples
-        print(f'compiling {name} with {samples} images per chip', file=sys.stderr)
-        largest = compile_program(
-            name, experiment, topology, mesh, flags.canvas, samples
-        )
-        search = search._replace(largest=largest)
+    if flags.code:
+        search = _compiled(flags, name, experiment, topology, search)
     if flags.hlo and search.largest is not None:
         file = f'{name}_{search.largest.samples}_{topology}.txt'.replace(':', '_')
         write_text(pathlib.Path(flags.hlo, file), search.largest.text)
+    return search
+
+
+def _compiled(flags, name, experiment, topology, search):
+    """The same search with the largest batch compiled to its end.
+
+    If that one does not fit together with its code, those below are tried in turn.
+    """
+    from atss_jax.compilation.compiled import OutOfMemory, compile_program
+    from atss_jax.compilation.search import before
+
+    samples = 0 if search.largest is None else search.largest.samples
+    while samples > 0:
+        print(f'compiling {name} with {samples} images per chip', file=sys.stderr)
+        try:
+            largest = compile_program(name, experiment, topology, flags.canvas, samples)
+        except OutOfMemory as error:
+            tried = {**search.tried, samples: error.needed}
+            search = search._replace(largest=None, tried=tried, too_many=samples)
+            samples = before(samples, flags.step)
+        else:
+            tried = {**search.tried, samples: largest.memory.total}
+            return search._replace(largest=largest, tried=tried)
     return search
 
 

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import Mesh
 
 from atss_jax.compilation import hlo
 from atss_jax.compilation.bounds import Bounds, bounds
 from atss_jax.compilation.operations import repeated
 from atss_jax.compilation.programs import largest_canvas, lowered
-from atss_jax.compilation.topology import Topology
+from atss_jax.compilation.topology import Topology, mesh_of
 from atss_jax.compilation.traffic import Traffic, traffic
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.plan import Canvas
@@ -149,7 +148,6 @@ def compile_program(
     program: str,
     experiment: Experiment,
     topology: Topology,
-    mesh: Mesh,
     canvas: Canvas | None = None,
     samples: int | None = None,
     options: Mapping[str, Any] | None = None,
@@ -160,24 +158,24 @@ def compile_program(
         program: one of `PROGRAMS`.
         experiment: what the config describes.
         topology: the chips.
-        mesh: the same, as by `mesh_of`.
         canvas: height and width; None: the largest of the config.
         samples: images per chip; None: as the config says.
         options: options of XLA, by name.
 
     Raises:
         OutOfMemory: it does not fit into the HBM of a chip.
-        ValueError: the canvas does not suit the model; or the compiler refuses the
-            program for another reason.
+        ValueError: the canvas does not suit the model; libtpu is missing; or the
+            compiler refuses the program for another reason.
     """
     canvas = largest_canvas(experiment, program) if canvas is None else canvas
     _check_canvas(canvas, experiment.model.size_divisor)
+    mesh = mesh_of(topology)
     samples = experiment.samples_per_gpu if samples is None else samples
     began, cpu_began = time.perf_counter(), time.process_time()
     try:
         with _without_cache(), _without_collection():
             compiled = lowered(program, experiment, mesh, canvas, samples).compile(
-                None if options is None else dict(options)
+                dict(options or {})
             )
     except jax.errors.JaxRuntimeError as error:
         raise _refusal(error, program, topology, samples) from error

@@ -45,7 +45,7 @@ def describe_search(program: str, start: int, search: Search) -> str:
 def _which(search):
     if not search.is_exact:
         return 'the largest data.samples_per_gpu of those tried'
-    if search.step > 1 and search.largest.samples >= search.step:
+    if search.largest.samples >= search.step > 1:
         return f'the largest data.samples_per_gpu that is a multiple of {search.step}'
     return 'the largest data.samples_per_gpu'
 

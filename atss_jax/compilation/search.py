@@ -10,6 +10,7 @@ _MOST_TRIES = 8
 # keep them, so that bytes grow no longer with the number of images.
 _NEARLY_FULL = 0.85
 _GROWTH = 1.25  # of the number of images from there on
+_MOST_GROWTH = 8  # of the number of images below
 
 
 class Search(NamedTuple):
@@ -30,9 +31,13 @@ class Search(NamedTuple):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the next number was planned too, and does not fit."""
-        fits = 0 if self.largest is None else self.largest.samples
-        return self.too_many == _after(fits, self.step)
+        """Whether the next number does not fit, as was planned for it or for less."""
+        number = 0 if self.largest is None else self.largest.samples
+        return (
+            self.too_many is not None
+            and number == _on_grid(number, self.step)
+            and self.too_many <= after(number, self.step)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; those of the largest number under their own names."""
@@ -57,7 +62,7 @@ def largest_batch(
 
     The next number is where a line through the bytes that two others need meets the
     capacity of a chip; after the first, the line begins at no bytes. Near the capacity,
-    where bytes say nothing, it is a quarter more or half-way.
+    where bytes say nothing, it is a quarter more, or half-way as after two refusals.
 
     Args:
         plan_with: plans with a number of images; raises OutOfMemory.
@@ -66,50 +71,52 @@ def largest_batch(
         upwards: whether to search above it if it fits.
         step: from this number on only its multiples are tried.
     """
-    fits, too_many, tried = None, None, {}
+    largest, too_many, tried = None, None, {}
     number = start
-    while len(tried) < _MOST_TRIES:
+    while number not in tried and len(tried) < _MOST_TRIES:
         try:
-            fits = plan_with(number)
-            tried[number] = fits.memory.total
+            largest = plan_with(number)
+            tried[number] = largest.memory.total
         except OutOfMemory as error:
             too_many, tried[number] = number, error.needed
-        search = Search(fits, tried, too_many, step)
+        search = Search(largest, tried, too_many, step)
         if search.is_exact or (too_many is None and not upwards):
             break
-        most = fits.samples if fits else 0
-        guess = _guess(tried, hbm, most, too_many)
-        number = max(_on_grid(guess, step), _after(most, step))
+        fitting = largest.samples if largest else 0
+        guess = _guess(tried, hbm, fitting, too_many)
+        number = max(_on_grid(guess, step), after(fitting, step))
         if too_many is not None and number >= too_many:
-            number = _before(too_many, step)
+            number = max(before(too_many, step), fitting)
     return search
 
 
-def _guess(tried, hbm, fits, too_many):
-    """A number above `fits` and below `too_many`, about."""
+def _guess(tried, hbm, fitting, too_many):
+    """A number above `fitting` and below `too_many`, about."""
     sizes = {0: 0, **{number: size for number, size in tried.items() if size}}
-    is_near = sizes[fits] > _NEARLY_FULL * hbm
+    refused = [number for number in tried if number > fitting]
+    is_line_useless = sizes[fitting] > _NEARLY_FULL * hbm or len(refused) > 1
     if too_many is None:
         first, second = sorted(sizes)[-2:]
-        otherwise = round(fits * _GROWTH)
+        otherwise = round(fitting * _GROWTH)
     else:
-        first, second = fits, too_many
-        otherwise = (fits + too_many) // 2
-    if is_near or sizes.get(second, 0) <= sizes[first]:
+        first, second = fitting, too_many
+        otherwise = (fitting + too_many) // 2
+    if is_line_useless or sizes.get(second, 0) <= sizes[first]:
         return otherwise
     per_image = (sizes[second] - sizes[first]) / (second - first)
-    return first + int((hbm - sizes[first]) / per_image)
+    guess = first + int((hbm - sizes[first]) / per_image)
+    return guess if too_many is not None else min(guess, _MOST_GROWTH * fitting)
+
+
+def after(number: int, step: int) -> int:
+    """The next number that is tried: from `step` on a multiple of it."""
+    return number + 1 if number < step else _on_grid(number, step) + step
+
+
+def before(number: int, step: int) -> int:
+    """The one before that is tried."""
+    return number - 1 if number <= step else _on_grid(number - 1, step)
 
 
 def _on_grid(number, step):
     return number if number < step else number // step * step
-
-
-def _after(number, step):
-    """The next number on the grid."""
-    return number + 1 if number < step else _on_grid(number, step) + step
-
-
-def _before(number, step):
-    """The one before on the grid."""
-    return number - 1 if number <= step else _on_grid(number - 1, step)

@@ -1,8 +1,7 @@
-"""The worker processes that load batches: their work, signals and their parent's end.
+"""The worker processes that load batches.
 
 A worker ignores the signals that ask a program to stop, since its parent needs its data
-until the last step is done, and ends when its parent has gone. Where the operating
-system lacks a means for this (Windows), workers do without.
+until the last step is done.
 """
 
 import atexit
@@ -11,25 +10,30 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from multiprocessing import connection, resource_tracker
+from collections.abc import Callable
+from multiprocessing import connection
 from typing import Any
 
 import cv2
 import numpy as np
 
 from atss_jax.data.slots import Memory, keep_freed_memory
+from atss_jax.files.child_process import (
+    InChild,
+    end_with_parent,
+    ignore_stop_signals,
+    sendable,
+    stop_signals_blocked,
+)
 from atss_jax.structures import Batch
 
 _THREADS = 2
 """Threads that load batches in each worker: one decodes while the other one reads."""
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS_TO_END = 25  # for a worker to finish the batches that it works on
 _SECONDS_UNTIL_TOLD = 60  # that a batch is being waited for
 
@@ -65,7 +69,7 @@ class Workers:
         context = multiprocessing.get_context('spawn')
         # Before multiprocessing waits for workers, which do not end without `close`.
         atexit.register(self.close)
-        with _stop_signals_blocked():
+        with stop_signals_blocked():
             for _ in range(count):
                 pipe, end = context.Pipe()
                 process = context.Process(target=_work, args=(end, memory), daemon=True)
@@ -112,7 +116,7 @@ class Workers:
             raise self._killed(worker) from None
         number, batch, error, place = pickle.loads(content)
         if error is not None:
-            error.__cause__ = _InWorker(place)
+            error.__cause__ = InChild(place)
         self._waiting[worker] -= 1
         self._answers[number] = batch, error
 
@@ -165,25 +169,6 @@ class Workers:
             atexit.unregister(self.close)
 
 
-@contextlib.contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
-    """Processes started within the block inherit blocked SIGINT and SIGTERM.
-
-    Launchers signal all processes of a job, also those that have not yet reached
-    `_ignore_signals`. Without the block such a process would die. Windows has no signal
-    masks; there this does nothing.
-    """
-    if not hasattr(signal, 'pthread_sigmask'):
-        yield
-        return
-    resource_tracker.ensure_running()  # at its start it would unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def without_images(
     build: Callable[[int, np.ndarray], Batch], number: int, memory: np.ndarray
 ) -> dict[str, Any]:
@@ -212,14 +197,10 @@ def killed(status: int | None) -> OSError:
 # In the worker -----------------------------------------------------------------------
 
 
-class _InWorker(Exception):
-    """Shows where in a worker an error was raised: its cause, in the parent."""
-
-
 def _work(pipe, memory):
     """Loads batches until the parent closes the pipe or ends."""
-    _ignore_signals()
-    _end_with_parent()
+    ignore_stop_signals()
+    end_with_parent()
     keep_freed_memory()
     cv2.setNumThreads(1)  # there is a process for each core
     lock = threading.Lock()
@@ -269,32 +250,4 @@ def _answer(build, number, memory):
     try:
         return pickle.dumps((number, without_images(build, number, memory), None, ''))
     except BaseException as error:  # the parent raises whatever it is
-        return pickle.dumps((number, None, _sendable(error), traceback.format_exc()))
-
-
-def _sendable(error):
-    """The error, or one that says the same if it cannot be pickled."""
-    # Not `str(error)`, which may raise an error of its own.
-    told = RuntimeError(traceback.format_exception_only(error)[-1].strip())
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its class does when it is made again
-        return told
-    return error if isinstance(error, Exception) else told
-
-
-def _ignore_signals():
-    for stop_signal in _STOP_SIGNALS:
-        signal.signal(stop_signal, signal.SIG_IGN)
-
-
-def _end_with_parent():
-    """Ends this process when its parent has ended, which cannot tell it if killed."""
-    # Not `os.getppid`, which names another process if the parent has ended already.
-    sentinel = multiprocessing.parent_process().sentinel
-    threading.Thread(target=_exit_after, args=(sentinel,), daemon=True).start()
-
-
-def _exit_after(parent_sentinel):
-    connection.wait([parent_sentinel])
-    os._exit(1)
+        return pickle.dumps((number, None, sendable(error), traceback.format_exc()))

@@ -1,6 +1,9 @@
 """The search for the largest batch, with programs of known size."""
 
 import dataclasses
+import functools
+import itertools
+import operator
 
 import pytest
 
@@ -94,6 +97,28 @@ def test_where_arrays_are_computed_twice():
     assert len(planned) <= 8
 
 
+@pytest.mark.parametrize('step', [2, 4, 8])
+@pytest.mark.parametrize('upwards', [False, True])
+def test_any_start_and_any_step(upwards, step):
+    """It ends, and what it calls the largest is that among those to be tried."""
+    for start, fitting in itertools.product(range(1, 40), range(40)):
+        each = HBM // fitting if fitting else 2 * HBM
+        plan_with, planned = planner(functools.partial(operator.mul, each))
+        search = largest_batch(plan_with, HBM, start, upwards, step)
+        assert len(planned) == len(set(planned)) <= 8
+        if search.is_exact:
+            among = [n for n in range(1, fitting + 1) if n < step or n % step == 0]
+            number = search.largest.samples if search.largest else 0
+            assert number == max(among, default=0)
+
+
+def test_bytes_that_hardly_grow_do_not_lead_to_thousands_of_images():
+    """A chip pads batches to 8 images, so that one needs what two do."""
+    plan_with, planned = planner(lambda n: 1000 * -(-n // 8) * 8 + n)
+    search = largest_batch(plan_with, HBM, start=1, upwards=True)
+    assert max(planned) < 100 and search.largest.samples == 8
+
+
 @pytest.mark.parametrize('fixed', [0, 500, 9000])
 @pytest.mark.parametrize('each', [90, 700, 1600, 5000])
 @pytest.mark.parametrize('start', [1, 2, 8, 64])
@@ -107,4 +132,5 @@ def test_few_tries_and_a_true_answer(fixed, each, start):
         fitting = [n for n, size in search.tried.items() if size <= HBM]
         assert search.largest.samples == max(fitting)
     if search.is_exact:
-        assert search.too_many in planned
+        number = search.largest.samples if search.largest else 0
+        assert fixed + each * (number + 1) + 37 * ((number + 1) % 3) > HBM

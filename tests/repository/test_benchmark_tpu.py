@@ -61,10 +61,10 @@ def test_all_rows_have_all_cells():
 
 
 def test_planned_programs_have_no_columns_for_code():
-    head, *_ = tpu_compile.format_table([tpu_compile.row(['a'], PLANNED)]).splitlines()
-    assert head == (
-        '| config | canvas | images per chip | HBM | operations per image | HBM traffic '
-        'per image | at most, by | instructions |'
+    table = tpu_compile.format_table([tpu_compile.row(['a'], PLANNED)])
+    assert table.splitlines()[0] == (
+        '| config | canvas | images per chip | HBM | operations per image | HBM '
+        'traffic per image | at most, by | instructions |'
     )
 
 
@@ -87,17 +87,26 @@ def test_the_commands_parse(given, tmp_path):
 
 
 def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch, capsys):
-    path = tpu_compile.file_of(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', False)
-    path.write_text(json.dumps({'train': RESULT}))
     words = ['--configs=atss_r50_1x', '--topologies=v5e:2x2', '--programs=train']
-    flags = ['tpu_compile.py', f'--out={tmp_path}', *words]
-    monkeypatch.setattr(sys, 'argv', flags)
+    words += [f'--out={tmp_path}', '--code']
+    flags = tpu_compile.parse(words)
+    path = tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', flags)
+    path.write_text(json.dumps({'train': RESULT}))
+    monkeypatch.setattr(sys, 'argv', ['tpu_compile.py', *words])
     assert tpu_compile.main() == 0
     assert '8,858' in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize('flags', [[], ['--largest']])
+def test_what_is_planned_is_not_taken_for_compiled():
+    names = {
+        tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', tpu_compile.parse(flags))
+        for flags in ([], ['--code'], ['--largest'], ['--largest', '--code'])
+    }
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize('flags', [['--code'], ['--largest']])
 def test_the_docs_have_the_tables_of_what_is_compiled(flags):
     tables = tpu_compile.format_tables(tpu_compile.entries(tpu_compile.parse(flags)))
     assert tables and tables in (ROOT / 'docs' / 'tpu.md').read_text()
@@ -105,8 +114,10 @@ def test_the_docs_have_the_tables_of_what_is_compiled(flags):
 
 def test_files_of_what_is_compiled_are_entries():
     """A config of another name, or with a program of its own now, needs a new file."""
-    known = {path for *_, path in tpu_compile.entries(tpu_compile.parse([]))}
-    largest = tpu_compile.entries(tpu_compile.parse(['--largest']))
-    known |= {path for *_, path in largest}
+    known = {
+        path
+        for flags in (['--code'], ['--largest'])
+        for *_, path in tpu_compile.entries(tpu_compile.parse(flags))
+    }
     files = set(tpu_compile.RESULTS.glob('*.json'))
     assert files and files <= known

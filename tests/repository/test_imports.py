@@ -57,7 +57,7 @@ LIBRARIES = {
     'evaluation': MATHS | {'flax', 'tqdm', 'pycocotools', 'hotcoco'},
     'review': {'numpy'},
     'inference': MATHS | {'supervision', 'cv2', 'onnx', 'onnxruntime'},
-    'compilation': MATHS | {'flax'},
+    'compilation': MATHS | {'flax', 'jaxlib'},
     'drawing': {'jax', 'numpy', 'cv2', 'tensorboardX'},
     'report': {'numpy', 'cv2'},
     'commands': {'absl', 'cv2', 'jax', 'ml_collections', 'numpy', 'tqdm'},

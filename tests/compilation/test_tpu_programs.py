@@ -101,13 +101,15 @@ def test_a_planned_program_is_the_compiled_one(compiled, experiment, topology, p
     whole = compiled(topology, program)
     planned = plan_program(program, experiment, whole.topology)
     assert whole.has_code and not planned.has_code
-    assert planned.operations == whole.operations
+    # What goes between slices gets a few additions of single numbers with its code.
+    tolerance = 1e-6 if whole.topology.slices > 1 else 0
+    assert planned.operations == pytest.approx(whole.operations, rel=tolerance, abs=0)
     assert planned.traffic.instructions == whole.traffic.instructions
     assert planned.traffic.by_module() == whole.traffic.by_module()
     assert planned.traffic.by_kind() == whole.traffic.by_kind()
     assert planned.traffic.all_reduces == whole.traffic.all_reduces
     assert planned.traffic.between_slices == whole.traffic.between_slices
-    assert planned.bounds == whole.bounds
+    assert planned.bounds == pytest.approx(whole.bounds, rel=tolerance, abs=0)
     ours, theirs = planned.memory, whole.memory
     for kind in ('arguments', 'outputs', 'aliased'):
         assert getattr(ours, kind) == getattr(theirs, kind)
@@ -199,9 +201,7 @@ def test_the_command(call, tmp_path, code):
     numbers = json.loads((tmp_path / 'numbers.json').read_text())['detect']
     assert numbers['samples_per_gpu'] == 1 and numbers['chips'] == 1
     assert numbers['has_code'] == code == ("compiler's estimate" in result.out)
-    needed = numbers['tried']['1']
-    total = numbers['memory_bytes']['total']
-    assert total < needed if code else total == needed
+    assert numbers['tried'] == {'1': numbers['memory_bytes']['total']}
     text = (tmp_path / 'detect_1_v6e_1x1.txt').read_text()
     assert parse(text).entry.instructions
 

@@ -60,6 +60,7 @@ def test_batches_that_fit_only_without_their_code(call, monkeypatch, tmp_path):
 
     monkeypatch.setattr(planned, 'plan_program', plan)
     monkeypatch.setattr(compiled, 'compile_program', compile_it)
+    monkeypatch.setattr(compiled, '_versions', dict)  # without libtpu there is none
     monkeypatch.setattr(topology_of, 'mesh_of', lambda topology: None)
     result = call(
         *('atss', 'compile', 'atss_r18_bccd', '--topology=v5e:2x2', '--programs=train'),

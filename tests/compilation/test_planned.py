@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from atss_jax.compilation import planned
+from atss_jax.compilation import compiled, planned
 from atss_jax.compilation.compiled import Memory, OutOfMemory
 from atss_jax.compilation.topology import read_topology
 from atss_jax.config import build_experiment
@@ -132,6 +132,7 @@ def says_where_it_is_and_waits(end, folder, arguments):
 
 def test_the_compiler_is_stopped_when_it_has_planned(experiment, monkeypatch):
     monkeypatch.setattr(planned, '_compile', plans_and_goes_on)
+    monkeypatch.setattr(compiled, '_versions', dict)  # without libtpu there is none
     result = plan(experiment)
     assert not multiprocessing.active_children()
     assert result.text == PROGRAM and not result.has_code
@@ -199,9 +200,12 @@ def test_a_full_disk(experiment, monkeypatch, compiler):
 def test_nothing_is_left_of_a_run_that_was_stopped(stop):
     """Neither the compiler, which would go on for minutes, nor its files."""
     program = (
+        'import signal\n'
         'from tests.compilation import test_planned as test\n'
         'from atss_jax.compilation import planned\n'
         'if __name__ == "__main__":\n'
+        # Jobs in the background inherit that it is ignored.
+        '    signal.signal(signal.SIGINT, signal.default_int_handler)\n'
         '    planned._compile = test.says_where_it_is_and_waits\n'
         '    test.plan(test.build_experiment(test.small_config()))\n'
     )
@@ -234,6 +238,6 @@ def test_operations_are_those_of_a_compiled_program():
 
     shapes = [(2, 3, 17, 19), (5, 3, 3, 3)]
     arguments = [jax.ShapeDtypeStruct(shape, 'float32') for shape in shapes]
-    compiled = jax.jit(jax.grad(function)).lower(*arguments).compile()
-    count = planned._count_operations(compiled.as_text())
-    assert count == compiled.cost_analysis()['flops'] > 1000
+    program = jax.jit(jax.grad(function)).lower(*arguments).compile()
+    count = planned._count_operations(program.as_text())
+    assert count == program.cost_analysis()['flops'] > 1000

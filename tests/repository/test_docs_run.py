@@ -37,7 +37,7 @@ NOT_RUN = {
     r'atss predict .*--track': 'needs supervision: commands/test_predict_video.py',
     r'atss download-coco': 'needs a network: test_download_coco.py',
     r'atss doctor --apply=': 'needs what a browser saves: commands/test_doctor.py',
-    r'atss compile .*--topology': 'needs libtpu: compilation/test_tpu_programs.py',
+    r'atss compile .*--(topology|code)': 'needs libtpu: test_tpu_programs.py',
     r'gcloud |gsutil ': 'needs a bucket',
     r'atss train .*gs://': 'needs a bucket: test_tfds.py',
     r'atss train .*--coordinator': 'needs four hosts: test_cluster.py',

@@ -144,7 +144,10 @@ def row(configs, result):
     """The cells of an entry; empty where a planned program has nothing to say."""
     name = ', '.join(configs)
     if 'program' not in result:
-        return [name, 'no batch that was tried fits', *[''] * (len(COLUMNS) - 2)]
+        nothing = 'not one image fits'
+        if result['too_many'] > 1:
+            nothing = 'no batch that was tried fits'
+        return [name, nothing, *[''] * (len(COLUMNS) - 2)]
     samples, bounds = result['samples_per_gpu'], result['bounds_seconds']
     bound = max((x for x in bounds if bounds[x] is not None), key=bounds.get)
     height, width = result['canvas']

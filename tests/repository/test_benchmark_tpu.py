@@ -60,6 +60,15 @@ def test_all_rows_have_all_cells():
     assert {line.count('|') for line in table} == {len(tpu_compile.COLUMNS) + 1}
 
 
+@pytest.mark.parametrize(
+    ('too_many', 'said'),
+    [(1, 'not one image fits'), (2, 'no batch that was tried fits')],
+)
+def test_a_program_that_does_not_fit(too_many, said):
+    row = tpu_compile.row(['a'], {'tried': {'8': None}, 'too_many': too_many})
+    assert row[:2] == ['a', said] and not any(row[2:])
+
+
 def test_planned_programs_have_no_columns_for_code():
     table = tpu_compile.format_table([tpu_compile.row(['a'], PLANNED)])
     assert table.splitlines()[0] == (

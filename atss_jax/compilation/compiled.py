@@ -180,23 +180,35 @@ def compile_program(
     except jax.errors.JaxRuntimeError as error:
         raise _refusal(error, program, topology, samples) from error
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-    text = compiled.as_text()
-    parsed = hlo.parse(text)
-    operations = float(compiled.cost_analysis()['flops']) + repeated(parsed)
-    moved = traffic(parsed)
+    text, counted = compiled.as_text(), compiled.cost_analysis()['flops']
     return Compiled(
         program=program,
         topology=topology,
         canvas=canvas,
         samples=samples,
         memory=_memory(compiled.memory_analysis()),
-        operations=operations,
-        traffic=moved,
-        bounds=bounds(topology, operations, moved),
-        text=text,
+        **work_of(topology, text, counted),
         seconds=seconds,
         cpu_seconds=cpu_seconds,
     )
+
+
+def work_of(topology: Topology, text: str, counted: float) -> dict[str, Any]:
+    """What a program does, as the fields of `Compiled` of these names.
+
+    Args:
+        topology: the chips.
+        text: the program, as XLA writes it.
+        counted: its operations by XLA's count, which has each loop once.
+    """
+    parsed = hlo.parse(text)
+    operations, moved = float(counted) + repeated(parsed), traffic(parsed)
+    return {
+        'operations': operations,
+        'traffic': moved,
+        'bounds': bounds(topology, operations, moved),
+        'text': text,
+    }
 
 
 @contextlib.contextmanager

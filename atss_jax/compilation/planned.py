@@ -27,17 +27,15 @@ from jaxlib import _hlo, _jax  # JAX has no public way to count operations of a 
 from jaxlib.xla_client import make_cpu_client
 
 from atss_jax.compilation import hlo
-from atss_jax.compilation.bounds import bounds
 from atss_jax.compilation.compiled import (
     Compiled,
     Memory,
     OutOfMemory,
     compile_program,
+    work_of,
 )
-from atss_jax.compilation.operations import repeated
 from atss_jax.compilation.programs import largest_canvas
 from atss_jax.compilation.topology import Topology
-from atss_jax.compilation.traffic import traffic
 from atss_jax.config.experiment import Experiment
 from atss_jax.data.plan import Canvas
 from atss_jax.files.child_process import (
@@ -94,27 +92,19 @@ def plan_program(
     samples = experiment.samples_per_gpu if samples is None else samples
     began, cpu_began = time.perf_counter(), _cpu_of_children()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = program, experiment, topology, canvas, samples
-        with _compiling(folder, arguments) as (process, pipe):
-            while not pipe.poll(_SECONDS_BETWEEN_LOOKS):
-                if any(pathlib.Path(folder).glob(_NEXT)):
-                    break
-            else:
-                return _answer(process, pipe)
+        whole = _wait_for_plan(folder, (program, experiment, topology, canvas, samples))
+        if whole is not None:
+            return whole
         text, allocations = _read(folder)
-    parsed = hlo.parse(text)
-    moved = traffic(parsed)
-    operations = _count_operations(text) + repeated(parsed)
+    work = work_of(topology, text, _count_operations(text))
+    code = work['traffic'].instructions * code_per_instruction
     planned = Compiled(
         program=program,
         topology=topology,
         canvas=canvas,
         samples=samples,
-        memory=_memory(allocations, moved.instructions * code_per_instruction),
-        operations=operations,
-        traffic=moved,
-        bounds=bounds(topology, operations, moved),
-        text=text,
+        memory=_memory(allocations, code),
+        **work,
         seconds=time.perf_counter() - began,
         cpu_seconds=_cpu_of_children() - cpu_began,
         has_code=False,
@@ -124,6 +114,15 @@ def plan_program(
 
 
 # The compiler's process ---------------------------------------------------------------
+
+
+def _wait_for_plan(folder, arguments):
+    """Has the plan written into a folder; gives the result of a whole compilation."""
+    with _compiling(folder, arguments) as (process, pipe):
+        while not pipe.poll(_SECONDS_BETWEEN_LOOKS):
+            if any(pathlib.Path(folder).glob(_NEXT)):
+                return None
+        return _answer(process, pipe)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,20 @@ def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
         metavar='HEIGHTxWIDTH',
         help='size of the images (default: the largest canvas of the config)',
     )
+    _add_search_flags(flags)
+    flags.add_argument(
+        '--json', type=command_line.path, help='also write all numbers to this file'
+    )
+    flags.add_argument(
+        '--hlo',
+        type=command_line.path,
+        metavar='FOLDER',
+        help='also write the programs as text, for reading',
+    )
+    return flags
+
+
+def _add_search_flags(flags):
     flags.add_argument(
         '--largest',
         action='store_true',
@@ -56,16 +70,6 @@ def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
         help='also generate the machine code, which takes minutes to an hour: its '
         "size, and the compiler's estimate of time",
     )
-    flags.add_argument(
-        '--json', type=command_line.path, help='also write all numbers to this file'
-    )
-    flags.add_argument(
-        '--hlo',
-        type=command_line.path,
-        metavar='FOLDER',
-        help='also write the programs as text, for reading',
-    )
-    return flags
 
 
 def main(arguments: list[str], program: str = 'atss compile') -> int:

@@ -56,10 +56,17 @@ CANDIDATES = {
     'as it is': '',
     'no CUDA graphs': '--xla_gpu_enable_command_buffer=',
     'CUDA graphs of all kinds': f'--xla_gpu_enable_command_buffer={_BUFFERS}',
+    'the same, side by side': f'--xla_gpu_enable_command_buffer={_BUFFERS} '
+    '--xla_gpu_command_buffer_scheduling_mode=CONCURRENT',
+    'passes by Triton': '--xla_gpu_experimental_all_fusions_with_triton=true',
+    'passes tuned': '--xla_gpu_experimental_enable_fusion_autotuner=true',
     'latency-hiding scheduler': '--xla_gpu_enable_latency_hiding_scheduler=true',
     'no Triton products': '--xla_gpu_enable_triton_gemm=false',
+    'dependent launches': '--xla_gpu_enable_pdl=true',
+    'convolutions fused with passes': '--xla_gpu_experimental_enable_conv_fusion=true',
 }
-_CANDIDATE = 55  # seconds until a candidate is ready to be timed, on an H200
+_CANDIDATE = 40  # seconds until a candidate is ready to be timed, on an H200
+_TOO_LONG = 80  # seconds after which a candidate is given up
 _TURNS = 5
 _SPEED = re.compile(r'([\d.]+) images/s, waiting for data (\d+)%')
 _TINY = {
@@ -118,10 +125,17 @@ class Bench:
         out: the folder.
         size: how much.
         deadline: `time.monotonic()` after which no process may run.
+        only: names of the entries to measure; None: all.
     """
 
-    def __init__(self, out: pathlib.Path, size: Size, deadline: float):
-        self.out, self.size, self.deadline = out, size, deadline
+    def __init__(
+        self,
+        out: pathlib.Path,
+        size: Size,
+        deadline: float,
+        only: list[str] | None = None,
+    ):
+        self.out, self.size, self.deadline, self.only = out, size, deadline, only
         self._file = out / 'results.json'
         self.results = {}
         if self._file.exists():
@@ -142,7 +156,7 @@ class Bench:
                 lambda config=config, batch=batch: self.step(config, batch),
             )
         entries['XLA flags'] = (2 * _CANDIDATE, self.flags)
-        return entries
+        return {n: e for n, e in entries.items() if self.only is None or n in self.only}
 
     def measure(self) -> list[str]:
         """Measures what is not there yet; returns the names that there is no time for.
@@ -227,12 +241,13 @@ class Bench:
             for name, flags in candidates.items():
                 if workers and time.monotonic() + _CANDIDATE > self.deadline:
                     break
-                cache = name or config
+                cache = 'shared' if name else config
                 environment = self.environment(cache, flags, share)
                 worker = _Worker(command, environment, self.deadline)
                 stack.enter_context(worker)
                 workers[name] = worker
-                results[name] = {'batch': batch, 'flags': flags, **worker.read()}
+                first = worker.start(_TOO_LONG if name else None)
+                results[name] = {'batch': batch, 'flags': flags, **first}
             running = {n: w for n, w in workers.items() if 'error' not in results[n]}
             turns = [{n: w.turn() for n, w in running.items()} for _ in range(_TURNS)]
             for name, worker in running.items():
@@ -332,6 +347,17 @@ class _Worker:
         self._process.stdout.close()
         self._process.wait()
 
+    def start(self, limit):
+        """What it says when it is ready; an error after `limit` seconds, if any."""
+        if limit is None:
+            return self.read()
+        timer = threading.Timer(limit, self._process.kill)
+        timer.start()
+        try:
+            return self.read()
+        finally:
+            timer.cancel()
+
     def turn(self):
         """Asks for one timing."""
         with contextlib.suppress(BrokenPipeError):
@@ -417,11 +443,13 @@ def main() -> int:
     add(
         '--tiny', action='store_true', help='sizes for a CPU, whose speeds mean nothing'
     )
+    add('--only', nargs='+', metavar='ENTRY', help='measure these entries alone')
     add('--table', action='store_true', help='print what there is, measure nothing')
     flags = parser.parse_args()
     out = flags.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(out, TINY if flags.tiny else Size(), began + 60 * flags.minutes)
+    deadline = began + 60 * flags.minutes
+    bench = Bench(out, TINY if flags.tiny else Size(), deadline, flags.only)
     late = [] if flags.table else bench.measure()
     print(report(bench.results))
     if late:

@@ -246,7 +246,9 @@ def map_rows(
     """
     if mode == 'pmap':
         mapped = _pmap(function, 0, ())
-        return lambda first, batch: jax.tree.map(_merge_devices, mapped(first, batch))
+        # One program for all outputs: each call costs a GPU's host some 0.3 ms.
+        merge = jax.jit(lambda tree: jax.tree.map(_merge_devices, tree))
+        return lambda first, batch: merge(mapped(first, batch))
     mesh = device_mesh() if mesh is None else mesh
     return _shard_map(function, mesh, PartitionSpec(BATCH_AXIS), ())
 

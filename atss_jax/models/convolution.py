@@ -25,6 +25,7 @@ def convolve(
         cpu=functools.partial(cpu.convolve, stride=stride),
         accelerator=functools.partial(accelerator.convolve, stride=stride),
         tpu=functools.partial(accelerator.convolve_on_tpu, stride=stride),
+        gpu=functools.partial(accelerator.convolve_on_gpu, stride=stride),
     )
 
 

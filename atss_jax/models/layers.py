@@ -36,6 +36,7 @@ class ConvModule(nn.Module):
         norm_cfg: mmdet's description of the norm; None: neither norm nor ReLU.
         kernel_init: initializer of the kernel.
         deformable: DCNv2 in place of the convolution; requires a norm.
+        has_zeros_outside: as of Conv.
     """
 
     features: int
@@ -44,6 +45,7 @@ class ConvModule(nn.Module):
     norm_cfg: Mapping[str, Any] | None = None
     kernel_init: Callable[..., Any] = KAIMING
     deformable: bool = False
+    has_zeros_outside: bool = False
 
     @nn.compact
     def __call__(
@@ -55,12 +57,26 @@ class ConvModule(nn.Module):
             conv = DeformConv(*shape, offset_init=self.kernel_init, name='conv')
         else:
             use_bias = self.norm_cfg is None
-            conv = Conv(*shape, use_bias, self.kernel_init, name='conv')
+            conv = Conv(
+                *shape,
+                use_bias,
+                self.kernel_init,
+                has_zeros_outside=self.has_zeros_outside,
+                name='conv',
+            )
         if self.norm_cfg is None:
             return conv(x, size)
         name = norm_prefix(self.norm_cfg)
         norm = make_norm(self.norm_cfg, name, self.features)
+        if gives_zeros_outside(self.norm_cfg):
+            size_out = size if self.stride == 1 else halve(size)
+            return norm(conv(x, size), size_out, with_relu=True)
         return relu(convolve_and_norm(conv, norm, x, size, train))
+
+
+def gives_zeros_outside(norm_cfg: Mapping[str, Any] | None) -> bool:
+    """Whether the output of a ConvModule with this norm is zero in cells outside."""
+    return norm_cfg is not None and norm_cfg['type'] == 'GN'
 
 
 def convolve_and_norm(
@@ -123,6 +139,8 @@ class Conv(nn.Module):
         groups: groups of channels that are convolved separately.
         constant_input: the input has no gradient, so that a TPU may compute the output
             in another way; matters to norms by stored statistics only.
+        has_zeros_outside: cells of the input outside the valid region are zeros
+            already, so that nothing need be done about them.
     """
 
     features: int
@@ -134,6 +152,7 @@ class Conv(nn.Module):
     float32_output: bool = False
     groups: int = 1
     constant_input: bool = False
+    has_zeros_outside: bool = False
 
     def __call__(
         self,
@@ -153,7 +172,7 @@ class Conv(nn.Module):
             return convolve_valid_and_normalize(
                 x, size, kernel, norm.stored(), self.stride, self.constant_input
             )
-        y = convolve_valid(x, size, kernel, self.stride)
+        y = self._convolve(x, size, kernel)
         return self._add_bias(y, bias, x.dtype)
 
     def together_with(
@@ -171,7 +190,7 @@ class Conv(nn.Module):
         kernel, bias = self.weights(x.shape[-1])
         other_kernel, other_bias = other.weights(x.shape[-1])
         both = jnp.concatenate([kernel, other_kernel], -1)
-        y = convolve_valid(x, size, both, self.stride)
+        y = self._convolve(x, size, both)
         y, other_y = jnp.split(y, [self.features], -1)
         return (
             self._add_bias(y, bias, x.dtype),
@@ -188,6 +207,9 @@ class Conv(nn.Module):
             return kernel, None
         return kernel, self.param('bias', self.bias_init, (self.features,))
 
+    def _convolve(self, x, size, kernel):
+        return convolve_valid(x, size, kernel, self.stride, self.has_zeros_outside)
+
     def _add_bias(self, y, bias, dtype):
         if bias is not None:
             # In float32: its gradient is a sum over all cells, which bfloat16 loses.
@@ -196,15 +218,17 @@ class Conv(nn.Module):
 
 
 # Jitted functions are traced once for all layers of the same shapes.
-@functools.partial(jax.jit, static_argnames='stride')
+@functools.partial(jax.jit, static_argnames=('stride', 'has_zeros_outside'))
 def convolve_valid(
     x: Float[Array, 'B H W C'],
     size: Int[Array, 'B 2'],
     kernel: Float[Array, 'k k c D'],
     stride: int,
+    has_zeros_outside: bool = False,
 ) -> Float[Array, 'B h w D']:
     """A convolution of the valid region, whose size is `size`."""
-    return convolve(_read_by(kernel, x, size), kernel.astype(x.dtype), stride)
+    x = x if has_zeros_outside else _read_by(kernel, x, size)
+    return convolve(x, kernel.astype(x.dtype), stride)
 
 
 @functools.partial(jax.jit, static_argnames=('stride', 'constant_input'))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from atss_jax.models import norm_sums_gpu
 from atss_jax.models.initializers import ONES, ZEROS
 from atss_jax.models.platforms import by_platform
 from atss_jax.models.region import inside
@@ -152,15 +153,24 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, 'B H W C'], size: Int[Array, 'B 2'], train: bool = False
+        self,
+        x: Float[Array, 'B H W C'],
+        size: Int[Array, 'B 2'],
+        train: bool = False,
+        with_relu: bool = False,
     ) -> Float[Array, 'B H W C']:
-        """The same in training and evaluation; statistics in float32."""
+        """The same in training and evaluation; statistics in float32.
+
+        `with_relu`: a ReLU follows, and cells outside are zeros.
+        """
         scale = self.param('scale', self.scale_init, x.shape[-1:])
         bias = self.param('bias', ZEROS, x.shape[-1:])
-        return group_norm(x, size, scale, bias, self.num_groups, self.epsilon)
+        return group_norm(
+            x, size, scale, bias, self.num_groups, self.epsilon, with_relu
+        )
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def group_norm(
     x: Float[Array, 'B H W C'],
     size: Int[Array, 'B 2'],
@@ -168,6 +178,7 @@ def group_norm(
     bias: Float[Array, 'C'],
     num_groups: int,
     epsilon: float,
+    with_relu: bool = False,
 ) -> Float[Array, 'B H W C']:
     """Normalizes all cells, by mean and variance of the valid ones, in float32.
 
@@ -178,27 +189,46 @@ def group_norm(
         bias: added to each channel then.
         num_groups: groups of channels that share statistics.
         epsilon: added to the variance.
+        with_relu: a ReLU follows, and cells outside are zeros. As one function, since
+            the gradient then needs the features only, and not the result as well.
     """
-    return _group_norm(x, size, scale, bias, num_groups, epsilon)
+    return _group_norm(x, size, scale, bias, num_groups, epsilon, with_relu)
 
 
 # JAX's own gradient goes through the variance back to the mean, which contributes
 # nothing, and sums over the map six times instead of two.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _group_norm(x, size, scale, bias, num_groups, epsilon):
-    return _forward(x, size, scale, bias, num_groups, epsilon)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _group_norm(x, size, scale, bias, num_groups, epsilon, with_relu):
+    y, _ = _forward(
+        x, size, scale, bias, num_groups, epsilon, with_relu, moments_at_once
+    )
+    return y
 
 
-def _forward(x, size, scale, bias, num_groups, epsilon):
+def _forward_for_gradient(x, size, scale, bias, num_groups, epsilon, with_relu):
+    # Not without a gradient: exported detectors contain what XLA knows, and no more.
+    on_gpu = _moments_on_gpu if norm_sums_gpu.suits(x) else moments_at_once
+    return _forward(x, size, scale, bias, num_groups, epsilon, with_relu, on_gpu)
+
+
+def _forward(x, size, scale, bias, num_groups, epsilon, with_relu, on_gpu):
     mean, var = by_platform(
         x,
         size,
         cpu=functools.partial(_moments, num_groups=num_groups),
         accelerator=functools.partial(moments_at_once, num_groups=num_groups),
+        gpu=functools.partial(on_gpu, num_groups=num_groups),
     )
     inverse = jax.lax.rsqrt(var + epsilon)
-    y = _centered(x, mean) * (scale * inverse)[:, None, None] + bias
-    return y.astype(x.dtype), (x, size, scale, mean, inverse)
+    y = _normalized(_centered(x, mean), scale * inverse, bias)
+    if with_relu:
+        y = jnp.where(inside(size, *x.shape[1:3]), jnp.maximum(y, 0), 0)
+    y = y.astype(x.dtype)
+    return y, (x, y if with_relu else None, size, scale, bias, mean, inverse)
+
+
+def _normalized(centered, factor, bias):
+    return centered * factor[:, None, None] + bias
 
 
 def _moments(x, size, num_groups):
@@ -225,26 +255,79 @@ def moments_at_once(
         return _moments(x, size, num_groups)
     valid, count = _valid(x, size, num_groups)
     values = jnp.where(valid, x, 0).astype(jnp.float32)
-    mean = _over_group(values.sum((1, 2)), num_groups) / count
-    square = _over_group((values * values).sum((1, 2)), num_groups) / count
+    totals = values.sum((1, 2)), (values * values).sum((1, 2))
+    return _moments_by_sums(*totals, count, num_groups)
+
+
+def _moments_by_sums(total, squares, count, num_groups):
+    mean = _over_group(total, num_groups) / count
+    square = _over_group(squares, num_groups) / count
     return jnp.stack([mean, jnp.maximum(square - mean * mean, 0)])
 
 
-def _backward(num_groups, epsilon, saved, dy):
-    x, size, scale, mean, inverse = saved
+def _moments_on_gpu(x, size, num_groups):
+    """`moments_at_once` of what `norm_sums_gpu` suits."""
+    _, count = _valid(x, size, num_groups)
+    return _moments_by_sums(*norm_sums_gpu.sums(x, size), count, num_groups)
+
+
+def _backward(num_groups, epsilon, with_relu, saved, dy):
+    x, y, size, scale, bias, mean, inverse = saved
     valid, count = _valid(x, size, num_groups)
-    dy, centered = dy.astype(jnp.float32), _centered(x, mean)
-    total, product = dy.sum((1, 2)), (dy * centered).sum((1, 2))
     factor = scale * inverse
+    if with_relu:
+        dy, sums = _through_relu(dy, x, y, size, mean, factor, bias)
+    else:
+        sums = _gradient_sums(dy, x, mean)
+    total, product = sums
     # The gradients of mean and variance, shared by the valid cells.
     by_mean = _over_group(total * factor, num_groups) / count
     by_var = _over_group(product * factor, num_groups) * inverse**2 / count
-    shared = by_mean[:, None, None] + centered * by_var[:, None, None]
-    dx = dy * factor[:, None, None] - jnp.where(valid, shared, 0)
+    shared = by_mean[:, None, None] + _centered(x, mean) * by_var[:, None, None]
+    dx = dy.astype(jnp.float32) * factor[:, None, None] - jnp.where(valid, shared, 0)
     return dx.astype(x.dtype), None, (product * inverse).sum(0), total.sum(0)
 
 
-_group_norm.defvjp(_forward, _backward)
+_group_norm.defvjp(_forward_for_gradient, _backward)
+
+
+def _through_relu(*operands):
+    """The gradient before the ReLU, and its `_gradient_sums`.
+
+    Whether a cell was positive is said by the output, which is kept anyway as the next
+    convolution reads it. A GPU finds it faster from the features, which it reads too.
+    """
+    ways = {'cpu': _by_output, 'accelerator': _by_output, 'gpu': _by_input}
+    gradient = by_platform(*operands, **ways)
+    _, x, _, _, mean, _, _ = operands
+    if not norm_sums_gpu.suits(x):
+        return gradient, _gradient_sums(gradient, x, mean)
+    ways = {'cpu': _sums_by_output, 'accelerator': _sums_by_output}
+    return gradient, by_platform(*operands, **ways, gpu=_sums_on_gpu)
+
+
+def _by_output(dy, x, y, size, mean, factor, bias):
+    # XLA would turn y > 0 into a comparison of what is before, and keep that as well.
+    return jnp.where(y != 0, dy, 0)
+
+
+def _by_input(dy, x, y, size, mean, factor, bias):
+    is_positive = _normalized(_centered(x, mean), factor, bias) > 0
+    return jnp.where(is_positive & inside(size, *x.shape[1:3]), dy, 0)
+
+
+def _sums_by_output(dy, x, y, size, mean, factor, bias):
+    return _gradient_sums(_by_output(dy, x, y, size, mean, factor, bias), x, mean)
+
+
+def _sums_on_gpu(dy, x, y, size, mean, factor, bias):
+    return norm_sums_gpu.gradient_sums(dy, x, size, mean, factor, bias)
+
+
+def _gradient_sums(dy, x, mean):
+    """(2,B,C) sum of the gradient of the norm, and of its product with the features."""
+    dy = dy.astype(jnp.float32)
+    return jnp.stack([dy.sum((1, 2)), (dy * _centered(x, mean)).sum((1, 2))])
 
 
 def _centered(x, mean):

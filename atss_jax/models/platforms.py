@@ -23,11 +23,13 @@ class Functions(NamedTuple):
         cpu: for CPUs.
         accelerator: for all others.
         tpu: for TPUs.
+        gpu: for GPUs of NVIDIA and AMD.
     """
 
     cpu: Callable[..., Any]
     accelerator: Callable[..., Any]
     tpu: Callable[..., Any]
+    gpu: Callable[..., Any]
 
     def change(self, to: Callable[[Callable[..., Any]], Callable[..., Any]]):
         """The same, with each function replaced by what `to` makes of it."""
@@ -39,6 +41,7 @@ def by_platform(
     cpu: Callable[..., Array],
     accelerator: Callable[..., Array],
     tpu: Callable[..., Array] | None = None,
+    gpu: Callable[..., Array] | None = None,
 ) -> Array:
     """`cpu(*operands)` in programs for CPUs, `accelerator(*operands)` in all others.
 
@@ -51,8 +54,14 @@ def by_platform(
         cpu: the function for CPUs.
         accelerator: the function for GPUs and TPUs.
         tpu: the function for TPUs, where it is another.
+        gpu: the function for GPUs, where it is another.
     """
-    functions = Functions(cpu, accelerator, accelerator if tpu is None else tpu)
+    functions = Functions(
+        cpu,
+        accelerator,
+        tpu=accelerator if tpu is None else tpu,
+        gpu=accelerator if gpu is None else gpu,
+    )
     return _by_platform(functions, *operands)
 
 
@@ -135,6 +144,10 @@ def _lower_for_tpu(ctx, *operands, functions, results):
     return _lower_function(functions.tpu, ctx, operands)
 
 
+def _lower_for_gpu(ctx, *operands, functions, results):
+    return _lower_function(functions.gpu, ctx, operands)
+
+
 def _lower_for_cpu(ctx, *operands, functions, results):
     return _lower_function(function_on_cpu(functions), ctx, operands)
 
@@ -149,6 +162,8 @@ def _lower_function(function, ctx, operands):
 mlir.register_lowering(_primitive, _lower)
 mlir.register_lowering(_primitive, _lower_for_cpu, platform='cpu')
 mlir.register_lowering(_primitive, _lower_for_tpu, platform='tpu')
+for _platform in ('cuda', 'rocm'):
+    mlir.register_lowering(_primitive, _lower_for_gpu, platform=_platform)
 
 
 def _batch(operands, axes, *, functions, results):

@@ -1,0 +1,207 @@
+"""What programs for GPUs alone contain, run on a CPU: it computes the same.
+
+Triton's kernels run in Pallas's interpreter here; that they compile and how fast they
+are takes a GPU (benchmarks/gpu_everything.py).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atss_jax.models import norm_sums_gpu, platforms
+from atss_jax.models.convolution_accelerator import convolve, convolve_on_gpu
+from atss_jax.models.layers import relu
+from atss_jax.models.norms import group_norm
+from atss_jax.models.region import zero_outside
+from atss_jax.models.stem import max_pool, max_pool_by_pairs, stem
+from tests.support.recipes import relative_error
+from tests.support.small import random_variables, small_model
+
+SIZE = jnp.array([[13, 21], [7, 15]], jnp.int32)
+TRITON = '__gpu$xla.gpu.triton'
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Programs for this CPU contain the functions for GPUs."""
+    jax.clear_caches()
+    monkeypatch.setattr(platforms, 'function_on_cpu', lambda x: x.gpu)
+    run = norm_sums_gpu._sum_terms
+    monkeypatch.setattr(norm_sums_gpu, '_sum_terms', lambda *a: run(*a[:-1], True))
+    yield
+    jax.clear_caches()
+
+
+def noise(seed, shape, dtype=jnp.bfloat16):
+    return jnp.array(np.random.default_rng(seed).normal(0, 1, shape), dtype)
+
+
+def cells(x, size):
+    """The valid cells of an image, (n,C) in float64."""
+    rows, columns = np.asarray(size)
+    return np.asarray(x, np.float64)[:rows, :columns].reshape(-1, x.shape[-1])
+
+
+# One program, several with a rest, and as many channels as a program may have.
+@pytest.mark.parametrize('shape', [(2, 13, 21, 32), (2, 7, 15, 16), (2, 16, 24, 1024)])
+def test_sums(shape):
+    x = noise(0, shape) + 1
+    ours = norm_sums_gpu.sums(x, SIZE, interpret=True)
+    for image in range(2):
+        valid = cells(x[image], SIZE[image])
+        np.testing.assert_allclose(ours[0, image], valid.sum(0), rtol=1e-5)
+        np.testing.assert_allclose(ours[1, image], (valid**2).sum(0), rtol=1e-5)
+
+
+def test_sums_of_gradients():
+    """Only valid cells whose output is positive count; not those that are exactly 0."""
+    shape = 2, 13, 21, 32
+    x, dy = noise(0, shape), noise(1, shape)
+    mean, factor = (noise(seed, (2, 32), jnp.float32) for seed in (2, 3))
+    bias = noise(4, (32,), jnp.float32)
+    x = x.at[:, 0, 0].set(0)
+    mean, bias = mean.at[:, 0].set(0), bias.at[0].set(0)
+    ours = norm_sums_gpu.gradient_sums(dy, x, SIZE, mean, factor, bias, interpret=True)
+    for image in range(2):
+        centered = cells(x[image], SIZE[image]) - np.asarray(mean[image], np.float64)
+        output = centered * np.asarray(factor[image]) + np.asarray(bias)
+        gradient = cells(dy[image], SIZE[image]) * (output > 0)
+        expected = gradient.sum(0), (gradient * centered).sum(0)
+        np.testing.assert_allclose(ours[:, image], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('channels', 'dtype', 'expected'),
+    [
+        (256, 'bfloat16', True),
+        (256, 'float32', False),
+        (96, 'bfloat16', False),
+        (8, 'bfloat16', False),
+        (2048, 'bfloat16', False),
+    ],
+)
+def test_which_maps_it_suits(channels, dtype, expected):
+    map_ = jnp.zeros((1, 4, 4, channels), dtype)
+    assert norm_sums_gpu.suits(map_) is expected
+
+
+def norm_and_relu(x, scale, bias, together):
+    if together:
+        return group_norm(x, SIZE, scale, bias, 4, 1e-5, True)
+    return zero_outside(relu(group_norm(x, SIZE, scale, bias, 4, 1e-5)), SIZE)
+
+
+def gradients(x, dtype, together):
+    scale, bias = noise(1, (32,), jnp.float32), noise(2, (32,), jnp.float32)
+    weights = noise(3, x.shape, jnp.float32)
+
+    def loss(*arguments):
+        y = norm_and_relu(*arguments, together)
+        assert y.dtype == dtype
+        return (y * weights).sum()
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(x, scale, bias)
+
+
+def test_norm_with_relu():
+    """As one function or two: the same."""
+    x = noise(0, (2, 16, 24, 32), jnp.float32)
+    expected, ours = (gradients(x, jnp.float32, together) for together in (False, True))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert relative_error(a, b) < 1e-5
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_norm_with_relu_on_a_gpu(gpu, dtype):
+    x = noise(0, (2, 16, 24, 32), dtype)
+    exact = gradients(x.astype(jnp.float32), jnp.float32, together=False)
+    ours = gradients(x, jnp.dtype(dtype), together=True)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+        a = np.asarray(a, np.float32)
+        assert relative_error(a, b) < (1e-2 if dtype == 'bfloat16' else 1e-5)
+
+
+def lowered(function, *arguments):
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=('cuda',))
+
+
+def test_gradients_alone_contain_triton():
+    """A detector is exported, and then runs with whatever XLA there is."""
+    x, vector = noise(0, (2, 16, 24, 32)), jnp.ones(32)
+
+    def norm(x):
+        return norm_and_relu(x, vector, vector, True)
+
+    assert TRITON not in lowered(norm, x).as_text()
+    gradient = lowered(jax.grad(lambda x: norm(x).astype(jnp.float32).sum()), x)
+    assert gradient.as_text().count(TRITON) == 2
+
+
+@pytest.mark.parametrize('features', [5, 8, 13])
+def test_convolutions_of_any_number_of_features(features):
+    x, kernel = noise(0, (2, 12, 16, 16)), 0.05 * noise(1, (3, 3, 16, features))
+
+    def loss(x, kernel, convolve):
+        y = convolve(x, kernel, 1).astype(jnp.float32)
+        return jnp.sin(y).sum(), y
+
+    both = [
+        jax.value_and_grad(functools.partial(loss, convolve=way), (0, 1), has_aux=True)
+        for way in (convolve_on_gpu, convolve)
+    ]
+    ours, expected = (jax.jit(way)(x, kernel) for way in both)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        assert a.shape == b.shape and relative_error(a, b) < 1e-2
+    text = lowered(functools.partial(convolve_on_gpu, stride=1), x, kernel).as_text()
+    assert f'x{-(-features // 8) * 8}xbf16>' in text
+
+
+def test_maximum_by_pairs():
+    """Bit by bit; of equal numbers the same one has the gradient."""
+    x = jnp.round(2 * jnp.maximum(noise(0, (2, 12, 16, 8), jnp.float32), 0))
+    dy = noise(1, (2, 6, 8, 8), jnp.float32)
+    size = jnp.array([[12, 16], [7, 9]])
+
+    def outputs(pool):
+        y, gradient = jax.vjp(lambda x: max_pool(x, size, pool), x)
+        return y, gradient(dy)[0]
+
+    for a, b in zip(outputs(max_pool_by_pairs), outputs(None), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('sides', [(32, 64), (30, 62)])
+def test_stem(request, sides):
+    x, kernel = noise(0, (2, *sides, 3), jnp.float32), noise(1, (7, 7, 3, 8), 'float32')
+    stored = tuple(noise(seed, (8,), jnp.float32) for seed in (2, 3, 4))
+    size = jnp.array([sides, (17, 33)])
+    expected = stem(x, size, kernel, stored)
+    request.getfixturevalue('gpu')
+    ours = stem(x, size, kernel, stored)
+    for image, (rows, columns) in enumerate(-(-size // 4)):
+        pair = ours[image, :rows, :columns], expected[image, :rows, :columns]
+        assert relative_error(*pair) < 1e-5
+
+
+def test_model_on_a_gpu(request):
+    """Outputs and gradients of all parameters, next to those of a CPU."""
+    model = small_model()
+    variables = random_variables(model)
+    images, sizes = (
+        noise(1, (2, 96, 128, 3), 'float32'),
+        jnp.array([[64, 96], [40, 70]]),
+    )
+
+    def loss(params):
+        outputs = model.apply({**variables, 'params': params}, images, sizes)
+        return sum(jnp.sin(level).mean() for levels in outputs for level in levels)
+
+    expected = jax.jit(jax.value_and_grad(loss))(variables['params'])
+    request.getfixturevalue('gpu')
+    ours = jax.jit(jax.value_and_grad(loss))(variables['params'])
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert relative_error(a, b) < 1e-4

@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.convolution_accelerator import correlate
-from atss_jax.models.layers import convolve_valid_and_normalize, relu
+from atss_jax.models.layers import (
+    convolve_valid_and_normalize,
+    relu,
+    relu_for_window,
+)
 from atss_jax.models.platforms import by_platform
 from atss_jax.models.region import inside, zero_outside
 
@@ -68,8 +72,12 @@ def _layers(arrays):
 
 def _plain(x, size, *arrays):
     first, middle, last, *shortcut = _layers(arrays)
-    y = relu(convolve_valid_and_normalize(x, size, first.kernel, first[1:], 1))
-    y = relu(convolve_valid_and_normalize(y, size, middle.kernel, middle[1:], 1))
+    y = convolve_valid_and_normalize(x, size, first.kernel, first[1:], 1)
+    y = relu_for_window(y, size)
+    y = convolve_valid_and_normalize(
+        y, size, middle.kernel, middle[1:], 1, has_zeros_outside=True
+    )
+    y = relu(y)
     y = convolve_valid_and_normalize(y, size, last.kernel, last[1:], 1)
     for layer in shortcut:
         x = convolve_valid_and_normalize(x, size, layer.kernel, layer[1:], 1)

@@ -21,6 +21,7 @@ from atss_jax.models.convolution import convolve, convolve_and_normalize
 from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.initializers import KAIMING, ZEROS, VarianceScaling
 from atss_jax.models.norms import BatchNorm, make_norm, norm_prefix
+from atss_jax.models.platforms import by_platform
 from atss_jax.models.region import halve, zero_outside
 
 
@@ -124,6 +125,50 @@ def _relu_backward(y, dy):
 relu.defvjp(_relu_forward, _relu_backward)
 
 
+@jax.custom_vjp
+def relu_for_window(
+    x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
+) -> Float[Array, 'B H W C']:
+    """`relu`, with zeros in the cells outside that a 3x3 at valid cells reads.
+
+    As one function, so that only its output is kept for the gradient.
+    """
+    return by_platform(
+        relu(x),
+        size,
+        cpu=zero_outside,
+        accelerator=zero_outside,
+        gpu=_zero_beside,
+    )
+
+
+def _zero_beside(x, size):
+    """Zeros in the row and the column next to the valid region.
+
+    Cells farther away are left as they are: a 3x3 does not reach them from valid cells,
+    and no gradient comes from where it does. A GPU writes these few numbers in place;
+    a pass over all takes 87 microseconds for the first stage of a ResNet, 16 images of
+    800 x 1344, on an H200.
+    """
+    image = jnp.arange(x.shape[0])
+    settings = {'mode': 'drop', 'unique_indices': True}
+    x = x.at[image, size[:, 0]].set(0, **settings)
+    return x.at[image, :, size[:, 1]].set(0, **settings)
+
+
+def _relu_for_window_forward(x, size):
+    y = relu_for_window(x, size)
+    return y, (y, size)
+
+
+def _relu_for_window_backward(saved, dy):
+    y, size = saved
+    return zero_outside(jnp.where(y != 0, dy, 0), size), None
+
+
+relu_for_window.defvjp(_relu_for_window_forward, _relu_for_window_backward)
+
+
 class Conv(nn.Module):
     """Convolution with PyTorch's symmetric padding of `kernel_size // 2`.
 
@@ -139,8 +184,8 @@ class Conv(nn.Module):
         groups: groups of channels that are convolved separately.
         constant_input: the input has no gradient, so that a TPU may compute the output
             in another way; matters to norms by stored statistics only.
-        has_zeros_outside: cells of the input outside the valid region are zeros
-            already, so that nothing need be done about them.
+        has_zeros_outside: the cells outside the valid region that the kernel reads are
+            zeros already.
     """
 
     features: int
@@ -170,9 +215,15 @@ class Conv(nn.Module):
         kernel, bias = self.weights(x.shape[-1])
         if norm is not None:
             return convolve_valid_and_normalize(
-                x, size, kernel, norm.stored(), self.stride, self.constant_input
+                x,
+                size,
+                kernel,
+                norm.stored(),
+                self.stride,
+                self.constant_input,
+                self.has_zeros_outside,
             )
-        y = self._convolve(x, size, kernel)
+        y = convolve_valid(x, size, kernel, self.stride, self.has_zeros_outside)
         return self._add_bias(y, bias, x.dtype)
 
     def together_with(
@@ -190,7 +241,7 @@ class Conv(nn.Module):
         kernel, bias = self.weights(x.shape[-1])
         other_kernel, other_bias = other.weights(x.shape[-1])
         both = jnp.concatenate([kernel, other_kernel], -1)
-        y = self._convolve(x, size, both)
+        y = convolve_valid(x, size, both, self.stride, self.has_zeros_outside)
         y, other_y = jnp.split(y, [self.features], -1)
         return (
             self._add_bias(y, bias, x.dtype),
@@ -206,9 +257,6 @@ class Conv(nn.Module):
         if not self.use_bias:
             return kernel, None
         return kernel, self.param('bias', self.bias_init, (self.features,))
-
-    def _convolve(self, x, size, kernel):
-        return convolve_valid(x, size, kernel, self.stride, self.has_zeros_outside)
 
     def _add_bias(self, y, bias, dtype):
         if bias is not None:
@@ -231,7 +279,9 @@ def convolve_valid(
     return convolve(x, kernel.astype(x.dtype), stride)
 
 
-@functools.partial(jax.jit, static_argnames=('stride', 'constant_input'))
+@functools.partial(
+    jax.jit, static_argnames=('stride', 'constant_input', 'has_zeros_outside')
+)
 def convolve_valid_and_normalize(
     x: Float[Array, 'B H W C'],
     size: Int[Array, 'B 2'],
@@ -239,6 +289,7 @@ def convolve_valid_and_normalize(
     stored: tuple[Array, Array, Array],
     stride: int,
     constant_input: bool = False,
+    has_zeros_outside: bool = False,
 ) -> Float[Array, 'B h w D']:
     """A convolution of the valid region, and a norm by `stored` statistics.
 
@@ -249,8 +300,9 @@ def convolve_valid_and_normalize(
         stored: mean, factor and bias of each channel.
         stride: step in both directions.
         constant_input: `x` has no gradient.
+        has_zeros_outside: as of Conv.
     """
-    x = _read_by(kernel, x, size)
+    x = x if has_zeros_outside else _read_by(kernel, x, size)
     return convolve_and_normalize(x, kernel, stride, stored, constant_input)
 
 

@@ -9,7 +9,13 @@ from jaxtyping import Array, Float, Int
 
 from atss_jax.models.frozen_bottleneck import NARROW, Weights, frozen_bottleneck
 from atss_jax.models.initializers import ONES, ZEROS
-from atss_jax.models.layers import Conv, DeformConv, convolve_and_norm, relu
+from atss_jax.models.layers import (
+    Conv,
+    DeformConv,
+    convolve_and_norm,
+    relu,
+    relu_for_window,
+)
 from atss_jax.models.norms import BatchNorm, make_norm, norm_prefix
 from atss_jax.models.region import halve
 from atss_jax.models.stem import max_pool, stem
@@ -122,7 +128,8 @@ class Bottleneck(_Block):
         if self._fills_half_of_lanes() and not train:
             return self._frozen(x, size)
         conv, norm = self._conv(width, 1, strides[0], 1), self._norm(width, 1)
-        y = relu(convolve_and_norm(conv, norm, x, size, train))
+        y = convolve_and_norm(conv, norm, x, size, train)
+        y = relu(y) if self.deform_groups else relu_for_window(y, size_mid)
         conv, norm = self._middle(width, strides[1]), self._norm(width, 2)
         y = relu(convolve_and_norm(conv, norm, y, size_mid, train))
         features = 4 * self.planes
@@ -160,7 +167,15 @@ class Bottleneck(_Block):
             return DeformConv(
                 width, 3, stride, groups, self.deform_groups, name='conv2'
             )
-        return Conv(width, 3, stride, use_bias=False, groups=groups, name='conv2')
+        return Conv(
+            width,
+            3,
+            stride,
+            use_bias=False,
+            groups=groups,
+            has_zeros_outside=True,
+            name='conv2',
+        )
 
 
 class ResNet(nn.Module):

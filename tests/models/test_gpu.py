@@ -13,9 +13,9 @@ import pytest
 
 from atss_jax.models import norm_sums_gpu, platforms
 from atss_jax.models.convolution_accelerator import convolve, convolve_on_gpu
-from atss_jax.models.layers import relu
+from atss_jax.models.layers import relu, relu_for_window
 from atss_jax.models.norms import group_norm
-from atss_jax.models.region import zero_outside
+from atss_jax.models.region import inside, zero_outside
 from atss_jax.models.stem import max_pool, max_pool_by_pairs, stem
 from tests.support.recipes import relative_error
 from tests.support.small import random_variables, small_model
@@ -160,6 +160,26 @@ def test_convolutions_of_any_number_of_features(features):
     assert f'x{-(-features // 8) * 8}xbf16>' in text
 
 
+@pytest.mark.parametrize('stride', [1, 2])
+def test_relu_before_a_window(request, stride):
+    """A GPU writes zeros next to the valid region alone; a 3x3 gives the same."""
+    x, kernel = noise(0, (2, 14, 22, 8), 'float32'), noise(1, (3, 3, 8, 8), 'float32')
+    size = jnp.array([[14, 22], [7, 15]])
+    valid_out = inside(-(-size // stride), 14 // stride, 22 // stride)
+
+    def loss(x, kernel):
+        y = convolve(relu_for_window(x, size), kernel, stride)
+        return jnp.where(valid_out, jnp.sin(y), 0).sum()
+
+    expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernel)
+    request.getfixturevalue('gpu')
+    ours = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernel)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert relative_error(a, b) < 1e-5
+    y = relu_for_window(x, size)[1]
+    assert not y[7, :15].any() and not y[:7, 15].any() and y[8:].any()
+
+
 def test_maximum_by_pairs():
     """Bit by bit; of equal numbers the same one has the gradient."""
     x = jnp.round(2 * jnp.maximum(noise(0, (2, 12, 16, 8), jnp.float32), 0))
@@ -187,9 +207,10 @@ def test_stem(request, sides):
         assert relative_error(*pair) < 1e-5
 
 
-def test_model_on_a_gpu(request):
+@pytest.mark.parametrize('depth', [18, 50])
+def test_model_on_a_gpu(request, depth):
     """Outputs and gradients of all parameters, next to those of a CPU."""
-    model = small_model()
+    model = small_model(backbone={'depth': depth})
     variables = random_variables(model)
     images, sizes = (
         noise(1, (2, 96, 128, 3), 'float32'),

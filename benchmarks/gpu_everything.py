@@ -19,17 +19,14 @@ works, in ten minutes:
     python benchmarks/gpu_everything.py --out=small --minutes=60 --tiny
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import re
 import shutil
-import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,9 +35,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for a script, only its own folder is there
 
-from benchmarks import gpu, input_data, timing  # noqa: E402
+from benchmarks import gpu, gpu_turns, input_data, timing  # noqa: E402
 from benchmarks.gpu_config import Step  # noqa: E402
 from benchmarks.gpu_tables import longest_kernels, report  # noqa: E402
+from benchmarks.gpu_turns import Candidate, in_turns  # noqa: E402
 from benchmarks.gpu_work import Job  # noqa: E402
 
 RECIPE = 'atss_r50_1x'
@@ -65,9 +63,7 @@ CANDIDATES = {
     'dependent launches': '--xla_gpu_enable_pdl=true',
     'convolutions fused with passes': '--xla_gpu_experimental_enable_conv_fusion=true',
 }
-_CANDIDATE = 40  # seconds until a candidate is ready to be timed, on an H200
 _TOO_LONG = 80  # seconds after which a candidate is given up
-_TURNS = 5
 _SPEED = re.compile(r'([\d.]+) images/s, waiting for data (\d+)%')
 _TINY = {
     'model.backbone.depth': 18,
@@ -126,6 +122,7 @@ class Bench:
         size: how much.
         deadline: `time.monotonic()` after which no process may run.
         only: names of the entries to measure; None: all.
+        at_once: whether the steps of other configs compile at the same time.
     """
 
     def __init__(
@@ -134,8 +131,10 @@ class Bench:
         size: Size,
         deadline: float,
         only: list[str] | None = None,
+        at_once: bool = False,
     ):
         self.out, self.size, self.deadline, self.only = out, size, deadline, only
+        self.at_once = at_once
         self._file = out / 'results.json'
         self.results = {}
         if self._file.exists():
@@ -150,12 +149,15 @@ class Bench:
             'R50 training, kernels chosen before': (45, lambda: self.job('training')),
             'R50 training from files': (90, self.from_files),
         }
-        for config, batch in self.size.models.items():
-            entries[f'{config}, {batch} images'] = (
-                75,
-                lambda config=config, batch=batch: self.step(config, batch),
-            )
-        entries['XLA flags'] = (2 * _CANDIDATE, self.flags)
+        if self.at_once:
+            entries['other configs'] = 150, self.steps_at_once
+        else:
+            for config, batch in self.size.models.items():
+                entries[f'{config}, {batch} images'] = (
+                    75,
+                    lambda config=config, batch=batch: self.step(config, batch),
+                )
+        entries['XLA flags'] = (2 * gpu_turns.CANDIDATE, self.flags)
         return {n: e for n, e in entries.items() if self.only is None or n in self.only}
 
     def measure(self) -> list[str]:
@@ -172,11 +174,10 @@ class Bench:
                 continue
             print(f'{name} ...', file=sys.stderr, flush=True)
             try:
-                result = call()
+                self.results[name] = call()
             except subprocess.TimeoutExpired:
                 late.append(name)
                 continue
-            self.results[name] = result
             self._file.write_text(json.dumps(self.results, indent=1))
             if name == 'XLA flags' and not self._is_complete(name):
                 late.append(f'some of the {name}')
@@ -211,54 +212,37 @@ class Bench:
 
     def step(self, config: str, batch: int) -> dict:
         """The training step of a config."""
-        (result,) = self.in_turns(config, batch, {'': ''}, {}).values()
+        (result,) = self.in_turns({config: self.candidate(config, batch)}).values()
         return result
+
+    def steps_at_once(self) -> dict[str, dict]:
+        """The training steps of all other configs, compiled at the same time."""
+        chosen = {
+            f'{config}, {batch} images': self.candidate(config, batch, limit=140)
+            for config, batch in self.size.models.items()
+        }
+        return self.in_turns(chosen, at_once=True)
 
     def flags(self) -> dict:
         """The recipe's step with each set of flags that there is time for, in turns."""
-        size = self.size
-        return self.in_turns(RECIPE, size.batch, CANDIDATES, size.overrides)
+        chosen = {
+            name: self.candidate(RECIPE, self.size.batch, flags, _TOO_LONG)
+            for name, flags in CANDIDATES.items()
+        }
+        return self.in_turns(chosen)
 
-    def in_turns(
-        self,
-        config: str,
-        batch: int,
-        candidates: dict[str, str],
-        overrides: dict[str, Any],
-    ) -> dict:
-        """Seconds of a step with each set of XLA flags.
-
-        One process compiles after the other, since the choice of kernels is a matter of
-        time, too. Then all are timed in turns, while the others wait.
-        """
-        size = self.size
+    def candidate(
+        self, config: str, batch: int, flags: str = '', limit: float | None = None
+    ) -> Candidate:
+        """The step of a config with XLA flags."""
+        size, is_recipe = self.size, config == RECIPE
+        overrides = size.overrides if is_recipe else {}
         step = Step(config, overrides, batch, size.canvas, size.dtype, size.steps)
-        words = [sys.executable, '-m', 'benchmarks.gpu_config']
-        command = [*words, json.dumps(dataclasses.asdict(step))]
-        share = 0.9 / len(candidates)
-        workers, results = {}, {}
-        with contextlib.ExitStack() as stack:
-            for name, flags in candidates.items():
-                if workers and time.monotonic() + _CANDIDATE > self.deadline:
-                    break
-                cache = 'shared' if name else config
-                environment = self.environment(cache, flags, share)
-                worker = _Worker(command, environment, self.deadline)
-                stack.enter_context(worker)
-                workers[name] = worker
-                first = worker.start(_TOO_LONG if name else None)
-                results[name] = {'batch': batch, 'flags': flags, **first}
-            running = {n: w for n, w in workers.items() if 'error' not in results[n]}
-            turns = [{n: w.turn() for n, w in running.items()} for _ in range(_TURNS)]
-            for name, worker in running.items():
-                taken = [turn[name] for turn in turns]
-                failed = [x for x in taken if 'error' in x]
-                if failed:
-                    results[name] |= failed[0]
-                    continue
-                seconds = statistics.median(x['seconds'] for x in taken)
-                results[name] |= {'seconds': seconds, **worker.end()}
-        return results
+        return Candidate(step, 'shared' if is_recipe else config, flags, limit)
+
+    def in_turns(self, candidates: dict[str, Candidate], **how) -> dict[str, dict]:
+        """`gpu_turns.in_turns` until the deadline."""
+        return in_turns(candidates, self.environment, self.deadline, **how)
 
     def from_files(self) -> dict:
         """An epoch of `train.py` on JPEG files, without its first log interval."""
@@ -315,69 +299,6 @@ def _last_line(text):
     try:
         return json.loads(text.splitlines()[-1])
     except (IndexError, ValueError):
-        return {'error': 'failed'}
-
-
-class _Worker:
-    """A process of `gpu_config.py`, ended with the `with` block or at the deadline."""
-
-    def __init__(self, command, environment, deadline):
-        self._deadline = deadline
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        seconds = max(deadline - time.monotonic(), 0)
-        self._timer = threading.Timer(seconds, self._process.kill)
-
-    def __enter__(self):
-        self._timer.start()
-        return self
-
-    def __exit__(self, *error):
-        self._timer.cancel()
-        if error[0] is not None:
-            self._process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
-
-    def start(self, limit):
-        """What it says when it is ready; an error after `limit` seconds, if any."""
-        if limit is None:
-            return self.read()
-        timer = threading.Timer(limit, self._process.kill)
-        timer.start()
-        try:
-            return self.read()
-        finally:
-            timer.cancel()
-
-    def turn(self):
-        """Asks for one timing."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write('\n')
-            self._process.stdin.flush()
-        return self.read()
-
-    def end(self):
-        """Ends its input; returns what it says then."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        return self.read()
-
-    def read(self):
-        """The next line, as JSON; an error if the process ended without one."""
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
-        if time.monotonic() > self._deadline:
-            raise subprocess.TimeoutExpired('gpu_config', 0)
         return {'error': 'failed'}
 
 
@@ -444,17 +365,25 @@ def main() -> int:
         '--tiny', action='store_true', help='sizes for a CPU, whose speeds mean nothing'
     )
     add('--only', nargs='+', metavar='ENTRY', help='measure these entries alone')
+    add(
+        '--at_once',
+        action='store_true',
+        help='compile the steps of other configs at the same time, which disturbs the '
+        'choice of kernels',
+    )
     add('--table', action='store_true', help='print what there is, measure nothing')
     flags = parser.parse_args()
     out = flags.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     deadline = began + 60 * flags.minutes
-    bench = Bench(out, TINY if flags.tiny else Size(), deadline, flags.only)
+    size = TINY if flags.tiny else Size()
+    bench = Bench(out, size, deadline, flags.only, flags.at_once)
     late = [] if flags.table else bench.measure()
     print(report(bench.results))
     if late:
         print('\nno time was left for: ' + '; '.join(late))
-    nested = [*bench.results.values(), *bench.results.get('XLA flags', {}).values()]
+    groups = (bench.results.get(name, {}) for name in ('XLA flags', 'other configs'))
+    nested = [*bench.results.values(), *(x for g in groups for x in g.values())]
     failed = [x for x in nested if x.get('error') not in (None, 'out of memory')]
     return 1 if failed else 3 if late else 0
 

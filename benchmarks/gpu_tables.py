@@ -54,9 +54,9 @@ def report(results: dict[str, dict]) -> str:
     if ceiling:
         device = results['matrix product']['device']
         lines.append(f'{device}; product of two matrices: {ceiling / 1e12:.3g} TFLOPS')
-    flat = {
-        n: r for n, r in results.items() if n not in ('matrix product', 'XLA flags')
-    }
+    groups = 'matrix product', 'other configs', 'XLA flags'
+    flat = {n: r for n, r in results.items() if n not in groups}
+    flat |= results.get('other configs', {})
     header = ['what', 'images/s', 'step', 'MFU', 'peak memory', 'first step', 'waiting']
     lines += ['', timing.table(header, [_row(n, r, ceiling) for n, r in flat.items()])]
     files = results.get('R50 training from files', {})

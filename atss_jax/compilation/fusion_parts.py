@@ -7,7 +7,8 @@ another one replaces a slice of a result where it lies. Only the slices are move
 from atss_jax.compilation.hlo import Buffer, Computation, Instruction
 
 _SLICES = {'slice', 'dynamic-slice', 'gather'}
-_UPDATE = 'dynamic-update-slice'
+# What replaces a part of its first operand, and the place of the part.
+_UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}
 
 
 def read_shares(fused: Computation) -> dict[int, float]:
@@ -24,10 +25,11 @@ def read_shares(fused: Computation) -> dict[int, float]:
 def written_shares(fused: Computation) -> list[float]:
     """The part of each result that is written; the rest is an operand's, in place."""
     root = list(fused.instructions.values())[-1]
-    results = [root]
+    parts = [root]
     if root.opcode == 'tuple':
-        results = [fused.instructions[name] for name in root.operands]
-    return [_written(fused, result) for result in results]
+        parts = [fused.instructions[name] for name in root.operands]
+    # A part may give several results itself, as a reduction of several arrays does.
+    return [_written(fused, part) for part in parts for _ in part.results]
 
 
 def _values_read(fused: Computation, source: Instruction) -> int:
@@ -43,7 +45,7 @@ def _values_read(fused: Computation, source: Instruction) -> int:
             total += _values_read(fused, user)
         elif user.opcode in _SLICES and first_only:
             total += _values(user.results)
-        elif not (user.opcode == _UPDATE and first_only):
+        elif not (user.opcode in _UPDATES and first_only):
             return _values(source.results)
     return total
 
@@ -51,9 +53,9 @@ def _values_read(fused: Computation, source: Instruction) -> int:
 def _written(fused, result):
     while result.opcode == 'bitcast':
         result = fused.instructions[result.operands[0]]
-    if result.opcode != _UPDATE:
+    if result.opcode not in _UPDATES or len(result.results) > 1:
         return 1.0
-    update = fused.instructions[result.operands[1]]
+    update = fused.instructions[result.operands[_UPDATES[result.opcode]]]
     return _values(update.results) / _values(result.results)
 
 

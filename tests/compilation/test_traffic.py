@@ -221,6 +221,30 @@ def test_slices_within_fusions_count_as_slices():
     }
 
 
+# The root of a fusion may itself give several results, as a part of a tuple may.
+SEVERAL_RESULTS = """\
+HloModule jit_step, is_scheduled=true
+
+%two (x: f32[8,128]) -> (f32[8,128], s32[8,128]) {
+  %x.1 = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %i.1 = s32[8,128]{1,0:T(8,128)} iota(), iota_dimension=1
+  ROOT %sort = (f32[8,128]{1,0:T(8,128)}, s32[8,128]{1,0:T(8,128)}) sort(%x.1, %i.1), \
+dimensions={1}, to_apply=%less
+}
+
+ENTRY %main (x: f32[8,128]) -> (f32[8,128], s32[8,128]) {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %both = (f32[8,128]{1,0:T(8,128)}, s32[8,128]{1,0:T(8,128)}) fusion(%x), \
+kind=kLoop, calls=%two
+}
+"""
+
+
+def test_a_root_with_several_results():
+    (both,) = traffic(parse(SEVERAL_RESULTS)).moved
+    assert (both.read, both.written) == (8 * 128 * 4, 2 * 8 * 128 * 4)
+
+
 def test_estimated_cycles():
     moved = traffic(parse(IN_PLACE))
     assert moved.cycles == 1000

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import gpu_everything
+from benchmarks.gpu_config import Step
 from benchmarks.gpu_everything import (
     CANDIDATES,
     TINY,
@@ -21,6 +22,7 @@ from benchmarks.gpu_everything import (
     training_command,
     write_files,
 )
+from benchmarks.gpu_turns import Candidate, in_turns
 from tests.conftest import ROOT
 from tests.support.documents import Command
 from tests.support.dry_run import check_command
@@ -127,6 +129,52 @@ def test_the_tables():
     assert '| no CUDA graphs | 50.00 ms | 0.800 | `--xla=x` |' in text
     assert '| latency-hiding scheduler | failed |' in text
     assert '| 25.0% | 1.50 ms | 3 | fusion |' in text
+
+
+def tiny_step(limit=None, flags=''):
+    overrides = {
+        'model.backbone.depth': 18,
+        'model.neck.in_channels': (64, 128, 256, 512),
+    }
+    step = Step('atss_r50_1x', overrides, 1, (64, 64), 'float32', 1)
+    return Candidate(step, 'shared', flags, limit)
+
+
+def test_steps_in_turns():
+    """Compiled at the same time: each has a result, also one that is given up."""
+    candidates = {
+        'first': tiny_step(),
+        'late': tiny_step(limit=0.1),
+        'wrong': tiny_step(flags='--xla_no_such_flag=1'),
+    }
+    seen = {}
+
+    def environment(kernels, flags, share):
+        seen[flags] = kernels, share
+        return {**os.environ, 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
+
+    results = in_turns(candidates, environment, time.monotonic() + 500, at_once=True)
+    assert results['first']['seconds'] > 0 and 'version' in results['first']
+    assert results['late']['error'] == 'not compiled in 0 s'
+    assert results['wrong']['error'] == 'failed'
+    assert seen.keys() == {'', '--xla_no_such_flag=1'}
+    assert seen[''] == ('shared', pytest.approx(0.3))
+
+
+def test_other_configs_at_once(tmp_path, monkeypatch):
+    """One entry, whose results are rows of the table like those of others."""
+    bench = Bench(tmp_path, TINY, time.monotonic() + 10_000, ['other configs'], True)
+    asked = []
+
+    def measured(candidates, **how):
+        asked.append((list(candidates), how))
+        return {name: result(0.1) for name in candidates}
+
+    monkeypatch.setattr(bench, 'in_turns', measured)
+    assert bench.measure() == []
+    name = 'atss_r50_dcn_1x, 1 images'
+    assert asked == [([name], {'at_once': True})]
+    assert f'| {name} | 160.0 |' in report(bench.results)
 
 
 @pytest.mark.slow

@@ -52,10 +52,11 @@ device_description_str: "NVIDIA H200"
 ENVIRONMENT = {
     'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1',
     'CUDA_VISIBLE_DEVICES': '-1',
-    'XLA_FLAGS': '--xla_gpu_autotune_level=0',
 }
+NO_TRIALS = '--xla_gpu_autotune_level=0'
 HALF = {'fp16': {'loss_scale': 'dynamic'}, 'test_cfg.dtype': 'bfloat16'}
 CANVAS = 800, 1344
+_PRODUCTS = '__cudnn$', '__cublas', '__triton_gemm', '__triton_nested_gemm'
 SMALL = 8 * 10**6  # bytes; a kernel that moves fewer is over before it is at speed
 
 
@@ -80,11 +81,8 @@ def compiled(config: str, program: str, samples: int) -> str:
 
 def kind(moved) -> str:
     """What a kernel is: a convolution, or a pass, large or small."""
-    is_product = any(
-        x in moved.instruction.attributes for x in ('__cudnn$', '__cublas')
-    )
-    if is_product:
-        return 'convolutions'
+    if any(x in moved.instruction.attributes for x in _PRODUCTS):
+        return 'convolutions and products'
     return 'small passes' if moved.size < SMALL else 'passes'
 
 
@@ -96,7 +94,7 @@ def report(text: str) -> str:
     for moved in kernels:
         sizes[kind(moved)] += moved.size
         counts[kind(moved)] += 1
-        if kind(moved) != 'convolutions':
+        if kind(moved) != 'convolutions and products':
             part = moved.module.partition('/')[0]
             parts[part + (' (backward)' if moved.backward else '')] += moved.size
     rows = [
@@ -119,7 +117,8 @@ def main() -> int:
     parser.add_argument('--programs', nargs='+', choices=PROGRAMS, default=PROGRAMS)
     parser.add_argument('--text', type=pathlib.Path, help="folder for XLA's texts")
     flags = parser.parse_args()
-    os.environ.update(ENVIRONMENT)
+    given = os.environ.get('XLA_FLAGS', '')
+    os.environ.update(ENVIRONMENT | {'XLA_FLAGS': f'{given} {NO_TRIALS}'})
     for program in flags.programs:
         text = compiled(flags.config, program, flags.samples)
         if flags.text:

@@ -158,7 +158,14 @@ class Bench:
                     lambda config=config, batch=batch: self.step(config, batch),
                 )
         entries['XLA flags'] = (2 * gpu_turns.CANDIDATE, self.flags)
-        return {n: e for n, e in entries.items() if self.only is None or n in self.only}
+        only = entries if self.only is None else self.only
+        unknown = [name for name in only if name not in entries]
+        if unknown:
+            raise SystemExit(
+                f'gpu_everything: --only: no entry {unknown[0]!r}; there are '
+                f'{", ".join(map(repr, entries))}'
+            )
+        return {name: entry for name, entry in entries.items() if name in only}
 
     def measure(self) -> list[str]:
         """Measures what is not there yet; returns the names that there is no time for.
@@ -186,8 +193,11 @@ class Bench:
     def _is_complete(self, name):
         if name == 'XLA flags':
             return self.results.get(name, {}).keys() == CANDIDATES.keys()
-        result = self.results.get(name, {'error': 'not measured'})
-        return result.get('error') in (None, 'out of memory')
+        if name not in self.results:
+            return False
+        result = self.results[name]
+        parts = result.values() if name == 'other configs' else [result]
+        return all(part.get('error') in (None, 'out of memory') for part in parts)
 
     def job(self, work: str) -> dict:
         """A job of `gpu.py`, with a trace and kernels the first time."""

@@ -56,7 +56,7 @@ def report(results: dict[str, dict]) -> str:
         lines.append(f'{device}; product of two matrices: {ceiling / 1e12:.3g} TFLOPS')
     groups = 'matrix product', 'other configs', 'XLA flags'
     flat = {n: r for n, r in results.items() if n not in groups}
-    flat |= results.get('other configs', {})
+    flat = results.get('other configs', {}) | flat
     header = ['what', 'images/s', 'step', 'MFU', 'peak memory', 'first step', 'waiting']
     lines += ['', timing.table(header, [_row(n, r, ceiling) for n, r in flat.items()])]
     files = results.get('R50 training from files', {})

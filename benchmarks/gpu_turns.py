@@ -3,6 +3,7 @@
 Each process is `gpu_config.py` with XLA flags of its own.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -71,7 +72,10 @@ def in_turns(
             if not at_once:
                 results[name] = worker.start()
         if at_once:
-            results = {name: worker.start() for name, worker in workers.items()}
+            # Each is read as soon as it is ready, so that its limit is its own.
+            with concurrent.futures.ThreadPoolExecutor(len(workers)) as threads:
+                first = threads.map(Worker.start, workers.values())
+                results = dict(zip(workers, first, strict=True))
         running = {n: w for n, w in workers.items() if 'error' not in results[n]}
         turns = [{n: w.turn() for n, w in running.items()} for _ in range(_TURNS)]
         for name, worker in running.items():

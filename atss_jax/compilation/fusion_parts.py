@@ -7,7 +7,7 @@ another one replaces a slice of a result where it lies. Only the slices are move
 from atss_jax.compilation.hlo import Buffer, Computation, Instruction
 
 _SLICES = {'slice', 'dynamic-slice', 'gather'}
-# What replaces a part of its first operand, and the place of the part.
+# What changes a part of its first operand, and the place of the part.
 _UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}
 
 
@@ -45,18 +45,24 @@ def _values_read(fused: Computation, source: Instruction) -> int:
             total += _values_read(fused, user)
         elif user.opcode in _SLICES and first_only:
             total += _values(user.results)
-        elif not (user.opcode in _UPDATES and first_only):
+        elif not (_is_update(user) and first_only):
             return _values(source.results)
+        elif user.opcode == 'scatter':  # may add to what is there
+            total += _values(fused.instructions[user.operands[2]].results)
     return total
 
 
 def _written(fused, result):
     while result.opcode == 'bitcast':
         result = fused.instructions[result.operands[0]]
-    if result.opcode not in _UPDATES or len(result.results) > 1:
+    if not _is_update(result):
         return 1.0
     update = fused.instructions[result.operands[_UPDATES[result.opcode]]]
     return _values(update.results) / _values(result.results)
+
+
+def _is_update(instruction):
+    return instruction.opcode in _UPDATES and len(instruction.results) == 1
 
 
 def _values(results: tuple[Buffer, ...]) -> int:

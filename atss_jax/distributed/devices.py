@@ -4,6 +4,7 @@ import glob
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from atss_jax.distributed import cluster, forked, hosts
 from atss_jax.structures import BATCH_AXIS
 
 MODES = ('pmap', 'shard_map')
+_BFLOAT16_CAPABILITY = 8.0  # of GPUs of NVIDIA's: Ampere
 
 
 def start(
@@ -194,6 +196,24 @@ def missing_platforms() -> str | None:
         'unset this variable to use what there is. GPUs and TPUs need their driver and '
         'the extra [cuda] or [tpu] of this package: see docs/install.md'
     )
+
+
+def check_bfloat16(devices: Sequence[jax.Device]) -> None:
+    """Checks that devices can compute in bfloat16.
+
+    Raises:
+        ValueError: one is a GPU of NVIDIA's that is older than that.
+    """
+    for device in devices:
+        capability = getattr(device, 'compute_capability', '')  # AMD's is a name
+        is_number = re.fullmatch(r'\d+\.\d+', str(capability))
+        if is_number and float(capability) < _BFLOAT16_CAPABILITY:
+            raise ValueError(
+                f'fp16 is set, but {device.device_kind} (compute capability '
+                f'{capability}) does not compute in bfloat16, which takes '
+                f'{_BFLOAT16_CAPABILITY} or later; train in float32 with '
+                '--config.fp16=None'
+            )
 
 
 def for_batch(devices: Sequence[jax.Device], batch_size: int) -> list[jax.Device]:

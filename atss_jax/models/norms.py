@@ -189,8 +189,8 @@ def group_norm(
         bias: added to each channel then.
         num_groups: groups of channels that share statistics.
         epsilon: added to the variance.
-        with_relu: a ReLU follows, and cells outside are zeros. As one function, since
-            the gradient then needs the features only, and not the result as well.
+        with_relu: a ReLU follows, and cells outside are zeros. One function with the
+            norm, since their gradients read the same maps.
     """
     return _group_norm(x, size, scale, bias, num_groups, epsilon, with_relu)
 

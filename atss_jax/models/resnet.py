@@ -17,7 +17,7 @@ from atss_jax.models.layers import (
     relu_for_window,
 )
 from atss_jax.models.norms import BatchNorm, make_norm, norm_prefix
-from atss_jax.models.region import halve
+from atss_jax.models.region import halve, zero_outside
 from atss_jax.models.stem import max_pool, stem
 
 BLOCKS = {
@@ -129,7 +129,7 @@ class Bottleneck(_Block):
             return self._frozen(x, size)
         conv, norm = self._conv(width, 1, strides[0], 1), self._norm(width, 1)
         y = convolve_and_norm(conv, norm, x, size, train)
-        y = relu(y) if self.deform_groups else relu_for_window(y, size_mid)
+        y = self._before_middle(y, size_mid, train)
         conv, norm = self._middle(width, strides[1]), self._norm(width, 2)
         y = relu(convolve_and_norm(conv, norm, y, size_mid, train))
         features = 4 * self.planes
@@ -160,6 +160,12 @@ class Bottleneck(_Block):
         if self.downsample:
             shortcut = _weights(*self._shortcut_layers(features), x.shape[-1])
         return frozen_bottleneck(x, size, layers, shortcut)
+
+    def _before_middle(self, y, size, train):
+        if self.deform_groups:
+            return relu(y)
+        # Batch statistics would scale what is left outside, more with each layer.
+        return zero_outside(relu(y), size) if train else relu_for_window(y, size)
 
     def _middle(self, width, stride):
         groups = self.groups

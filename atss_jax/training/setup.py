@@ -115,6 +115,8 @@ def prepare(
     """
     experiment = build_experiment(config)
     check_installed(experiment.hooks)
+    if experiment.training_dtype == 'bfloat16':
+        devices.check_bfloat16(jax.local_devices())
     hosts.progress('reading annotations')
     finder = Finder() if finder is None else finder
     sources = open_sources(experiment, ('train', 'val'), finder=finder)

@@ -65,3 +65,23 @@ def test_a_device_that_jax_platforms_hides():
         pytest.skip('needs JAX_PLATFORMS=cpu')
     with pytest.raises(ValueError, match=r'no gpu .* with JAX_PLATFORMS=cpu'):
         devices.find_local('gpu')
+
+
+class Card:
+    """What JAX says of a device."""
+
+    def __init__(self, kind, **attributes):
+        self.device_kind = kind
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+NEW = [Card('cpu'), Card('H200', compute_capability='9.0')]
+AMD = Card('MI300', compute_capability='gfx942')
+
+
+def test_old_gpus_do_not_compute_in_bfloat16():
+    devices.check_bfloat16([*NEW, AMD])
+    old = Card('Tesla T4', compute_capability='7.5')
+    with pytest.raises(ValueError, match=r'Tesla T4.*7\.5.*--config\.fp16=None'):
+        devices.check_bfloat16([*NEW, old])

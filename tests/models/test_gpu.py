@@ -5,6 +5,7 @@ are takes a GPU (benchmarks/gpu_everything.py).
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def cells(x, size):
     return np.asarray(x, np.float64)[:rows, :columns].reshape(-1, x.shape[-1])
 
 
-# One program, several with a rest, and as many channels as a program may have.
+# Three programs with a rest; one; and as many channels as a program may have. The
+# second grid is smaller than what is said to be valid.
 @pytest.mark.parametrize('shape', [(2, 13, 21, 32), (2, 7, 15, 16), (2, 16, 24, 1024)])
 def test_sums(shape):
     x = noise(0, shape) + 1
@@ -140,9 +142,20 @@ def test_gradients_alone_contain_triton():
     assert gradient.as_text().count(TRITON) == 2
 
 
-@pytest.mark.parametrize('features', [5, 8, 13])
-def test_convolutions_of_any_number_of_features(features):
-    x, kernel = noise(0, (2, 12, 16, 16)), 0.05 * noise(1, (3, 3, 16, features))
+@pytest.mark.parametrize(
+    ('features', 'dtype', 'groups', 'computed'),
+    [
+        (5, 'bfloat16', 1, 8),
+        (8, 'bfloat16', 1, 8),
+        (13, 'bfloat16', 1, 16),
+        (5, 'float32', 1, 5),
+        (6, 'bfloat16', 2, 6),
+    ],
+)
+def test_convolutions_of_any_number_of_features(features, dtype, groups, computed):
+    channels = 24 // groups
+    x = noise(0, (2, 12, 16, 24), dtype)
+    kernel = (0.05 * noise(1, (3, 3, channels, features), 'float32')).astype(dtype)
 
     def loss(x, kernel, convolve):
         y = convolve(x, kernel, 1).astype(jnp.float32)
@@ -157,7 +170,8 @@ def test_convolutions_of_any_number_of_features(features):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         assert a.shape == b.shape and relative_error(a, b) < 1e-2
     text = lowered(functools.partial(convolve_on_gpu, stride=1), x, kernel).as_text()
-    assert f'x{-(-features // 8) * 8}xbf16>' in text
+    name = {'bfloat16': 'bf16', 'float32': 'f32'}[dtype]
+    assert re.search(rf'convolution.*3x3x{channels}x{computed}x{name}>', text)
 
 
 @pytest.mark.parametrize('stride', [1, 2])
@@ -207,22 +221,51 @@ def test_stem(request, sides):
         assert relative_error(*pair) < 1e-5
 
 
-@pytest.mark.parametrize('depth', [18, 50])
-def test_model_on_a_gpu(request, depth):
-    """Outputs and gradients of all parameters, next to those of a CPU."""
-    model = small_model(backbone={'depth': depth})
+GN = {'type': 'GN', 'num_groups': 4}
+BATCH = {'frozen_stages': -1, 'norm_eval': False}
+
+
+# Next to the functions for other accelerators, from which those for GPUs differ in
+# what this file is about alone.
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        pytest.param({}, id='basic'),
+        pytest.param({'depth': 50}, id='bottleneck'),
+        pytest.param({'depth': 50, 'style': 'caffe', **BATCH}, id='batch statistics'),
+        pytest.param({'depth': 50, 'groups': 4, 'base_width': 8}, id='groups'),
+        pytest.param(
+            {'depth': 50, 'norm_cfg': GN, 'frozen_stages': 0}, id='group norm'
+        ),
+    ],
+)
+def test_model_on_a_gpu(request, monkeypatch, backbone):
+    """Outputs and gradients of all parameters, on a canvas larger than the images."""
+    model = small_model(backbone=backbone)
     variables = random_variables(model)
-    images, sizes = (
-        noise(1, (2, 96, 128, 3), 'float32'),
-        jnp.array([[64, 96], [40, 70]]),
-    )
+    images = noise(1, (2, 96, 128, 3), 'float32')
+    sizes = jnp.array([[64, 96], [33, 70]])
 
     def loss(params):
-        outputs = model.apply({**variables, 'params': params}, images, sizes)
-        return sum(jnp.sin(level).mean() for levels in outputs for level in levels)
+        outputs, _ = model.apply(
+            {**variables, 'params': params},
+            images,
+            sizes,
+            train=True,
+            mutable=['batch_stats'],
+        )
+        return sum(
+            jnp.where(
+                inside(ceil_divide(sizes, 2**level), *x.shape[1:3]), jnp.sin(x), 0
+            ).mean()
+            for levels in outputs
+            for level, x in enumerate(levels, start=3)
+        )
 
-    expected = jax.jit(jax.value_and_grad(loss))(variables['params'])
     request.getfixturevalue('gpu')
     ours = jax.jit(jax.value_and_grad(loss))(variables['params'])
+    jax.clear_caches()
+    monkeypatch.setattr(platforms, 'function_on_cpu', lambda x: x.accelerator)
+    expected = jax.jit(jax.value_and_grad(loss))(variables['params'])
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         assert relative_error(a, b) < 1e-4

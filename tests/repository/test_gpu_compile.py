@@ -45,7 +45,7 @@ calls=%row, metadata={op_name="jit(step)/jvp(ATSS)/backbone/layer1_0/scatter"}
 
 def test_the_tables():
     text = gpu_compile.report(TEXT)
-    assert '| convolutions | 1 | 0.04 |' in text
+    assert '| convolutions and products | 1 | 0.04 |' in text
     assert '| passes | 1 | 0.04 |' in text
     assert '| small passes | 1 | 0.00 |' in text
     assert '| all | 3 | 0.08 |' in text

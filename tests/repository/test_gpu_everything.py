@@ -145,6 +145,7 @@ def test_steps_in_turns():
     candidates = {
         'first': tiny_step(),
         'late': tiny_step(limit=0.1),
+        'in time': tiny_step(limit=200),
         'wrong': tiny_step(flags='--xla_no_such_flag=1'),
     }
     seen = {}
@@ -156,9 +157,10 @@ def test_steps_in_turns():
     results = in_turns(candidates, environment, time.monotonic() + 500, at_once=True)
     assert results['first']['seconds'] > 0 and 'version' in results['first']
     assert results['late']['error'] == 'not compiled in 0 s'
+    assert results['in time']['seconds'] > 0
     assert results['wrong']['error'] == 'failed'
     assert seen.keys() == {'', '--xla_no_such_flag=1'}
-    assert seen[''] == ('shared', pytest.approx(0.3))
+    assert seen[''] == ('shared', pytest.approx(0.225))
 
 
 def test_other_configs_at_once(tmp_path, monkeypatch):
@@ -175,6 +177,15 @@ def test_other_configs_at_once(tmp_path, monkeypatch):
     name = 'atss_r50_dcn_1x, 1 images'
     assert asked == [([name], {'at_once': True})]
     assert f'| {name} | 160.0 |' in report(bench.results)
+    bench.results['other configs'][name] = {'batch': 1, 'error': 'failed'}
+    asked.clear()
+    assert bench.measure() == [] and asked, 'a failure is tried again'
+
+
+def test_no_such_entry(tmp_path):
+    bench = Bench(tmp_path, TINY, 0, ['R50 trainin'])
+    with pytest.raises(SystemExit, match="no entry 'R50 trainin'; there are 'matrix"):
+        bench.measure()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from atss_jax.models.layers import relu, relu_for_window
 from atss_jax.models.norms import group_norm
 from atss_jax.models.region import inside, zero_outside
 from atss_jax.models.stem import max_pool, max_pool_by_pairs, stem
+from atss_jax.structures import ceil_divide
 from tests.support.recipes import relative_error
 from tests.support.small import random_variables, small_model
 

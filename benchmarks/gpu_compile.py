@@ -56,7 +56,8 @@ ENVIRONMENT = {
 NO_TRIALS = '--xla_gpu_autotune_level=0'
 HALF = {'fp16': {'loss_scale': 'dynamic'}, 'test_cfg.dtype': 'bfloat16'}
 CANVAS = 800, 1344
-_PRODUCTS = '__cudnn$', '__cublas', '__triton_gemm', '__triton_nested_gemm'
+PRODUCTS = 'convolutions and products'
+_TARGETS = '__cudnn$', '__cublas', '__triton_gemm', '__triton_nested_gemm'
 SMALL = 8 * 10**6  # bytes; a kernel that moves fewer is over before it is at speed
 
 
@@ -70,7 +71,7 @@ def compiled(config: str, program: str, samples: int) -> str:
         gpu = topologies.get_topology_desc(
             '', 'cuda', target_config=H200, topology='1x1x1'
         )
-    except NotImplementedError:
+    except NotImplementedError:  # by JAX, of a platform that it has no plugin for
         raise SystemExit(
             "JAX's plugin for CUDA is missing: pip install 'atss-jax[cuda]'"
         ) from None
@@ -81,8 +82,8 @@ def compiled(config: str, program: str, samples: int) -> str:
 
 def kind(moved) -> str:
     """What a kernel is: a convolution, or a pass, large or small."""
-    if any(x in moved.instruction.attributes for x in _PRODUCTS):
-        return 'convolutions and products'
+    if any(x in moved.instruction.attributes for x in _TARGETS):
+        return PRODUCTS
     return 'small passes' if moved.size < SMALL else 'passes'
 
 
@@ -92,9 +93,10 @@ def report(text: str) -> str:
     sizes, counts = collections.Counter(), collections.Counter()
     parts = collections.Counter()
     for moved in kernels:
-        sizes[kind(moved)] += moved.size
-        counts[kind(moved)] += 1
-        if kind(moved) != 'convolutions and products':
+        name = kind(moved)
+        sizes[name] += moved.size
+        counts[name] += 1
+        if name != PRODUCTS:
             part = moved.module.partition('/')[0]
             parts[part + (' (backward)' if moved.backward else '')] += moved.size
     rows = [

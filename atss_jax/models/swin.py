@@ -15,7 +15,8 @@ from atss_jax.models.initializers import Normal, Uniform
 from atss_jax.models.linear import Linear, add_bias, drop_path, dropout, fold, gelu
 from atss_jax.models.norms import LayerNorm
 from atss_jax.models.region import halve, stretch, zero_outside
-from atss_jax.models.window_attention import ShiftWindowMSA, pad_to_multiple
+from atss_jax.models.window_attention import ShiftWindowMSA
+from atss_jax.models.windows import pad_to_multiple
 from atss_jax.structures import ceil_divide
 
 PATCH = 4  # pixels, the side of a cell of the first stage

@@ -12,7 +12,7 @@ from atss_jax.inference.onnx_file.dyhead import _Rereading
 from atss_jax.inference.onnx_file.layers import Conv, modulated_deform_conv
 from atss_jax.inference.onnx_file.region import Region
 from atss_jax.models import region as jax_region
-from atss_jax.models import window_attention as jax_windows
+from atss_jax.models import windows as jax_windows
 from atss_jax.models.deform_conv import modulated_deform_conv as jax_deform_conv
 from atss_jax.models.reread import reread
 from tests.support.onnx_models import run_graph

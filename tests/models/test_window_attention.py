@@ -5,13 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atss_jax.models.window_attention import (
-    merge,
-    partition,
-    position_bias,
-    roll_within,
-    shifted_regions,
-)
+from atss_jax.models.window_attention import position_bias
+from atss_jax.models.windows import merge, partition, roll_within, shifted_regions
 from atss_jax.weights.mmdet import relative_position_index
 
 

@@ -12,7 +12,8 @@ from atss_jax.inference.onnx_file.graph import Graph, Tensor
 from atss_jax.inference.onnx_file.linear import linear, product
 from atss_jax.inference.onnx_file.region import Region
 from atss_jax.models.swin import SwinTransformer
-from atss_jax.models.window_attention import OTHER_REGION, position_bias
+from atss_jax.models.window_attention import position_bias
+from atss_jax.models.windows import OTHER_REGION
 
 
 class Windows:

@@ -1,11 +1,16 @@
-"""Windows, their shift and the bias of positions, against plain NumPy."""
+"""Windows, their shift, the bias of positions and attention, against plain NumPy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atss_jax.models.window_attention import position_bias
+from atss_jax.models import window_attention_tpu
+from atss_jax.models.window_attention import (
+    ShiftWindowMSA,
+    attend,
+    position_bias,
+)
 from atss_jax.models.windows import merge, partition, roll_within, shifted_regions
 from atss_jax.weights.mmdet import relative_position_index
 
@@ -89,3 +94,139 @@ def test_regions_are_apart_where_the_shift_joined_them():
             ours[..., :, None] != ours[..., None, :],
             parts[..., :, None] != parts[..., None, :],
         )
+
+
+# Attention ---------------------------------------------------------------------------
+
+SIZES = np.array([[9, 14], [5, 8], [11, 13]], np.int32)
+CANVAS = (11, 14)
+
+
+def plain_attention(x, kernel, positions, bias, shift, num_heads, scale):
+    """One image, window by window and head by head; x (h,w,C), windows of 4 x 4."""
+    height, width, channels = x.shape
+    padded = np.zeros((-(-height // 4) * 4, -(-width // 4) * 4, channels))
+    padded[:height, :width] = x
+    # Numbers of the cells that were rolled around the edge, as in `rolled`.
+    parts = np.zeros(padded.shape[:2], int)
+    if shift:
+        parts[-shift:] += 1
+        parts[:, -shift:] += 2
+    padded = np.roll(padded, (-shift, -shift), (0, 1))
+    qkv = padded @ kernel + (0 if bias is None else bias)
+    result = np.zeros_like(padded)
+    for top in range(0, padded.shape[0], 4):
+        for left in range(0, padded.shape[1], 4):
+            window = np.s_[top : top + 4, left : left + 4]
+            part = parts[window].reshape(-1)
+            cells = qkv[window].reshape(16, 3, num_heads, -1)
+            outputs = []
+            for head in range(num_heads):
+                query, key, value = cells[:, :, head].swapaxes(0, 1)
+                logits = scale * query @ key.T + positions[head]
+                logits -= 100 * (part[:, None] != part[None])
+                weights = np.exp(logits - logits.max(-1, keepdims=True))
+                weights /= weights.sum(-1, keepdims=True)
+                outputs.append(weights @ value)
+            result[window] = np.concatenate(outputs, -1).reshape(4, 4, channels)
+    return np.roll(result, (shift, shift), (0, 1))[:height, :width]
+
+
+def case(num_heads, channels, has_bias):
+    """Images with anything outside their valid region, and parameters."""
+    x = noise(0, 3, *CANVAS, channels)
+    kernel = noise(1, channels, 3 * channels) / channels**0.5
+    arrays = [x, kernel, noise(2, num_heads, 16, 16)]
+    return arrays + [noise(3, 3 * channels)] * has_bias
+
+
+def function_of(module_function, num_heads, shift):
+    fields = {'window_size': 4, 'shift': shift, 'num_heads': num_heads, 'scale': 0.3}
+
+    def function(x, *weights):
+        return module_function(x, jnp.asarray(SIZES), *weights, **fields)
+
+    return function
+
+
+@pytest.mark.parametrize('shift', [0, 2])
+@pytest.mark.parametrize(('num_heads', 'has_bias'), [(1, True), (3, False)])
+@pytest.mark.parametrize('function', [attend, window_attention_tpu.attend])
+def test_attention_by_hand(function, num_heads, has_bias, shift):
+    arrays = case(num_heads, 6, has_bias)
+    ours = jax.jit(function_of(function, num_heads, shift))(*arrays)
+    x, kernel, positions, *bias = (x.astype(float) for x in arrays)
+    for row, (height, width) in enumerate(SIZES):
+        expected = plain_attention(
+            x[row, :height, :width],
+            kernel,
+            positions,
+            bias[0] if bias else None,
+            shift,
+            num_heads,
+            0.3,
+        )
+        np.testing.assert_allclose(ours[row, :height, :width], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('chunk', 'num_heads', 'channels', 'has_bias', 'shift'),
+    [
+        (2**24, 2, 8, False, 0),
+        (2**24, 6, 192, True, 2),
+        (1, 6, 192, False, 2),
+        (2**15, 8, 256, True, 2),
+    ],
+)
+def test_programs_for_tpus_attend_alike(
+    monkeypatch, chunk, num_heads, channels, has_bias, shift
+):
+    """With all windows at once, with one at a time, and with some."""
+    monkeypatch.setattr(window_attention_tpu, '_CHUNK', chunk)
+    arrays = case(num_heads, channels, has_bias)
+    up = noise(4, *arrays[0].shape)
+    for row, (height, width) in enumerate(SIZES):
+        up[row, height:] = up[row, :, width:] = 0
+
+    def with_gradients(function):
+        function = function_of(function, num_heads, shift)
+
+        @jax.jit
+        def apply(up, *arrays):
+            y, pullback = jax.vjp(function, *arrays)
+            return y * (up != 0), pullback(up)
+
+        return apply(up, *arrays)
+
+    y, gradients = with_gradients(window_attention_tpu.attend)
+    expected, expected_gradients = with_gradients(attend)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    ('num_heads', 'channels', 'heads'),
+    [(6, 192, 6), (12, 384, 4), (48, 1536, 4), (3, 96, 3), (4, 512, 1), (9, 288, 9)],
+)
+def test_heads_that_fill_rows(num_heads, channels, heads):
+    assert window_attention_tpu.heads_of_a_row(num_heads, channels) == heads
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
+def test_which_programs_have_chunks(platform):
+    """Those for TPUs, unless attention weights are dropped."""
+    x = jnp.zeros((1, 8, 8, 8))
+    size = jnp.full((1, 2), 8)
+    keys = jax.random.split(jax.random.key(0), 1)
+
+    def has_chunks(rate):
+        block = ShiftWindowMSA(8, 2, 4, shift=2, attn_drop_rate=rate)
+        variables = jax.eval_shape(block.init, jax.random.key(0), x, size)
+        traced = jax.jit(block.apply).trace(variables, x, size, keys)
+        program = traced.lower(lowering_platforms=(platform,)).as_text()
+        # Rows are written into the shifted map, and chunks into the result.
+        return 'stablehlo.dynamic_update_slice' in program
+
+    assert has_chunks(0.0) == (platform == 'tpu')
+    assert not has_chunks(0.5)

@@ -70,6 +70,41 @@ ENTRY %main (y: bf16[8,16], v: bf16[16,32]) -> (s32[]) {
 
 
 def test_each_run_but_the_first_counts():
-    product, convolution = 2 * 8 * 16 * 32, 2 * 5 * 6 * 64 * 3 * 3 * 4
+    # Without the padding: 13 rows and 16 columns of kernels and cells that meet.
+    product, convolution = 2 * 8 * 16 * 32, 2 * 13 * 16 * 64 * 4
     small = 2 * 2 * 16 * 7
     assert repeated(parse(PROGRAM)) == 9 * (product + convolution) + 29 * small
+
+
+# What XLA for TPUs makes of 11 products of 144 x 32 and 32 x 144: zeros between the
+# matrices of the first factor, so that each result has one that is not zero.
+MANY = """\
+HloModule jit_step, is_scheduled=true
+
+%few (s: (s32[])) -> pred[] {
+  %three = s32[] constant(3)
+  %s = (s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %lt = pred[] compare(%i, %three), direction=LT
+}
+
+%body (s.1: (s32[])) -> (s32[]) {
+  %s.1 = (s32[]) parameter(0)
+  %a = bf16[11,1,144,32]{3,2,1,0} constant({...})
+  %b = bf16[11,144,32,1]{2,1,3,0} constant({...})
+  %products = f32[11,1,144,144]{3,2,1,0} convolution(%a, %b), \
+window={size=11x1 stride=10x1 lhs_dilate=11x1}, dim_labels=01bf_0oi1->01bf
+  %i.1 = s32[] get-tuple-element(%s.1), index=0
+  ROOT %t = (s32[]) tuple(%i.1)
+}
+
+ENTRY %main (z: s32[]) -> (s32[]) {
+  %z = s32[] parameter(0)
+  %init = (s32[]) tuple(%z)
+  ROOT %loop = (s32[]) while(%init), condition=%few, body=%body
+}
+"""
+
+
+def test_zeros_between_matrices_are_no_operations():
+    assert repeated(parse(MANY)) == 2 * 2 * 11 * 144 * 144 * 32

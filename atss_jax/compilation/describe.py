@@ -32,7 +32,7 @@ def describe_search(program: str, start: int, search: Search) -> str:
             f'{program}: {too_many if start > compiled.samples else ""}'
             f'{compiled.samples} fit: {_which(search)}'
         )
-    if len(search.tried) > 1:
+    if len(search.tried) > 1 or compiled is None:
         tried = ', '.join(
             f'{number} ({_gib(size)})' for number, size in search.tried.items()
         )

@@ -95,7 +95,7 @@ def test_the_largest_multiple():
 
 def test_not_one_image_fits():
     text = describe_search('train', 1, Search(None, {1: 20 * GIB}, 1))
-    assert text == 'train: not even one image per chip fits'
+    assert text == 'train: not even one image per chip fits\ntried: 1 (20.00 GiB)'
 
 
 def test_none_of_those_tried():

@@ -36,7 +36,9 @@ def parsed_topology(description: str) -> Topology:
     return topology
 
 
-def row_of(topology: Topology, function: Callable[..., Any], values: Sequence[Any]):
+def row_of(
+    topology: Topology, function: Callable[..., Any], values: Sequence[Any]
+) -> str:
     """Compiles a function of shapes for a slice: the rest of a row under `HEADING`."""
     sharding = NamedSharding(mesh_of(topology), PartitionSpec())
     values = jax.tree.map(

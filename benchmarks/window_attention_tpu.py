@@ -56,6 +56,7 @@ def main():
             ('all windows at once', window_attention.attend),
             ('ours for TPUs', window_attention_tpu.attend),
         ):
+            # Without its own `jax.checkpoint`, XLA computes nothing of it again.
             with mock.patch.object(window_attention_tpu, 'attend', function):
                 gradient = jax.grad(total, argnums=(0, 1))
                 row = row_of(topology, gradient, (parameters, x, size))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
@@ -47,8 +46,10 @@ def by_platform(
     """`cpu(*operands)` in programs for CPUs, `accelerator(*operands)` in all others.
 
     All functions return an array of the same shape and type. The gradient is that of
-    the function that the program contains. Only the operands are kept for it, so that
-    it computes anew whatever else it needs.
+    the function that the program contains, by a backward pass; it has none itself.
+    Only the operands are kept for it, so that it computes anew whatever else it needs.
+    XLA finds what it has computed before, and keeps that instead, unless the function
+    has a `jax.checkpoint` in a loop.
 
     Args:
         operands: arrays.
@@ -64,22 +65,6 @@ def by_platform(
         gpu=accelerator if gpu is None else gpu,
     )
     return _by_platform(functions, *operands)
-
-
-def tpu_or_others(
-    *operands: Array, tpu: Callable[..., Array], others: Callable[..., Array]
-) -> Array:
-    """`tpu(*operands)` in programs for TPUs, `others(*operands)` in all others.
-
-    As `by_platform`, but for the gradient of `others` all is kept that JAX keeps of it
-    by itself. Programs for TPUs keep only the operands.
-
-    Args:
-        operands: arrays.
-        tpu: the function for TPUs.
-        others: the function for all other platforms.
-    """
-    return _tpu_or_others(Functions(others, others, tpu, others), *operands)
 
 
 def function_on_cpu(functions: Functions) -> Callable[..., Any]:
@@ -116,71 +101,15 @@ def _backward(functions, saved, dy):
 
 def _gradients(function, varied, dy, *operands):
     """Gradients for the operands at the indices `varied`."""
-    return _linearized(function, varied, *operands)[1](dy)
-
-
-def _linearized(function, varied, *operands):
-    """`function(*operands)`, and what gives the gradients for those at `varied`."""
 
     def of_varied(*values):
         values = dict(zip(varied, values, strict=True))
         return function(*(values.get(i, x) for i, x in enumerate(operands)))
 
-    return jax.vjp(of_varied, *(operands[i] for i in varied))
+    return jax.vjp(of_varied, *(operands[i] for i in varied))[1](dy)
 
 
 _by_platform.defvjp(_forward, _backward, symbolic_zeros=True)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tpu_or_others(functions, *operands):
-    return _by_platform(functions, *operands)
-
-
-def _tpu_or_others_forward(functions, *operands):
-    values = [operand.value for operand in operands]
-    varied = dict.fromkeys(i for i, x in enumerate(operands) if x.perturbed)
-    linearized = functools.partial(_linearized, functions.accelerator, tuple(varied))
-    _, pullback = jax.eval_shape(linearized, *values)
-    kept, structure = jax.tree.flatten(pullback)
-
-    def others(*operands):
-        return jax.tree.leaves(linearized(*operands))
-
-    def tpu(*operands):
-        # Nothing reads these zeros, so that the compiler removes them.
-        zeros = (jnp.zeros(x.shape, x.dtype) for x in kept)
-        return functions.tpu(*operands), *zeros
-
-    both = Functions(others, others, tpu, others)
-    y, *kept = _bind(both, _results(others, values), values)
-    return y, (jax.tree.unflatten(structure, kept), values, varied)
-
-
-def _tpu_or_others_backward(functions, saved, dy):
-    pullback, operands, varied = saved[0], saved[1], tuple(saved[2])
-    if isinstance(dy, SymbolicZero):
-        return (None,) * len(operands)
-    kept, structure = jax.tree.flatten(pullback)
-
-    def others(dy, *arrays):
-        return jax.tree.unflatten(structure, arrays[: len(kept)])(dy)
-
-    def tpu(dy, *arrays):
-        return _gradients(functions.tpu, varied, dy, *arrays[len(kept) :])
-
-    gradients = _bind(
-        Functions(others, others, tpu, others),
-        tuple(jax.typeof(operands[i]) for i in varied),
-        (dy, *kept, *operands),
-    )
-    by_index = dict(zip(varied, gradients, strict=True))
-    return tuple(by_index.get(i) for i in range(len(operands)))
-
-
-_tpu_or_others.defvjp(
-    _tpu_or_others_forward, _tpu_or_others_backward, symbolic_zeros=True
-)
 
 
 # `jax.lax.platform_dependent` leaves each branch within a conditional. XLA on CPU looks

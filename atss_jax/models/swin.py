@@ -180,7 +180,7 @@ class SwinTransformer(nn.Module):
     The softmax of a block holds window_size**2 * num_heads float32 numbers for each
     cell of the stage: for Swin-L (window 12, 6 heads) on a canvas of 1200 x 2000
     that is 0.5 GB for one image in the first stage. In training each block keeps its
-    own, unless `with_cp` is set. Programs for TPUs compute it twice instead.
+    own, unless `with_cp` is set; programs for TPUs keep none and compute it again.
 
     Source: arXiv 2103.14030; mmdet `models/backbones/swin.py`.
 

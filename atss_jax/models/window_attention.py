@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, Int, Key
 from atss_jax.models import window_attention_tpu
 from atss_jax.models.initializers import ZEROS
 from atss_jax.models.linear import Linear, add_bias, dropout, fold
-from atss_jax.models.platforms import tpu_or_others
+from atss_jax.models.platforms import by_platform
 from atss_jax.models.region import zero_outside
 from atss_jax.models.windows import (
     OTHER_REGION,
+    Attention,
     cropped,
     merge,
     pad_to_multiple,
@@ -99,37 +100,35 @@ class ShiftWindowMSA(nn.Module):
         weights = WindowMSA(
             self.channels, self.num_heads, self.window_size, self.qkv_bias, name='w_msa'
         )
-        fields = {
-            'window_size': self.window_size,
-            'shift': self.shift,
-            'num_heads': self.num_heads,
-            'scale': self.qk_scale or (self.channels // self.num_heads) ** -0.5,
-        }
+        attention = Attention(
+            self.window_size,
+            self.shift,
+            self.num_heads,
+            self.qk_scale or (self.channels // self.num_heads) ** -0.5,
+        )
         operands = x, size, *weights.inputs()
-        others = functools.partial(attend, **fields)
         drops = keys is not None and self.attn_drop_rate > 0
+        # The way of TPUs has no dropout, and divides windows, whose number has to be
+        # known: not so in exported programs, which take any canvas.
         if drops or any(map(is_symbolic_dim, x.shape)):
             drop = functools.partial(
                 dropout, rate=self.attn_drop_rate, keys=fold(keys, 0)
             )
-            y = others(*operands, drop=drop)
+            y = attend(attention, *operands, drop=drop)
         else:
-            tpu = functools.partial(window_attention_tpu.attend, **fields)
-            y = tpu_or_others(*operands, tpu=tpu, others=others)
+            everywhere = functools.partial(attend, attention)
+            tpu = functools.partial(window_attention_tpu.attend, attention)
+            y = by_platform(*operands, cpu=everywhere, accelerator=everywhere, tpu=tpu)
         return dropout(weights.output(y), self.drop_rate, fold(keys, 1))
 
 
 def attend(
+    attention: Attention,
     x: Float[Array, 'B H W C'],
     size: Int[Array, 'B 2'],
     kernel: Float[Array, 'C _c'],
     positions: Float[Array, 'heads N N'],
     bias: Float[Array, ' _c'] | None = None,
-    *,
-    window_size: int,
-    shift: int,
-    num_heads: int,
-    scale: float,
     drop: Callable[[Array], Array] = lambda weights: weights,
 ) -> Float[Array, 'B H W C']:
     """The attention of all windows at once, without the linear layer after it.
@@ -137,15 +136,15 @@ def attend(
     Logits, biases and softmax are float32.
 
     Args:
+        attention: windows and heads.
         x: features.
         size: the valid region, outside of which the result means nothing.
         kernel: of the linear layer that gives queries, keys and values.
         positions: bias of every pair of cells of a window, see `position_bias`.
         bias: of the linear layer.
-        window_size, shift, num_heads: see `ShiftWindowMSA`.
-        scale: factor of the queries.
         drop: dropout of the attention weights.
     """
+    window_size, shift, num_heads, scale = attention
     # The cells that fill the windows are zeros: only the bias is left of them. So
     # the linear layer computes the cells of the map alone.
     qkv = pad_to_multiple(zero_outside(x, size) @ kernel.astype(x.dtype), window_size)

@@ -5,6 +5,7 @@ alone: padded with zeros to whole windows of its own, around which the shift wra
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,22 @@ from jaxtyping import Array, Float, Int
 
 OTHER_REGION = -100.0
 """Added to the logits of two cells that only the wrapped shift made neighbors."""
+
+
+class Attention(NamedTuple):
+    """How the cells of a map attend to each other.
+
+    Attributes:
+        window_size: side of a window, in cells.
+        shift: cells by which the windows are shifted, down and to the right.
+        num_heads: heads, among which the channels are divided.
+        scale: factor of the queries.
+    """
+
+    window_size: int
+    shift: int
+    num_heads: int
+    scale: float
 
 
 def pad_to_multiple(

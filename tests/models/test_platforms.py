@@ -15,7 +15,7 @@ from jaxlib.mlir.passmanager import PassManager
 
 from atss_jax.config import build_experiment
 from atss_jax.inference import export
-from atss_jax.models.platforms import by_platform, tpu_or_others
+from atss_jax.models.platforms import by_platform
 from atss_jax.training.state import init_variables
 from atss_jax.training.trained_model import TrainedModel
 from tests.conftest import ROOT
@@ -184,66 +184,3 @@ def test_mapped_and_not_jitted():
     gradient = jax.grad(lambda x: jax.vmap(double, (0, None))(x, y).sum())(x)
     np.testing.assert_array_equal(gradient, 2 * jnp.broadcast_to(y, (3, 2)))
     np.testing.assert_array_equal(double(x, jnp.broadcast_to(y, (3, 2))), expected)
-
-
-# The switch whose gradient keeps what it needs ---------------------------------------
-
-
-def squared_exponential(x, y):
-    """exp(x * y) squared; programs for TPUs take the sine instead of the exponential.
-
-    So that a program shows which of them it contains. Integers have no gradient.
-    """
-    return tpu_or_others(
-        x,
-        y,
-        jnp.array(2),
-        tpu=lambda x, y, power: jnp.sin(x * y) ** power,
-        others=lambda x, y, power: jnp.exp(x * y) ** power,
-    )
-
-
-@pytest.mark.parametrize('transform', [lambda f: f, jax.jit, jax.checkpoint])
-def test_gradients_that_keep_what_they_need(transform):
-    def loss(x, y):
-        return transform(squared_exponential)(x, y).sum()
-
-    x, y = jnp.array([1.0, 0.5]), jnp.array([-0.3, 0.4])
-    both = np.exp(x * y) ** 2
-    np.testing.assert_allclose(loss(x, y), both.sum(), rtol=1e-6)
-    dx, dy = 2 * y * both, 2 * x * both
-    np.testing.assert_allclose(jax.grad(loss)(x, y), dx, rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(loss, 1)(x, y), dy, rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(loss, (0, 1))(x, y), (dx, dy), rtol=1e-6)
-    np.testing.assert_array_equal(jax.grad(lambda x: 0 * loss(x, x))(x), 0 * x)
-
-
-def test_gradients_that_keep_what_they_need_mapped():
-    x, y = jnp.arange(6.0).reshape(3, 2) / 5, jnp.array([0.3, -0.4])
-
-    def loss(x):
-        return jax.vmap(squared_exponential, (0, None))(x, y).sum()
-
-    expected = 2 * y * np.exp(x * y) ** 2
-    np.testing.assert_allclose(jax.grad(loss)(x), expected, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(jax.grad(loss))(x), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize('platform', PLATFORMS)
-def test_only_programs_for_tpus_compute_again(machine, platform):
-    """What the others keep is computed once: in the forward pass."""
-
-    def loss(x, y):
-        return squared_exponential(x, y).sum()
-
-    arguments = [jax.ShapeDtypeStruct((2,), jnp.float32)] * 2
-    traced = jax.jit(jax.value_and_grad(loss)).trace(*arguments)
-    program = traced.lower(lowering_platforms=(platform,)).as_text()
-    counts = {
-        name: program.count(f'stablehlo.{name}')
-        for name in ('sine', 'cosine', 'exponential')
-    }
-    if platform == 'tpu':
-        assert counts == {'sine': 2, 'cosine': 1, 'exponential': 0}
-    else:
-        assert counts == {'sine': 0, 'cosine': 0, 'exponential': 1}

@@ -1,17 +1,26 @@
 """Windows, their shift, the bias of positions and attention, against plain NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atss_jax.models import window_attention_tpu
+from atss_jax.models import platforms, window_attention_tpu
+from atss_jax.models.region import zero_outside
+from atss_jax.models.swin import SwinBlock
 from atss_jax.models.window_attention import (
     ShiftWindowMSA,
     attend,
     position_bias,
 )
-from atss_jax.models.windows import merge, partition, roll_within, shifted_regions
+from atss_jax.models.windows import (
+    Attention,
+    merge,
+    partition,
+    roll_within,
+    shifted_regions,
+)
 from atss_jax.weights.mmdet import relative_position_index
 
 
@@ -141,10 +150,10 @@ def case(num_heads, channels, has_bias):
 
 
 def function_of(module_function, num_heads, shift):
-    fields = {'window_size': 4, 'shift': shift, 'num_heads': num_heads, 'scale': 0.3}
+    attention = Attention(4, shift, num_heads, 0.3)
 
     def function(x, *weights):
-        return module_function(x, jnp.asarray(SIZES), *weights, **fields)
+        return module_function(attention, x, jnp.asarray(SIZES), *weights)
 
     return function
 
@@ -211,6 +220,53 @@ def test_programs_for_tpus_attend_alike(
 )
 def test_heads_that_fill_rows(num_heads, channels, heads):
     assert window_attention_tpu.heads_of_a_row(num_heads, channels) == heads
+
+
+@pytest.mark.parametrize(
+    ('windows', 'heads', 'cells', 'expected'),
+    [
+        (1161, 6, 144, 9),  # 18 would fit
+        (361, 6, 144, 18),  # 19 would not; 21 chunks, with 17 windows of zeros
+        (20, 4, 144, 20),  # 28 would fit
+        (30, 4, 144, 15),  # two chunks alike
+        (5, 64, 576, 1),  # not even one fits
+    ],
+)
+def test_windows_of_a_chunk(windows, heads, cells, expected):
+    """144 cells take 256 numbers of 4 bytes for each cell and head."""
+    chosen = window_attention_tpu.windows_of_a_chunk(windows, heads, cells)
+    assert chosen == expected
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('shift', [0, 2])
+def test_modules_in_programs_for_tpus(monkeypatch, shift, with_cp):
+    """With a scale that matters, and gradients of the parameters and the input."""
+    monkeypatch.setattr(window_attention_tpu, '_CHUNK', 2**15)
+    fields = {'channels': 16, 'num_heads': 2, 'window_size': 4, 'shift': shift}
+    fields['qk_scale'] = 2.0
+    plain = SwinBlock(fields, 8)
+    block = nn.remat(SwinBlock)(fields, 8) if with_cp else plain
+    x, size = jnp.asarray(noise(0, 3, *CANVAS, 16)), jnp.asarray(SIZES)
+    variables = jax.eval_shape(plain.init, jax.random.key(0), x, size)
+    leaves, structure = jax.tree.flatten(variables)
+    leaves = [noise(i, *leaf.shape) for i, leaf in enumerate(leaves)]
+    variables = jax.tree.unflatten(structure, leaves)
+
+    def loss(variables, x):
+        y = zero_outside(block.apply(variables, x, size), size)
+        return (y**2).mean()
+
+    def results(of):
+        monkeypatch.setattr(platforms, 'function_on_cpu', of)
+        jax.clear_caches()
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(variables, x)
+
+    ours = jax.tree.leaves(results(lambda functions: functions.tpu))
+    others = jax.tree.leaves(results(lambda functions: functions.cpu))
+    jax.clear_caches()
+    for one, other in zip(ours, others, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])

@@ -173,7 +173,7 @@ def compile_program(
     samples = experiment.samples_per_gpu if samples is None else samples
     began, cpu_began = time.perf_counter(), time.process_time()
     try:
-        with _without_cache(), _without_collection():
+        with without_cache(), _without_collection():
             compiled = lowered(program, experiment, mesh, canvas, samples).compile(
                 dict(options or {})
             )
@@ -212,7 +212,7 @@ def work_of(topology: Topology, text: str, counted: float) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _without_cache():
+def without_cache():
     """Turns JAX's cache off: it writes programs for other machines, but reads none."""
     enabled = jax.config.jax_enable_compilation_cache
     jax.config.update('jax_enable_compilation_cache', False)

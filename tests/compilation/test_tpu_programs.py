@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from atss_jax.compilation.chips import CHIPS
-from atss_jax.compilation.compiled import OutOfMemory, compile_program
+from atss_jax.compilation.compiled import OutOfMemory, compile_program, without_cache
 from atss_jax.compilation.hlo import parse
 from atss_jax.compilation.planned import plan_program
 from atss_jax.compilation.programs import (
@@ -32,6 +32,13 @@ pytest.importorskip('libtpu', reason='make test-tpu installs it')
 
 # Loss, its three parts, and the two normalizers of the losses, in float32.
 _SCALARS = 6 * 4
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_cache():
+    """Each program is compiled here: what a cache has of it for TPUs cannot be read."""
+    with without_cache():
+        yield
 
 
 @pytest.fixture(scope='module')

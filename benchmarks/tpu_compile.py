@@ -9,6 +9,8 @@ a program, planned in bfloat16 by `atss compile`, with 8 images per chip or with
 largest batch that fits, in a process of its own. One takes half a minute to ten minutes
 of processor time; with `--code`, which generates machine code too, up to an hour. Each
 is kept in a JSON file of its own, and a run that was stopped continues where it was.
+With `--again` entries are planned anew, after a change of the code: in most cases only
+with the batch that did not fit and the one below.
 Configs whose programs differ in numbers only, such as learning rates, share an entry.
 Tables are printed at the end; `--table` prints them of what there is so far.
 """
@@ -20,6 +22,7 @@ import pathlib
 import subprocess
 import sys
 
+from atss_jax.commands.compile import DOES_NOT_FIT
 from atss_jax.compilation.programs import largest_canvas
 from atss_jax.compilation.topology import read_topology
 from atss_jax.config import build_experiment, load_config
@@ -76,6 +79,9 @@ def parse(arguments=None):
     parser.add_argument(
         '--code', action='store_true', help="with code: the compiler's estimate of time"
     )
+    parser.add_argument(
+        '--again', action='store_true', help='also what has a JSON file already'
+    )
     parser.add_argument('--table', action='store_true', help='plan and compile nothing')
     return parser.parse_args(arguments)
 
@@ -131,13 +137,26 @@ def file_of(config, topology, program, flags):
 
 def command(path, config, topology, program, flags):
     """The words that compile an entry."""
+    start = first_batch(path, program) if flags.largest else SAMPLES
     return [
         *(sys.executable, '-m', 'atss_jax', 'compile', config),
         *(f'--topology={topology}', f'--programs={program}', f'--json={path}'),
-        *(*HALF, f'--config.data.samples_per_gpu={SAMPLES}'),
+        *(*HALF, f'--config.data.samples_per_gpu={start}'),
         *(['--largest', f'--step={SAMPLES}'] if flags.largest else []),
         *(['--code'] if flags.code else []),
     ]
+
+
+def first_batch(path, program):
+    """The number of images that a search begins with.
+
+    Of an entry that is there, the least that did not fit: it likely does not again, and
+    its bytes lead to the one below.
+    """
+    if not path.exists():
+        return SAMPLES
+    result = json.loads(path.read_text())[program]
+    return result['too_many'] or result['samples_per_gpu']
 
 
 def row(configs, result):
@@ -187,11 +206,12 @@ def entries(flags):
 
 
 def compile_entry(topology, program, configs, path, flags):
-    """Writes the JSON file of an entry, unless the compiler fails."""
+    """Writes the JSON file of an entry; gives whether the compiler did its work."""
     print(configs[0], topology, program, file=sys.stderr, flush=True)
     words = command(path, configs[0], topology, program, flags)
     with path.with_suffix('.txt').open('w') as log:
-        subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
+        done = subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
+    return done.returncode in (0, DOES_NOT_FIT)
 
 
 def format_tables(all_entries):
@@ -212,12 +232,12 @@ def main():
     flags = parse()
     flags.out.mkdir(parents=True, exist_ok=True)
     all_entries = list(entries(flags))
+    failed = 0
     for entry in all_entries:
-        if not flags.table and not entry[-1].exists():
-            compile_entry(*entry, flags)
+        if not flags.table and (flags.again or not entry[-1].exists()):
+            failed += not compile_entry(*entry, flags)
     print(format_tables(all_entries))
-    failed = sum(not entry[-1].exists() for entry in all_entries)
-    if failed and not flags.table:
+    if failed:
         print(f'{failed} entries failed: see {flags.out}/*.txt', file=sys.stderr)
         return 1
     return 0

@@ -8,7 +8,7 @@ from atss_jax.commands import command_line
 from atss_jax.commands.show_config import config_parser, load_named_config
 
 _PROGRAMS = ('train', 'detect')
-_DOES_NOT_FIT = 3  # the exit status
+DOES_NOT_FIT = 3  # the exit status
 
 
 def parser(program: str = 'atss compile') -> argparse.ArgumentParser:
@@ -97,7 +97,7 @@ def main(arguments: list[str], program: str = 'atss compile') -> int:
                 write_json(flags.json, results, indent=1)
             fits &= search.largest is not None and search.largest.samples >= start
         command_line.show(CAUTION)
-        return 0 if fits else _DOES_NOT_FIT
+        return 0 if fits else DOES_NOT_FIT
 
     return command_line.guard(program, action)
 

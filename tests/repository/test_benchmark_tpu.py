@@ -1,6 +1,7 @@
 """The table of `benchmarks/tpu_compile.py`, and the commands that fill it."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -88,7 +89,8 @@ def test_configs_with_the_same_program_share_an_entry():
 @pytest.mark.parametrize('given', [[], ['--largest'], ['--largest', '--code']])
 def test_the_commands_parse(given, tmp_path):
     asked = tpu_compile.parse(given)
-    words = tpu_compile.command(tmp_path, 'atss_r50_1x', 'v5e:2x2', 'train', asked)
+    path = tmp_path / 'x.json'
+    words = tpu_compile.command(path, 'atss_r50_1x', 'v5e:2x2', 'train', asked)
     flags, others = compile_command.parser().parse_known_args(words[4:])
     assert flags.topology == 'v5e:2x2'
     assert flags.largest == ('--largest' in given) and flags.code == ('--code' in given)
@@ -105,6 +107,48 @@ def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch, capsys):
     assert tpu_compile.main() == 0
     assert '8,858' in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [path]
+
+
+def run_with(monkeypatch, words, status):
+    """`main`, its commands doing nothing: its status and the commands."""
+    commands = []
+
+    def run(words, **_):
+        commands.append(words)
+        return subprocess.CompletedProcess(words, status)
+
+    monkeypatch.setattr(sys, 'argv', ['tpu_compile.py', *words])
+    monkeypatch.setattr(tpu_compile.subprocess, 'run', run)
+    return tpu_compile.main(), commands
+
+
+@pytest.mark.parametrize(
+    ('result', 'first'),
+    [(None, 8), (PLANNED, 11), (PLANNED | {'too_many': None}, 10)],
+    ids=['nothing is there', 'a batch did not fit', 'all did'],
+)
+def test_again_begins_with_what_did_not_fit(tmp_path, monkeypatch, result, first):
+    words = ['--configs=atss_r50_1x', '--topologies=v5e:2x2', '--programs=train']
+    words += [f'--out={tmp_path}', '--largest', '--again']
+    flags = tpu_compile.parse(words)
+    path = tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', flags)
+    if result:
+        path.write_text(json.dumps({'train': result}))
+    status, (command,) = run_with(monkeypatch, words, tpu_compile.DOES_NOT_FIT)
+    assert status == 0
+    assert f'--config.data.samples_per_gpu={first}' in command
+
+
+def test_a_compiler_that_fails_fails_the_command(tmp_path, monkeypatch, capsys):
+    """Also where the entry of an earlier time is still there."""
+    words = ['--configs=atss_r50_1x', '--topologies=v5e:2x2', '--programs=train']
+    words += [f'--out={tmp_path}', '--again']
+    flags = tpu_compile.parse(words)
+    path = tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', flags)
+    path.write_text(json.dumps({'train': PLANNED}))
+    assert run_with(monkeypatch, words, 1)[0] == 1
+    assert '1 entries failed' in capsys.readouterr().err
+    assert run_with(monkeypatch, [*words, '--table'], 1) == (0, [])
 
 
 def test_what_is_planned_is_not_taken_for_compiled():

@@ -75,7 +75,7 @@ def _plain(x, size, *arrays):
     y = convolve_valid_and_normalize(x, size, first.kernel, first[1:], 1)
     y = relu_for_window(y, size)
     y = convolve_valid_and_normalize(
-        y, size, middle.kernel, middle[1:], 1, has_zeros_outside=True
+        y, size, middle.kernel, middle[1:], 1, has_zeros_on_gpus=True
     )
     y = relu(y)
     y = convolve_valid_and_normalize(y, size, last.kernel, last[1:], 1)

@@ -21,7 +21,7 @@ from atss_jax.models.convolution import convolve, convolve_and_normalize
 from atss_jax.models.deform_conv import modulated_deform_conv
 from atss_jax.models.initializers import KAIMING, ZEROS, VarianceScaling
 from atss_jax.models.norms import BatchNorm, make_norm, norm_prefix
-from atss_jax.models.platforms import by_platform
+from atss_jax.models.platforms import by_platform, on_gpus
 from atss_jax.models.region import halve, zero_outside
 
 
@@ -37,7 +37,7 @@ class ConvModule(nn.Module):
         norm_cfg: mmdet's description of the norm; None: neither norm nor ReLU.
         kernel_init: initializer of the kernel.
         deformable: DCNv2 in place of the convolution; requires a norm.
-        has_zeros_outside: as of Conv.
+        has_zeros_on_gpus: as of Conv.
     """
 
     features: int
@@ -46,7 +46,7 @@ class ConvModule(nn.Module):
     norm_cfg: Mapping[str, Any] | None = None
     kernel_init: Callable[..., Any] = KAIMING
     deformable: bool = False
-    has_zeros_outside: bool = False
+    has_zeros_on_gpus: bool = False
 
     @nn.compact
     def __call__(
@@ -62,21 +62,21 @@ class ConvModule(nn.Module):
                 *shape,
                 use_bias,
                 self.kernel_init,
-                has_zeros_outside=self.has_zeros_outside,
+                has_zeros_on_gpus=self.has_zeros_on_gpus,
                 name='conv',
             )
         if self.norm_cfg is None:
             return conv(x, size)
         name = norm_prefix(self.norm_cfg)
         norm = make_norm(self.norm_cfg, name, self.features)
-        if gives_zeros_outside(self.norm_cfg):
+        if gives_zeros_on_gpus(self.norm_cfg):
             size_out = size if self.stride == 1 else halve(size)
             return norm(conv(x, size), size_out, with_relu=True)
         return relu(convolve_and_norm(conv, norm, x, size, train))
 
 
-def gives_zeros_outside(norm_cfg: Mapping[str, Any] | None) -> bool:
-    """Whether the output of a ConvModule with this norm is zero in cells outside."""
+def gives_zeros_on_gpus(norm_cfg: Mapping[str, Any] | None) -> bool:
+    """Whether a ConvModule with this norm leaves zeros outside in programs for GPUs."""
     return norm_cfg is not None and norm_cfg['type'] == 'GN'
 
 
@@ -129,17 +129,11 @@ relu.defvjp(_relu_forward, _relu_backward)
 def relu_for_window(
     x: Float[Array, 'B H W C'], size: Int[Array, 'B 2']
 ) -> Float[Array, 'B H W C']:
-    """`relu`, with zeros in the cells outside that a 3x3 at valid cells reads.
+    """`relu`; on GPUs with zeros in the cells outside that a 3x3 at valid cells reads.
 
     As one function, so that only its output is kept for the gradient.
     """
-    return by_platform(
-        relu(x),
-        size,
-        cpu=zero_outside,
-        accelerator=zero_outside,
-        gpu=_zero_beside,
-    )
+    return on_gpus(_zero_beside, relu(x), size)
 
 
 def _zero_beside(x, size):
@@ -184,8 +178,9 @@ class Conv(nn.Module):
         groups: groups of channels that are convolved separately.
         constant_input: the input has no gradient, so that a TPU may compute the output
             in another way; matters to norms by stored statistics only.
-        has_zeros_outside: the cells outside the valid region that the kernel reads are
-            zeros already; after `relu_for_window` those that a 3x3 reads.
+        has_zeros_on_gpus: in programs for GPUs the cells outside that the kernel reads
+            are zeros already, as what came before wrote the map anyway. Others write
+            the zeros where the convolution reads them.
     """
 
     features: int
@@ -197,7 +192,7 @@ class Conv(nn.Module):
     float32_output: bool = False
     groups: int = 1
     constant_input: bool = False
-    has_zeros_outside: bool = False
+    has_zeros_on_gpus: bool = False
 
     def __call__(
         self,
@@ -221,9 +216,9 @@ class Conv(nn.Module):
                 norm.stored(),
                 self.stride,
                 self.constant_input,
-                self.has_zeros_outside,
+                self.has_zeros_on_gpus,
             )
-        y = convolve_valid(x, size, kernel, self.stride, self.has_zeros_outside)
+        y = convolve_valid(x, size, kernel, self.stride, self.has_zeros_on_gpus)
         return self._add_bias(y, bias, x.dtype)
 
     def together_with(
@@ -241,7 +236,7 @@ class Conv(nn.Module):
         kernel, bias = self.weights(x.shape[-1])
         other_kernel, other_bias = other.weights(x.shape[-1])
         both = jnp.concatenate([kernel, other_kernel], -1)
-        y = convolve_valid(x, size, both, self.stride, self.has_zeros_outside)
+        y = convolve_valid(x, size, both, self.stride, self.has_zeros_on_gpus)
         y, other_y = jnp.split(y, [self.features], -1)
         return (
             self._add_bias(y, bias, x.dtype),
@@ -266,21 +261,21 @@ class Conv(nn.Module):
 
 
 # Jitted functions are traced once for all layers of the same shapes.
-@functools.partial(jax.jit, static_argnames=('stride', 'has_zeros_outside'))
+@functools.partial(jax.jit, static_argnames=('stride', 'has_zeros_on_gpus'))
 def convolve_valid(
     x: Float[Array, 'B H W C'],
     size: Int[Array, 'B 2'],
     kernel: Float[Array, 'k k c D'],
     stride: int,
-    has_zeros_outside: bool = False,
+    has_zeros_on_gpus: bool = False,
 ) -> Float[Array, 'B h w D']:
     """A convolution of the valid region, whose size is `size`."""
-    x = x if has_zeros_outside else _read_by(kernel, x, size)
+    x = _read_by(kernel, x, size, has_zeros_on_gpus)
     return convolve(x, kernel.astype(x.dtype), stride)
 
 
 @functools.partial(
-    jax.jit, static_argnames=('stride', 'constant_input', 'has_zeros_outside')
+    jax.jit, static_argnames=('stride', 'constant_input', 'has_zeros_on_gpus')
 )
 def convolve_valid_and_normalize(
     x: Float[Array, 'B H W C'],
@@ -289,7 +284,7 @@ def convolve_valid_and_normalize(
     stored: tuple[Array, Array, Array],
     stride: int,
     constant_input: bool = False,
-    has_zeros_outside: bool = False,
+    has_zeros_on_gpus: bool = False,
 ) -> Float[Array, 'B h w D']:
     """A convolution of the valid region, and a norm by `stored` statistics.
 
@@ -300,15 +295,21 @@ def convolve_valid_and_normalize(
         stored: mean, factor and bias of each channel.
         stride: step in both directions.
         constant_input: `x` has no gradient.
-        has_zeros_outside: as of Conv.
+        has_zeros_on_gpus: as of Conv.
     """
-    x = x if has_zeros_outside else _read_by(kernel, x, size)
+    x = _read_by(kernel, x, size, has_zeros_on_gpus)
     return convolve_and_normalize(x, kernel, stride, stored, constant_input)
 
 
-def _read_by(kernel, x, size):
+def _read_by(kernel, x, size, has_zeros_on_gpus):
     """`x` with zeros outside; a 1x1 reads no neighbors, and does not need them."""
-    return x if kernel.shape[:2] == (1, 1) else zero_outside(x, size)
+    if kernel.shape[:2] == (1, 1):
+        return x
+    if not has_zeros_on_gpus:
+        return zero_outside(x, size)
+    return by_platform(
+        x, size, cpu=zero_outside, accelerator=zero_outside, gpu=lambda x, _: x
+    )
 
 
 class DeformConv(nn.Module):

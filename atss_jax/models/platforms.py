@@ -67,6 +67,15 @@ def by_platform(
     return _by_platform(functions, *operands)
 
 
+def on_gpus(function: Callable[..., Array], x: Array, *operands: Array) -> Array:
+    """`function(x, *operands)` in programs for GPUs, `x` itself in all others."""
+    return by_platform(x, *operands, cpu=_first, accelerator=_first, gpu=function)
+
+
+def _first(x, *_):
+    return x
+
+
 def function_on_cpu(functions: Functions) -> Callable[..., Any]:
     """The function that programs for CPUs contain; tests replace it by another."""
     return functions.cpu

@@ -17,6 +17,7 @@ from atss_jax.models.layers import (
     relu_for_window,
 )
 from atss_jax.models.norms import BatchNorm, make_norm, norm_prefix
+from atss_jax.models.platforms import on_gpus
 from atss_jax.models.region import halve, zero_outside
 from atss_jax.models.stem import max_pool, stem
 
@@ -165,7 +166,9 @@ class Bottleneck(_Block):
         if self.deform_groups:
             return relu(y)
         # Batch statistics would scale what is left outside, more with each layer.
-        return zero_outside(relu(y), size) if train else relu_for_window(y, size)
+        return (
+            on_gpus(zero_outside, relu(y), size) if train else relu_for_window(y, size)
+        )
 
     def _middle(self, width, stride):
         groups = self.groups
@@ -179,7 +182,7 @@ class Bottleneck(_Block):
             stride,
             use_bias=False,
             groups=groups,
-            has_zeros_outside=True,
+            has_zeros_on_gpus=True,
             name='conv2',
         )
 

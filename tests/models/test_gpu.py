@@ -14,7 +14,7 @@ import pytest
 
 from atss_jax.models import norm_sums_gpu, platforms
 from atss_jax.models.convolution_accelerator import convolve, convolve_on_gpu
-from atss_jax.models.layers import relu, relu_for_window
+from atss_jax.models.layers import convolve_valid, relu, relu_for_window
 from atss_jax.models.norms import group_norm
 from atss_jax.models.region import inside, zero_outside
 from atss_jax.models.stem import max_pool, max_pool_by_pairs, stem
@@ -93,8 +93,10 @@ def test_which_maps_it_suits(channels, dtype, expected):
 
 def norm_and_relu(x, scale, bias, together):
     if together:
-        return group_norm(x, SIZE, scale, bias, 4, 1e-5, True)
-    return zero_outside(relu(group_norm(x, SIZE, scale, bias, 4, 1e-5)), SIZE)
+        y = group_norm(x, SIZE, scale, bias, 4, 1e-5, True)
+    else:
+        y = relu(group_norm(x, SIZE, scale, bias, 4, 1e-5))
+    return zero_outside(y, SIZE)
 
 
 def gradients(x, dtype, together):
@@ -125,6 +127,8 @@ def test_norm_with_relu_on_a_gpu(gpu, dtype):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
         a = np.asarray(a, np.float32)
         assert relative_error(a, b) < (1e-2 if dtype == 'bfloat16' else 1e-5)
+    y = group_norm(x, SIZE, jnp.ones(32), jnp.ones(32), 4, 1e-5, True)
+    np.testing.assert_array_equal(y, zero_outside(y, SIZE))
 
 
 def lowered(function, *arguments):
@@ -183,7 +187,7 @@ def test_relu_before_a_window(request, stride):
     valid_out = inside(-(-size // stride), 14 // stride, 22 // stride)
 
     def loss(x, kernel):
-        y = convolve(relu_for_window(x, size), kernel, stride)
+        y = convolve_valid(relu_for_window(x, size), size, kernel, stride, True)
         return jnp.where(valid_out, jnp.sin(y), 0).sum()
 
     expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernel)

@@ -97,11 +97,16 @@ def test_the_commands_parse(given, tmp_path):
     assert others[0] == 'atss_r50_1x' and set(tpu_compile.HALF) < set(others)
 
 
-def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch, capsys):
+def one_entry(folder, *flags):
+    """The flags of a command for one entry, and the file of that entry."""
     words = ['--configs=atss_r50_1x', '--topologies=v5e:2x2', '--programs=train']
-    words += [f'--out={tmp_path}', '--code']
-    flags = tpu_compile.parse(words)
-    path = tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', flags)
+    words += [f'--out={folder}', *flags]
+    asked = tpu_compile.parse(words)
+    return words, tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', asked)
+
+
+def test_what_is_there_is_not_compiled_again(tmp_path, monkeypatch, capsys):
+    words, path = one_entry(tmp_path, '--code')
     path.write_text(json.dumps({'train': RESULT}))
     monkeypatch.setattr(sys, 'argv', ['tpu_compile.py', *words])
     assert tpu_compile.main() == 0
@@ -128,10 +133,7 @@ def run_with(monkeypatch, words, status):
     ids=['nothing is there', 'a batch did not fit', 'all did'],
 )
 def test_again_begins_with_what_did_not_fit(tmp_path, monkeypatch, result, first):
-    words = ['--configs=atss_r50_1x', '--topologies=v5e:2x2', '--programs=train']
-    words += [f'--out={tmp_path}', '--largest', '--again']
-    flags = tpu_compile.parse(words)
-    path = tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', flags)
+    words, path = one_entry(tmp_path, '--largest', '--again')
     if result:
         path.write_text(json.dumps({'train': result}))
     status, (command,) = run_with(monkeypatch, words, tpu_compile.DOES_NOT_FIT)
@@ -141,10 +143,7 @@ def test_again_begins_with_what_did_not_fit(tmp_path, monkeypatch, result, first
 
 def test_a_compiler_that_fails_fails_the_command(tmp_path, monkeypatch, capsys):
     """Also where the entry of an earlier time is still there."""
-    words = ['--configs=atss_r50_1x', '--topologies=v5e:2x2', '--programs=train']
-    words += [f'--out={tmp_path}', '--again']
-    flags = tpu_compile.parse(words)
-    path = tpu_compile.file_of('atss_r50_1x', 'v5e:2x2', 'train', flags)
+    words, path = one_entry(tmp_path, '--again')
     path.write_text(json.dumps({'train': PLANNED}))
     assert run_with(monkeypatch, words, 1)[0] == 1
     assert '1 entries failed' in capsys.readouterr().err

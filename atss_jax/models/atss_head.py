@@ -8,7 +8,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from atss_jax.models.initializers import ONES, ZEROS, Constant, Normal
-from atss_jax.models.layers import Conv, ConvModule, gives_zeros_on_gpus
+from atss_jax.models.layers import Conv, ConvModule, gives_zeros
 from atss_jax.structures import HeadOutputs
 
 NORMAL = Normal(0.01)
@@ -90,7 +90,7 @@ class ATSSHead(nn.Module):
                 norm_cfg=self.norm_cfg,
                 kernel_init=NORMAL,
                 deformable=self.dcn_on_last_conv and i == self.stacked_convs - 1,
-                has_zeros_on_gpus=self._has_zeros_on_gpus(i),
+                has_zeros_on_gpus=self._reads_zeros(i),
                 name=f'{name}_{i}',
             )
             for i in range(self.stacked_convs)
@@ -104,10 +104,10 @@ class ATSSHead(nn.Module):
             kernel_init=NORMAL,
             bias_init=bias_init,
             float32_output=True,
-            has_zeros_on_gpus=self._has_zeros_on_gpus(self.stacked_convs),
+            has_zeros_on_gpus=self._reads_zeros(self.stacked_convs),
             name=name,
         )
 
-    def _has_zeros_on_gpus(self, place):
-        """Whether the layer at a place of a tower reads zeros outside, on GPUs."""
-        return place > 0 and gives_zeros_on_gpus(self.norm_cfg)
+    def _reads_zeros(self, place):
+        """Whether the layer at a place of a tower has zeros outside already."""
+        return place > 0 and gives_zeros(self.norm_cfg)

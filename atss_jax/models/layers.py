@@ -69,14 +69,14 @@ class ConvModule(nn.Module):
             return conv(x, size)
         name = norm_prefix(self.norm_cfg)
         norm = make_norm(self.norm_cfg, name, self.features)
-        if gives_zeros_on_gpus(self.norm_cfg):
+        if gives_zeros(self.norm_cfg):
             size_out = size if self.stride == 1 else halve(size)
             return norm(conv(x, size), size_out, with_relu=True)
         return relu(convolve_and_norm(conv, norm, x, size, train))
 
 
-def gives_zeros_on_gpus(norm_cfg: Mapping[str, Any] | None) -> bool:
-    """Whether a ConvModule with this norm leaves zeros outside in programs for GPUs."""
+def gives_zeros(norm_cfg: Mapping[str, Any] | None) -> bool:
+    """Whether a ConvModule with this norm leaves zeros in the cells outside."""
     return norm_cfg is not None and norm_cfg['type'] == 'GN'
 
 

@@ -115,6 +115,12 @@ def test_norm_with_relu():
     expected, ours = (gradients(x, jnp.float32, together) for together in (False, True))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         assert relative_error(a, b) < 1e-5
+    assert_zeros_outside(x)
+
+
+def assert_zeros_outside(x):
+    y = group_norm(x, SIZE, jnp.ones(32), jnp.ones(32), 4, 1e-5, True)
+    np.testing.assert_array_equal(y, zero_outside(y, SIZE))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -125,6 +131,7 @@ def test_norm_with_relu_on_a_gpu(gpu, dtype):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
         a = np.asarray(a, np.float32)
         assert relative_error(a, b) < (1e-2 if dtype == 'bfloat16' else 1e-5)
+    assert_zeros_outside(x)
 
 
 def lowered(function, *arguments):
